@@ -1,0 +1,102 @@
+"""Every constant of the mesh, with its reason, in one frozen object.
+
+Presets are differences from `Config()`. A process receives the config of its peer in the answer to its `Attach`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    # -- objects -----------------------------------------------------------------------------------------------------
+    inline_max_bytes: int = 100 * 1024
+    """A value up to this size travels inside messages; a larger one lives in the store."""
+
+    # -- leases and submission ---------------------------------------------------------------------------------------
+    lease_quantum_s: float = 0.1
+    """How long a lease serves one job while another job waits (PROTOCOLS 5: a second driver starts within 0.5 s)."""
+
+    lease_idle_s: float = 0.2
+    """How long a submitter keeps a lease without work for it, when nobody else waits."""
+
+    in_flight_work_s: float = 0.003
+    """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
+
+    in_flight_max_tasks: int = 512
+    """A bound on the tasks in flight per lease, whatever their mean."""
+
+    push_batch_max_bytes: int = 1 << 20
+    """A bound on the arguments pushed to one worker ahead of their run."""
+
+    hold_back_after_s: float = 0.01
+    """A task that runs longer gives the tasks behind it back to their submitter."""
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+    workers_max: int = 512
+    """A bound on the worker processes of one peer: nested `get`s each keep one waiting."""
+
+    worker_idle_s: float = 60.0
+    """How long an unused worker beyond the number of CPUs is kept."""
+
+    worker_start_timeout_s: float = 60.0
+    """A worker that has not said Ready by then is killed and counted as a crash at start."""
+
+    start_crashes_max: int = 5
+    """Crashes at start within `start_crashes_window_s` before a job's start-up error is reported (FAULTS 4)."""
+
+    start_crashes_window_s: float = 30.0
+
+    journal_bytes: int = 256 * 1024
+    """The crash journal of one worker: small results that the submitter has not yet acknowledged."""
+
+    # -- store -------------------------------------------------------------------------------------------------------
+    store_fraction: float = 0.3
+    """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
+
+    store_credit_bytes: int = 64 << 20
+    """Store credit is granted to a process in steps of this size, so an ordinary `put` needs no round trip."""
+
+    store_wait_s: float = 10.0
+    """How long a `put` into a full store waits for room before `ObjectStoreFullError`."""
+
+    pool_idle_s: float = 5.0
+    """How long a freed segment stays in its creator's pool before it is unlinked."""
+
+    # -- bounds on what comes in -------------------------------------------------------------------------------------
+    frame_max_bytes: int = 64 << 20
+    frames_max: int = 4096
+    nesting_max: int = 32
+    """Bounds per message; together with the number of frames they bound what a sender can make us hold."""
+
+    # -- interrupts and waiting --------------------------------------------------------------------------------------
+    background_after_s: float = 0.002
+    """How long nobody may have pumped before the background thread leads."""
+
+    shutdown_timeout_s: float = 2.0
+    """How long `shutdown()` waits for the last log lines and for the private peer to end."""
+
+    infeasible_after_s: float = 1.0
+    """How long a request that no peer can ever meet waits before it is reported."""
+
+    # -- logs --------------------------------------------------------------------------------------------------------
+    log_line_max_bytes: int = 16 * 1024
+    stderr_tail_bytes: int = 4 * 1024
+    """How much of a worker's last stderr goes into `WorkerCrashedError`."""
+
+
+DEFAULT = Config()
+
+
+def preset(name: str) -> Config:
+    """The named preset: `default`, or `test`, which shortens what tests wait for.
+
+    Raises `ValueError` for another name.
+    """
+    if name == "default":
+        return DEFAULT
+    if name == "test":
+        return msgspec.structs.replace(
+            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2
+        )
+    raise ValueError(f"no such preset: {name!r} (there are: default, test)")

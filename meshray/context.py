@@ -1,0 +1,115 @@
+"""The slot for this process's runtime.
+
+`ObjectRef` needs the runtime and the runtime needs `ObjectRef`. This file opens that circle: what programs hold (refs,
+handles, remote functions) calls the runtime through the protocol below, and `runtime/` puts itself into the slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol
+
+from meshray.errors import MeshrayError
+
+if TYPE_CHECKING:
+    from meshray.options import ActorOptions, FunctionSpec, TaskOptions
+    from meshray.refs import ObjectRef
+
+
+class ActorInfo(Protocol):
+    """What a handle needs to know; `methods` is opaque to everybody but the api."""
+
+    actor_id: bytes
+    methods: bytes
+    created: bool
+
+
+class TaskContext(Protocol):
+    """What runs in this thread; all empty in a driver."""
+
+    task_id: bytes
+    task_name: str
+    actor_id: bytes
+    resources: dict[str, float]
+    gpu_ids: list[int]
+    restarted: bool
+
+
+class Runtime(Protocol):
+    """What a driver or a worker can do. Every method may be called from any thread."""
+
+    process_id: bytes  # 16 bytes: node(8) process(8)
+    job_id: bytes
+    namespace: str
+    is_driver: bool
+
+    def submit(self, function: FunctionSpec, args: tuple, kwargs: dict, options: TaskOptions) -> list[ObjectRef]: ...
+    def put(self, value: object) -> ObjectRef: ...
+    def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]: ...
+    def wait(
+        self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
+    def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None: ...
+    def when_ready(self, ref: ObjectRef, callback: Callable[[], None]) -> None: ...
+    def future(self, ref: ObjectRef) -> Future[Any]: ...
+
+    def create_actor(
+        self, cls: FunctionSpec, args: tuple, kwargs: dict, options: ActorOptions, methods: bytes
+    ) -> ActorInfo: ...
+    def call_actor(
+        self, actor_id: bytes, method: str, args: tuple, kwargs: dict, options: TaskOptions
+    ) -> list[ObjectRef]: ...
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
+    def find_actor(self, name: str, namespace: str | None) -> ActorInfo: ...
+    def exit_actor(self) -> None: ...
+
+    def ask(self, what: str, argument: str = "") -> Any: ...
+    def current(self) -> TaskContext: ...
+    def shutdown(self) -> None: ...
+
+    # -- counting; called by ObjectRef and ActorHandle --
+    def adopt_ref(self, object_id: bytes) -> None:
+        """A handle came to life from bytes (unpickling)."""
+
+    def export_ref(self, object_id: bytes) -> None:
+        """A handle is being pickled."""
+
+
+dropped: deque[bytes] = deque()
+"""Object ids whose handle was collected. `__del__` may run in any thread at any bytecode, so it only appends here."""
+
+_runtime: Runtime | None = None
+_initialise: Callable[[], object] | None = None
+
+
+class NotInitialisedError(MeshrayError, RuntimeError):
+    """No mesh is there in this process, and none may be made here."""
+
+
+def runtime() -> Runtime:
+    """This process's runtime; made by the hook of `on_missing` when there is none yet."""
+    if _runtime is None:
+        if _initialise is None:
+            raise NotInitialisedError("meshray is not initialised in this process: call meshray.init()")
+        _initialise()
+    assert _runtime is not None
+    return _runtime
+
+
+def current_runtime() -> Runtime | None:
+    """This process's runtime, or None."""
+    return _runtime
+
+
+def set_runtime(new: Runtime | None) -> None:
+    """Fill or empty the slot."""
+    global _runtime
+    _runtime = new
+
+
+def on_missing(initialise: Callable[[], object] | None) -> None:
+    """What `runtime()` does when the slot is empty: the api sets `init` here."""
+    global _initialise
+    _initialise = initialise

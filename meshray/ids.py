@@ -1,0 +1,160 @@
+"""Identifiers. Every id names its owner, so whoever holds one knows whom to ask.
+
+Layout, in bytes, from left to right::
+
+    NodeID     node(8)                              one start of one peer: never reused
+    ProcessID  node(8) process(8)                   one process of that peer: its address and its incarnation
+    TaskID     node(8) process(8) counter(8)        the process that submitted it, and its count there
+    ActorID    the TaskID of the call that created the actor
+    ObjectID   TaskID(24) index(4)                  the n-th return of a task; a `put` is return 0 of no task
+    JobID      ProcessID of the driver
+
+A peer or a process that starts anew draws a new id, so an id is also an incarnation: what is addressed to a dead one
+reaches nobody else. In hot paths ids are plain `bytes`; the classes here are what programs see.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar, Self
+
+NODE_BYTES = 8
+PROCESS_BYTES = 16
+TASK_BYTES = 24
+OBJECT_BYTES = 28
+
+FIRST_RETURN = b"\x00\x00\x00\x00"
+
+
+def new_node() -> bytes:
+    """A fresh node id (8 random bytes)."""
+    return os.urandom(NODE_BYTES)
+
+
+def new_process(node: bytes) -> bytes:
+    """A fresh process id of `node` (16 bytes)."""
+    return node + os.urandom(PROCESS_BYTES - NODE_BYTES)
+
+
+def object_of(task: bytes, index: int) -> bytes:
+    """The id of return number `index` of `task`."""
+    return task + index.to_bytes(4, "big")
+
+
+def task_of(obj: bytes) -> bytes:
+    """The task whose return `obj` is."""
+    return obj[:TASK_BYTES]
+
+
+def owner_process_of(task_or_object: bytes) -> bytes:
+    """The process that created a task or an object id."""
+    return task_or_object[:PROCESS_BYTES]
+
+
+def owner_node_of(task_or_object: bytes) -> bytes:
+    """The peer that owns what a task or object id names."""
+    return task_or_object[:NODE_BYTES]
+
+
+class BaseID:
+    """An id as programs see it: immutable, hashable, ordered by nothing.
+
+    Raises `ValueError` when it is built from bytes of the wrong length.
+    """
+
+    __slots__ = ("_bytes",)
+    SIZE: ClassVar[int]
+
+    def __init__(self, binary: bytes) -> None:
+        if not isinstance(binary, bytes) or len(binary) != self.SIZE:
+            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, got {binary!r}")
+        self._bytes = binary
+
+    @classmethod
+    def from_random(cls) -> Self:
+        return cls(os.urandom(cls.SIZE))
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        return cls(bytes.fromhex(text))
+
+    @classmethod
+    def nil(cls) -> Self:
+        return cls(b"\xff" * cls.SIZE)
+
+    def is_nil(self) -> bool:
+        return self._bytes == b"\xff" * self.SIZE
+
+    def binary(self) -> bytes:
+        return self._bytes
+
+    def hex(self) -> str:
+        return self._bytes.hex()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._bytes == self._bytes  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex()})"
+
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes]]:
+        return type(self), (self._bytes,)
+
+
+class NodeID(BaseID):
+    """One start of one peer."""
+
+    __slots__ = ()
+    SIZE = NODE_BYTES
+
+
+class WorkerID(BaseID):
+    """One process of a peer: a worker or a driver."""
+
+    __slots__ = ()
+    SIZE = PROCESS_BYTES
+
+
+class JobID(BaseID):
+    """One driver's work."""
+
+    __slots__ = ()
+    SIZE = PROCESS_BYTES
+
+
+class TaskID(BaseID):
+    """One task, through all its attempts."""
+
+    __slots__ = ()
+    SIZE = TASK_BYTES
+
+
+class ActorID(BaseID):
+    """One actor, through all its restarts."""
+
+    __slots__ = ()
+    SIZE = TASK_BYTES
+
+
+class ObjectID(BaseID):
+    """One object."""
+
+    __slots__ = ()
+    SIZE = OBJECT_BYTES
+
+
+class PlacementGroupID(BaseID):
+    """One placement group."""
+
+    __slots__ = ()
+    SIZE = TASK_BYTES
+
+
+class FunctionID(BaseID):
+    """The hash of a pickled function or class."""
+
+    __slots__ = ()
+    SIZE = 16

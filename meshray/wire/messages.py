@@ -1,0 +1,591 @@
+"""The protocol: every message that crosses a process boundary, in one place.
+
+A message travels as frames: envelope / message / out-of-band buffers. The envelope is `destination process (16) source
+process (16)`; a process id is drawn anew at every start, so it carries the incarnation, and a message for another one
+is refused. Control messages are never pickles; user values are opaque `bytes` that the peer passes on unread.
+
+Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P peer; D driver; A any process)::
+
+    D,W -> P   Attach                 P -> D,W   Attached, Bind
+    S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseRevoked, LeaseLost, Infeasible
+    S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
+    W   -> P   Blocked, Unblocked, ActorReady, ActorExit
+    A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget
+    P   -> A   HoldDone, Fetched, ProcessDied, SegmentsFree
+    A   -> P   Sealed, CreditRequest  P -> A     CreditGranted, TrimPool
+    S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
+    A   -> P   Ask                    P -> A     Answer
+    P   -> D   LogLines               D -> P     Detach           P -> W  Exit
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+# -- bounded pieces ----------------------------------------------------------------------------------------------------
+
+ProcessId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+NodeId = Annotated[bytes, Meta(min_length=8, max_length=8)]
+TaskId = Annotated[bytes, Meta(min_length=24, max_length=24)]
+ObjectId = Annotated[bytes, Meta(min_length=28, max_length=28)]
+FunctionHash = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Text = Annotated[str, Meta(max_length=64 * 1024)]
+Name = Annotated[str, Meta(max_length=1024)]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Amounts = dict[Name, Count]
+
+
+class Place(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Where a large value lies: one sealed segment of one host's store."""
+
+    object_id: ObjectId
+    node: NodeId
+    segment: Name  # the file's name in the node's store folder: a single path component
+    size: Count  # bytes of the whole payload, from offset 0 of the segment
+
+
+class Failure(Struct, frozen=True, array_like=True, tag=2):
+    """Why there is no value. Made without pickle, so a peer can make one too; `errors.from_failure` raises it."""
+
+    kind: Name  # the name of a class of `meshray.errors`
+    message: Text
+    traceback: str = ""  # the remote traceback, for TaskError
+    cause: bytes = b""  # the pickled exception, where it could be pickled
+    details: dict[Name, Text] = {}  # what the class of `kind` shows: task name, pid, host, ...
+
+
+class Borrowed(Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """A reference to resolve at the executor: the argument of an actor's constructor, or of an adopted task."""
+
+    object_id: ObjectId
+
+
+Value = bytes | Place | Failure
+"""A result: an inline payload, the place of a large one, or the reason why there is none."""
+
+Argument = bytes | Place | Borrowed
+
+
+class Task(Struct, array_like=True, gc=False):
+    """One attempt of one task, or one call of an actor's method."""
+
+    seq: int  # counts up per lease; per (caller, actor incarnation) for calls of actors
+    task_id: bytes
+    function: bytes  # hash of the pickled function; the method's name for calls of actors
+    args: bytes | Place  # payload of (args, kwargs); b"" when there are none
+    deps: list[bytes | Place | Borrowed] = []  # values of the references that stood at the top level of the arguments
+    returns: int = 1
+    attempt: int = 0
+    nested: bool = False  # references stand inside the arguments: answer with CarrierDone when none is needed any more
+    depth: int = 0  # 0 for a driver's task, 1 for a task submitted by it, ...
+    name: str = ""  # for people; "" means the function's own
+    retry_exceptions: bool = False  # report an exception's type for a decision about retrying
+
+
+class Result(Struct, array_like=True, gc=False):
+    """The outcome of one attempt."""
+
+    seq: int
+    values: list[bytes | Place | Failure]  # one per return; a single Failure stands for all of them
+    contained: list[list[bytes]] = []  # per return, the ids of the references inside; [] when there are none at all
+    kept: bool = False  # references or views of the arguments live on in the worker: a CarrierDone will follow
+
+
+class Blob(Struct, frozen=True, array_like=True):
+    """A pickled function or class, named by its hash."""
+
+    hash: FunctionHash
+    name: Name
+    pickled: bytes
+
+
+class Profile(Struct, frozen=True, array_like=True):
+    """What a worker must be like; one worker never changes it. Part of a scheduling class."""
+
+    gpus: bool = False  # a worker for GPU work: its devices are set before user code is imported
+    threads: int = 1  # BLAS threads: max(1, num_cpus)
+    env_vars: dict[Name, Text] = {}
+    actor: bool = False  # a dedicated worker
+
+
+class JobInfo(Struct, frozen=True, array_like=True):
+    """What a worker needs in order to see the code that its driver sees."""
+
+    job: ProcessId
+    executable: Text
+    prefix: Text
+    sys_path: list[Text]
+    folder: Text  # the working directory
+    main_path: Text  # the path of the script, "" for a REPL or a notebook
+    namespace: Name
+    log_to_driver: bool = True
+    env_vars: dict[Name, Text] = {}
+
+
+# -- attaching ---------------------------------------------------------------------------------------------------------
+
+
+class Attach(Struct, array_like=True, tag=10):
+    """D, W -> P: first message of a process. A repeat is answered again and changes nothing."""
+
+    protocol: int
+    pid: int
+    python: Name  # "3.11"
+    job: JobInfo | None = None  # None for a worker
+    observer: bool = False  # a command line tool: asks questions, runs nothing
+
+
+class Attached(Struct, array_like=True, tag=11):
+    """P -> D, W: welcome, or why not."""
+
+    pid: int = 0
+    node_name: Name = ""
+    store_folder: Text = ""
+    config: bytes = b""  # msgpack of Config
+    refused: Text = ""
+
+
+class Bind(Struct, array_like=True, tag=12):
+    """P -> W: the job that this worker serves for the rest of its life. Sent once, before its first task."""
+
+    job: JobInfo
+    env: dict[Name, Text]  # CUDA_VISIBLE_DEVICES, OMP_NUM_THREADS, the runtime_env's env_vars
+    gpu_ids: list[int] = []
+    resources: Amounts = {}
+
+
+class Detach(Struct, array_like=True, tag=13):
+    """D -> P: the job ends. Answered by Answer(request) after the last log lines were sent."""
+
+    request: int
+
+
+class Exit(Struct, array_like=True, tag=14):
+    """P -> W: end. A worker that does not is killed."""
+
+    reason: Text = ""
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+class Demand(Struct, array_like=True, tag=20):
+    """S -> P: how many leases of a class this submitter could use now, in all. Absolute, so a repeat is harmless."""
+
+    class_id: int  # the submitter's own number of the class
+    count: int
+    request: Amounts = {}  # what one lease takes
+    profile: Profile = Profile()
+    depth: int = 0
+    name: Name = ""  # a function of the class, for messages to people
+
+
+class LeaseGranted(Struct, array_like=True, tag=21):
+    """P -> S: `worker` runs this submitter's tasks of the class until the lease is returned, revoked or lost."""
+
+    lease: int
+    class_id: int
+    worker: ProcessId
+    gpu_ids: list[int] = []
+
+
+class LeaseReturned(Struct, array_like=True, tag=22):
+    """S -> P: nothing of it is in flight any more. Unknown leases are ignored."""
+
+    leases: list[int]
+
+
+class LeaseRevoked(Struct, array_like=True, tag=23):
+    """P -> S: somebody else waits and the quantum is over: push no more, return it when what is in flight is done."""
+
+    lease: int
+
+
+class LeaseLost(Struct, array_like=True, tag=24):
+    """P -> S: the worker died. From its journal: what had finished, and what had been started."""
+
+    lease: int
+    worker: ProcessId
+    finished: list[Result]
+    started: list[int]  # sequence numbers of attempts that had begun and not finished: these are charged
+    failure: Failure  # WorkerCrashedError with signal or exit code and the last lines of stderr
+
+
+class Infeasible(Struct, array_like=True, tag=25):
+    """P -> S: no member can ever meet this class; "" when that has changed."""
+
+    class_id: int
+    message: Text
+
+
+class Blocked(Struct, array_like=True, tag=26):
+    """W -> P: the worker waits in `get` or `wait`: its CPUs are free for others. Idempotent by `since`."""
+
+    since: int  # a counter of the worker, so that Blocked and Unblocked of different waits never mix
+
+
+class Unblocked(Struct, array_like=True, tag=27):
+    """W -> P: it runs again, at once; its CPUs are a debt until some are free."""
+
+    since: int
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+class Push(Struct, array_like=True, tag=30):
+    """S -> W: run these in order. `acknowledged`: all results up to this sequence number have arrived."""
+
+    lease: int  # a lease of the peer; 0 for calls of an actor
+    acknowledged: int
+    tasks: list[Task]
+    blobs: list[Blob] = []  # functions this worker did not get from this submitter before
+
+
+class Results(Struct, array_like=True, tag=31):
+    """W -> S: outcomes, in order of completion."""
+
+    lease: int
+    results: list[Result]
+    busy_ns: int = 0  # time spent running these, for the mean that sets the depth
+
+
+class GivenBack(Struct, array_like=True, tag=32):
+    """W -> S: these were not started and will not be: submit them elsewhere."""
+
+    lease: int
+    seqs: list[int]
+
+
+class Cancel(Struct, array_like=True, tag=33):
+    """S -> W: cancel one attempt, and with `recursive` what it submitted. Unknown or finished: no effect."""
+
+    task_id: TaskId
+    attempt: int
+    recursive: bool
+
+
+class CarrierDone(Struct, array_like=True, tag=34):
+    """A -> A: the receiver of references (in a task's arguments or in a result) is known to the owner's peer as their
+    holder, or has let go of them: the sender's pin may end. Unknown ids are ignored."""
+
+    carriers: list[TaskId]
+
+
+class KillWorker(Struct, array_like=True, tag=35):
+    """S -> P: kill the worker of this lease, if it still runs that attempt (`cancel(force=True)`)."""
+
+    lease: int
+    seq: int
+
+
+# -- objects -----------------------------------------------------------------------------------------------------------
+
+
+class Promoted(Struct, array_like=True):
+    """A record on its way from a process to its peer."""
+
+    object_id: ObjectId
+    value: bytes | Place | Failure | None  # None: pending, the sender will Resolve it
+    contained: list[ObjectId] = []
+
+
+class Promote(Struct, array_like=True, tag=40):
+    """A -> P: the peer answers for these from now on; the sender stays a holder. A repeat changes nothing."""
+
+    records: list[Promoted]
+
+
+class Resolve(Struct, array_like=True, tag=41):
+    """A -> P: values of promoted records that were pending. The first one counts."""
+
+    records: list[Promoted]
+
+
+class Hold(Struct, array_like=True, tag=42):
+    """A -> P: the sender holds these. Answered with HoldDone(token)."""
+
+    token: int
+    object_ids: list[ObjectId]
+
+
+class HoldDone(Struct, array_like=True, tag=43):
+    """P -> A: the peer knows."""
+
+    token: int
+
+
+class Release(Struct, array_like=True, tag=44):
+    """A -> P: the sender holds these no more: no handle, no view, no pin."""
+
+    object_ids: list[ObjectId]
+
+
+class Fetch(Struct, array_like=True, tag=45):
+    """A -> P: tell me the values when they are there. The peer answers each once, in any order."""
+
+    object_ids: list[ObjectId]
+
+
+class Fetched(Struct, array_like=True, tag=46):
+    """P -> A: values that were asked for."""
+
+    records: list[Promoted]
+
+
+class Forget(Struct, array_like=True, tag=47):
+    """A -> P: nobody here waits for these any more."""
+
+    object_ids: list[ObjectId]
+
+
+class ProcessDied(Struct, array_like=True, tag=48):
+    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
+
+    process: ProcessId
+
+
+class DeathSeen(Struct, array_like=True, tag=49):
+    """A -> P: everything that the dead process had sent here is accounted for; its pins may go."""
+
+    process: ProcessId
+
+
+# -- store -------------------------------------------------------------------------------------------------------------
+
+
+class SealedSegment(Struct, array_like=True):
+    """A segment with a value in it."""
+
+    object_id: ObjectId
+    segment: Name
+    size: Count  # bytes of the payload
+    capacity: Count  # bytes of the file, as accounted
+
+
+class Sealed(Struct, array_like=True, tag=50):
+    """A -> P: segments that were written, within the sender's credit."""
+
+    segments: list[SealedSegment]
+
+
+class CreditRequest(Struct, array_like=True, tag=51):
+    """A -> P: the sender needs room for `size` more bytes. Answered with CreditGranted, at once or when there is room."""
+
+    request: int
+    size: Count
+
+
+class CreditGranted(Struct, array_like=True, tag=52):
+    """P -> A: `size` more bytes may be written; 0 with the reason when there is no room within the waiting time."""
+
+    request: int
+    size: Count
+    failure: Failure | None = None
+
+
+class SegmentsFree(Struct, array_like=True, tag=53):
+    """P -> A (the creator): nobody uses these any more: write into them again or unlink them."""
+
+    segments: list[Name]
+
+
+class PoolTrimmed(Struct, array_like=True, tag=54):
+    """A -> P: so many bytes of the sender's room went back: unlinked pool segments and unused credit."""
+
+    size: Count
+
+
+class TrimPool(Struct, array_like=True, tag=55):
+    """P -> A: the store is full: give back pool and unused credit now."""
+
+
+# -- actors ------------------------------------------------------------------------------------------------------------
+
+
+class CreateActor(Struct, array_like=True, tag=60):
+    """S -> P: create an actor that this peer owns. A repeat is ignored (by actor_id)."""
+
+    actor_id: TaskId
+    blob: Blob
+    args: bytes | Place
+    deps: list[bytes | Place | Borrowed]
+    request: Amounts  # while it is placed
+    running_request: Amounts  # while it lives
+    profile: Profile
+    max_restarts: int
+    max_concurrency: int  # 0: the default, 1 for sync classes, 1000 for those with async methods
+    max_task_retries: int
+    job: ProcessId
+    methods: bytes  # opaque to the peer: what a handle needs to know of the class
+    name: Name = ""
+    namespace: Name = ""
+    detached: bool = False
+    get_if_exists: bool = False
+    request_id: int = 0  # for a named one: answered with ActorFound
+
+
+class StartActor(Struct, array_like=True, tag=61):
+    """P -> W: run `__init__`. Answered with ActorReady."""
+
+    actor_id: TaskId
+    incarnation: int
+    blob: Blob
+    args: bytes | Place
+    deps: list[bytes | Place | Borrowed]
+    max_concurrency: int
+    name: Name = ""
+    namespace: Name = ""
+
+
+class ActorReady(Struct, array_like=True, tag=62):
+    """W -> P: `__init__` returned, or failed."""
+
+    actor_id: TaskId
+    incarnation: int
+    failure: Failure | None = None
+
+
+class ActorExit(Struct, array_like=True, tag=63):
+    """W -> P: the actor ends itself (`exit_actor`, `__ray_terminate__`): no restart."""
+
+    actor_id: TaskId
+    incarnation: int
+
+
+class WatchActor(Struct, array_like=True, tag=64):
+    """S -> P: tell me where this actor lives, now and whenever it changes."""
+
+    actor_id: TaskId
+
+
+class ActorState(Struct, array_like=True, tag=65):
+    """P -> S: where the actor lives. `worker` b"" while it is not there; `failure` set once it never will be."""
+
+    actor_id: TaskId
+    incarnation: int
+    worker: bytes = b""
+    failure: Failure | None = None
+    finished: list[Result] = []  # from the journal of the incarnation that died, this submitter's calls
+    started: list[int] = []
+
+
+class KillActor(Struct, array_like=True, tag=66):
+    """S -> P: kill it now."""
+
+    actor_id: TaskId
+    no_restart: bool
+
+
+class FindActor(Struct, array_like=True, tag=67):
+    """S -> P: the actor of this name. Answered with ActorFound."""
+
+    request: int
+    name: Name
+    namespace: Name
+
+
+class ActorFound(Struct, array_like=True, tag=68):
+    """P -> S: the actor of a name, or `failure`. The sender of FindActor is a holder of it from then on."""
+
+    request: int
+    actor_id: bytes = b""
+    methods: bytes = b""
+    created: bool = False  # by this very request (CreateActor with a name)
+    failure: Failure | None = None
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+class Ask(Struct, array_like=True, tag=70):
+    """A -> P: a question of `peer.status`. Answered with Answer."""
+
+    request: int
+    what: Name  # "nodes", "resources", "status", "named_actors", "stop"
+    argument: Text = ""
+
+
+class Answer(Struct, array_like=True, tag=71):
+    """P -> A: msgpack of plain data, or why not."""
+
+    request: int
+    data: bytes = b""
+    failure: Failure | None = None
+
+
+class LogLine(Struct, array_like=True, gc=False):
+    """One line that a worker printed."""
+
+    source: Name  # name of the task, the function or the actor
+    pid: int
+    text: Annotated[str, Meta(max_length=64 * 1024)]
+    stderr: bool = False
+
+
+class LogLines(Struct, array_like=True, tag=72):
+    """P -> D: what its workers printed."""
+
+    lines: list[LogLine]
+
+
+class Wake(Struct, array_like=True, tag=73):
+    """A process to itself: look at your queues."""
+
+
+Message = (
+    Attach
+    | Attached
+    | Bind
+    | Detach
+    | Exit
+    | Demand
+    | LeaseGranted
+    | LeaseReturned
+    | LeaseRevoked
+    | LeaseLost
+    | Infeasible
+    | Blocked
+    | Unblocked
+    | Push
+    | Results
+    | GivenBack
+    | Cancel
+    | CarrierDone
+    | KillWorker
+    | Promote
+    | Resolve
+    | Hold
+    | HoldDone
+    | Release
+    | Fetch
+    | Fetched
+    | Forget
+    | ProcessDied
+    | DeathSeen
+    | Sealed
+    | CreditRequest
+    | CreditGranted
+    | SegmentsFree
+    | PoolTrimmed
+    | TrimPool
+    | CreateActor
+    | StartActor
+    | ActorReady
+    | ActorExit
+    | WatchActor
+    | ActorState
+    | KillActor
+    | FindActor
+    | ActorFound
+    | Ask
+    | Answer
+    | LogLines
+    | Wake
+)
+
+PROTOCOL = 1
+"""Version of this file. Another version is refused at Attach with both numbers."""

@@ -17,6 +17,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_quantum_s: float = 0.1
     """How long a lease serves one job while another job waits (PROTOCOLS 5: a second driver starts within 0.5 s)."""
 
+    lease_yield_s: float = 0.01
+    """How long a lease serves its class while work that comes first in the same job waits (deeper tasks, actors)."""
+
+    lease_reserve_s: float = 1.0
+    """A request too large for what is free keeps smaller ones off for so long, then lets them pass for as long."""
+
     lease_idle_s: float = 0.2
     """How long a submitter keeps a lease without work for it, when nobody else waits."""
 
@@ -51,6 +57,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The crash journal of one worker: small results that the submitter has not yet acknowledged."""
 
     # -- store -------------------------------------------------------------------------------------------------------
+    exception_max_bytes: int = 1 << 20
+    """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
+
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
 
@@ -63,11 +72,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pool_idle_s: float = 5.0
     """How long a freed segment stays in its creator's pool before it is unlinked."""
 
+    pool_max_bytes: int = 4 << 30
+    """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
+
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
     frames_max: int = 4096
     nesting_max: int = 32
     """Bounds per message; together with the number of frames they bound what a sender can make us hold."""
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+    actor_exit_timeout_s: float = 2.0
+    """How long a worker that was told to end its actor may take before it is killed."""
+
+    actor_backoff_s: float = 0.1
+    """Pause before the second restart of an actor whose lives were short; it doubles with each (the first is free)."""
+
+    actor_backoff_max_s: float = 5.0
+    """Bound on that pause; an incarnation that lived longer than this begins anew at no pause."""
+
+    early_messages_max: int = 10_000
+    """Bound on what is remembered of objects and actors whose own message is still on its way over another link."""
 
     # -- interrupts and waiting --------------------------------------------------------------------------------------
     background_after_s: float = 0.002

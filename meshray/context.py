@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshray.errors import MeshrayError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from meshray.options import ActorOptions, FunctionSpec, TaskOptions
     from meshray.refs import ObjectRef
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 class ActorInfo(Protocol):
     """What a handle needs to know; `methods` is opaque to everybody but the api."""
 
-    actor_id: bytes
-    methods: bytes
-    created: bool
+    @property
+    def actor_id(self) -> bytes: ...
+    @property
+    def methods(self) -> bytes: ...
+    @property
+    def created(self) -> bool: ...
 
 
 class TaskContext(Protocol):
@@ -32,6 +36,8 @@ class TaskContext(Protocol):
     task_id: bytes
     task_name: str
     actor_id: bytes
+    actor_name: str
+    actor_methods: bytes  # as given to `create_actor`
     resources: dict[str, float]
     gpu_ids: list[int]
     restarted: bool
@@ -45,22 +51,24 @@ class Runtime(Protocol):
     namespace: str
     is_driver: bool
 
-    def submit(self, function: FunctionSpec, args: tuple, kwargs: dict, options: TaskOptions) -> list[ObjectRef]: ...
-    def put(self, value: object) -> ObjectRef: ...
-    def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]: ...
+    def submit(
+        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> list[ObjectRef[Any]]: ...
+    def put(self, value: object) -> ObjectRef[Any]: ...
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]: ...
     def wait(
-        self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool
-    ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
-    def cancel(self, ref: ObjectRef, force: bool, recursive: bool) -> None: ...
-    def when_ready(self, ref: ObjectRef, callback: Callable[[], None]) -> None: ...
-    def future(self, ref: ObjectRef) -> Future[Any]: ...
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]: ...
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None: ...
+    def when_ready(self, ref: ObjectRef[Any], callback: Callable[[], None]) -> None: ...
+    def future(self, ref: ObjectRef[Any]) -> Future[Any]: ...
 
     def create_actor(
-        self, cls: FunctionSpec, args: tuple, kwargs: dict, options: ActorOptions, methods: bytes
+        self, cls: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions, methods: bytes
     ) -> ActorInfo: ...
     def call_actor(
-        self, actor_id: bytes, method: str, args: tuple, kwargs: dict, options: TaskOptions
-    ) -> list[ObjectRef]: ...
+        self, actor_id: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> list[ObjectRef[Any]]: ...
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
     def find_actor(self, name: str, namespace: str | None) -> ActorInfo: ...
     def exit_actor(self) -> None: ...
@@ -77,8 +85,10 @@ class Runtime(Protocol):
         """A handle is being pickled."""
 
 
-dropped: deque[bytes] = deque()
-"""Object ids whose handle was collected. `__del__` may run in any thread at any bytecode, so it only appends here."""
+dropped: deque[Any] = deque()
+"""Handles that died, as object ids, and that were born, as pairs (see `core.records`), in order.
+
+`__del__` may run in any thread at any bytecode, so it only appends here."""
 
 _runtime: Runtime | None = None
 _initialise: Callable[[], object] | None = None

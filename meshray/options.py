@@ -46,3 +46,24 @@ class ActorOptions:
     get_if_exists: bool = False
     detached: bool = False
     env_vars: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InitSettings:
+    """What `init` was asked for, checked; None means "not given"."""
+
+    address: str | None = None  # None, "local", "auto", or the path of a peer's folder
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    resources: dict[str, float] | None = None  # custom ones
+    labels: dict[str, str] | None = None
+    object_store_memory: int | None = None  # bytes
+    namespace: str = ""  # "" = a fresh anonymous one
+    env_vars: tuple[tuple[str, str], ...] = ()
+    log_to_driver: bool = True
+
+    @property
+    def shapes_a_peer(self) -> bool:
+        """Whether it says what a peer is to be like, which a running one cannot be told any more."""
+        shape = (self.num_cpus, self.num_gpus, self.resources, self.labels, self.object_store_memory)
+        return any(part is not None for part in shape)

@@ -5,13 +5,15 @@ A handle is counted by its process's runtime: born when it is submitted, put or 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshray import context
 from meshray.ids import JobID, ObjectID, TaskID, owner_process_of, task_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -58,6 +60,8 @@ class ObjectRef(Generic[T]):
 
     def as_future(self) -> asyncio.Future[T]:
         """The same for the running event loop."""
+        import asyncio  # 50 ms that a program without coroutines need not pay for at start
+
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T]:

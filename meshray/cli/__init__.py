@@ -1,0 +1,19 @@
+"""What people type: `meshray start`, `meshray stop`, `meshray status`.
+
+    commands.py   the words and options, checked; every error of ours becomes a line, not a traceback
+    starting.py   start
+    stopping.py   stop: asked, then told, then forced, each for a bounded time
+    showing.py    status, as text and as JSON
+    client.py     a short visit at a peer: attach as an observer, ask, leave
+
+`click` is imported only here, and only when a command runs.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """The console script."""
+    from meshray.cli.commands import meshray
+
+    meshray(prog_name="meshray")

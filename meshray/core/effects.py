@@ -23,11 +23,12 @@ class Send(Struct, frozen=True):
 
 
 class StartWorker(Struct, frozen=True):
-    """Start a worker for a job. `ticket` names it until its process id is known; answered by `on_worker_ready`, or by
+    """Start a worker in the interpreter of a job; None: the peer's own, for whatever job comes. It is bound later, by a
+    Bind. `ticket` names it until its process id is known; answered by `on_worker_ready`, or by
     `on_worker_start_failed`."""
 
     ticket: int
-    job: JobInfo
+    job: JobInfo | None
     profile: Profile
     gpu_ids: tuple[int, ...] = ()
 
@@ -39,13 +40,80 @@ class KillProcess(Struct, frozen=True):
     reason: str = ""
 
 
+class AbandonStart(Struct, frozen=True):
+    """Kill the worker that was started for this ticket: it took too long, nothing is to be reported of it."""
+
+    ticket: int
+
+
+class ActorSlot(Struct, frozen=True):
+    """Leases to actors: `worker` is bound and dedicated to this actor, which now holds its request."""
+
+    actor_id: bytes
+    worker: bytes
+    gpu_ids: tuple[int, ...] = ()
+
+
+class ActorWaits(Struct, frozen=True):
+    """Leases to the people of a job: this actor cannot be placed, and why; "" when that has changed. `broken`: no
+    worker of its job can be started at all."""
+
+    actor_id: bytes
+    job: bytes
+    message: str
+    broken: bool = False
+
+
+class RequestActorSlot(Struct, frozen=True):
+    """Actors to leases: a dedicated worker for this actor, please. Answered by an ActorSlot, or taken back by
+    ReleaseActorSlot. A detached one is not forgotten when its job ends."""
+
+    actor_id: bytes
+    job: bytes
+    request: dict[str, int]  # while it is placed
+    running_request: dict[str, int]  # while it lives
+    profile: Profile
+    detached: bool = False
+
+
+class ActorPlaced(Struct, frozen=True):
+    """Actors to leases: `__init__` has returned, the slot shrinks to the running request."""
+
+    actor_id: bytes
+
+
+class ReleaseActorSlot(Struct, frozen=True):
+    """Actors to leases: the actor wants no slot any more, granted or not. A repeat changes nothing."""
+
+    actor_id: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
     segment: str
 
 
-Effect = Send | StartWorker | KillProcess | UnlinkSegment
+class SweepSegments(Struct, frozen=True):
+    """Remove what a dead process left in the store folder, but for `keep`: segments of its pool and half-written ones."""
+
+    process: bytes
+    keep: tuple[str, ...]
+
+
+Effect = (
+    Send
+    | StartWorker
+    | KillProcess
+    | AbandonStart
+    | ActorSlot
+    | ActorWaits
+    | RequestActorSlot
+    | ActorPlaced
+    | ReleaseActorSlot
+    | UnlinkSegment
+    | SweepSegments
+)
 
 
 class Core:

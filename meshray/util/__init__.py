@@ -1,0 +1,3 @@
+"""Tools made of the API alone."""
+
+from __future__ import annotations

@@ -10,8 +10,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseRevoked, LeaseLost, Infeasible
     S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
-    A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget
-    P   -> A   HoldDone, Fetched, ProcessDied, SegmentsFree
+    A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
+    P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
     A   -> P   Sealed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
@@ -349,7 +348,15 @@ class ProcessDied(Struct, array_like=True, tag=48):
 
 
 class DeathSeen(Struct, array_like=True, tag=49):
-    """A -> P: everything that the dead process had sent here is accounted for; its pins may go."""
+    """A -> P: everything that the dead process had sent here is accounted for; its pins may go. What arrives from it
+    after this was said is refused."""
+
+    process: ProcessId
+
+
+class DeathSettled(Struct, array_like=True, tag=56):
+    """P -> A: everybody has accounted for what the dead process had sent. Only now may pins end that were kept for it
+    as a receiver: until here it may have passed those references on."""
 
     process: ProcessId
 
@@ -364,6 +371,7 @@ class SealedSegment(Struct, array_like=True):
     segment: Name
     size: Count  # bytes of the payload
     capacity: Count  # bytes of the file, as accounted
+    maker: bytes = b""  # the process that wrote it, when another one tells of it (its own word was lost with it)
 
 
 class Sealed(Struct, array_like=True, tag=50):
@@ -426,6 +434,7 @@ class CreateActor(Struct, array_like=True, tag=60):
     detached: bool = False
     get_if_exists: bool = False
     request_id: int = 0  # for a named one: answered with ActorFound
+    contained: list[ObjectId] = []  # references inside `args`: the peer keeps them while the actor may start again
 
 
 class StartActor(Struct, array_like=True, tag=61):
@@ -439,6 +448,7 @@ class StartActor(Struct, array_like=True, tag=61):
     max_concurrency: int
     name: Name = ""
     namespace: Name = ""
+    methods: bytes = b""  # as in CreateActor: an actor can make handles to itself
 
 
 class ActorReady(Struct, array_like=True, tag=62):
@@ -566,6 +576,7 @@ Message = (
     | Forget
     | ProcessDied
     | DeathSeen
+    | DeathSettled
     | Sealed
     | CreditRequest
     | CreditGranted

@@ -1,0 +1,23 @@
+"""The bench: `scripts/bench`. It measures; tests assert no times.
+
+Map:
+
+    __main__.py     the command line: which rows, which rivals, where to write
+    subjects.py     what is measured: meshray, its rivals, and the virtual environment of each
+    plan.py         every row: its name, unit, group, goal, and who can run it
+    director.py     runs one process per (group of rows, subject), one after the other, and gathers what they report
+    child.py        such a process: makes the rows of its group and reports each as soon as it is measured
+
+    timing.py       how things are counted (as `ray microbenchmark` counts them) and summed up
+    microbench.py   the rows of `ray microbenchmark`, written against any module with Ray's API
+    pingpong.py     synchronous rows in alternating blocks against a raw ZeroMQ ping-pong
+    startup.py      import, first result, shutdown, each in a fresh interpreter
+    memory.py       what idle processes hold
+    scale.py        a million tasks, ten thousand arguments, a hundred actors, two hundred levels, one gigabyte
+    pools.py        the rows that make sense for process pools and Dask
+    limits.py       what the machine itself can do
+    report.py       the table: text, Markdown, JSON
+
+Rows that are compared run minutes apart on the same machine in the same run; figures of different runs are not
+comparable (an idle core sleeps, and a synchronous round trip takes two to three times as long on it).
+"""

@@ -1,0 +1,120 @@
+"""Every row: its name, unit, group, goal, and who can run it.
+
+Rows of `ray microbenchmark` carry its names. Left out of it: placement groups (not built yet) and the callbacks for
+objects that go out of scope (private to Ray). Two rows differ in their data: Ray puts arrays of untouched zeros, which
+all map one page of zeros; here the arrays are touched, for every subject alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+APIS = ("meshray", "ray")  # subjects with Ray's API
+POOLS = ("processpool", "loky", "dask")  # subjects that run functions only
+RIVALS = ("ray", *POOLS)
+MACHINE = "machine"  # the subject of the limits
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What meshray aims at, as a text and as a condition; exactly one of the conditions is given.
+
+    `times` the figure of a `rival` on the same row, `times` that of the `limit` row, or `at_most` in the row's unit.
+    """
+
+    times: float = 0.0
+    rival: str = ""
+    limit: str = ""
+    at_most: float = 0.0
+
+    def text(self, unit: str) -> str:
+        if self.rival:
+            return f">= {self.times:g}x {self.rival}"
+        if self.limit:
+            return f">= {self.times:g} of “{self.limit}”"
+        return f"<= {self.at_most:g} {unit}"
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    group: str  # rows of one group and subject share a process
+    unit: str  # "/s" and "GB/s" are better when higher, all others when lower
+    goal: Goal | None = None
+    subjects: tuple[str, ...] = ("meshray",)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.unit.endswith("/s")
+
+
+def _ray(name: str, group: str, times: float, unit: str = "/s", more: tuple[str, ...] = ()) -> Row:
+    return Row(name, group, unit, Goal(times=times, rival="ray"), APIS + more)
+
+
+PING_PONG = "raw ROUTER/DEALER ping-pong over ipc"
+MEMORY_COPY = "memory copy, warm, 0.8 GB"
+FRESH_WRITE = "pwrite into fresh shared-memory files"
+TASKS_ASYNC = "single client tasks async"
+
+ROWS: tuple[Row, ...] = (
+    Row(PING_PONG, "limits", "/s", None, (MACHINE,)),
+    Row(MEMORY_COPY, "limits", "GB/s", None, (MACHINE,)),
+    Row(FRESH_WRITE, "limits", "GB/s", None, (MACHINE,)),
+    # -- start-up and memory
+    Row("import", "start-up", "s", Goal(at_most=0.1), APIS + POOLS),
+    Row("init to first result", "start-up", "s", Goal(at_most=0.3), APIS + POOLS),
+    Row("shutdown", "start-up", "s", Goal(at_most=0.2), APIS + POOLS),
+    Row("idle memory, 2 CPUs, all processes but the driver", "memory", "MB", Goal(at_most=100), APIS),
+    # -- synchronous rows, in alternating blocks against the ping-pong
+    Row("one task, added to a ping-pong", "alternating", "µs", Goal(at_most=60), APIS),
+    Row("one actor call, added to a ping-pong", "alternating", "µs", Goal(at_most=60), APIS),
+    # -- the rows of ray microbenchmark
+    _ray("single client get calls (Plasma Store)", "objects", 30),
+    _ray("single client put calls (Plasma Store)", "objects", 30),
+    _ray("multi client put calls (Plasma Store)", "objects", 30),
+    Row("single client put gigabytes", "objects", "GB/s", Goal(times=0.9, limit=MEMORY_COPY), APIS),
+    _ray("single client tasks and get batch", "tasks", 100),
+    Row("multi client put gigabytes", "objects", "GB/s", Goal(times=0.9, limit=MEMORY_COPY), APIS),
+    _ray("single client get object containing 10k refs", "objects", 5),
+    _ray("single client wait 1k refs", "tasks", 10),
+    Row("single client tasks sync", "tasks", "/s", None, APIS + POOLS),
+    Row(TASKS_ASYNC, "tasks", "/s", Goal(times=20, rival="processpool"), APIS + POOLS),
+    _ray("multi client tasks async", "tasks", 40),
+    Row("1:1 actor calls sync", "actors", "/s", None, APIS),
+    _ray("1:1 actor calls async", "actors", 30),
+    _ray("1:1 actor calls concurrent", "actors", 10),
+    _ray("1:n actor calls async", "actors", 15),
+    _ray("n:n actor calls async", "actors", 15),
+    _ray("n:n actor calls with arg async", "actors", 15),
+    _ray("1:1 async-actor calls sync", "async actors", 8),
+    _ray("1:1 async-actor calls async", "async actors", 15),
+    _ray("1:1 async-actor calls with args async", "async actors", 15),
+    _ray("1:n async-actor calls async", "async actors", 15),
+    _ray("n:n async-actor calls async", "async actors", 15),
+    # -- what Ray's benchmark does not ask
+    Row("put, live set growing to 4 GB", "growth", "GB/s", Goal(times=0.9, limit=FRESH_WRITE), APIS),
+    Row("get of a 1 GB array", "growth", "ms", Goal(at_most=1), APIS),
+    Row("submit to start while the caller computes", "scale", "ms", Goal(at_most=5), APIS),
+    Row("10,000 refs as arguments of one task", "scale", "ms", None, APIS),
+    Row("3,000 returns of one task", "scale", "ms", None, APIS),
+    Row("10,000 refs in one get", "scale", "ms", None, APIS),
+    Row("100 actors started", "scale", "s", None),
+    Row("nesting 200 deep", "scale", "s", None),
+    Row("1,000,000 queued tasks", "million", "/s", Goal(times=0.5, limit=TASKS_ASYNC)),
+    Row("1,000,000 queued tasks, memory of the driver for each", "million", "KB", Goal(at_most=1)),
+    Row("first task of a second driver beside them", "second driver", "s", Goal(at_most=0.5)),
+)
+
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS))
+
+
+def rows_of(group: str, subject: str, pattern: str = "*") -> list[Row]:
+    """The rows of a group that `subject` can run and whose name (or group) matches the shell `pattern`."""
+    wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
+    return [
+        row
+        for row in ROWS
+        if row.group == group and subject in row.subjects and (fnmatch(row.name, wanted) or fnmatch(row.group, wanted))
+    ]

@@ -1,0 +1,239 @@
+"""Are these options right, and what do they ask for?
+
+Tables, one per kind of thing: the option's name leads to its check. A check returns nothing and raises
+
+- `TypeError` for a value of the wrong type, `ValueError` for one out of range,
+- `NotImplementedError` for what this version does not do yet: an option is never swallowed.
+
+`None` always means "not given". The frozen results are those of `meshray.options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from meshray.options import ActorOptions, TaskOptions
+from meshray.resources import to_amounts
+
+Check = Callable[[str, Any], None]
+
+
+def _number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"option {name!r} takes a number, got {value!r}")
+    if not 0 <= value < 2**48:  # NaN fails as well
+        raise ValueError(f"option {name!r} takes a finite number >= 0, got {value!r}")
+    if value and value < 0.0001:
+        raise ValueError(f"option {name!r} is exact to 0.0001, got {value!r}")
+
+
+def _whole(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"option {name!r} takes an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"option {name!r} takes an int >= {least}, got {value!r}")
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"option {name!r} takes a bool, got {value!r}")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"option {name!r} takes a str, got {value!r}")
+    if not value:
+        raise ValueError(f"option {name!r} cannot be an empty string")
+    if len(value) > 1024:
+        raise ValueError(f"option {name!r} takes at most 1024 characters, got {len(value)}")
+
+
+def _memory(name: str, value: Any) -> None:
+    _number(name, value)
+    if value != int(value):
+        raise ValueError(f"option {name!r} takes a whole number of bytes, got {value!r}")
+
+
+def _returns(name: str, value: Any) -> None:
+    if value in ("streaming", "dynamic"):
+        raise NotImplementedError(f"option num_returns={value!r} (streaming generators) is not there yet")
+    _whole(name, value, least=0)
+
+
+def check_resources(name: str, value: Any) -> None:
+    """Custom resources: a dictionary of names and quantities, without "CPU" and "GPU"."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"option {name!r} takes a dict, got {value!r}")
+    for key, quantity in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"option {name!r} takes str keys, got {key!r}")
+        if key in ("CPU", "GPU"):
+            raise ValueError(f"option {name!r} cannot hold {key!r}: use num_{key.lower()}s")
+        if key in ("memory", "object_store_memory") or not key:
+            raise ValueError(f"option {name!r} cannot hold {key!r}: use the option of that name")
+        _number(f"{name}[{key!r}]", quantity)
+
+
+def _retry_exceptions(name: str, value: Any) -> None:
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"option {name!r} takes a bool or a list of exception types, got {value!r}")
+    for each in value:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"option {name!r} takes exception types, got {each!r}")
+
+
+def check_runtime_env(name: str, value: Any) -> None:
+    """A dictionary with `env_vars` at most."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"option {name!r} takes a dict, got {value!r}")
+    for key, part in value.items():
+        if key != "env_vars":
+            raise NotImplementedError(f"option {name}[{key!r}] is not there yet; env_vars is")
+        if not isinstance(part, Mapping):
+            raise TypeError(f"option {name}['env_vars'] takes a dict, got {part!r}")
+        for variable, text in part.items():
+            if not isinstance(variable, str) or not isinstance(text, str):
+                raise TypeError(f"option {name}['env_vars'] takes str keys and values, got {variable!r}: {text!r}")
+            if not variable or "=" in variable or "\0" in variable + text:
+                raise ValueError(f"option {name}['env_vars']: no such variable can be set: {variable!r}")
+
+
+def _strategy(name: str, value: Any) -> None:
+    if value == "DEFAULT":
+        return
+    if value == "SPREAD" or not isinstance(value, str | int | float | bytes | list | dict):
+        raise NotImplementedError(f"option {name}={value!r} is not there yet; 'DEFAULT' is")
+    if isinstance(value, str):
+        raise ValueError(f"option {name!r} takes 'DEFAULT', 'SPREAD' or a strategy object, got {value!r}")
+    raise TypeError(f"option {name!r} takes a str or a strategy object, got {value!r}")
+
+
+def _lifetime(name: str, value: Any) -> None:
+    if value not in ("detached", "non_detached"):
+        raise ValueError(f"option {name!r} takes None, 'detached' or 'non_detached', got {value!r}")
+
+
+def _later(name: str, value: Any, *, default: object = None) -> None:
+    """An option that is not built yet: only its default, which asks for nothing, is let through."""
+    if type(value) is not type(default) or value != default:
+        raise NotImplementedError(f"option {name!r} is not there yet (got {value!r})")
+
+
+_COMMON: dict[str, Check] = {
+    "num_cpus": _number,
+    "num_gpus": _number,
+    "resources": check_resources,
+    "memory": _memory,
+    "name": _text,
+    "runtime_env": check_runtime_env,
+    "scheduling_strategy": _strategy,
+    "label_selector": partial(_later, default={}),
+    "fallback_strategy": _later,
+    "accelerator_type": _later,
+    "object_store_memory": _later,
+    "placement_group": partial(_later, default="default"),
+    "placement_group_bundle_index": partial(_later, default=-1),
+    "placement_group_capture_child_tasks": _later,
+    "enable_task_events": partial(_later, default=True),
+}
+
+TASK: dict[str, Check] = {
+    **_COMMON,
+    "num_returns": _returns,
+    "max_retries": partial(_whole, least=-1),
+    "retry_exceptions": _retry_exceptions,
+    "max_calls": partial(_later, default=0),
+}
+
+ACTOR: dict[str, Check] = {
+    **_COMMON,
+    "max_restarts": partial(_whole, least=-1),
+    "max_task_retries": partial(_whole, least=-1),
+    "max_concurrency": partial(_whole, least=1),
+    "namespace": _text,
+    "get_if_exists": _flag,
+    "lifetime": _lifetime,
+    "concurrency_groups": partial(_later, default={}),
+    "max_pending_calls": partial(_later, default=-1),
+    "allow_out_of_order_execution": partial(_later, default=False),
+}
+
+METHOD: dict[str, Check] = {
+    "num_returns": _returns,
+    "max_task_retries": partial(_whole, least=-1),
+    "retry_exceptions": _retry_exceptions,
+    "concurrency_group": _later,
+    "tensor_transport": _later,
+    "enable_task_events": partial(_later, default=True),
+}
+
+METHOD_CALL: dict[str, Check] = {**METHOD, "name": _text}
+
+
+def check_options(table: Mapping[str, Check], options: Mapping[str, Any], what: str) -> None:
+    """Check every option against its table; `what` names the thing, such as "a remote function"."""
+    for name, value in options.items():
+        check = table.get(name)
+        if check is None:
+            raise ValueError(f"Invalid option keyword {name!r} for {what}. Valid ones are: {', '.join(sorted(table))}.")
+        if value is not None:
+            check(name, value)
+
+
+def task_options(options: Mapping[str, Any]) -> TaskOptions:
+    """What a remote function's options ask for, with Ray's defaults for what they leave open."""
+    check_options(TASK, options, "a remote function")
+    given = _given(options)
+    return TaskOptions(
+        request=_amounts(given, given.get("num_cpus", 1)),
+        num_returns=given.get("num_returns", 1),
+        max_retries=given.get("max_retries", 3),
+        retry_exceptions=freeze_exceptions(given.get("retry_exceptions", False)),
+        name=given.get("name", ""),
+        env_vars=env_vars(given),
+    )
+
+
+def actor_options(options: Mapping[str, Any]) -> ActorOptions:
+    """What an actor class's options ask for. A CPU that nobody asked for counts for placement only."""
+    check_options(ACTOR, options, "an actor")
+    given = _given(options)
+    if given.get("get_if_exists") and "name" not in given:
+        raise ValueError("option 'get_if_exists' needs the option 'name'")
+    return ActorOptions(
+        request=_amounts(given, given.get("num_cpus", 1)),
+        running_request=_amounts(given, given.get("num_cpus", 0)),
+        max_restarts=given.get("max_restarts", 0),
+        max_task_retries=given.get("max_task_retries", 0),
+        max_concurrency=given.get("max_concurrency", 0),
+        name=given.get("name", ""),
+        namespace=given.get("namespace"),
+        get_if_exists=given.get("get_if_exists", False),
+        detached=given.get("lifetime") == "detached",
+        env_vars=env_vars(given),
+    )
+
+
+def freeze_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    """`retry_exceptions` as an immutable; an empty list is the same as False."""
+    return value if isinstance(value, bool) else tuple(value) or False
+
+
+def env_vars(options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The `env_vars` of a checked `runtime_env`, in one order, so that equal ones are equal."""
+    environment = options.get("runtime_env") or {}
+    return tuple(sorted((environment.get("env_vars") or {}).items()))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _amounts(given: Mapping[str, Any], num_cpus: float) -> dict[str, int]:
+    quantities = dict(given.get("resources", {}))
+    quantities.update(CPU=num_cpus, GPU=given.get("num_gpus", 0), memory=given.get("memory", 0))
+    return to_amounts(quantities)

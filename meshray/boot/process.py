@@ -1,0 +1,142 @@
+"""A peer process from its first line to its last.
+
+The order matters: the zygote is forked when everything that workers share is imported, and before this process opens a
+ZeroMQ context or starts a thread (a fork of a process with threads copies locked locks). The folder is claimed before
+that, so that the log is there for both; its lock is not inherited by the zygote.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+
+import msgspec
+
+from meshray import __version__
+from meshray.errors import MeshrayError
+from meshray.launch import READY_FD, RECORD_SEPARATOR, PeerSettings, Ready, Refused
+from meshray.local import Claim, PeerRecord, claim_peer
+from meshray.peer.service import serve
+from meshray.wire.messages import PROTOCOL
+from meshray.worker.zygote import fork_zygote
+
+DESCRIPTORS_MAX = 65_536
+
+
+class OrphanError(MeshrayError):
+    """A private peer without its driver."""
+
+
+class Starter:
+    """Whoever started this process, and waits for one answer: by the pipe, or at the terminal."""
+
+    def __init__(self, foreground: bool) -> None:
+        self._foreground = foreground
+        self.waits = True  # until it was answered
+
+    def ready(self, record: PeerRecord, warnings: list[str]) -> None:
+        if self._foreground:
+            for warning in warnings:
+                _say(f"warning: {warning}")
+            _say(f"peer {record.name!r} serves (pid {record.pid}); Ctrl-C or `meshray stop` ends it")
+        self._answer(Ready(record, warnings))
+
+    def refuse(self, error: str) -> None:
+        if self._foreground:
+            _say(f"Error: {error}")
+        self._answer(Refused(error))
+
+    def _answer(self, answer: Ready | Refused) -> None:
+        self.waits = False
+        if self._foreground:
+            return
+        try:
+            os.write(READY_FD, RECORD_SEPARATOR.encode() + msgspec.json.encode(answer) + b"\n")
+        except BrokenPipeError:  # the starter is gone: a private peer ends by its pidfd, a standing one serves
+            _say("the process that started this peer is gone")
+        os.close(READY_FD)
+
+
+def main(encoded_settings: bytes) -> int:
+    """Be a peer until it is told to stop; the exit code."""
+    settings = msgspec.msgpack.decode(encoded_settings, type=PeerSettings)
+    starter = Starter(settings.foreground)
+    try:
+        _run(settings, starter)
+    except MeshrayError as error:
+        return _failed(starter, str(error))
+    except Exception:
+        return _failed(starter, traceback.format_exc())
+    return 0
+
+
+def _run(settings: PeerSettings, starter: Starter) -> None:
+    _settle(settings)
+    name = settings.name or socket.gethostname()
+    claim, record = claim_peer(settings.node, name, private=settings.private, version=__version__, protocol=PROTOCOL)
+    try:
+        if not settings.foreground:
+            _open_log(claim)
+        zygote = fork_zygote()
+        _raise_descriptor_limit()
+        if settings.foreground:
+            signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+        def on_ready(store: str, warnings: list[str]) -> None:
+            """The service serves now; `store` is the folder of its segments."""
+            complete = msgspec.structs.replace(record, ready=True, store=store)
+            claim.publish(complete)
+            starter.ready(complete, warnings)
+
+        if settings.private and os.getppid() != settings.driver_pid:
+            raise OrphanError(
+                "the driver has ended before its peer served"
+            )  # and its pid may be somebody else's by now
+        serve(settings, claim, name, zygote, on_ready)
+    finally:
+        claim.release()
+
+
+def _settle(settings: PeerSettings) -> None:
+    """Let go of what was only inherited: descriptors, and the working directory (a worker goes to its driver's)."""
+    if not settings.foreground:
+        os.set_inheritable(READY_FD, False)
+        os.closerange(READY_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    if "MESHRAY_RUNTIME_DIR" in os.environ:
+        os.environ["MESHRAY_RUNTIME_DIR"] = os.path.abspath(os.environ["MESHRAY_RUNTIME_DIR"])
+    os.chdir("/")
+
+
+def _raise_descriptor_limit() -> None:
+    """A worker costs a peer about four descriptors, and the usual limit is 1,024. The zygote, forked before, keeps the
+    limit that programs expect."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _failed(starter: Starter, error: str) -> int:
+    if starter.waits:
+        starter.refuse(error)
+    else:
+        _say(error)
+    return 1
+
+
+def _say(text: str) -> None:
+    """To the terminal in the foreground, else to the log."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _open_log(claim: Claim) -> None:
+    """What this process and its zygote print goes to the log in its folder."""
+    log = os.open(claim.folder / "peer.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)

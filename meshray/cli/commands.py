@@ -1,0 +1,117 @@
+"""The words and options of the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import click
+
+from meshray import __version__
+from meshray.cli import showing, starting, stopping
+from meshray.errors import MeshrayError
+from meshray.launch import PeerSettings
+
+
+class _Group(click.Group):
+    """Errors of ours are messages to people."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MeshrayError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _JsonObject(click.ParamType[dict[str, Any]]):
+    """A JSON object whose values have one type."""
+
+    name = "JSON"
+
+    def __init__(self, values: tuple[type, ...], described: str) -> None:
+        self._values = values
+        self._described = described
+
+    def convert(
+        self, value: str | dict[str, Any], param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            found = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no JSON: {error}", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{value!r} is no JSON object: write {self._described}", param, ctx)
+        for name, entry in found.items():
+            if not isinstance(entry, self._values) or isinstance(entry, bool):
+                self.fail(f"the value of {name!r} is {entry!r}: write {self._described}", param, ctx)
+            if isinstance(entry, int | float) and not (math.isfinite(entry) and entry >= 0):
+                self.fail(f"the value of {name!r} is {entry!r}: write a quantity", param, ctx)
+        return found
+
+
+_RESOURCES = _JsonObject((int, float), '{"name": quantity}')
+_LABELS = _JsonObject((str,), '{"name": "text"}')
+_QUANTITY = click.FloatRange(min=0, max=1_000_000)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="meshray")
+def meshray() -> None:
+    """A brokerless peer-to-peer compute mesh for Python."""
+
+
+@meshray.command()
+@click.option("--num-cpus", type=_QUANTITY, help="Default: what affinity and control groups allow.")
+@click.option("--num-gpus", type=_QUANTITY, help="Default: what NVML finds.")
+@click.option("--resources", type=_RESOURCES, default="{}", help="Custom resources: '{\"disk\": 2}'.")
+@click.option("--labels", type=_LABELS, default="{}", help='Labels: \'{"zone": "a"}\'.')
+@click.option("--object-store-memory", type=click.IntRange(min=1), metavar="BYTES", help="Room for objects.")
+@click.option("--name", default="", help="Default: the name of the host.")
+@click.option("--foreground", is_flag=True, help="Stay, and print to the terminal.")
+@click.option("--preset", default="default", hidden=True)
+def start(
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: dict[str, float],
+    labels: dict[str, str],
+    object_store_memory: int | None,
+    name: str,
+    foreground: bool,
+    preset: str,
+) -> None:
+    """Start a peer on this host; return when it serves."""
+    settings = PeerSettings(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        labels=labels,
+        object_store_memory=object_store_memory,
+        name=name,
+        preset=preset,
+    )
+    starting.start(settings, foreground)
+
+
+@meshray.command()
+@click.option("--name", help="The peer to stop, where several run.")
+@click.option("--all", "everything", is_flag=True, help="Stop all peers that were started by hand.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="SECONDS",
+              help="How long work may take to end by itself.")  # fmt: skip
+def stop(name: str | None, everything: bool, timeout: float) -> None:
+    """Stop a peer of this host, and with it what runs there."""
+    if name is not None and everything:
+        raise click.UsageError("--name and --all exclude each other.")
+    stopping.stop(name, everything, timeout)
+
+
+@meshray.command()
+@click.option("--name", help="Only this peer.")
+@click.option("--all", "everything", is_flag=True, help="Also the peers of single programs.")
+@click.option("--json", "as_json", is_flag=True, help="A list with one object per peer.")
+@click.pass_context
+def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool) -> None:
+    """Show the peers of this host. Exit code 1 when none runs, or one does not answer."""
+    ctx.exit(showing.show(name, everything, as_json))

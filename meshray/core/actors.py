@@ -1,0 +1,460 @@
+"""Which actors does this peer own, where do they live, and why did they die?
+
+Theory. An actor belongs to the peer of the process that created it. Its life is a table (`core.lives`); this file
+reacts to what changes it and tells the *watchers*, the processes that call it: a caller learns the worker once
+`__init__` has returned, so no call overtakes StartActor. Calls go straight to the worker, numbered per caller and
+incarnation.
+
+- **Scope.** A handle is a reference to the actor's first return, counted by `core.objects`. A caller keeps it until its
+  last call is answered, therefore nothing is queued when the last one goes, and the worker is told to end. A detached
+  actor is no matter of scope: the peer itself holds its handle until it is dead.
+- **The constructor** may run again long after its creator is gone, so the peer pins what it needs (arguments in the
+  store, references inside them) from CreateActor on; that message precedes the creator's own Release on one link.
+- **Death.** The end of a life is announced once, when the process is gone, together with what its journal says of each
+  caller's calls. Names are free as soon as the end is certain.
+- **Overtaking.** Handles travel faster than CreateActor: whoever asks for an actor that is not known here, and whose
+  creator lives, is answered when it is (`_early`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.early import EarlyQuestions, Question
+from meshray.core.effects import ActorPlaced, Core, KillProcess, ReleaseActorSlot, RequestActorSlot, Send
+from meshray.core.lives import Actor, Life
+from meshray.core.names import Names
+from meshray.core.objects import Objects
+from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
+from meshray.wire.messages import (
+    ActorExit,
+    ActorFound,
+    ActorReady,
+    ActorState,
+    Blob,
+    Borrowed,
+    CreateActor,
+    Exit,
+    Failure,
+    FindActor,
+    KillActor,
+    Message,
+    Place,
+    Result,
+    StartActor,
+    WatchActor,
+)
+
+BURIED_MAX = 4096
+"""How many actors that nobody holds any more are remembered with the reason of their death."""
+
+Journal = Mapping[
+    bytes, tuple[list[Result], list[int]]
+]  # caller -> its finished calls, and those begun and not finished
+
+
+class ActorStats(Struct, frozen=True):
+    """A snapshot; counts."""
+
+    by_life: dict[str, int]
+    named: int
+    early: int
+    stale: int  # messages of another incarnation or of nobody
+
+
+class Actors(Core):
+    """The actors of one peer. Message handlers are `on_<message>(sender, message)`, with `now` where it matters."""
+
+    def __init__(self, config: Config, node: bytes, objects: Objects) -> None:
+        super().__init__()
+        self._config = config
+        self._node = node
+        self._objects = objects
+        objects.handle_freed = self._on_handle_freed
+        self._names = Names()
+        self._actors: dict[bytes, Actor] = {}
+        self._hosts: dict[bytes, Actor] = {}  # worker -> the actor it hosts
+        self._early = EarlyQuestions(config.early_messages_max)
+        self._buried: dict[bytes, Failure] = {}  # dead and out of everybody's hands; bounded, the oldest go first
+        self._stale = 0
+
+    # -- creation ----------------------------------------------------------------------------------------------------
+
+    def on_create(self, sender: bytes, message: CreateActor, now: float) -> None:
+        """Create an actor. A repeat is ignored."""
+        if message.actor_id in self._actors or message.actor_id in self._buried:
+            return
+        if not self._objects.accepts(sender):
+            self._stale += 1
+            return
+        if message.name and not self._claim(sender, message):
+            return
+        actor = self._actors[message.actor_id] = Actor(message, sender)
+        self._objects.add_handle(message.actor_id, sender)
+        if message.detached:
+            self._objects.pin_for_actor(_handle(actor))
+        for object_id in _needs(message):
+            self._objects.pin_for_actor(object_id)
+        if message.name or message.request_id:
+            found = ActorFound(message.request_id, message.actor_id, message.methods, created=True)
+            self._tell(sender, found)
+        self._request_slot(actor)
+        for asker, question in self._early.take(message.actor_id):
+            if isinstance(question, KillActor):
+                self.on_kill(asker, question)
+            else:
+                self.on_watch(asker, question)
+
+    def _claim(self, sender: bytes, message: CreateActor) -> bool:
+        """Take the name, or answer with the actor that has it, or with an error."""
+        holder = self._names.claim(message.namespace, message.name, message.actor_id)
+        if holder == message.actor_id:
+            return True
+        if message.get_if_exists:
+            self._found(sender, message.request_id, self._actors[holder])
+        else:
+            text = (
+                f"the name {message.name!r} is taken by another actor of namespace {message.namespace!r}: choose "
+                f"another name, get the actor with get_actor({message.name!r}), or ask for get_if_exists=True"
+            )
+            self._tell(sender, ActorFound(message.request_id, failure=Failure("ActorAlreadyExistsError", text)))
+        return False
+
+    def _request_slot(self, actor: Actor) -> None:
+        spec = actor.spec
+        effect = RequestActorSlot(
+            spec.actor_id, spec.job, dict(spec.request), dict(spec.running_request), spec.profile, spec.detached
+        )
+        self._effects.append(effect)
+
+    def on_slot(self, actor_id: bytes, worker: bytes, now: float) -> None:
+        """A worker is bound and dedicated to the actor."""
+        actor = self._actors.get(actor_id)
+        if actor is None or actor.life is not Life.PLACING:
+            self._stale += 1
+            self._effects.append(ReleaseActorSlot(actor_id))
+            return
+        actor.enter(Life.STARTING)
+        actor.worker = worker
+        actor.started_at = now
+        self._hosts[worker] = actor
+        spec = actor.spec
+        start = StartActor(
+            actor_id,
+            actor.incarnation,
+            spec.blob,
+            spec.args,
+            spec.deps,
+            spec.max_concurrency,
+            spec.name,
+            spec.namespace,
+            spec.methods,
+        )
+        self._tell(worker, start)
+
+    def on_slot_failed(self, actor_id: bytes, text: str) -> None:
+        """No worker can be started for it: its environment is broken."""
+        actor = self._actors.get(actor_id)
+        if actor is not None and actor.life is Life.PLACING:
+            self._die(actor, _died(actor, f"no worker could be started for it: {text}"))
+
+    def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
+        """`__init__` returned, or failed. A failure is the end: running it again would only fail again."""
+        actor = self._host(sender, message.actor_id, message.incarnation)
+        if actor is None or actor.life is not Life.STARTING:
+            self._stale += 1
+            return
+        if message.failure is not None:
+            failure = _died(actor, f"its constructor failed.\n{message.failure.message}", message.failure)
+            self._end(actor, failure, now)
+            return
+        actor.enter(Life.ALIVE)
+        self._effects.append(ActorPlaced(actor.spec.actor_id))
+        self._announce(actor, {})
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def on_exit(self, sender: bytes, message: ActorExit, now: float) -> None:
+        """The actor ends itself; its process goes by itself, soon."""
+        actor = self._host(sender, message.actor_id, message.incarnation)
+        if actor is None or actor.life not in (Life.STARTING, Life.ALIVE):
+            self._stale += 1
+            return
+        self._leave(actor, _died(actor, "it ended itself (exit_actor)"), now)
+
+    def on_kill(self, sender: bytes, message: KillActor) -> None:
+        """Kill it now; with `no_restart` for good."""
+        actor = self._actors.get(message.actor_id)
+        if actor is None:
+            self._come_early(sender, message)
+        elif message.no_restart:
+            self._kill(actor, _died(actor, "it was killed (kill)"))
+        elif actor.life in (Life.STARTING, Life.ALIVE) and not actor.killed:
+            actor.killed = True
+            self._effects.append(KillProcess(actor.worker, "kill(no_restart=False)"))
+
+    def on_job_ended(self, job: bytes) -> None:
+        """Its actors end, but for detached ones. Call `survivors_of` for their processes."""
+        for actor in [actor for actor in self._actors.values() if actor.spec.job == job and not actor.spec.detached]:
+            self._kill(actor, _died(actor, "its job ended"))
+
+    def survivors_of(self, job: bytes) -> frozenset[bytes]:
+        """Processes that outlive this job: they host its detached actors."""
+        hosts = self._hosts.items()
+        return frozenset(worker for worker, actor in hosts if actor.spec.job == job and actor.spec.detached)
+
+    def _on_handle_freed(self, actor_id: bytes) -> None:
+        """Nobody can call it any more, and nobody waits for a call."""
+        actor = self._actors.get(actor_id)
+        if actor is None:
+            return  # a handle whose actor was never created: its creation was refused, or lost with its creator
+        if actor.life is Life.DEAD:
+            self._bury(actor)
+            return
+        self._end(actor, _died(actor, "its last handle went out of scope"), None)
+
+    def on_process_died(self, process: bytes, why: str, journal: Journal, now: float) -> None:
+        """`why` in words, as "killed by signal 9 (SIGKILL)"; `journal`: of a worker, per caller."""
+        for asker, question in self._early.on_process_died(process):
+            self._say_unknown(asker, question)
+        for watched in self._actors.values():
+            watched.watchers.discard(process)
+        actor = self._hosts.pop(process, None)
+        if actor is None:
+            return
+        self._effects.append(ReleaseActorSlot(actor.spec.actor_id))
+        actor.worker = b""
+        if actor.life is Life.ENDING:
+            assert actor.failure is not None, f"ending for no reason: {actor!r}"
+            self._die(actor, actor.failure, journal)
+        elif actor.may_restart():
+            self._restart(actor, journal, now)
+        else:
+            cause = "it was killed (kill with no_restart=False)" if actor.killed else f"its process ended: {why}"
+            if actor.spec.max_restarts:
+                cause += f", and its {actor.spec.max_restarts} restarts are used up"
+            self._die(actor, _died(actor, cause), journal)
+
+    def _restart(self, actor: Actor, journal: Journal, now: float) -> None:
+        actor.restarts += 1
+        actor.incarnation += 1
+        actor.killed = False
+        pause_s = actor.pause_s(self._config, now)
+        if pause_s > 0:
+            actor.enter(Life.BACKOFF)
+            actor.deadline = now + pause_s
+        else:
+            actor.enter(Life.PLACING)
+            self._request_slot(actor)
+        self._announce(actor, journal)
+
+    def _kill(self, actor: Actor, failure: Failure) -> None:
+        """The end, at once. The first reason stays."""
+        if actor.life in (Life.PLACING, Life.BACKOFF):
+            self._effects.append(ReleaseActorSlot(actor.spec.actor_id))
+            self._die(actor, failure)
+        elif actor.life is not Life.DEAD:
+            if actor.life is not Life.ENDING:
+                self._leave(actor, failure, None)
+            actor.deadline = None
+            self._effects.append(KillProcess(actor.worker, failure.message))
+
+    def _end(self, actor: Actor, failure: Failure, now: float | None) -> None:
+        """The end, in good order: the worker is told, and has a while. `now` None: as of the next `tick`."""
+        if actor.life in (Life.PLACING, Life.BACKOFF):
+            self._kill(actor, failure)
+        elif actor.life in (Life.STARTING, Life.ALIVE):
+            self._leave(actor, failure, now)
+            self._tell(actor.worker, Exit(failure.message))
+
+    def _leave(self, actor: Actor, failure: Failure, now: float | None) -> None:
+        """Its end is certain; its process is still there."""
+        actor.enter(Life.ENDING)
+        actor.failure = failure
+        actor.deadline = _UNSET if now is None else now + self._config.actor_exit_timeout_s
+        self._names.release(actor.spec.actor_id)
+
+    def _die(self, actor: Actor, failure: Failure, journal: Journal | None = None) -> None:
+        """It is dead, and its process gone: tell everybody, let go of what it needed."""
+        actor.enter(Life.DEAD)
+        actor.failure = failure
+        self._names.release(actor.spec.actor_id)
+        self._announce(actor, journal or {})
+        actor.watchers = set()
+        spec = actor.spec
+        needs = _needs(spec)
+        no_blob = Blob(spec.blob.hash, spec.blob.name, b"")  # the dead need no constructor
+        actor.spec = msgspec.structs.replace(spec, blob=no_blob, args=b"", deps=[], contained=[])
+        if spec.detached:
+            self._objects.unpin_for_actor(_handle(actor))
+        for object_id in needs:
+            self._objects.unpin_for_actor(object_id)
+        if actor.spec.actor_id in self._actors and not self._objects.knows(_handle(actor)):
+            self._bury(actor)  # it ended because its handle went
+
+    def _bury(self, actor: Actor) -> None:
+        assert actor.failure is not None, f"buried alive: {actor!r}"
+        del self._actors[actor.spec.actor_id]
+        self._buried[actor.spec.actor_id] = actor.failure
+        while len(self._buried) > BURIED_MAX:
+            del self._buried[next(iter(self._buried))]
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        deadlines = [actor.deadline for actor in self._actors.values() if actor.deadline is not None]
+        return min(deadlines, default=None)
+
+    def tick(self, now: float) -> None:
+        """Pauses before restarts end; workers that were told to end and did not are killed."""
+        for actor in [actor for actor in self._actors.values() if actor.deadline is not None]:
+            if actor.deadline == _UNSET:
+                actor.deadline = now + self._config.actor_exit_timeout_s
+            elif actor.deadline is not None and actor.deadline <= now:
+                if actor.life is Life.BACKOFF:
+                    actor.enter(Life.PLACING)
+                    self._request_slot(actor)
+                else:
+                    actor.deadline = None
+                    self._effects.append(KillProcess(actor.worker, "its actor ended, and it did not"))
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def on_watch(self, sender: bytes, message: WatchActor) -> None:
+        """Tell the sender where the actor lives, now and whenever that changes."""
+        actor = self._actors.get(message.actor_id)
+        if actor is None:
+            self._come_early(sender, message)
+            return
+        if actor.life is not Life.DEAD:
+            actor.watchers.add(sender)
+        self._tell(sender, self._state(actor))
+
+    def on_find(self, sender: bytes, message: FindActor) -> None:
+        """The actor of a name; the sender holds its handle from now on."""
+        actor_id = self._names.find(message.namespace, message.name)
+        if actor_id is not None:
+            self._found(sender, message.request, self._actors[actor_id])
+            return
+        text = f"there is no actor named {message.name!r} in namespace {message.namespace!r}"
+        others = self._names.others(message.namespace, message.name)
+        if others:
+            text += f" (there is one in {', '.join(map(repr, others))})"
+        self._tell(sender, ActorFound(message.request, failure=Failure("ValueError", text)))
+
+    def named(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
+        """(namespace, name, actor id) of all named actors, or of those of one namespace."""
+        return (entry for entry in self._names if namespace is None or entry[0] == namespace)
+
+    def _found(self, sender: bytes, request: int, actor: Actor) -> None:
+        if self._objects.is_attached(sender):
+            self._objects.hold(_handle(actor), sender)
+        self._tell(sender, ActorFound(request, actor.spec.actor_id, actor.spec.methods))
+
+    # -- those who ask too early -------------------------------------------------------------------------------------
+
+    def _come_early(self, sender: bytes, message: WatchActor | KillActor) -> None:
+        """The actor is not known: not yet, or not any more."""
+        actor_id = message.actor_id
+        creator = owner_process_of(actor_id)
+        will_come = actor_id not in self._buried and self._objects.is_attached(creator)
+        if not will_come or not self._early.add(sender, message):
+            self._say_unknown(sender, message)
+
+    def _say_unknown(self, asker: bytes, question: Question) -> None:
+        if isinstance(question, WatchActor):
+            failure = self._buried.get(question.actor_id) or self._unknown(question.actor_id)
+            self._tell(asker, ActorState(question.actor_id, 0, b"", failure))
+
+    def _unknown(self, actor_id: bytes) -> Failure:
+        if actor_id[:NODE_BYTES] != self._node:
+            why = "it belongs to another mesh, or to one that has ended"
+        else:
+            why = "the process that created it has ended, and its actor is not known"
+        return Failure("ActorDiedError", f"actor {actor_id.hex()}: {why}", details={"actor_id": actor_id.hex()})
+
+    # -- small ones --------------------------------------------------------------------------------------------------
+
+    def _host(self, sender: bytes, actor_id: bytes, incarnation: int) -> Actor | None:
+        """The actor, if the sender hosts just that incarnation of it."""
+        actor = self._hosts.get(sender)
+        if actor is None or actor.spec.actor_id != actor_id or actor.incarnation != incarnation:
+            return None
+        return actor
+
+    def _state(self, actor: Actor) -> ActorState:
+        worker = actor.worker if actor.life is Life.ALIVE else b""
+        failure = actor.failure if actor.life is Life.DEAD else None
+        return ActorState(actor.spec.actor_id, actor.incarnation, worker, failure)
+
+    def _announce(self, actor: Actor, journal: Journal) -> None:
+        """Tell the watchers, each with what the journal says of its own calls."""
+        for watcher in sorted(actor.watchers):
+            state = self._state(actor)
+            state.finished, state.started = journal.get(watcher, ([], []))
+            self._tell(watcher, state)
+
+    def _tell(self, process: bytes, message: Message) -> None:
+        self._effects.append(Send(process, message))
+
+    # -- for people and tests ----------------------------------------------------------------------------------------
+
+    def actor(self, actor_id: bytes) -> Actor | None:
+        """For reading."""
+        return self._actors.get(actor_id)
+
+    def all(self) -> list[Actor]:
+        """For reading, in order of creation."""
+        return list(self._actors.values())
+
+    def stats(self) -> ActorStats:
+        by_life = dict.fromkeys((life.value for life in Life), 0)
+        for actor in self._actors.values():
+            by_life[actor.life.value] += 1
+        return ActorStats(by_life, len(self._names), len(self._early), self._stale)
+
+    def check(self) -> None:
+        """Assert that the books agree."""
+        with_process = (Life.STARTING, Life.ALIVE, Life.ENDING)
+        for actor_id, actor in self._actors.items():
+            assert (actor.life in with_process) == bool(actor.worker), f"a process in the wrong state: {actor!r}"
+            assert not actor.worker or self._hosts.get(actor.worker) is actor, f"hosted elsewhere: {actor!r}"
+            assert (actor.failure is not None) == (actor.life in (Life.ENDING, Life.DEAD)), f"no reason: {actor!r}"
+            assert actor.life is not Life.DEAD or self._objects.knows(actor_id + FIRST_RETURN), f"unburied: {actor!r}"
+        assert len(self._hosts) == sum(1 for actor in self._actors.values() if actor.worker), "a host of nobody"
+        for namespace, name, actor_id in self._names:
+            life = self._actors[actor_id].life
+            assert life not in (Life.ENDING, Life.DEAD), (
+                f"{namespace}/{name} is the name of an actor that is {life.value}"
+            )
+
+
+_UNSET = float("-inf")
+"""A deadline that the next `tick` sets: the event that needs it carries no time."""
+
+
+def _handle(actor: Actor) -> bytes:
+    return actor.spec.actor_id + FIRST_RETURN
+
+
+def _needs(spec: CreateActor) -> list[bytes]:
+    """What the constructor needs, each once."""
+    values = [spec.args, *spec.deps]
+    ids = [value.object_id for value in values if isinstance(value, Place | Borrowed)]
+    return list(dict.fromkeys([*ids, *spec.contained]))
+
+
+def _died(actor: Actor, why: str, cause: Failure | None = None) -> Failure:
+    """The reason that every call gets from now on."""
+    spec = actor.spec
+    name = f" named {spec.name!r}" if spec.name else ""
+    text = f"actor {spec.actor_id.hex()} of class {spec.blob.name}{name} is dead: {why}"
+    details = {"actor_id": spec.actor_id.hex(), "class_name": spec.blob.name}
+    if cause is None:
+        return Failure("ActorDiedError", text, details=details)
+    return Failure("ActorDiedError", text, cause.traceback, cause.cause, {**cause.details, **details})

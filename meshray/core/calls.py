@@ -1,0 +1,268 @@
+"""Calls of actors: in order per caller, pushed straight to the worker where the actor lives.
+
+One `ActorLink` per actor that this process calls. Its states, as the actor's owner tells them (`ActorState`)::
+
+    PENDING     not created yet, or restarting: calls wait here
+    ALIVE       calls go to its worker, numbered anew for each incarnation
+    DEAD        every call fails with the reason, for ever
+
+A call whose arguments are not ready holds the later ones: that is what order means. When an incarnation dies, calls in
+flight that its journal says were finished count; the others are tried again within `max_task_retries`, in their order,
+or fail.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from meshray.core.effects import Core, Send
+from meshray.core.submission import DONE, IN_FLIGHT, READY, WAITING, Pending, retriable, wire_task
+from meshray.wire.messages import ActorState, Failure, Push, Result, WatchActor
+
+PENDING, ALIVE, DEAD = "pending", "alive", "dead"
+
+WINDOW_CALLS = 4096
+"""A bound on the calls in flight from one caller to one actor: more would only wait there instead of here."""
+
+
+class ActorLink:
+    """What this process knows of one actor, and its calls that are not done."""
+
+    __slots__ = (
+        "acknowledged",
+        "actor_id",
+        "creation_refs",
+        "failure",
+        "in_flight",
+        "incarnation",
+        "next_seq",
+        "queue",
+        "state",
+        "worker",
+    )
+
+    def __init__(self, actor_id: bytes) -> None:
+        self.actor_id = actor_id
+        self.state = PENDING
+        self.worker = b""
+        self.incarnation = 0  # of the worker above; a state that speaks of an older one is stale
+        self.queue: deque[Pending] = deque()  # not pushed, in the order of `.remote()`
+        self.in_flight: dict[int, Pending] = {}  # pushed to this incarnation, by sequence number, oldest first
+        self.next_seq = 1
+        self.acknowledged = 0
+        self.failure: Failure | None = None  # why it is DEAD
+        self.creation_refs: list[Any] | None = None  # handles of the constructor's arguments, until it has started
+
+    def __repr__(self) -> str:
+        return (
+            f"<ActorLink {self.actor_id.hex()} {self.state} incarnation={self.incarnation} "
+            f"queued={len(self.queue)} in_flight={len(self.in_flight)}>"
+        )
+
+
+Done = list[tuple[Pending, Result]]
+
+
+class Calls(Core):
+    """See the head of this file. The shell calls `fill` after each batch of events."""
+
+    def __init__(self, peer: bytes) -> None:
+        super().__init__()
+        self._peer = peer
+        self._links: dict[bytes, ActorLink] = {}
+        self._by_worker: dict[bytes, ActorLink] = {}
+        self._dirty: dict[bytes, ActorLink] = {}
+        self.stale = 0
+
+    def link(self, actor_id: bytes) -> ActorLink:
+        """The link to an actor; the peer is asked where it lives at the first call."""
+        link = self._links.get(actor_id)
+        if link is None:
+            link = self._links[actor_id] = ActorLink(actor_id)
+            self._effects.append(Send(self._peer, WatchActor(actor_id)))
+        return link
+
+    def known(self, actor_id: bytes) -> ActorLink | None:
+        return self._links.get(actor_id)
+
+    # -- events from this process ------------------------------------------------------------------------------------
+
+    def on_call(self, link: ActorLink, call: Pending, ready: bool) -> Done:
+        """A call in its place in the order; `ready` if its arguments are there. Returns it if the actor is dead."""
+        if link.state == DEAD:
+            assert link.failure is not None
+            call.state = DONE
+            return [(call, Result(0, [link.failure]))]
+        call.state = READY if ready else WAITING
+        link.queue.append(call)
+        self._dirty[link.actor_id] = link
+        return []
+
+    def on_ready(self, link: ActorLink, call: Pending) -> None:
+        """The arguments of a waiting call are there."""
+        if call.state == WAITING:
+            call.state = READY
+            self._dirty[link.actor_id] = link
+
+    def cancel(self, call: Pending) -> bool:
+        """Mark a call. True when it is at the worker; else it is DONE and is never sent."""
+        call.cancelled = True
+        if call.state == IN_FLIGHT:
+            return True
+        call.state = DONE
+        return False
+
+    # -- events from the peer and the worker -------------------------------------------------------------------------
+
+    def on_state(self, message: ActorState) -> Done:
+        """Where the actor lives now. Returns calls that are done by that."""
+        link = self._links.get(message.actor_id)
+        if link is None or link.state == DEAD or message.incarnation < link.incarnation:
+            return []
+        if message.worker and message.worker == link.worker:
+            return []
+        done = self._accept(link, message.finished)
+        if message.failure is not None:
+            return done + self._die(link, message.failure)
+        if link.worker:
+            done += self._incarnation_died(link, set(message.started))
+        link.incarnation = message.incarnation
+        link.worker = message.worker
+        link.state = ALIVE if message.worker else PENDING
+        if message.worker:
+            link.creation_refs = None  # the peer keeps what it needs to start it again
+            link.next_seq, link.acknowledged = 1, 0
+            self._by_worker[message.worker] = link
+            self._dirty[link.actor_id] = link
+        return done
+
+    def _die(self, link: ActorLink, failure: Failure) -> Done:
+        link.state, link.failure = DEAD, failure
+        link.creation_refs = None
+        self._by_worker.pop(link.worker, None)
+        calls = [*link.in_flight.values(), *link.queue]
+        link.in_flight.clear()
+        link.queue.clear()
+        link.worker = b""
+        done: Done = []
+        for call in calls:
+            if call.state != DONE:
+                call.state = DONE
+                done.append((call, Result(0, [failure])))
+        return done
+
+    def _incarnation_died(self, link: ActorLink, started: set[int]) -> Done:
+        """Calls in flight are tried again at the next incarnation, or fail. One that had not begun is not charged."""
+        self._by_worker.pop(link.worker, None)
+        done: Done = []
+        again: list[Pending] = []
+        for seq, call in link.in_flight.items():
+            if call.cancelled:
+                call.state = DONE
+                done.append((call, _cancelled(call)))
+            elif seq not in started or call.retries_left != 0:
+                if seq in started and call.retries_left > 0:
+                    call.retries_left -= 1
+                call.attempt += 1
+                call.state = READY
+                again.append(call)
+            else:
+                call.state = DONE
+                text = f"the actor's worker died while it ran {call.name}; the actor is restarting"
+                done.append((call, Result(seq, [Failure("ActorUnavailableError", text)])))
+        link.in_flight.clear()
+        link.queue.extendleft(reversed(again))
+        return done
+
+    def on_results(self, worker: bytes, results: list[Result]) -> Done:
+        """Outcomes of calls. Returns those that are done."""
+        link = self._by_worker.get(worker)
+        if link is None:
+            self.stale += len(results)
+            return []
+        return self._accept(link, results)
+
+    def on_given_back(self, worker: bytes, seqs: list[int]) -> Done:
+        """Calls that the worker dropped because they were cancelled."""
+        link = self._by_worker.get(worker)
+        done: Done = []
+        for seq in seqs if link is not None else ():
+            assert link is not None
+            call = link.in_flight.pop(seq, None)
+            if call is not None:
+                call.state = DONE
+                done.append((call, _cancelled(call)))
+        return done
+
+    def _accept(self, link: ActorLink, results: list[Result]) -> Done:
+        done: Done = []
+        in_flight = link.in_flight
+        for result in results:
+            call = in_flight.pop(result.seq, None)
+            if call is None:
+                self.stale += 1
+                continue
+            if call.retry_exceptions and call.retries_left and not call.cancelled and retriable(call, result):
+                if call.retries_left > 0:
+                    call.retries_left -= 1
+                call.attempt += 1
+                call.state = READY
+                link.queue.appendleft(call)
+                self._dirty[link.actor_id] = link
+                continue
+            call.state = DONE
+            done.append((call, result))
+        link.acknowledged = next(iter(in_flight)) - 1 if in_flight else link.next_seq - 1
+        if link.queue:
+            self._dirty[link.actor_id] = link
+        return done
+
+    # -- decisions ---------------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Push the calls that are ready, in order."""
+        dirty, self._dirty = self._dirty, {}
+        for link in dirty.values():
+            if link.state == ALIVE:
+                self._push(link)
+
+    def _push(self, link: ActorLink) -> None:
+        queue, in_flight = link.queue, link.in_flight
+        seq = link.next_seq
+        tasks = []
+        while queue and len(in_flight) < WINDOW_CALLS:
+            call = queue[0]
+            if call.state == WAITING:
+                break
+            queue.popleft()
+            if call.state == DONE:
+                continue  # cancelled
+            call.state = IN_FLIGHT
+            call.seq = seq
+            in_flight[seq] = call
+            tasks.append(wire_task(call, seq, 0))
+            seq += 1
+        link.next_seq = seq
+        if tasks:
+            self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
+
+    def outstanding(self, actor_id: bytes) -> bool:
+        """Whether calls of this process to the actor are not done."""
+        link = self._links.get(actor_id)
+        return link is not None and bool(link.queue or link.in_flight)
+
+    def forget(self, actor_id: bytes) -> None:
+        """No handle and no call of this process is left."""
+        link = self._links.pop(actor_id, None)
+        if link is not None:
+            self._by_worker.pop(link.worker, None)
+            self._dirty.pop(actor_id, None)
+
+    def idle(self, link: ActorLink) -> bool:
+        """Whether a new call would start at once."""
+        return link.state == ALIVE and not link.in_flight
+
+
+def _cancelled(call: Pending) -> Result:
+    return Result(call.seq, [Failure("TaskCancelledError", f"{call.name} was cancelled")])

@@ -1,0 +1,531 @@
+"""Who gets the slots of this peer?
+
+Theory. Submitters say how many leases of a class they could use (`Demand`, absolute); actors ask for one place each.
+Whenever something changes, `_pump` does three things:
+
+1. *Grant*: in fair order (`demands`), whatever fits takes its slots (`slots`) and becomes a grant that awaits a
+   worker.
+2. *Assign*: each awaiting grant gets a worker that fits (`workers`), which is bound first if it is fresh; only then
+   does the submitter hear of it. For those left, workers are started. So slots are never promised twice, and a worker
+   goes to whoever was granted first.
+3. *Revoke*: leases that have served their time while somebody waits are called back (`quantum`).
+
+A lease ends in one of four ways: returned by its submitter; lost, when its worker dies; dropped with its submitter,
+whose workers are killed, since nobody is left to take their results; or with its job. Ids of leases are never reused,
+so what arrives late for an ended one is ignored and counted in `stale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
+from meshray.core.effects import ActorSlot, ActorWaits, Core, Send
+from meshray.core.quantum import Grant, next_look, victims
+from meshray.core.slots import CPU, Slots, subtract
+from meshray.core.startup import CrashBudget
+from meshray.core.workers import Interpreter, Worker, WorkerKey, Workers, bind_env
+from meshray.resources import Amounts, fits
+from meshray.wire.messages import (
+    Bind,
+    Demand,
+    Failure,
+    Infeasible,
+    JobInfo,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRevoked,
+    Profile,
+    Result,
+)
+
+
+class Device(Struct, frozen=True):
+    """One GPU of this peer."""
+
+    id: int  # as `get_gpu_ids()` shows it
+    visible: str  # as CUDA_VISIBLE_DEVICES calls it
+
+
+class Leases(Core):
+    """The slots and workers of one peer. Events are `on_...` and the three calls of `core.actors`.
+
+    `job_is_needed(job)` says whether an ended job has an actor that may still want a worker; the shell sets it.
+    """
+
+    def __init__(
+        self, total: Amounts, interpreter: Interpreter, config: Config, devices: tuple[Device, ...] = ()
+    ) -> None:
+        """`interpreter`: the peer's own; `devices`: its GPUs, in the order of their places in `slots`."""
+        super().__init__()
+        self.job_is_needed: Callable[[bytes], bool] = _not_needed
+        self._config = config
+        self._devices = devices
+        self.slots = Slots(total)
+        cpus = -(-self.slots.total.get(CPU, 0) // 10_000)
+        self.workers = Workers(config, interpreter, cpus, self._emit)
+        self._demands = Demands()
+        self._grants: dict[int, Grant] = {}  # from granting until the slots are free again
+        self._awaiting: dict[int, Grant] = {}  # those without a worker, oldest first
+        self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
+        self._ended: set[bytes] = set()  # those of them whose driver is gone
+        self._last_lease = 0
+        self._look_again: float | None = None  # when a lease may have served its time
+        self.stale = 0  # messages about leases, classes or waits that are no more
+
+    def _emit(self, effect: object) -> None:
+        self._effects.append(effect)  # not the list's own method: `take_effects` replaces the list
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """The peer begins to serve."""
+        self.workers.prestart(now)
+
+    def on_job_started(self, info: JobInfo) -> None:
+        self._jobs.setdefault(info.job, info)
+
+    def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
+        """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
+        actors, and what works for those. Everybody who goes on is the answer."""
+        if job not in self._jobs or job in self._ended:
+            return survivors
+        self._ended.add(job)
+        self._drop_submitter(job)
+        going_on = set(survivors)
+        for worker in self.workers.of_job(job):
+            if self._root_of(worker) in survivors:
+                going_on.add(worker.process)
+            else:
+                self.workers.kill(worker, "its job ended")
+        self._forget_ended()
+        self._pump(now)
+        return frozenset(going_on)
+
+    def _root_of(self, worker: Worker) -> bytes:
+        """Who has caused what this worker does: itself if it hosts an actor or idles, else the root of its
+        submitter."""
+        for _ in range(len(self._grants) + 1):
+            grant = self._grants.get(worker.grant)
+            if grant is None or grant.wanted.is_actor:
+                return worker.process
+            parent = self.workers.get(grant.wanted.submitter)
+            if parent is None:
+                return grant.wanted.submitter
+            worker = parent
+        raise AssertionError(f"the submitters of {worker} form a circle")
+
+    def _forget_ended(self) -> None:
+        for job in [job for job in self._ended if not self.workers.of_job(job)]:
+            if not self.job_is_needed(job) and not any(wanted.job == job for wanted in self._demands):
+                self._ended.discard(job)
+                del self._jobs[job]
+                self._demands.forget_job(job)
+                self.workers.forget_job(job)
+
+    # -- submitters --------------------------------------------------------------------------------------------------
+
+    def on_demand(self, submitter: bytes, demand: Demand, now: float) -> None:
+        job = self.job_of(submitter)
+        key = (submitter, demand.class_id)
+        wanted = self._demands.get(key)
+        if job is None or (wanted is None and not demand.count):
+            self.stale += job is None
+            return
+        if wanted is None:
+            wanted = self._new_class(key, job, demand.request, demand.profile, demand.depth, demand.name, now)
+        if not wanted.waits:
+            wanted.since = now
+        wanted.count, wanted.name = min(demand.count, self._config.workers_max), demand.name
+        self._cancel_excess(wanted)
+        self._demands.discard_if_empty(wanted)
+        self._pump(now)
+
+    def on_returned(self, submitter: bytes, leases: list[int], now: float) -> None:
+        for lease in leases:
+            grant = self._grants.get(lease)
+            if grant is None or grant.wanted.key[0] != submitter or not grant.worker or grant.orphan:
+                self.stale += 1
+                continue
+            worker = self.workers.get(grant.worker)
+            assert worker is not None, f"{grant} outlived its worker"
+            self._end_grant(grant)
+            self.workers.release(worker, now)
+        self._pump(now)
+
+    def _new_class(
+        self, key: Key, job: bytes, request: Amounts, profile: Profile, depth: int, name: str, now: float
+    ) -> Wanted:
+        never = self.slots.why_never(request)
+        wanted = Wanted(key, job, dict(request), profile, depth, name, since=now, never=never)
+        self._demands.add(wanted)
+        return wanted
+
+    def _cancel_excess(self, wanted: Wanted) -> None:
+        """Grants that await a worker, and are wanted no more; the latest first."""
+        if len(wanted.grants) > wanted.count:
+            for lease in sorted(wanted.grants & self._awaiting.keys(), reverse=True):
+                if len(wanted.grants) > wanted.count:
+                    self._end_grant(self._grants[lease])
+
+    def on_driver_gone(self, process: bytes, now: float) -> None:
+        """A driver's process is no more; its job was ended by `on_job_ended`."""
+        self._drop_submitter(process)
+        self._forget_ended()
+        self._pump(now)
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+
+    def request_actor_slot(
+        self,
+        actor_id: bytes,
+        job: bytes,
+        request: Amounts,
+        running_request: Amounts,
+        profile: Profile,
+        now: float,
+    ) -> None:
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing."""
+        key = (actor_id, 0)
+        if job not in self._jobs:
+            self.stale += 1
+            return
+        if self._demands.get(key) is None:
+            wanted = self._new_class(key, job, request, profile, ACTOR_DEPTH, "", now)
+            wanted.running_request = dict(running_request)
+            wanted.count = 1
+            self._pump(now)
+
+    def actor_placed(self, actor_id: bytes, now: float) -> None:
+        """Its constructor has run: it keeps only what it needs while it lives."""
+        wanted = self._demands.get((actor_id, 0))
+        for lease in wanted.grants if wanted else ():
+            assert wanted is not None
+            assert wanted.running_request is not None
+            grant = self._grants[lease]
+            less = subtract(grant.amounts, wanted.running_request)
+            less.pop("GPU", None)  # its devices stay its own
+            if less:
+                woken = min(grant.given_back, less.get(CPU, 0))
+                grant.given_back -= woken
+                self.slots.give(subtract(less, {CPU: woken}))
+                grant.amounts = subtract(grant.amounts, less)
+        self._pump(now)
+
+    def release_actor(self, actor_id: bytes, now: float) -> None:
+        """It needs no place any more. A worker that still hosts it is killed."""
+        wanted = self._demands.get((actor_id, 0))
+        if wanted is not None:
+            self._drop(wanted, "its actor ended")
+        self._forget_ended()
+        self._pump(now)
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def on_worker_ready(self, ticket: int, process: bytes, now: float) -> None:
+        """The worker of a StartWorker has attached."""
+        if self.workers.on_ready(ticket, process, now):
+            self._pump(now)
+
+    def on_worker_start_failed(self, ticket: int, text: str, now: float) -> None:
+        """It died before it attached. `text`: how, and its last lines."""
+        self.workers.on_start_failed(ticket, text, now)
+        self._report(now)
+        self._pump(now)
+
+    def on_blocked(self, process: bytes, since: int, now: float) -> None:
+        """It waits in `get`: its CPU is free for others."""
+        worker = self.workers.get(process)
+        if worker is None or since <= worker.woke_since:
+            self.stale += 1
+            return
+        worker.waits_since = since
+        grant = self._grants.get(worker.grant)
+        if grant is not None and not grant.given_back:
+            grant.given_back = grant.amounts.get(CPU, 0)
+            self.slots.block(grant.given_back)
+            self._pump(now)
+
+    def on_unblocked(self, process: bytes, since: int, now: float) -> None:
+        """It runs again, at once: what is not free becomes a debt."""
+        worker = self.workers.get(process)
+        if worker is None or since <= worker.woke_since:
+            self.stale += 1
+            return
+        worker.woke_since = since
+        if worker.waits_since is None or worker.waits_since > since:
+            return
+        worker.waits_since = None
+        grant = self._grants.get(worker.grant)
+        if grant is not None:
+            self.slots.wake(grant.given_back)
+            grant.given_back = 0
+
+    def on_process_died(
+        self, process: bytes, finished: list[Result], started: list[int], failure: Failure, now: float
+    ) -> None:
+        """A worker is gone. `finished`, `started`: of the journal, what concerns `lease_of(process)`;
+        `failure`: WorkerCrashedError with how it ended."""
+        self._drop_submitter(process)
+        worker = self.workers.on_died(process)
+        if worker is not None:
+            grant = self._grants.get(worker.grant)
+            if not worker.dying and not worker.used and worker.key is not None and not finished and not started:
+                self.workers.on_crash(worker.key.job, failure.message, now)
+            if grant is not None:
+                self._lose(grant, finished, started, failure, now)
+            self._report(now)
+        self._forget_ended()
+        self._pump(now)
+
+    def _lose(self, grant: Grant, finished: list[Result], started: list[int], failure: Failure, now: float) -> None:
+        wanted = grant.wanted
+        if wanted.is_actor:
+            wanted.count = 0
+        elif not grant.orphan:
+            lost = LeaseLost(grant.id, grant.worker, finished, started, failure)
+            self._effects.append(Send(wanted.submitter, lost))
+        wanted.since = now
+        self._end_grant(grant)
+
+    def _drop_submitter(self, process: bytes) -> None:
+        """It asks for nothing any more, and takes no results: what runs for it is killed."""
+        for wanted in self._demands.of_submitter(process):
+            self._drop(wanted, "its submitter is gone")
+
+    def _drop(self, wanted: Wanted, reason: str) -> None:
+        """Nobody stands behind a class any more: its grants end, at once or when their workers are dead."""
+        wanted.count = 0
+        for lease in list(wanted.grants):
+            grant = self._grants[lease]
+            worker = self.workers.get(grant.worker)
+            if worker is None:
+                self._end_grant(grant)
+            else:
+                grant.orphan = True
+                self.workers.kill(worker, reason)
+        self._demands.discard_if_empty(wanted)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Time has passed: see `deadline`."""
+        self.workers.tick(now, self._waits_for_others)
+        self._report(now)
+        self._pump(now)
+
+    def deadline(self) -> float | None:
+        """When `tick` is wanted next, if nothing happens before; None: not at all."""
+        times = [time for time in (self.workers.deadline(), self._look_again) if time is not None]
+        times += [
+            wanted.since + self._config.infeasible_after_s
+            for wanted in self._demands
+            if wanted.waits and wanted.never and not wanted.told
+        ]
+        if self._awaiting and self.workers.at_cap:
+            awaiting = [grant.wanted for grant in self._awaiting.values() if not grant.wanted.told]
+            times += [wanted.since + self._config.infeasible_after_s for wanted in awaiting]
+        return min(times, default=None)
+
+    def _waits_for_others(self, worker: Worker) -> bool:
+        """Whether an idle worker has tasks of its own under way: its results are still wanted."""
+        return bool(self._demands.of_submitter(worker.process))
+
+    # -- granting ----------------------------------------------------------------------------------------------------
+
+    def _pump(self, now: float) -> None:
+        while self._grant_next(now):
+            pass
+        self._assign(now)
+        waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
+        self._look_again = None
+        if waiting:
+            for grant in victims(waiting, self._grants.values(), self.slots.free(), now, self._config):
+                grant.revoked = True
+                self._effects.append(Send(grant.wanted.submitter, LeaseRevoked(grant.id)))
+            self._look_again = next_look(waiting, self._grants.values(), now, self._config)
+        self.slots.check()
+
+    def _grant_next(self, now: float) -> bool:
+        """Give slots to the first in fair order for whom there is room."""
+        reserved: set[str] = set()  # resources that wait for a large request
+        for wanted in self._demands.waiting():
+            if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
+                continue
+            if self.slots.fits(wanted.request):
+                self._grant(wanted, now)
+                return True
+            if self._reserves(wanted, now):
+                reserved.update(wanted.request)
+        return False
+
+    def _grant(self, wanted: Wanted, now: float) -> None:
+        gpu_ids = self.slots.take(wanted.request)
+        self._last_lease += 1
+        grant = Grant(self._last_lease, wanted, dict(wanted.request), gpu_ids, now)
+        self._grants[grant.id] = self._awaiting[grant.id] = grant
+        wanted.grants.add(grant.id)
+        self._demands.served(wanted, now)
+
+    def _reserves(self, wanted: Wanted, now: float) -> bool:
+        """Whether smaller requests must wait until this one fits. It keeps its place for `lease_reserve_s`, then lets
+        others pass for as long: one of them may be what a running task waits for."""
+        waited = now - wanted.since
+        if waited < self._config.lease_quantum_s or int(waited / self._config.lease_reserve_s) % 2:
+            return False
+        reachable = dict(self.slots.total)
+        for grant in self._grants.values():
+            if grant.wanted.is_actor:
+                reachable = subtract(reachable, grant.amounts)
+        return fits(wanted.request, reachable)
+
+    def _paused(self, job: bytes, now: float) -> bool:
+        budget = self.workers.budgets.get(job)
+        return budget is not None and now < budget.paused_until
+
+    def _assign(self, now: float) -> None:
+        """Give the awaiting grants their workers; start workers for the rest."""
+        needed: dict[Interpreter, tuple[int, JobInfo]] = {}
+        for grant in list(self._awaiting.values()):
+            job = self._jobs[grant.job]
+            interpreter = (job.executable, job.prefix)
+            wanted = grant.wanted
+            shown = wanted.request if wanted.running_request is None else wanted.running_request
+            key = WorkerKey.of(grant.job, shown, wanted.profile, grant.gpu_ids)
+            worker = self.workers.acquire(key, interpreter, grant.id, dedicated=wanted.is_actor)
+            if worker is None:
+                count = needed.get(interpreter, (0, job))[0]
+                needed[interpreter] = (count + 1, job)
+                continue
+            if worker.key is None:
+                env = bind_env(job, wanted.profile, [self._device(place).visible for place in grant.gpu_ids])
+                self._effects.append(Send(worker.process, Bind(job, env, self._gpu_ids(grant), dict(shown))))
+                worker.key = key
+            self._hand_over(grant, worker, now)
+        for interpreter, (count, job) in needed.items():
+            self.workers.want(interpreter, job, count, now)
+
+    def _hand_over(self, grant: Grant, worker: Worker, now: float) -> None:
+        del self._awaiting[grant.id]
+        grant.worker, grant.granted_at = worker.process, now
+        if worker.waits_since is not None:  # a thread that a former task left behind still waits: no CPU is given back
+            worker.woke_since, worker.waits_since = worker.waits_since, None
+        wanted = grant.wanted
+        if wanted.told:
+            self._tell(wanted, "")
+        if wanted.is_actor:
+            self._effects.append(ActorSlot(wanted.key[0], worker.process, tuple(self._gpu_ids(grant))))
+        else:
+            granted = LeaseGranted(grant.id, wanted.key[1], worker.process, self._gpu_ids(grant))
+            self._effects.append(Send(wanted.submitter, granted))
+
+    def _device(self, place: int) -> Device:
+        return self._devices[place] if place < len(self._devices) else Device(place, str(place))
+
+    def _gpu_ids(self, grant: Grant) -> list[int]:
+        """As programs see them."""
+        return [self._device(place).id for place in grant.gpu_ids]
+
+    def _end_grant(self, grant: Grant) -> None:
+        """Its slots are free again."""
+        del self._grants[grant.id]
+        self._awaiting.pop(grant.id, None)
+        self.slots.give(subtract(grant.amounts, {CPU: grant.given_back}), grant.gpu_ids)
+        grant.wanted.grants.discard(grant.id)
+        self._demands.discard_if_empty(grant.wanted)
+
+    # -- telling people ----------------------------------------------------------------------------------------------
+
+    def _report(self, now: float) -> None:
+        """Tell those who wait why they will wait long, once, and once more when that has changed."""
+        for wanted in list(self._demands):
+            if wanted.waits or wanted.told or not self._awaiting.keys().isdisjoint(wanted.grants):
+                text = self._trouble(wanted, now)
+                if text is not None and text != wanted.told:
+                    self._tell(wanted, text)
+
+    def _tell(self, wanted: Wanted, text: str) -> None:
+        wanted.told = text
+        submitter, class_id = wanted.key
+        if wanted.is_actor:
+            broken = not wanted.never and not self.workers.at_cap
+            self._effects.append(ActorWaits(submitter, wanted.job, text, broken and bool(text)))
+        else:
+            self._effects.append(Send(submitter, Infeasible(class_id, text)))
+
+    def _trouble(self, wanted: Wanted, now: float) -> str | None:
+        """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say."""
+        patience_over = now >= wanted.since + self._config.infeasible_after_s
+        if wanted.never:
+            return f"no member can ever run it: {wanted.never}" if patience_over else None
+        job = self._jobs[wanted.job]
+        for cause in ((job.executable, job.prefix), wanted.job):
+            budget: CrashBudget | None = self.workers.budgets.get(cause)
+            if budget is not None and budget.exhausted:
+                return budget.report()
+        if self._awaiting and self.workers.at_cap:
+            return self._cap_text() if patience_over else None
+        return ""
+
+    def _cap_text(self) -> str:
+        """The chain of those who wait, for people."""
+        blocked = sorted(
+            (grant for grant in self._grants.values() if grant.given_back), key=lambda grant: grant.wanted.depth
+        )
+        names = [grant.wanted.name or "a task" for grant in blocked]
+        chain = names if len(names) <= 10 else [*names[:5], f"... {len(names) - 10} more ...", *names[-5:]]
+        return (
+            f"all {self._config.workers_max} workers that this peer may have (workers_max) are taken, {len(blocked)} "
+            f"of them wait for tasks of their own: {' -> '.join(chain) or 'none'}"
+        )
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def job_of(self, process: bytes) -> bytes | None:
+        """The job that a driver is, or that a worker is bound to; None for a stranger, or one without a job."""
+        worker = self.workers.get(process)
+        if worker is not None:
+            return None if worker.key is None or worker.dying else worker.key.job
+        return process if process in self._jobs and process not in self._ended else None
+
+    def lease_of(self, process: bytes) -> int:
+        """The lease that a worker serves; 0 for none."""
+        worker = self.workers.get(process)
+        return worker.grant if worker is not None else 0
+
+    def worker_of(self, lease: int, submitter: bytes) -> bytes:
+        """The worker of a lease that this submitter holds; b"" when it holds none of that number."""
+        grant = self._grants.get(lease)
+        return grant.worker if grant is not None and grant.wanted.key[0] == submitter else b""
+
+    def available(self) -> dict[str, int]:
+        """What is free, for people."""
+        return self.slots.free()
+
+    def waiting(self) -> list[Wanted]:
+        """For reading: the classes that want more than they have, in fair order."""
+        return self._demands.waiting()
+
+    def grant_of(self, process: bytes) -> Grant | None:
+        """For reading: what a worker serves."""
+        return self._grants.get(self.lease_of(process))
+
+    def check(self) -> None:
+        """Invariant I4, counted anew from the grants. For tests and simulations: it costs time."""
+        used: dict[str, int] = dict.fromkeys(self.slots.total, 0)
+        for grant in self._grants.values():
+            for name, amount in grant.amounts.items():
+                used[name] += amount - (grant.given_back if name == CPU else 0)
+            assert grant.id in grant.wanted.grants, grant
+            assert bool(grant.worker) != (grant.id in self._awaiting), grant
+        assert used == self.slots.used, f"the grants hold {used}, {self.slots}"
+        self.slots.check()
+        serving = {worker.grant: worker.process for worker in self.workers if worker.grant}
+        assert serving == {grant.id: grant.worker for grant in self._grants.values() if grant.worker}
+
+
+def _not_needed(job: bytes) -> bool:
+    return False

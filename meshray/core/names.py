@@ -1,0 +1,46 @@
+"""Which actor has this name? One namespace per application, one actor per name in it.
+
+A name is taken when its actor is created and free again when the actor's end is certain, before its process is gone:
+`kill` and a new actor of the same name work one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+class Names:
+    """(namespace, name) to actor id, and back."""
+
+    def __init__(self) -> None:
+        self._actors: dict[tuple[str, str], bytes] = {}  # from `claim` to `release`
+        self._names: dict[bytes, tuple[str, str]] = {}  # the inverse: an actor has at most one name
+
+    def claim(self, namespace: str, name: str, actor_id: bytes) -> bytes:
+        """Take the name. Returns the actor that has it now: `actor_id`, or the one that was there before."""
+        holder = self._actors.setdefault((namespace, name), actor_id)
+        if holder == actor_id:
+            self._names[actor_id] = (namespace, name)
+        return holder
+
+    def find(self, namespace: str, name: str) -> bytes | None:
+        """The actor of that name."""
+        return self._actors.get((namespace, name))
+
+    def release(self, actor_id: bytes) -> None:
+        """The actor has its name no more. No effect when it has none."""
+        key = self._names.pop(actor_id, None)
+        if key is not None:
+            del self._actors[key]
+
+    def others(self, namespace: str, name: str) -> list[str]:
+        """Namespaces other than this one in which the name is taken, for a hint to people."""
+        return sorted(space for space, taken in self._actors if taken == name and space != namespace)
+
+    def __iter__(self) -> Iterator[tuple[str, str, bytes]]:
+        """(namespace, name, actor id) of all, in order of creation."""
+        for (namespace, name), actor_id in self._actors.items():
+            yield namespace, name, actor_id
+
+    def __len__(self) -> int:
+        return len(self._actors)

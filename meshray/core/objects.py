@@ -1,0 +1,437 @@
+"""What does this peer answer for? Objects that left their process, and who holds them.
+
+Theory. A record is born when a process *promotes* a reference, seals a segment, or when somebody asks for an id whose
+promotion is still on its way over another link. It dies when nobody holds it and no container holds it. The stages::
+
+    EXPECTED   somebody holds, contains or waits for it; its owner lives, so its own message will come
+    SEALED     a segment holds it; its owner (the process in its id) counts it, and has told nobody else of it
+    PENDING    promoted without a value: its submitter will Resolve it
+    SETTLED    promoted, with a value: inline bytes, a place, or the failure of what should have made it
+    LOST       its owner died before there was a value here, or its job ended: a failure that names the reason
+
+Holders are *sets of processes*, so every message may be repeated. Order matters on one link only:
+
+- `Sealed` comes from the maker, `Release` and `Promote` from the owner, over different links. An owner that releases
+  what is not known yet has overtaken the maker: that is remembered (`_early`), and the segment is freed on arrival.
+- A pending record lives until it is resolved, even if nobody holds it: the value that comes may have a segment to free.
+- The holds of a dead process stay until everybody has accounted for what it had sent (`core.departures`).
+- A promoted object outlives its process as long as others hold it; an unpromoted one as long as others use its segment.
+- When a job ends, what its processes own is lost to others at once. Its segments go when the last view of them goes.
+
+The caller (the shell) reports a death here after it has performed what the death means for leases and actors:
+journalled results travel ahead of ProcessDied on the same link, so that their receivers hold what is in them before
+they answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.departures import Departures
+from meshray.core.effects import Core, Send
+from meshray.core.object_table import ObjectTable, Record, Stage
+from meshray.core.store_accounts import StoreAccounts
+from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
+from meshray.wire.messages import (
+    DeathSeen,
+    DeathSettled,
+    Failure,
+    Fetch,
+    Fetched,
+    Forget,
+    Hold,
+    HoldDone,
+    Message,
+    Place,
+    ProcessDied,
+    Promote,
+    Promoted,
+    Release,
+    Resolve,
+    Sealed,
+    SealedSegment,
+)
+
+T = TypeVar("T")
+
+GONE_MAX = 4096
+"""How many processes that have ended are remembered with the reason, for the text of errors."""
+
+ANSWERS_AT_ONCE = 64
+"""At most so many values travel in one unasked Fetched."""
+
+
+class ObjectStats(Struct, frozen=True):
+    """A snapshot; counts."""
+
+    records: int
+    by_stage: dict[str, int]
+    departures: int  # deaths that are not settled
+    refused: int  # messages of processes that are gone
+
+
+class Objects(Core):
+    """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
+
+    `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it.
+    """
+
+    def __init__(self, config: Config, node: bytes, store: StoreAccounts) -> None:
+        super().__init__()
+        self.handle_freed: Callable[[bytes], None] = _nobody_cares
+        self._config = config
+        self._node = node
+        self._store = store
+        self._table = ObjectTable(self._on_free)
+        self._departures = Departures()
+        self._attached: set[bytes] = set()  # living processes that count references
+        self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
+        self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
+        self._gone: dict[bytes, str] = {}  # processes that have ended -> why; bounded, the oldest go first
+        self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
+        self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
+        self._refused = 0
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def on_process_attached(self, process: bytes, pid: int, job: bytes = b"") -> None:
+        """A driver or a worker that counts references (no observer). Once more when a worker is bound to a job."""
+        self._attached.add(process)
+        if job:
+            self._jobs[process] = job
+        self._store.on_process_attached(process, pid)
+
+    def is_attached(self, process: bytes) -> bool:
+        """Whether this process lives and counts."""
+        return process in self._attached
+
+    def accepts(self, process: bytes) -> bool:
+        """Whether this process may begin something: it lives, and its job too."""
+        return process in self._attached and process not in self._doomed
+
+    def on_process_died(self, process: bytes, why: str = "") -> None:
+        """The process is gone; `why` in words."""
+        if process not in self._attached:
+            return
+        self._attached.discard(process)
+        _remember(self._gone, process, why or "its process died", GONE_MAX)
+        self._table.drop_waits_of(process)
+        self._store.on_process_died(process)
+        for record in self._table.pending_of(process):
+            self._lose(record)
+        for record in self._table.owned_by(process):
+            if record.stage is Stage.EXPECTED:
+                self._lose(record)
+            elif record.stage is Stage.SEALED:
+                self._answer(record, self._reason(record.id))
+        for witness in sorted(self._attached):
+            self._tell(witness, ProcessDied(process))
+        self._settle(self._departures.open(process, self._attached))
+
+    def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
+        """The sender has accounted for what the dead process had sent to it."""
+        self._settle(self._departures.answered(sender, message.process))
+
+    def on_job_ended(self, job: bytes, survivors: frozenset[bytes] = frozenset()) -> None:
+        """The job's driver is gone or has detached. `survivors`: processes of detached actors, which go on.
+
+        The others of its processes are about to be killed; their holds go with them.
+        """
+        ended = [process for process, its in self._jobs.items() if its == job and process not in survivors]
+        for process in ended:
+            self._doomed.add(process)
+            _remember(self._gone, process, "its job ended", GONE_MAX)
+        kept = self._needed_by_actors()
+        for process in ended:
+            for record in self._table.owned_by(process):
+                if not record.handle and record.id not in kept:
+                    self._lose(record)
+
+    def _needed_by_actors(self) -> set[bytes]:
+        """What the constructors of living actors need, and what is inside it."""
+        records = self._table.records
+        kept = [
+            object_id for object_id, record in records.items() if record.roots and record.stage is not Stage.PENDING
+        ]
+        seen = set(kept)
+        for object_id in kept:  # grows while it runs
+            new = [inner for inner in records[object_id].contained if inner not in seen]
+            seen.update(new)
+            kept.extend(new)
+        return seen
+
+    def _settle(self, settled: list[bytes]) -> None:
+        """Everybody has accounted for these dead processes: their holds end."""
+        for process in settled:
+            for record in self._table.held_by(process):
+                if process in record.holders:  # it may have ended with one before
+                    self._table.drop_holder(record, process)
+            self._adopt_segments(process)
+            self._store.on_death_settled(process)
+            self._forget_owner(process)
+            for witness in sorted(self._attached):
+                self._tell(witness, DeathSettled(process))
+
+    def _forget_owner(self, process: bytes) -> None:
+        if process not in self._attached and process not in self._departures and not self._table.owns_any(process):
+            self._jobs.pop(process, None)
+            self._doomed.discard(process)
+
+    def _adopt_segments(self, maker: bytes) -> None:
+        """Places that live here and whose maker's word has not come: it may have been lost with this dead one. If they
+        are another's, that one's own word puts it right."""
+        for object_id, place in self._unsealed.items():
+            self._store.on_sealed(maker, SealedSegment(object_id, place.segment, place.size, place.size, maker))
+        self._unsealed.clear()
+
+    # -- promotion ---------------------------------------------------------------------------------------------------
+
+    def on_promote(self, sender: bytes, message: Promote) -> None:
+        """The peer answers for these from now on; the sender holds them. A repeat changes nothing."""
+        if self._refuses(sender):
+            return
+        for promoted in message.records:
+            record = self._table.records.get(promoted.object_id) or self._table.add(promoted.object_id)
+            if record.stage is not Stage.EXPECTED and record.stage is not Stage.SEALED:
+                continue
+            self._table.add_holder(record, sender)
+            if record.owner in self._doomed:
+                self._lose(record)
+            elif promoted.value is None:
+                self._table.enter(record, Stage.PENDING, submitter=sender)
+            else:
+                self._fill(record, promoted.value, promoted.contained)
+
+    def on_resolve(self, sender: bytes, message: Resolve) -> None:
+        """Values of pending records. The first one counts."""
+        if self._refuses(sender):
+            return
+        for promoted in message.records:
+            record = self._table.records.get(promoted.object_id)
+            if record is not None and record.stage is Stage.PENDING and promoted.value is not None:
+                self._fill(record, promoted.value, promoted.contained)
+
+    def _fill(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
+        self._table.enter(record, Stage.SETTLED)
+        record.value = value
+        record.contained = tuple(dict.fromkeys(contained))
+        for inner in record.contained:
+            self._table.pin(self._look_up(inner))
+        if isinstance(value, Place) and value.node == self._node and not self._store.knows_segment(value.segment):
+            self._unsealed[record.id] = value
+        self._answer(record, value)
+
+    def _lose(self, record: Record) -> None:
+        """There will be no value, or it is not to be had any more."""
+        if record.stage is Stage.LOST:
+            return
+        self._table.enter(record, Stage.LOST)
+        record.value = self._reason(record.id)
+        contained, record.contained = record.contained, ()
+        self._answer(record, record.value)
+        self._unpin_all(contained)
+
+    def _reason(self, object_id: bytes) -> Failure:
+        """Why nobody can answer for an object."""
+        owner = owner_process_of(object_id)
+        if owner[:NODE_BYTES] != self._node:
+            why = f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
+        else:
+            why = f"{self._gone.get(owner, 'its process has ended')} (process {owner.hex()})"
+        text = f"object {object_id.hex()} is lost with its owner: {why}"
+        return Failure("OwnerDiedError", text, details={"object_id": object_id.hex(), "owner": owner.hex()})
+
+    # -- holding -----------------------------------------------------------------------------------------------------
+
+    def on_hold(self, sender: bytes, message: Hold) -> None:
+        """The sender holds these; it is told when that is known."""
+        if self._refuses(sender):
+            return
+        for object_id in message.object_ids:
+            self._table.add_holder(self._look_up(object_id), sender)
+        self._tell(sender, HoldDone(message.token))
+
+    def on_release(self, sender: bytes, message: Release) -> None:
+        """The sender holds these no more."""
+        if self._refuses(sender):
+            return
+        for object_id in message.object_ids:
+            record = self._table.records.get(object_id)
+            if record is not None and sender in record.holders:
+                self._table.drop_holder(record, sender)
+            elif owner_process_of(object_id) == sender and (record is None or record.stage is Stage.EXPECTED):
+                _remember(self._early, object_id, None, self._config.early_messages_max)
+
+    def hold(self, object_id: bytes, process: bytes) -> None:
+        """`process` holds it by the word of another part of this peer (an actor that was found by its name)."""
+        self._table.add_holder(self._look_up(object_id), process)
+
+    def pin_for_actor(self, object_id: bytes) -> None:
+        """A constructor needs it as long as its actor may start again; the end of its job does not lose it."""
+        self._table.pin(self._look_up(object_id), root=True)
+
+    def unpin_for_actor(self, object_id: bytes) -> None:
+        """The inverse of `pin_for_actor`."""
+        self._table.unpin(self._table.records[object_id], root=True)
+
+    def add_handle(self, actor_id: bytes, holder: bytes) -> None:
+        """An actor was created; its handles are counted like references to its first return."""
+        record = self._look_up(actor_id + FIRST_RETURN)
+        record.handle = True
+        self._table.add_holder(record, holder)
+        if record.stage is Stage.EXPECTED:
+            self._fill(record, b"", [])
+
+    # -- fetching ----------------------------------------------------------------------------------------------------
+
+    def on_fetch(self, sender: bytes, message: Fetch) -> None:
+        """Each is answered once, now or when it is there. Large answers are split."""
+        if self._refuses(sender):
+            return
+        batch: list[Promoted] = []
+        size = 0
+        for object_id in message.object_ids:
+            record = self._look_up(object_id)
+            value = record.value
+            if record.stage is Stage.SEALED and record.owner not in self._attached:
+                value = self._reason(object_id)
+            if value is None:
+                self._table.add_waiter(record, sender)
+                continue
+            batch.append(Promoted(object_id, value, list(record.contained)))
+            size += len(value) if isinstance(value, bytes) else 0
+            self._table.tidy(record)  # it may have been made for this question alone
+            if size > self._config.push_batch_max_bytes:
+                self._tell(sender, Fetched(batch))
+                batch, size = [], 0
+        if batch:
+            self._tell(sender, Fetched(batch))
+
+    def on_forget(self, sender: bytes, message: Forget) -> None:
+        """The sender waits for these no more."""
+        for object_id in message.object_ids:
+            self._table.drop_waiter(object_id, sender)
+
+    def _answer(self, record: Record, value: bytes | Place | Failure) -> None:
+        """Tell those who wait for it. The record may end with this."""
+        for waiter in self._table.take_waiters(record):
+            promoted = Promoted(record.id, value, list(record.contained))
+            last = self._effects[-1] if self._effects else None
+            if (
+                isinstance(last, Send)
+                and last.to == waiter
+                and isinstance(last.message, Fetched)
+                and len(last.message.records) < ANSWERS_AT_ONCE
+            ):
+                last.message.records.append(promoted)  # the answers to one Resolve travel together
+            else:
+                self._tell(waiter, Fetched([promoted]))
+        self._table.tidy(record)
+
+    # -- segments ----------------------------------------------------------------------------------------------------
+
+    def on_sealed(self, sender: bytes, message: Sealed) -> None:
+        """Files that were written."""
+        if self._refuses(sender):
+            return
+        for sealed in message.segments:
+            self._seal(sender, sealed)
+
+    def _seal(self, sender: bytes, sealed: SealedSegment) -> None:
+        if not self._store.on_sealed(sender, sealed):
+            return
+        self._unsealed.pop(sealed.object_id, None)
+        record = self._table.records.get(sealed.object_id) or self._table.add(sealed.object_id)
+        if record.stage is Stage.EXPECTED:
+            self._table.enter(record, Stage.SEALED)
+            if record.id in self._early:
+                del self._early[record.id]
+            elif record.owner in self._attached or record.owner in self._departures:
+                self._table.add_holder(record, record.owner)
+        self._table.tidy(record)
+
+    # -- the end of a record -----------------------------------------------------------------------------------------
+
+    def _on_free(self, record: Record) -> None:
+        """Nothing keeps it any more; it has left the table."""
+        if record.waiters:
+            text = f"object {record.id.hex()} was freed while somebody waited for it"
+            self._answer(record, Failure("ObjectFreedError", text))
+        self._store.on_object_freed(record.id)
+        if self._unsealed.pop(record.id, None) is not None:  # its maker's word of the segment is still on its way
+            _remember(self._early, record.id, None, self._config.early_messages_max)
+        contained, record.contained = record.contained, ()
+        self._unpin_all(contained)
+        self._forget_owner(record.owner)
+        if record.handle:
+            self.handle_freed(record.id[: -len(FIRST_RETURN)])
+
+    def _unpin_all(self, object_ids: Iterable[bytes]) -> None:
+        for object_id in object_ids:
+            self._table.unpin(self._table.records[object_id])
+
+    # -- small ones --------------------------------------------------------------------------------------------------
+
+    def _refuses(self, sender: bytes) -> bool:
+        """Nothing of a process that is gone acts here any more (I3)."""
+        if sender in self._attached:
+            return False
+        self._refused += 1
+        return True
+
+    def _look_up(self, object_id: bytes) -> Record:
+        """The record; when there is none, one that waits for its owner's word, or is lost with its owner."""
+        record = self._table.records.get(object_id)
+        if record is None:
+            record = self._table.add(object_id)
+            if record.owner not in self._attached or record.owner in self._doomed:
+                self._table.enter(record, Stage.LOST)
+                record.value = self._reason(object_id)
+        return record
+
+    def _tell(self, process: bytes, message: Message) -> None:
+        self._effects.append(Send(process, message))
+
+    # -- for people and tests ----------------------------------------------------------------------------------------
+
+    def holders_of(self, object_id: bytes) -> frozenset[bytes]:
+        """Who holds it; empty when it is not known."""
+        record = self._table.records.get(object_id)
+        return frozenset() if record is None else frozenset(record.holders)
+
+    def knows(self, object_id: bytes) -> bool:
+        """Whether there is a record."""
+        return object_id in self._table.records
+
+    def value_of(self, object_id: bytes) -> bytes | Place | Failure | None:
+        """Its value; None when there is none yet, or no record."""
+        record = self._table.records.get(object_id)
+        return None if record is None else record.value
+
+    def stats(self) -> ObjectStats:
+        by_stage = dict.fromkeys((stage.value for stage in Stage), 0)
+        for record in self._table.records.values():
+            by_stage[record.stage.value] += 1
+        return ObjectStats(len(self._table.records), by_stage, len(self._departures), self._refused)
+
+    def check(self) -> None:
+        """Assert that the books agree."""
+        self._table.check()
+        self._store.check()
+        for object_id in self._store.live_segments().values():
+            assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
+
+
+def _remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:
+    """Add to a memory that forgets the oldest."""
+    memory[key] = value
+    while len(memory) > at_most:
+        del memory[next(iter(memory))]
+
+
+def _nobody_cares(actor_id: bytes) -> None:
+    """`handle_freed` of a peer without actors."""

@@ -1,0 +1,144 @@
+"""Who must give way? Leases that are called back because somebody else waits.
+
+A submitter keeps a lease as long as it has work, so a driver with a million tasks would keep every slot for ever. When
+somebody waits, a lease that has served its time is revoked: its submitter pushes no more and returns it when what is in
+flight is done. Two cases:
+
+1. Another job waits: after `lease_quantum_s`, from the job that has the most, if it has more than the one that waits.
+2. The same job waits with something that comes first (deeper, or an actor): after `lease_yield_s`. With something of
+   equal rank: after the quantum, if that class has fewer leases. Something shallower waits for its turn.
+
+Nothing is revoked in vain: only if what waits would then fit, what already comes back counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from meshray.config import Config
+from meshray.core.demands import Wanted
+from meshray.resources import fits
+from meshray.wire.messages import Profile
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """Slots that were given: a lease of a submitter, or the place of an actor."""
+
+    id: int  # the lease's number
+    wanted: Wanted  # the class it was granted to
+    amounts: dict[str, int]  # what it holds; shrinks when an actor is placed
+    gpu_ids: tuple[int, ...]
+    granted_at: float
+    worker: bytes = b""  # b"" until a worker serves it
+    revoked: bool = False  # its submitter was asked to return it
+    orphan: bool = False  # nobody is left who could return it: its worker is being killed
+    given_back: int = 0  # the CPU that its blocked worker gave back
+
+    @property
+    def job(self) -> bytes:
+        return self.wanted.job
+
+    @property
+    def profile(self) -> Profile:
+        return self.wanted.profile
+
+    @property
+    def comes_back(self) -> bool:
+        return self.revoked or self.orphan
+
+
+@dataclass(slots=True)
+class _View:
+    """What each job and class holds now, blocked leases and returning ones not counted, and what will be free."""
+
+    free: dict[str, int]
+    by_job: dict[bytes, int] = field(default_factory=dict)
+    candidates: list[Grant] = field(default_factory=list)
+
+
+def victims(
+    waiting: list[Wanted], grants: Iterable[Grant], free: dict[str, int], now: float, config: Config
+) -> list[Grant]:
+    """The leases to revoke now. `waiting` is in fair order; one of each job is served here, the rest later."""
+    view = _look(grants, free)
+    chosen: list[Grant] = []
+    served: set[bytes] = set()
+    for wanted in waiting:
+        if wanted.job not in served:
+            found = _for_one(wanted, view, now, config)
+            if found is not None:
+                served.add(wanted.job)
+                chosen += found
+    return chosen
+
+
+def _look(grants: Iterable[Grant], free: dict[str, int]) -> _View:
+    view = _View(dict(free))
+    for grant in grants:
+        if grant.comes_back:
+            _add(view.free, grant.amounts, grant.given_back)
+        elif grant.worker and not grant.given_back:
+            view.by_job[grant.job] = view.by_job.get(grant.job, 0) + 1
+            if not grant.wanted.is_actor:
+                view.candidates.append(grant)
+    return view
+
+
+def _for_one(wanted: Wanted, view: _View, now: float, config: Config) -> list[Grant] | None:
+    """Whom to revoke for `wanted`, which then has its share of `view.free`; None when all would be in vain."""
+    free, candidates, by_job = dict(view.free), list(view.candidates), dict(view.by_job)
+    chosen: list[Grant] = []
+    while not fits(wanted.request, free):
+        short = {name for name, amount in wanted.request.items() if free.get(name, 0) < amount}
+        fitting = [
+            grant
+            for grant in candidates
+            if not short.isdisjoint(grant.amounts)
+            and _outranks(wanted, grant, by_job)
+            and now >= grant.granted_at + _serves_s(wanted, grant, config)
+        ]
+        if not fitting:
+            return None
+        victim = max(fitting, key=lambda grant: (by_job[grant.job], -grant.wanted.depth, -grant.granted_at))
+        candidates.remove(victim)
+        by_job[victim.job] -= 1
+        _add(free, victim.amounts, 0)
+        chosen.append(victim)
+    for name, amount in wanted.request.items():
+        free[name] -= amount
+    view.free, view.candidates, view.by_job = free, candidates, by_job
+    return chosen
+
+
+def next_look(waiting: list[Wanted], grants: Iterable[Grant], now: float, config: Config) -> float | None:
+    """When `victims` may find one that it does not find now, if nothing else happens; None: never."""
+    view = _look(grants, {})
+    times = (
+        grant.granted_at + _serves_s(wanted, grant, config)
+        for wanted in waiting
+        for grant in view.candidates
+        if _outranks(wanted, grant, view.by_job) and not wanted.request.keys().isdisjoint(grant.amounts)
+    )
+    return min((time for time in times if time > now), default=None)
+
+
+def _outranks(wanted: Wanted, grant: Grant, by_job: dict[bytes, int]) -> bool:
+    """Whether `wanted` may have what `grant` holds, once that has served its time."""
+    if grant.job != wanted.job:
+        return by_job[grant.job] > by_job.get(wanted.job, 0)
+    if wanted.depth != grant.wanted.depth:
+        return wanted.depth > grant.wanted.depth
+    return len(grant.wanted.grants) > len(wanted.grants)
+
+
+def _serves_s(wanted: Wanted, grant: Grant, config: Config) -> float:
+    """For how long `grant` serves its class while `wanted` waits."""
+    deeper = grant.job == wanted.job and wanted.depth > grant.wanted.depth
+    return config.lease_yield_s if deeper else config.lease_quantum_s
+
+
+def _add(free: dict[str, int], amounts: dict[str, int], less_cpu: int) -> None:
+    for name, amount in amounts.items():
+        free[name] = free.get(name, 0) + amount - (less_cpu if name == "CPU" else 0)

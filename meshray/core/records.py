@@ -1,0 +1,292 @@
+"""What one process knows of objects, and who counts whom.
+
+A *record* stands for one object here, from the birth of its first handle to the death of the last. There are two kinds:
+
+- **owned**: this process made the reference. It costs no message as long as it never leaves. When a handle is pickled
+  (`export`), the record is *promoted*: the peer gets its value (now, or when it is there) and answers for it from then on.
+- **borrowed**: the reference arrived from elsewhere, inside a *carrier*: a task's arguments, a result, or another
+  object's value. The carrier's sender keeps the reference alive until the carrier ends, so while it lasts nothing needs
+  to be said. When it ends and handles still live, the peer is told (`Hold`), and only when it has answered (`HoldDone`)
+  does the carrier's sender learn that it may let go (`CarrierDone`). That is law G2: nobody lets go of a reference that
+  it passed on until the owner knows of the receiver.
+
+Handles are born and die in any thread at any bytecode. Both go through one queue, births as `(id, carrier)` and deaths as
+`id`, and `drain` accounts them in order. So a count of zero means: no handle lives, and none was born before this point.
+
+A live view on a segment counts like a handle. What is said to the peer is said in order, on one link.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from meshray.core.effects import Core, Send
+from meshray.wire.messages import (
+    CarrierDone,
+    Failure,
+    Fetch,
+    Fetched,
+    Hold,
+    Message,
+    Place,
+    Promote,
+    Promoted,
+    Release,
+    Resolve,
+)
+
+Value = bytes | Place | Failure
+
+
+class Record:
+    """One object, as this process sees it."""
+
+    __slots__ = (
+        "carriers",
+        "contained",
+        "count",
+        "exposed",
+        "fetching",
+        "held",
+        "id",
+        "inside",
+        "owned",
+        "promoted",
+        "task",
+        "value",
+        "waiters",
+    )
+
+    def __init__(self, object_id: bytes, owned: bool, count: int, task: Any = None) -> None:
+        self.id = object_id
+        self.count = count  # handles and views of this process, as far as drained
+        self.owned = owned  # this process made the reference
+        self.value: Value | None = None  # None while it is pending or, borrowed, not fetched
+        self.task = task  # the task that makes it, until it is there
+        self.waiters: list[Callable[[Record], None]] | None = None  # told once, when the value is there
+        self.contained: list[Any] | None = None  # handles of the references inside the value
+        self.promoted = False  # owned: the peer answers for it, and knows this process as a holder
+        self.held = False  # borrowed: the peer knows this process as a holder
+        self.fetching = False  # borrowed: the peer was asked for the value
+        self.exposed = False  # the place of its segment was told to another process
+        self.carriers: set[Carrier] | None = None  # borrowed: what keeps it alive without the peer knowing us
+        self.inside: Carrier | None = None  # as a container: covers what was unpickled from its value
+
+    def __repr__(self) -> str:
+        kind = "owned" if self.owned else "borrowed"
+        marks = [mark for mark in ("promoted", "held", "fetching", "exposed") if getattr(self, mark)]
+        state = "pending" if self.value is None else type(self.value).__name__
+        return f"<Record {self.id.hex()} {kind} count={self.count} {state} {' '.join(marks)}>"
+
+
+class Carrier:
+    """What brought references here, and keeps them alive elsewhere while it lasts."""
+
+    __slots__ = ("container", "id", "ids", "source")
+
+    def __init__(self, carrier_id: bytes, source: bytes, container: Record | None = None) -> None:
+        self.id = carrier_id  # the task's id, or the container's object id
+        self.source = source  # the process to tell when it ended; b"" for a container
+        self.container = container
+        self.ids: set[bytes] = set()  # borrowed records that this covers
+
+
+Queue = deque[Any]  # of `bytes` (a death) and `(bytes, Carrier | None)` (a birth)
+
+
+class Records(Core):
+    """The table of this process. `queue` is where handles tell of their births and deaths.
+
+    `on_idle(record)` is called for an owned record that nobody holds any more and that was never promoted: its segment,
+    if it has one, may be used again at once when it was never exposed. `on_release(record)` is asked before the peer is
+    told that this process lets go; False puts it off until `let_go` is called.
+    """
+
+    def __init__(
+        self,
+        peer: bytes,
+        queue: Queue,
+        on_idle: Callable[[Record], None],
+        on_release: Callable[[Record], bool] = lambda _: True,
+    ) -> None:
+        super().__init__()
+        self.table: dict[bytes, Record] = {}
+        self._peer = peer
+        self._queue = queue
+        self._on_idle = on_idle
+        self._on_release = on_release
+        self._next_token = 1
+        self._waiting: dict[int, Carrier] = {}  # carriers whose references the peer was told of, by token
+
+    # -- births and deaths -------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Account for all handles that were born or died since the last call."""
+        queue, table = self._queue, self.table
+        while queue:
+            item = queue.popleft()
+            if type(item) is bytes:
+                record = table.get(item)
+                if record is None:
+                    continue  # of an ended mesh, or of a job that ended
+                record.count -= 1
+                if record.count <= 0:
+                    self._dead(record)
+            else:
+                self._born(*item)
+
+    def _born(self, object_id: bytes, carrier: Carrier | None) -> None:
+        record = self.table.get(object_id)
+        if record is None:
+            record = self.table[object_id] = Record(object_id, False, 0)
+            if carrier is None:  # unpickled out of band: nothing covers it, so the peer must know now
+                record.held = True
+                self._tell(Hold(0, [object_id]))
+        record.count += 1
+        if carrier is not None and not record.owned and not record.held:
+            self.cover(record, carrier)
+
+    def cover(self, record: Record, carrier: Carrier) -> None:
+        """`carrier` keeps this borrowed record alive elsewhere."""
+        if record.carriers is None:
+            record.carriers = set()
+        record.carriers.add(carrier)
+        carrier.ids.add(record.id)
+
+    def borrow(self, object_id: bytes, carrier: Carrier) -> Record:
+        """The record of a reference that arrived with `carrier`, one handle (or view) richer."""
+        self._born(object_id, carrier)
+        return self.table[object_id]
+
+    def _dead(self, record: Record) -> None:
+        assert record.count == 0, f"more handles died than were born: {record!r}"
+        if record.inside is not None and record.inside.ids and self._end(record.inside):
+            return  # its references live on: it is let go of when the peer knows of them
+        self._let_go(record)
+
+    def _let_go(self, record: Record) -> None:
+        if self.table.get(record.id) is not record or record.count:
+            return
+        if record.owned and not record.promoted:
+            if record.value is None and record.task is not None:
+                return  # `settle` will find nobody interested
+            del self.table[record.id]
+            self._on_idle(record)
+        else:
+            if not self._on_release(record):
+                return
+            del self.table[record.id]
+            if record.promoted or record.held:
+                self._tell(Release([record.id]))
+            for carrier in record.carriers or ():
+                carrier.ids.discard(record.id)
+        record.contained = None
+
+    def let_go(self, object_id: bytes) -> None:
+        """What `on_release` has put off, unless handles were born meanwhile."""
+        record = self.table.get(object_id)
+        if record is not None:
+            self._let_go(record)
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def settle(self, record: Record, value: Value, contained: list[Any] | None) -> None:
+        """The value of an owned record is there. The first one counts."""
+        if record.value is not None:
+            return
+        record.value = value
+        record.contained = contained
+        record.task = None
+        if record.promoted:
+            self._tell(Resolve([self._describe(record)]))
+        waiters, record.waiters = record.waiters, None
+        for waiter in waiters or ():
+            waiter(record)
+        if record.count <= 0:
+            self._dead(record)
+
+    def fetch(self, records: Iterable[Record]) -> None:
+        """Ask the peer for the values of borrowed records that were not asked for yet."""
+        wanted = [r.id for r in records if r.value is None and not r.fetching and not r.owned]
+        for object_id in wanted:
+            self.table[object_id].fetching = True
+        if wanted:
+            self._tell(Fetch(wanted))
+
+    def on_fetched(self, message: Fetched) -> None:
+        """Values of borrowed records. What nobody holds any more is ignored."""
+        for promoted in message.records:
+            record = self.table.get(promoted.object_id)
+            if record is None or record.value is not None or promoted.value is None:
+                continue
+            record.value = promoted.value
+            record.fetching = False
+            if promoted.contained:
+                record.inside = Carrier(record.id, b"", record)
+            waiters, record.waiters = record.waiters, None
+            for waiter in waiters or ():
+                waiter(record)
+
+    # -- promotion ---------------------------------------------------------------------------------------------------
+
+    def promote(self, record: Record) -> None:
+        """A handle of an owned record leaves this process: the peer answers for it from now on."""
+        if record.owned and not record.promoted:
+            record.promoted = True
+            record.exposed = True
+            self._tell(Promote([self._describe(record)]))
+
+    def _describe(self, record: Record) -> Promoted:
+        return Promoted(record.id, record.value, [ref.binary() for ref in record.contained or ()])
+
+    # -- carriers ----------------------------------------------------------------------------------------------------
+
+    def end_carrier(self, carrier: Carrier) -> bool:
+        """The carrier is used no more. True when references that it brought live on: CarrierDone goes to its source as
+        soon as the peer knows of them; the caller must then say so (`Result.kept`). Drain first."""
+        return self._end(carrier)
+
+    def _end(self, carrier: Carrier) -> bool:
+        alive: list[bytes] = []
+        for object_id in carrier.ids:
+            record = self.table[object_id]
+            assert record.carriers is not None
+            record.carriers.discard(carrier)
+            if not record.held and not record.carriers:
+                record.held = True
+                alive.append(object_id)
+        carrier.ids = set()
+        if not alive:
+            return False
+        token = self._next_token
+        self._next_token += 1
+        self._waiting[token] = carrier
+        self._tell(Hold(token, alive))
+        return True
+
+    def on_hold_done(self, token: int) -> None:
+        """The peer knows of the references that a carrier brought: its source may let go."""
+        carrier = self._waiting.pop(token, None)
+        if carrier is None:
+            return
+        if carrier.container is not None:
+            self._let_go(carrier.container)
+        else:
+            self._effects.append(Send(carrier.source, CarrierDone([carrier.id])))
+
+    # -- the link to the peer ----------------------------------------------------------------------------------------
+
+    def _tell(self, message: Message) -> None:
+        """Say it to the peer, in order; what follows its own kind joins it."""
+        if self._effects:
+            last = self._effects[-1].message
+            if type(last) is type(message):
+                if isinstance(last, Promote | Resolve) and isinstance(message, Promote | Resolve):
+                    last.records.extend(message.records)
+                    return
+                if isinstance(last, Release | Fetch) and isinstance(message, Release | Fetch):
+                    last.object_ids.extend(message.object_ids)
+                    return
+        self._effects.append(Send(self._peer, message))

@@ -1,0 +1,498 @@
+"""Which worker runs which of this process's tasks, and when.
+
+A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room. It is
+bound late: to a worker that can start it within milliseconds. `fill` pushes ahead as much as hides a round trip: an
+expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run before.
+
+The life of a task::
+
+    WAITING  -> READY        its arguments are there                        (decided by the caller of `submit`)
+    READY    -> IN_FLIGHT    pushed to a worker
+    IN_FLIGHT-> READY        given back unstarted; the worker died (within max_retries); its exception is retried
+    any      -> DONE         a result was accepted, or it was cancelled
+
+Cancellation is a flag on the task, not more states. Results are accepted once: a sequence number that is not in flight
+is stale, and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from meshray.config import Config
+from meshray.core.effects import Core, Send
+from meshray.wire.messages import (
+    Argument,
+    Blob,
+    Demand,
+    Failure,
+    KillWorker,
+    LeaseGranted,
+    LeaseLost,
+    LeaseReturned,
+    Place,
+    Profile,
+    Push,
+    Result,
+    Task,
+)
+
+WAITING, READY, IN_FLIGHT, DONE = "waiting", "ready", "in flight", "done"
+
+MEAN_WEIGHT = 0.2
+"""Weight of the newest batch in a function's running mean."""
+
+
+class Mean:
+    """The running mean of a function's duration; None until it ran once."""
+
+    __slots__ = ("ns",)
+
+    def __init__(self) -> None:
+        self.ns: float | None = None
+
+    def add(self, ns: float) -> None:
+        self.ns = ns if self.ns is None else self.ns + (ns - self.ns) * MEAN_WEIGHT
+
+
+class Pending:
+    """One task of this process, or one call of an actor, from `.remote()` to its result."""
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "blob",
+        "cancelled",
+        "cls",
+        "deps",
+        "function",
+        "lease",
+        "mean",
+        "missing",
+        "name",
+        "nested",
+        "records",
+        "refs",
+        "retries_left",
+        "retry_exceptions",
+        "returns",
+        "seq",
+        "state",
+        "task_id",
+    )
+
+    def __init__(self, task_id: bytes, function: bytes, args: bytes | Place, records: list[Any], mean: Mean) -> None:
+        self.task_id = task_id
+        self.function = function  # the hash of the function, or the method's name
+        self.args = args
+        self.records = records  # one per return, to be settled
+        self.mean = mean
+        self.returns = 1  # what the function is asked to return; 0 has no record
+        self.blob: Blob | None = None
+        self.name = ""
+        self.deps: list[Argument] | list[Any] = []  # values of top-level references, as far as known
+        self.missing = 0  # how many of them are not there yet
+        self.refs: list[Any] | None = None  # handles that live until the result is there
+        self.nested = False  # references or segments travel along: the worker may keep some
+        self.cls: Any = None  # its SchedulingClass, or its ActorLink
+        self.lease: Lease | None = None
+        self.state = WAITING
+        self.seq = 0
+        self.attempt = 0
+        self.retries_left = 0  # -1: always
+        self.retry_exceptions: Any = False
+        self.cancelled = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pending {self.name} {self.task_id.hex()} {self.state} attempt={self.attempt} "
+            f"retries_left={self.retries_left}{' cancelled' if self.cancelled else ''}>"
+        )
+
+
+class WorkerLink:
+    """What this process and one worker share over all leases: sequence numbers and functions shipped."""
+
+    __slots__ = ("acknowledged", "next_seq", "shipped", "worker")
+
+    def __init__(self, worker: bytes) -> None:
+        self.worker = worker
+        self.next_seq = 1
+        self.acknowledged = 0
+        self.shipped: set[bytes] = set()  # hashes of functions that the worker got from here
+
+
+class Lease:
+    """A worker that runs tasks of one class of ours."""
+
+    __slots__ = ("cls", "expected_ns", "id", "idle_since", "in_flight", "link", "revoked")
+
+    def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
+        self.id = lease_id
+        self.cls = cls
+        self.link = link
+        self.in_flight: dict[int, Pending] = {}  # by sequence number, oldest first
+        self.expected_ns = 0.0  # expected work of what is in flight
+        self.revoked = False  # push no more
+        self.idle_since = now  # since when nothing is in flight
+
+
+class SchedulingClass:
+    """Tasks that any lease of the class can run."""
+
+    __slots__ = ("demanded", "depth", "id", "idle", "infeasible", "leases", "name", "profile", "ready", "request")
+
+    def __init__(self, class_id: int, request: dict[str, int], profile: Profile, depth: int) -> None:
+        self.id = class_id
+        self.request = request
+        self.profile = profile
+        self.depth = depth
+        self.name = ""
+        self.ready: deque[Pending] = deque()
+        self.leases: dict[int, Lease] = {}
+        self.idle = 0  # leases with nothing in flight: a new task starts there at once
+        self.demanded = 0  # what the peer was told last
+        self.infeasible = ""  # why no member can run it
+
+
+DEMAND_MAX = 1024
+"""The most leases asked for at once: far beyond what a host grants."""
+
+
+class Submission(Core):
+    """See the head of this file. The shell calls `fill` after each batch of events."""
+
+    def __init__(self, peer: bytes, config: Config) -> None:
+        super().__init__()
+        self._peer = peer
+        self._config = config
+        self._budget_ns = config.in_flight_work_s * 1e9
+        self._classes: dict[int, SchedulingClass] = {}
+        self._links: dict[bytes, WorkerLink] = {}
+        self._leases: dict[int, Lease] = {}
+        self._dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
+        self._next_class = 1
+        self.stale = 0  # results that nobody waited for
+
+    # -- events from this process ------------------------------------------------------------------------------------
+
+    def new_class(self, request: dict[str, int], profile: Profile, depth: int) -> SchedulingClass:
+        """A class for tasks with these needs. The caller keeps it and reuses it."""
+        cls = SchedulingClass(self._next_class, request, profile, depth)
+        self._next_class += 1
+        self._classes[cls.id] = cls
+        return cls
+
+    def on_ready(self, task: Pending) -> None:
+        """All arguments of a task are there."""
+        assert task.state == WAITING, f"ready twice: {task!r}"
+        cls: SchedulingClass = task.cls
+        task.state = READY
+        cls.ready.append(task)
+        self._dirty[cls.id] = cls
+
+    def cancel(self, task: Pending) -> bool:
+        """Mark a task. True when it is at a worker: then the worker must be told; else it is DONE and never runs."""
+        task.cancelled = True
+        if task.state == IN_FLIGHT:
+            return True
+        task.state = DONE  # a ready one is skipped when its turn comes
+        return False
+
+    def kill_worker(self, task: Pending) -> None:
+        """Have the worker that runs this task killed."""
+        if task.lease is not None:
+            self._effects.append(Send(self._peer, KillWorker(task.lease.id, task.seq)))
+
+    # -- events from the peer ----------------------------------------------------------------------------------------
+
+    def on_granted(self, message: LeaseGranted, now: float) -> None:
+        """A worker for a class; a class that is gone gives it back."""
+        cls = self._classes.get(message.class_id)
+        if cls is None:
+            self._effects.append(Send(self._peer, LeaseReturned([message.lease])))
+            return
+        if message.lease in self._leases:
+            return
+        link = self._links.get(message.worker)
+        if link is None:
+            link = self._links[message.worker] = WorkerLink(message.worker)
+        lease = Lease(message.lease, cls, link, now)
+        cls.leases[lease.id] = self._leases[lease.id] = lease
+        cls.idle += 1
+        self._dirty[cls.id] = cls
+
+    def on_revoked(self, lease_id: int) -> None:
+        """Somebody else waits: no more pushes to this one."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.revoked:
+            return
+        lease.revoked = True
+        if not lease.in_flight:
+            self._return(lease)
+        self._dirty[lease.cls.id] = lease.cls
+
+    def on_lost(self, message: LeaseLost, now: float) -> list[tuple[Pending, Result]]:
+        """The worker died. What its journal says was finished counts; what had started is charged; the rest goes to
+        another worker uncharged. Returns the tasks that are done."""
+        self._links.pop(message.worker, None)
+        lease = self._leases.get(message.lease)
+        if lease is None:
+            return []
+        lease.revoked = False  # it is gone: there is nothing to return
+        done = self._accept(lease, message.finished, now)
+        started = set(message.started)
+        again: list[Pending] = []
+        for seq, task in lease.in_flight.items():
+            task.lease = None
+            task.attempt += 1
+            if task.cancelled:
+                done.append((task, _cancelled(task)))
+                task.state = DONE
+            elif seq not in started or task.retries_left != 0:
+                if seq in started and task.retries_left > 0:
+                    task.retries_left -= 1
+                task.state = READY
+                again.append(task)
+            else:
+                task.state = DONE
+                done.append((task, Result(seq, [message.failure])))
+        if not lease.in_flight:
+            lease.cls.idle -= 1
+        lease.in_flight.clear()
+        lease.cls.ready.extendleft(reversed(again))
+        self._forget(lease)
+        return done
+
+    # -- events from workers -----------------------------------------------------------------------------------------
+
+    def on_results(
+        self, worker: bytes, lease_id: int, results: list[Result], busy_ns: int, now: float
+    ) -> list[tuple[Pending, Result]]:
+        """Outcomes. Returns the tasks that are done; the others are tried again."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.link.worker != worker:
+            self.stale += len(results)
+            return []
+        if results:
+            first = lease.in_flight.get(results[0].seq)
+            if first is not None and busy_ns:
+                first.mean.add(busy_ns / len(results))
+        return self._accept(lease, results, now)
+
+    def on_given_back(self, worker: bytes, lease_id: int, seqs: list[int], now: float) -> list[tuple[Pending, Result]]:
+        """Tasks that the worker will not start. Returns those that were cancelled meanwhile."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.link.worker != worker:
+            self.stale += len(seqs)
+            return []
+        done: list[tuple[Pending, Result]] = []
+        again: list[Pending] = []
+        for seq in seqs:
+            task = lease.in_flight.pop(seq, None)
+            if task is None:
+                self.stale += 1
+                continue
+            task.lease = None
+            if task.cancelled:
+                task.state = DONE
+                done.append((task, _cancelled(task)))
+            else:
+                task.state = READY
+                again.append(task)
+        lease.cls.ready.extendleft(reversed(again))
+        self._after(lease, now)
+        return done
+
+    def _accept(self, lease: Lease, results: list[Result], now: float) -> list[tuple[Pending, Result]]:
+        done: list[tuple[Pending, Result]] = []
+        in_flight = lease.in_flight
+        for result in results:
+            task = in_flight.pop(result.seq, None)
+            if task is None:
+                self.stale += 1
+                continue
+            task.lease = None
+            if task.retry_exceptions and task.retries_left and not task.cancelled and retriable(task, result):
+                if task.retries_left > 0:
+                    task.retries_left -= 1
+                task.attempt += 1
+                task.state = READY
+                lease.cls.ready.appendleft(task)
+                continue
+            task.state = DONE
+            done.append((task, result))
+        self._after(lease, now)
+        return done
+
+    def _after(self, lease: Lease, now: float) -> None:
+        """Something left this lease."""
+        in_flight = lease.in_flight
+        self._dirty[lease.cls.id] = lease.cls
+        if in_flight:
+            lease.link.acknowledged = next(iter(in_flight)) - 1
+            oldest = next(iter(in_flight.values()))
+            lease.expected_ns = (oldest.mean.ns or self._budget_ns) * len(in_flight)
+            return
+        lease.link.acknowledged = lease.link.next_seq - 1
+        lease.expected_ns = 0.0
+        lease.idle_since = now
+        lease.cls.idle += 1
+        if lease.revoked:
+            self._return(lease)
+
+    # -- decisions ---------------------------------------------------------------------------------------------------
+
+    def fill(self, now: float) -> None:
+        """Push what there is room for, and tell the peer how many leases could be used."""
+        dirty, self._dirty = self._dirty, {}
+        for cls in dirty.values():
+            while cls.ready and cls.ready[0].state != READY:
+                cls.ready.popleft()  # cancelled
+            if cls.ready and cls.leases:
+                self._fill_class(cls)
+            self._demand(cls)
+
+    def _fill_class(self, cls: SchedulingClass) -> None:
+        leases = [lease for lease in cls.leases.values() if not lease.revoked]
+        if not leases:
+            return
+        waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
+        share = min(-(-waiting // len(leases)), self._config.in_flight_max_tasks)
+        if len(leases) > 1:
+            leases.sort(key=lambda lease: lease.expected_ns)
+        for lease in leases:
+            batch = self._take(cls, lease, share - len(lease.in_flight))
+            if batch:
+                self._push(lease, batch)
+
+    def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
+        """At most `room` tasks for this lease, as far as the expected work in flight allows."""
+        ready, budget_ns = cls.ready, self._budget_ns
+        batch: list[Pending] = []
+        expected_ns, size, max_bytes = lease.expected_ns, 0, self._config.push_batch_max_bytes
+        empty = not lease.in_flight
+        while ready and len(batch) < room:
+            task = ready[0]
+            if task.state != READY:
+                ready.popleft()  # cancelled
+                continue
+            cost_ns = task.mean.ns
+            if cost_ns is None:
+                cost_ns = budget_ns
+            if (expected_ns + cost_ns > budget_ns or size > max_bytes) and not (empty and not batch):
+                break
+            ready.popleft()
+            batch.append(task)
+            expected_ns += cost_ns
+            if type(task.args) is bytes:
+                size += len(task.args)
+        lease.expected_ns = expected_ns
+        return batch
+
+    def _push(self, lease: Lease, batch: list[Pending]) -> None:
+        link, in_flight, depth = lease.link, lease.in_flight, lease.cls.depth
+        if not in_flight:
+            lease.cls.idle -= 1
+        shipped, blobs, tasks = link.shipped, [], []
+        seq = link.next_seq
+        for task in batch:
+            if task.function not in shipped:
+                shipped.add(task.function)
+                assert task.blob is not None
+                blobs.append(task.blob)
+            task.state = IN_FLIGHT
+            task.lease = lease
+            task.seq = seq
+            in_flight[seq] = task
+            tasks.append(wire_task(task, seq, depth))
+            seq += 1
+        link.next_seq = seq
+        self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))
+
+    def _demand(self, cls: SchedulingClass) -> None:
+        """Ask for more leases while tasks are ready; withdraw the wish when none is."""
+        if cls.ready:
+            wanted = min(len(cls.leases) + len(cls.ready), DEMAND_MAX)
+            if cls.demanded <= len(cls.leases) or wanted >= 2 * cls.demanded:
+                self._say_demand(cls, wanted)
+        elif cls.demanded > len(cls.leases):
+            self._say_demand(cls, len(cls.leases))
+
+    def _say_demand(self, cls: SchedulingClass, count: int) -> None:
+        if count == cls.demanded:
+            return
+        cls.demanded = count
+        if cls.ready:
+            cls.name = cls.ready[0].name
+        self._effects.append(
+            Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name))
+        )
+
+    def tick(self, now: float) -> None:
+        """Give back leases that had nothing to do for a while."""
+        limit = now - self._config.lease_idle_s
+        for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
+            if not lease.cls.ready:
+                self._return(lease)
+                if lease.cls.demanded > len(lease.cls.leases):
+                    self._say_demand(lease.cls, len(lease.cls.leases))
+
+    def _return(self, lease: Lease) -> None:
+        assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"
+        lease.cls.idle -= 1
+        self._effects.append(Send(self._peer, LeaseReturned([lease.id])))
+        self._forget(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        del self._leases[lease.id]
+        del lease.cls.leases[lease.id]
+        lease.cls.demanded = min(lease.cls.demanded, len(lease.cls.leases))
+        self._dirty[lease.cls.id] = lease.cls
+
+    # -- for people --------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is leased, ready or in flight."""
+        return bool(self._leases) or any(cls.ready for cls in self._classes.values())
+
+    def classes(self) -> list[SchedulingClass]:
+        return list(self._classes.values())
+
+
+def wire_task(task: Pending, seq: int, depth: int) -> Task:
+    """The message for one attempt."""
+    if not task.deps and not task.nested and task.returns == 1 and not depth and not task.attempt:
+        return Task(seq, task.task_id, task.function, task.args)
+    return Task(
+        seq,
+        task.task_id,
+        task.function,
+        task.args,
+        list(task.deps),
+        task.returns,
+        task.attempt,
+        task.nested,
+        depth,
+        task.name,
+        bool(task.retry_exceptions),
+    )
+
+
+def retriable(task: Pending, result: Result) -> bool:
+    """Whether the result is an exception of the task that its options say to retry."""
+    if len(result.values) != 1:
+        return False
+    failure = result.values[0]
+    if not isinstance(failure, Failure) or failure.kind != "TaskError":
+        return False
+    if task.retry_exceptions is True:
+        return True
+    ancestors = set(failure.details.get("ancestors", "").split("\n"))
+    return any(f"{kind.__module__}.{kind.__qualname__}" in ancestors for kind in task.retry_exceptions)
+
+
+def _cancelled(task: Pending) -> Result:
+    return Result(task.seq, [Failure("TaskCancelledError", f"task {task.name} was cancelled")])

@@ -1,0 +1,142 @@
+"""Processes that died: what they left, and who is told in which order.
+
+A worker leaves prints in its pipes, a journal, a socket, and the attempts of its lease or the calls of its actor. All
+of it is read before the cores hear of the death, and they hear in one batch, so that nobody learns of the death before
+it has the results that the dead one had finished (see `parts.Cores` for the order of what is sent).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from meshray.observe.notes import note
+from meshray.peer.children import ProcessEnded
+from meshray.peer.jobs import Jobs
+from meshray.peer.parts import Parts
+from meshray.peer.starts import Starts
+from meshray.store import journal
+from meshray.wire.messages import Failure, KillWorker, LogLine, LogLines, Result
+
+LINES_PER_MESSAGE = 500
+STOP_TIMEOUT_S = 0.02
+"""How long a worker may take to stop (SIGSTOP) before it is killed by force; microseconds, unless a disk holds it."""
+
+_result = msgspec.msgpack.Decoder(Result)
+
+
+class Ends:
+    """What happens when a process ends, and how one is ended by force."""
+
+    def __init__(self, parts: Parts, starts: Starts, jobs: Jobs) -> None:
+        self._parts = parts
+        self._starts = starts
+        self._jobs = jobs
+
+    def on_ended(self, ended: ProcessEnded, now: float) -> None:
+        """A watched process is dead."""
+        parts = self._parts
+        if not ended.is_worker:
+            process = parts.processes.get(ended.process_id)
+            if process is not None:
+                self._jobs.on_driver_died(process, now)
+            return
+        last_words = parts.logs.close(ended.process_id)
+        self.send_lines()
+        how = f"{ended.exit_text}\nlast lines of its stderr:\n{last_words}" if last_words else ended.exit_text
+        if self._starts.on_died(ended.process_id, how, now):
+            return
+        self._on_worker_died(ended, how, last_words, now)
+        parts.processes.remove(ended.process_id)
+        parts.endpoint.drop(ended.process_id)
+        parts.journal_path(ended.process_id).unlink(missing_ok=True)
+        (parts.folder / ended.process_id[8:].hex()).unlink(missing_ok=True)
+
+    def _on_worker_died(self, ended: ProcessEnded, how: str, last_words: str, now: float) -> None:
+        cores = self._parts.cores
+        process_id = ended.process_id
+        lease = cores.leases.lease_of(process_id)
+        grant = cores.leases.grant_of(process_id)
+        by_source = self._read_journal(process_id)
+        finished, started = by_source.pop(journal.source_of_lease(lease), ([], []))
+        failure = _failure(ended, how, last_words, grant.wanted.name if grant is not None else "")
+        cores.leases.on_process_died(process_id, finished, started, failure, now)
+        cores.actors.on_process_died(process_id, how, by_source, now)
+        cores.objects.on_process_died(process_id, ended.exit_text)
+
+    def _read_journal(self, process_id: bytes) -> dict[bytes, tuple[list[Result], list[int]]]:
+        """Per source (a lease, or a caller of an actor): results that were finished, attempts that had begun."""
+        by_source: dict[bytes, tuple[list[Result], list[int]]] = {}
+        try:
+            contents = journal.read(self._parts.journal_path(process_id))
+        except OSError:
+            return by_source
+        self._parts.counters["damaged journals"] += contents.damaged
+        for source, seq, encoded in contents.finished:
+            results, started = by_source.setdefault(source, ([], []))
+            try:
+                results.append(_result.decode(encoded))
+            except msgspec.MsgspecError:  # the worker scribbled over it: it had begun, that much is sure
+                started.append(seq)
+        for source, seq in contents.started:
+            by_source.setdefault(source, ([], []))[1].append(seq)
+        return by_source
+
+    # -- prints ------------------------------------------------------------------------------------------------------
+
+    def send_lines(self) -> None:
+        """What workers printed goes to their drivers."""
+        parts = self._parts
+        for process_id, lines in parts.logs.take_lines().items():
+            driver = parts.processes.driver_of(process_id)
+            if driver is None:
+                self._keep(process_id, lines)
+                continue
+            for begin in range(0, len(lines), LINES_PER_MESSAGE):
+                parts.endpoint.send(driver.id, LogLines(lines[begin : begin + LINES_PER_MESSAGE]))
+
+    def _keep(self, process_id: bytes, lines: list[LogLine]) -> None:
+        """Nobody reads them, or nobody yet: a worker that has no job says why it cannot start. That goes to our log."""
+        process = self._parts.processes.get(process_id)
+        if process is None or process.job is None:
+            for line in lines:
+                note(f"(worker pid={line.pid}) {line.text}")
+
+    # -- by force ----------------------------------------------------------------------------------------------------
+
+    def kill_worker(self, source: bytes, message: KillWorker) -> None:
+        """Kill the worker of a lease if it runs that very attempt. It is stopped while we look: between looking and
+        killing it would otherwise begin the next one, which would be charged."""
+        parts = self._parts
+        worker = parts.cores.leases.worker_of(message.lease, source)
+        pid = parts.children.pid_of(worker)
+        if not worker or pid is None or not parts.children.kill(worker, signal.SIGSTOP):
+            return
+        _wait_stopped(pid, STOP_TIMEOUT_S)
+        started = self._read_journal(worker).get(journal.source_of_lease(message.lease), ([], []))[1]
+        parts.children.kill(worker, signal.SIGKILL if message.seq in started else signal.SIGCONT)
+
+
+def _wait_stopped(pid: int, timeout_s: float) -> None:
+    """Until the process is stopped, or dead."""
+    give_up_at = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_at:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state in "TtZX":
+            return
+        os.sched_yield()
+
+
+def _failure(ended: ProcessEnded, how: str, last_words: str, name: str) -> Failure:
+    host = socket.gethostname()
+    task = f" while it ran {name}" if name else ""
+    details = {"pid": str(ended.pid), "host": host, "exit": ended.exit_text, "stderr": last_words}
+    return Failure("WorkerCrashedError", f"a worker (pid {ended.pid}, {host}) died{task}: {how}", details=details)

@@ -1,0 +1,154 @@
+"""Drivers come and go, and their jobs with them.
+
+A driver attaches with its JobInfo; its process id is the job's. It leaves in one of two ways: it says Detach, or it
+dies. Either way its job ends: what works for it is killed, except its detached actors and what works for those. A
+Detach is answered when the last of its workers is gone and what they had printed was sent, within a bound.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from meshray.peer.parts import Parts
+from meshray.peer.processes import Kind, Process
+from meshray.peer.starts import Starts
+from meshray.wire.boot import pack_config
+from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach
+
+LINK_LINGER_S = 1.0
+"""How long the link to a driver that has left stays open, so that our answer gets there."""
+
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Jobs:
+    """Attaching and leaving."""
+
+    def __init__(self, parts: Parts, starts: Starts, driver_pid: int) -> None:
+        self._parts = parts
+        self._starts = starts
+        self._driver_pid = driver_pid  # the driver that a private peer ends with; 0: a standing peer
+        self._config = pack_config(parts.config)
+        self._leaving: list[Process] = []  # drivers whose Detach is not answered yet
+
+    # -- coming ------------------------------------------------------------------------------------------------------
+
+    def on_attach(self, source: bytes, message: Attach, now: float) -> None:
+        """A process introduces itself. A repeat is answered again and changes nothing."""
+        parts = self._parts
+        refused = self._refusal(source, message)
+        if not refused and source not in parts.processes:
+            if message.job is None and not message.observer:
+                if not self._starts.on_attached(source, message.pid, now):
+                    refused = "this peer has started no such worker"
+            else:
+                refused = self._welcome(source, message)
+        if refused:
+            parts.counters["refused attaches"] += 1
+            parts.endpoint.send(source, Attached(refused=refused))
+            parts.timers.at(now + LINK_LINGER_S, lambda: self._drop_stranger(source))
+            return
+        parts.endpoint.send(
+            source, Attached(parts.record.pid, parts.record.name, str(parts.store_folder), self._config)
+        )
+
+    def _refusal(self, source: bytes, message: Attach) -> str:
+        """Why it may not attach; "" when it may."""
+        if message.protocol != PROTOCOL:
+            return (
+                f"it speaks protocol {message.protocol}, this peer speaks {PROTOCOL}: "
+                f"use the same version of meshray for both (the peer has {self._parts.record.version or '?'})"
+            )
+        if message.observer:
+            return ""
+        if message.python != OWN_PYTHON:
+            return (
+                f"it runs Python {message.python}, this peer runs {OWN_PYTHON}: functions do not travel between minor "
+                "versions; start the peer with the interpreter of the program"
+            )
+        if message.job is not None and message.job.job != source:
+            return f"its job {message.job.job.hex()} is not its own id {source.hex()}"
+        if source[:8] != self._parts.node or source == self._parts.process_id:
+            return f"{source.hex()} is no process id of this peer"
+        return ""
+
+    def _welcome(self, source: bytes, message: Attach) -> str:
+        """A driver or an observer. "" or why not."""
+        parts = self._parts
+        try:
+            parts.children.add_driver(source, message.pid)
+        except OSError as error:
+            return f"its process {message.pid} cannot be watched: {error}"
+        kind = Kind.OBSERVER if message.job is None else Kind.DRIVER
+        parts.processes.add(Process(source, message.pid, kind, message.job))
+        if message.job is not None:
+            parts.cores.leases.on_job_started(message.job)
+            parts.cores.objects.on_process_attached(source, message.pid, source)
+        return ""
+
+    def _drop_stranger(self, source: bytes) -> None:
+        if source not in self._parts.processes:
+            self._parts.endpoint.drop(source)
+
+    # -- going -------------------------------------------------------------------------------------------------------
+
+    def on_detach(self, source: bytes, message: Detach, now: float) -> None:
+        """A driver leaves: its job ends now, the answer follows."""
+        process = self._parts.processes.get(source)
+        if process is None or process.kind is not Kind.DRIVER or process.detaching is not None:
+            return
+        process.detaching = message.request
+        self._leaving.append(process)
+        self.end_job(source, now)
+        self._parts.timers.at(now + self._parts.config.shutdown_timeout_s / 2, lambda: self._let_go(process, now))
+
+    def end_job(self, job: bytes, now: float) -> None:
+        """Everything of a job ends, but for detached actors and what works for them."""
+        cores = self._parts.cores
+        cores.actors.on_job_ended(job)
+        survivors = cores.leases.on_job_ended(job, cores.actors.survivors_of(job), now)
+        cores.objects.on_job_ended(job, survivors)
+
+    def answer_leaving(self, now: float) -> None:
+        """Let go of drivers whose workers are gone. Called after each batch."""
+        for driver in list(self._leaving):
+            if all(worker.id in self._going_on(driver.id) for worker in self._parts.processes.workers_of(driver.id)):
+                self._let_go(driver, now)
+
+    def _going_on(self, job: bytes) -> frozenset[bytes]:
+        """The workers of an ended job that are not about to be dead."""
+        leases = self._parts.cores.leases
+        return frozenset(worker.process for worker in leases.workers.of_job(job) if not worker.dying)
+
+    def _let_go(self, driver: Process, now: float) -> None:
+        """Answer, and forget the driver: for the cores it is dead now."""
+        if driver not in self._leaving:
+            return
+        self._leaving.remove(driver)
+        parts = self._parts
+        assert driver.detaching is not None
+        parts.endpoint.send(driver.id, Answer(driver.detaching))
+        parts.children.release(driver.id)
+        self.forget(driver, "it has left", now)
+        parts.timers.at(now + LINK_LINGER_S, lambda: parts.endpoint.drop(driver.id))
+
+    def on_driver_died(self, process: Process, now: float) -> None:
+        """Its process is gone, without a word."""
+        if process in self._leaving:
+            self._leaving.remove(process)
+        elif process.kind is Kind.DRIVER:
+            self.end_job(process.id, now)
+        self.forget(process, "its driver has ended", now)
+        self._parts.endpoint.drop(process.id)
+
+    def forget(self, process: Process, why: str, now: float) -> None:
+        """A driver or an observer is no more, for all of us."""
+        self._parts.processes.remove(process.id)
+        if process.kind is not Kind.DRIVER:
+            return
+        cores = self._parts.cores
+        cores.leases.on_driver_gone(process.id, now)
+        cores.actors.on_process_died(process.id, why, {}, now)
+        cores.objects.on_process_died(process.id, why)
+        if process.pid == self._driver_pid:
+            self._parts.stop("its driver has left")

@@ -1,0 +1,66 @@
+"""What a peer consists of: its cores, its hands, and who is attached. Built once, shared by the files beside this one.
+
+Nothing here decides or performs; each part is changed by its own methods only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshray.config import Config
+from meshray.core.actors import Actors
+from meshray.core.leases import Leases
+from meshray.core.objects import Objects
+from meshray.core.store_accounts import StoreAccounts
+from meshray.local import PeerRecord
+from meshray.peer.children import Children
+from meshray.peer.logs import Logs
+from meshray.peer.processes import Processes
+from meshray.peer.timers import Timers
+from meshray.peer.zygotes import Zygotes
+from meshray.transport.endpoint import Endpoint
+
+
+@dataclass(slots=True)
+class Cores:
+    """What decides. The order is the one in which their effects are performed: what a dead worker left is told by
+    leases and actors before objects asks everybody to account for the dead."""
+
+    leases: Leases
+    actors: Actors
+    objects: Objects
+    store: StoreAccounts
+
+
+@dataclass(slots=True)
+class Parts:
+    """See the head of this file."""
+
+    config: Config
+    record: PeerRecord
+    labels: Mapping[str, str]
+    node: bytes
+    process_id: bytes  # our own
+    folder: Path  # of the node: sockets
+    store_folder: Path  # segments and journals
+    cores: Cores
+    endpoint: Endpoint
+    zygotes: Zygotes
+    children: Children
+    logs: Logs
+    timers: Timers
+    processes: Processes
+    started_at: float  # by the monotonic clock
+    stopping: str = ""  # why the peer ends; "" while it serves. Set once
+    counters: Counter[str] = field(default_factory=Counter)  # what was dropped or went wrong, for `status`
+
+    def stop(self, reason: str) -> None:
+        """End after this batch. The first reason stays."""
+        self.stopping = self.stopping or reason
+
+    def journal_path(self, process_id: bytes) -> Path:
+        """The crash journal of a worker: in shared memory where there is some, so that no disk writes it back."""
+        return self.store_folder / f"journal-{process_id[8:].hex()}"

@@ -1,0 +1,66 @@
+"""Who is attached to this peer: drivers, workers, observers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from meshray.wire.messages import JobInfo
+
+
+class Kind(Enum):
+    DRIVER = "driver"
+    WORKER = "worker"
+    OBSERVER = "observer"
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One process that has attached and lives."""
+
+    id: bytes
+    pid: int
+    kind: Kind
+    job: JobInfo | None = None  # a driver's own; a worker's from its Bind on
+    detaching: int | None = None  # the request of a Detach that is not answered yet
+
+
+class Processes:
+    """All of them, by id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[bytes, Process] = {}
+
+    def add(self, process: Process) -> None:
+        assert process.id not in self._by_id, f"{process} attached twice"
+        self._by_id[process.id] = process
+
+    def remove(self, process_id: bytes) -> Process | None:
+        return self._by_id.pop(process_id, None)
+
+    def get(self, process_id: bytes) -> Process | None:
+        return self._by_id.get(process_id)
+
+    def driver_of(self, process_id: bytes) -> Process | None:
+        """The driver of the job that a worker serves, while it is attached and wants to see what is printed."""
+        process = self._by_id.get(process_id)
+        if process is None or process.job is None or not process.job.log_to_driver:
+            return None
+        return self._by_id.get(process.job.job)
+
+    def workers_of(self, job: bytes) -> list[Process]:
+        return [
+            process
+            for process in self._by_id.values()
+            if process.kind is Kind.WORKER and process.job is not None and process.job.job == job
+        ]
+
+    def __contains__(self, process_id: bytes) -> bool:
+        return process_id in self._by_id
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)

@@ -1,0 +1,305 @@
+"""The peer's life: build everything, serve, end everything.
+
+The loop. One wake is one batch, in this order: zygotes (births and exit codes), messages, prints, deaths, deadlines.
+Messages come before deaths, so that what a process had sent before it died is known when its death is handled. After
+each step the cores' effects are performed. Nothing here ever waits but the one poll.
+
+The endpoint's descriptor tells of an edge, so it is drained each time; when a flood does not let us come to its end,
+the rest of the batch is served all the same, and the next poll returns at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from meshray.config import preset
+from meshray.core.actors import Actors
+from meshray.core.leases import Device, Leases
+from meshray.core.lives import Life
+from meshray.core.objects import Objects
+from meshray.core.store_accounts import StoreAccounts
+from meshray.launch import PeerSettings
+from meshray.local import Claim, claim_store, peer_process, read_record
+from meshray.observe.notes import note
+from meshray.peer.children import Children
+from meshray.peer.detect import detect
+from meshray.peer.dispatch import Dispatcher
+from meshray.peer.ends import Ends
+from meshray.peer.jobs import Jobs
+from meshray.peer.logs import Logs
+from meshray.peer.parts import Cores, Parts
+from meshray.peer.perform import Performer
+from meshray.peer.processes import Processes
+from meshray.peer.starts import Starts
+from meshray.peer.timers import Timers
+from meshray.peer.view import PartsView
+from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
+from meshray.store.folders import choose_folder, default_capacity, make_folder
+from meshray.transport.endpoint import Endpoint
+
+STORE_MIN_BYTES = 128 << 20
+"""Shared memory with less room than this is not worth it; the tests' presets and small hosts may ask for less."""
+
+BATCHES_MAX = 32
+"""Batches of messages per wake, before everything else gets its turn."""
+
+CLOGGED_RETRY_S = 0.002
+"""How soon messages that a link did not take are tried again."""
+
+END_TIMEOUT_S = 1.5
+"""How long the zygotes may take to end their workers; I5: nothing is left after 2 s."""
+
+
+def serve(
+    settings: PeerSettings,
+    claim: Claim,
+    name: str,
+    zygote: tuple[int, socket.socket],
+    on_ready: Callable[[str, list[str]], None],
+) -> None:
+    """Be a peer in the claimed folder until it is told to stop, or its driver ends. Call it from the main thread.
+
+    `zygote`: of `fork_zygote()`, taken over. `on_ready(store folder, warnings)` is called once it serves.
+    Raises what keeps it from serving, and `AssertionError` when its books are wrong; everything is ended before.
+    """
+    config = preset(settings.preset)
+    zygotes = Zygotes(config)
+    executable, prefix = zygotes.start_default(zygote)
+    store_claim: Claim | None = None
+    parts: Parts | None = None
+    try:
+        store_folder, store_claim, capacity, warnings = _store(settings, claim.folder)
+        host = detect(settings, capacity)
+        devices = tuple(Device(gpu.index, gpu.visible) for gpu in host.gpus)
+        node = settings.node
+        store = StoreAccounts(config, capacity)
+        objects = Objects(config, node, store)
+        actors = Actors(config, node, objects)
+        leases = Leases(host.totals, (executable, prefix), config, devices)
+        leases.job_is_needed = lambda job: _has_living_actors(actors, job)
+        record = read_record(claim.folder)
+        assert record is not None, f"{claim.folder} was claimed without a record"
+        parts = Parts(
+            config=config,
+            record=record,
+            labels=host.labels,
+            node=node,
+            process_id=peer_process(node),
+            folder=claim.folder,
+            store_folder=store_folder,
+            cores=Cores(leases, actors, objects, store),
+            endpoint=Endpoint(claim.folder, peer_process(node), config),
+            zygotes=zygotes,
+            children=Children(),
+            logs=Logs(config),
+            timers=Timers(),
+            processes=Processes(),
+            started_at=time.monotonic(),
+        )
+        loop = Loop(parts, settings.driver_pid)
+        on_ready(str(store_folder), warnings)
+        loop.run()
+    finally:
+        zygotes.close(END_TIMEOUT_S)
+        if parts is not None:
+            parts.children.close()
+            parts.logs.close_all()
+            parts.endpoint.close()
+        if store_claim is not None:
+            store_claim.release()
+
+
+def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
+    """The folder of the segments, made; its claim when it is in shared memory; its capacity; warnings."""
+    wanted = settings.object_store_memory
+    fallback = folder / "store"
+    chosen = choose_folder(settings.node.hex(), os.getuid(), min(wanted or STORE_MIN_BYTES, 1 << 50), fallback)
+    claim: Claim | None = None
+    if chosen.shared_memory:
+        claim = claim_store(settings.node)
+    else:
+        make_folder(fallback)
+    store_folder = claim.folder if claim is not None else fallback
+    capacity = wanted if wanted is not None else default_capacity(store_folder)
+    return store_folder, claim, capacity, [chosen.warning] if chosen.warning else []
+
+
+def _has_living_actors(actors: Actors, job: bytes) -> bool:
+    return any(actor.spec.job == job and actor.life is not Life.DEAD for actor in actors.all())
+
+
+class Loop:
+    """See the head of this file."""
+
+    def __init__(self, parts: Parts, driver_pid: int) -> None:
+        self._parts = parts
+        self._starts = Starts(parts, os.getpid())
+        self._performer = Performer(parts, self._starts)
+        self._jobs = Jobs(parts, self._starts, driver_pid)
+        self._ends = Ends(parts, self._starts, self._jobs)
+        self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
+        self._poller = select.poll()
+        self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
+        self._driver_pidfd = -1  # of the driver that a private peer ends with
+        self._more = False  # messages may be left from the last batch
+        self._signals, self._wakeup = socket.socketpair()
+        self._signals.setblocking(False)
+        self._wakeup.setblocking(False)
+        if driver_pid:
+            try:
+                self._driver_pidfd = os.pidfd_open(driver_pid)
+            except ProcessLookupError:
+                parts.stop("its driver ended before it served")
+
+    def run(self) -> None:
+        """Serve until `parts.stopping`."""
+        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        previous_fd = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        try:
+            now = time.monotonic()
+            self._parts.cores.leases.start(now)
+            self._performer.settle(now)
+            while not self._parts.stopping:
+                self._wake()
+        finally:
+            signal.set_wakeup_fd(previous_fd)
+            signal.signal(signal.SIGTERM, previous)
+            self._signals.close()
+            self._wakeup.close()
+            if self._driver_pidfd >= 0:
+                os.close(self._driver_pidfd)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._parts.stop("SIGTERM")
+
+    def _wake(self) -> None:
+        """One batch."""
+        self._watch()
+        ready = {fd for fd, _ in self._poller.poll(self._timeout_ms())}
+        now = time.monotonic()
+        parts = self._parts
+        if self._driver_pidfd in ready:
+            parts.stop("its driver has ended")
+            return
+        if self._signals.fileno() in ready:
+            with suppress(BlockingIOError):
+                self._signals.recv(4096)
+        self._on_zygotes(ready, now)
+        self._on_messages(now)
+        self._on_prints(ready)
+        self._on_deaths(ready, now)
+        self._on_time(now)
+        self._performer.settle(now)
+        self._jobs.answer_leaving(now)
+        self._performer.settle(now)
+        if parts.endpoint.clogged:
+            parts.endpoint.flush()
+
+    def _watch(self) -> None:
+        """Tell the poller what is new and what is gone. By number, so a number that was used again is no trouble."""
+        parts = self._parts
+        wanted = dict.fromkeys(parts.zygotes.readers(), select.POLLIN)
+        for fd in parts.zygotes.writers():
+            wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
+        wanted.update(dict.fromkeys(parts.children.fds(), select.POLLIN))
+        wanted.update(dict.fromkeys(parts.logs.fds(), select.POLLIN))
+        wanted[parts.endpoint.fd] = wanted[self._signals.fileno()] = select.POLLIN
+        if self._driver_pidfd >= 0:
+            wanted[self._driver_pidfd] = select.POLLIN
+        if wanted == self._watched:
+            return
+        for fd in self._watched.keys() - wanted.keys():
+            self._poller.unregister(fd)
+        for fd, events in wanted.items():
+            if self._watched.get(fd) != events:
+                self._poller.register(fd, events)
+        self._watched = wanted
+
+    def _timeout_ms(self) -> float | None:
+        """Until the next deadline; None: for ever."""
+        if self._more:
+            return 0
+        parts = self._parts
+        cores = parts.cores
+        times = [
+            cores.leases.deadline(),
+            cores.actors.next_deadline(),
+            cores.store.next_deadline(),
+            parts.children.next_expiry(),
+            parts.timers.next_deadline(),
+        ]
+        now = time.monotonic()
+        if parts.endpoint.clogged:
+            times.append(now + CLOGGED_RETRY_S)
+        earliest = min((time for time in times if time is not None), default=None)
+        return None if earliest is None else max(0.0, (earliest - now) * 1000)
+
+    def _on_zygotes(self, ready: set[int], now: float) -> None:
+        parts = self._parts
+        if not ready.isdisjoint(parts.zygotes.readers()) or not ready.isdisjoint(parts.zygotes.writers()):
+            parts.zygotes.on_ready(now)
+        self._take_zygote_events(now)
+
+    def _take_zygote_events(self, now: float) -> None:
+        parts = self._parts
+        while events := parts.zygotes.take_events():
+            for event in events:
+                if isinstance(event, WorkerForked):
+                    self._starts.on_forked(event)
+                elif isinstance(event, ForkFailed):
+                    self._starts.on_failed(event, now)
+                elif isinstance(event, WorkerExited):
+                    parts.children.on_exit_code(event.process_id, event.code)
+                elif isinstance(event, ZygoteDied):
+                    note(f"the zygote of {event.interpreter.executable} died: {event.reason}")
+                    parts.counters["zygotes died"] += 1
+                    parts.children.on_zygote_died(event.workers)
+            self._performer.settle(now)
+
+    def _on_messages(self, now: float) -> None:
+        endpoint = self._parts.endpoint
+        for _ in range(BATCHES_MAX):
+            batch = endpoint.receive()
+            if not batch:
+                self._more = False
+                return
+            for source, message in batch:
+                self._dispatcher.dispatch(source, message, now)
+            self._performer.settle(now)
+        self._more = True
+
+    def _on_prints(self, ready: set[int]) -> None:
+        logs = self._parts.logs
+        readable = ready.intersection(logs.fds())
+        for fd in readable:
+            logs.on_readable(fd)
+        if readable:
+            self._ends.send_lines()
+
+    def _on_deaths(self, ready: set[int], now: float) -> None:
+        children = self._parts.children
+        for fd in ready.intersection(children.fds()):
+            children.on_readable(fd, now)
+        children.expire(now)
+        for ended in children.take_ended():
+            self._ends.on_ended(ended, now)
+            self._performer.settle(now)
+
+    def _on_time(self, now: float) -> None:
+        cores = self._parts.cores
+        for core, deadline in (
+            (cores.leases, cores.leases.deadline()),
+            (cores.actors, cores.actors.next_deadline()),
+            (cores.store, cores.store.next_deadline()),
+        ):
+            if deadline is not None and deadline <= now:
+                core.tick(now)
+        self._parts.timers.run_due(now)
+        self._take_zygote_events(now)

@@ -1,0 +1,221 @@
+"""Answers to `Ask`: what a peer tells programs and people, as plain data.
+
+The service shows itself through `View`; everything here reads it and changes nothing. Keys of `nodes` are Ray's.
+
+    "nodes"         list of dictionaries, one per peer of the mesh (`meshray.nodes()`)
+    "resources"     {"total": quantities, "available": quantities}
+    "status"        one dictionary about this peer, for `meshray status`
+    "named_actors"  list of {"name", "namespace"}; the argument is a namespace, "" for all
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from meshray.local import PeerRecord
+from meshray.resources import Amounts, to_quantities
+from meshray.wire.messages import Answer, Ask, Failure
+
+LOOPBACK = "127.0.0.1"
+ACTORS_SHOWN_MAX = 1000
+"""A bound on what one answer lists; the counts are of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process of the peer."""
+
+    process_id: bytes
+    pid: int
+    kind: Literal["driver", "worker", "actor"]
+    job: bytes = b""  # b"": a worker that is bound to none yet
+    state: str = ""  # "idle", "leased", "blocked", "starting"; "" for drivers
+    name: str = ""  # of the function or class that runs there; of the script, for drivers
+
+
+@dataclass(frozen=True, slots=True)
+class ActorView:
+    """One actor that lives, or will."""
+
+    actor_id: bytes
+    name: str
+    namespace: str
+    state: str  # "pending", "alive", "restarting"
+    pid: int  # 0 while it has no process
+    restarts: int
+    job: bytes
+    detached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingView:
+    """What waits for a lease or a slot."""
+
+    name: str
+    request: Amounts
+    count: int
+    reason: str = ""  # why it can never be met; "" when it only waits
+
+
+@dataclass(frozen=True, slots=True)
+class StoreView:
+    """The accounts of the store, bytes."""
+
+    capacity: int
+    sealed: int  # in objects
+    pooled: int  # in segments that their creators keep for the next object
+    credit: int  # granted and not yet written
+    objects: int  # how many
+    folder: str = ""
+
+
+class View(Protocol):
+    """What the service shows of itself."""
+
+    @property
+    def record(self) -> PeerRecord: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+    @property
+    def total(self) -> Amounts: ...
+    @property
+    def available(self) -> Amounts: ...
+    @property
+    def uptime_s(self) -> float: ...
+    def processes(self) -> Sequence[ProcessView]: ...
+    def actors(self) -> Sequence[ActorView]: ...
+    def waiting(self) -> Sequence[WaitingView]: ...
+    def store(self) -> StoreView: ...
+    def counters(self) -> Mapping[str, int]:
+        """What was counted since the start: refused messages, crashes, ..."""
+
+
+def answer(view: View, ask: Ask) -> Answer:
+    """The answer to a question; one with a `failure` to a question that nobody knows."""
+    question = _QUESTIONS.get(ask.what)
+    if question is None:
+        known = ", ".join(sorted(_QUESTIONS))
+        return Answer(
+            ask.request, failure=Failure("MeshrayError", f"no such question: {ask.what!r} (there are: {known})")
+        )
+    return Answer(ask.request, data=msgspec.msgpack.encode(question(view, ask.argument)))
+
+
+def nodes(view: View, argument: str = "") -> list[dict[str, Any]]:
+    """Every peer of the mesh. On one machine that is this one."""
+    record = view.record
+    return [
+        {
+            "NodeID": record.node,
+            "Alive": True,
+            "NodeManagerAddress": LOOPBACK,
+            "NodeManagerHostname": socket.gethostname(),
+            "NodeManagerPort": 0,  # no TCP port yet
+            "ObjectManagerPort": 0,
+            "ObjectStoreSocketName": "",
+            "RayletSocketName": os.path.join(record.folder, "0" * 16),
+            "MetricsExportPort": 0,
+            "RuntimeEnvAgentPort": 0,
+            "NodeName": record.name,
+            "DeathReason": 0,
+            "DeathReasonMessage": "",
+            "alive": True,
+            "Resources": to_quantities(view.total),
+            "Labels": dict(view.labels),
+        }
+    ]
+
+
+def resources(view: View, argument: str = "") -> dict[str, dict[str, float]]:
+    """What there is, and what of it is free now."""
+    return {"total": to_quantities(view.total), "available": to_quantities(view.available)}
+
+
+def named_actors(view: View, argument: str = "") -> list[dict[str, str]]:
+    """The named actors of a namespace, or of all."""
+    return [
+        {"name": actor.name, "namespace": actor.namespace}
+        for actor in view.actors()
+        if actor.name and argument in ("", actor.namespace)
+    ]
+
+
+def status(view: View, argument: str = "") -> dict[str, Any]:
+    """Everything that a person wants to know of this peer."""
+    record = view.record
+    processes = view.processes()
+    actors = view.actors()
+    store = view.store()
+    return {
+        "name": record.name,
+        "node_id": record.node,
+        "pid": record.pid,
+        "private": record.private,
+        "version": record.version,
+        "protocol": record.protocol,
+        "python": record.python,
+        "executable": record.executable,
+        "folder": record.folder,
+        "started_at": record.started_at,
+        "uptime_s": view.uptime_s,
+        "resources": resources(view),
+        "labels": dict(view.labels),
+        "workers": dict(Counter(process.state for process in processes if process.kind != "driver")),
+        "drivers": [
+            {"job_id": process.job.hex(), "pid": process.pid, "name": process.name}
+            for process in processes
+            if process.kind == "driver"
+        ],
+        "processes": [
+            {"worker_id": process.process_id.hex(), "pid": process.pid, "kind": process.kind, "state": process.state,
+             "job_id": process.job.hex(), "name": process.name}
+            for process in processes
+            if process.kind != "driver"
+        ],
+        "actors": {
+            "counts": dict(Counter(actor.state for actor in actors)),
+            "list": [_actor(actor) for actor in actors[:ACTORS_SHOWN_MAX]],
+        },
+        "waiting": [
+            {"name": waiting.name, "request": to_quantities(waiting.request), "count": waiting.count,
+             "reason": waiting.reason}
+            for waiting in view.waiting()
+        ],
+        "store": {
+            "capacity_bytes": store.capacity,
+            "sealed_bytes": store.sealed,
+            "pooled_bytes": store.pooled,
+            "credit_bytes": store.credit,
+            "objects": store.objects,
+            "folder": store.folder or record.store,
+        },
+        "counters": dict(view.counters()),
+    }  # fmt: skip
+
+
+def _actor(actor: ActorView) -> dict[str, Any]:
+    return {
+        "actor_id": actor.actor_id.hex(),
+        "name": actor.name,
+        "namespace": actor.namespace,
+        "state": actor.state,
+        "pid": actor.pid,
+        "restarts": actor.restarts,
+        "job_id": actor.job.hex(),
+        "detached": actor.detached,
+    }
+
+
+_QUESTIONS: dict[str, Callable[[View, str], Any]] = {
+    "nodes": nodes,
+    "resources": resources,
+    "status": status,
+    "named_actors": named_actors,
+}

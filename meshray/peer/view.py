@@ -1,0 +1,91 @@
+"""What a peer shows of itself: the snapshot from which `status.py` makes its answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from meshray.core.lives import Life
+from meshray.local import PeerRecord
+from meshray.peer.parts import Parts
+from meshray.peer.processes import Kind, Process
+from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.resources import Amounts
+
+_STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
+
+
+class PartsView:
+    """`status.View` of these parts, always as of now."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def record(self) -> PeerRecord:
+        return self._parts.record
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self._parts.labels
+
+    @property
+    def total(self) -> Amounts:
+        return self._parts.cores.leases.slots.total
+
+    @property
+    def available(self) -> Amounts:
+        return self._parts.cores.leases.available()
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._parts.started_at
+
+    def processes(self) -> Sequence[ProcessView]:
+        return [self._process(process) for process in self._parts.processes if process.kind is not Kind.OBSERVER]
+
+    def _process(self, process: Process) -> ProcessView:
+        job = process.job.job if process.job is not None else b""
+        if process.kind is Kind.DRIVER:
+            return ProcessView(process.id, process.pid, "driver", job, "", process.job.main_path if process.job else "")
+        grant = self._parts.cores.leases.grant_of(process.id)
+        if grant is None:
+            return ProcessView(process.id, process.pid, "worker", job, "idle")
+        state = "blocked" if grant.given_back else "leased"
+        if not grant.wanted.is_actor:
+            return ProcessView(process.id, process.pid, "worker", job, state, grant.wanted.name)
+        actor = self._parts.cores.actors.actor(grant.wanted.submitter)
+        name = actor.spec.blob.name if actor is not None else ""
+        return ProcessView(process.id, process.pid, "actor", job, state, name)
+
+    def actors(self) -> Sequence[ActorView]:
+        shown = []
+        for actor in self._parts.cores.actors.all():
+            if actor.life is Life.DEAD:
+                continue
+            spec = actor.spec
+            state = _STATES.get(actor.life, "restarting" if actor.restarts else "pending")
+            pid = self._parts.children.pid_of(actor.worker) or 0
+            shown.append(
+                ActorView(spec.actor_id, spec.name, spec.namespace, state, pid, actor.restarts, spec.job, spec.detached)
+            )
+        return shown
+
+    def waiting(self) -> Sequence[WaitingView]:
+        return [
+            WaitingView(wanted.name, wanted.request, wanted.count - len(wanted.grants), wanted.never or wanted.told)
+            for wanted in self._parts.cores.leases.waiting()
+        ]
+
+    def store(self) -> StoreView:
+        stats = self._parts.cores.store.stats()
+        rest = max(0, stats.used - stats.live)
+        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+
+    def counters(self) -> Mapping[str, int]:
+        parts = self._parts
+        return {
+            "refused messages": parts.endpoint.refused,
+            "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
+            **parts.counters,
+        }

@@ -1,0 +1,204 @@
+"""`Client`: the runtime of one process, as programs reach it through `context`. It only hands on to the files beside it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from meshray.core.records import Record
+from meshray.errors import MeshrayError
+from meshray.ids import FIRST_RETURN
+from meshray.options import ActorOptions, FunctionSpec, TaskOptions
+from meshray.refs import ObjectRef
+from meshray.runtime.actors import Actors, Found
+from meshray.runtime.cancelling import cancel
+from meshray.runtime.engine import Engine
+from meshray.runtime.failures import exception_from_failure
+from meshray.runtime.pump import Waiter
+from meshray.runtime.tasks import Tasks
+from meshray.runtime.values import Values
+from meshray.runtime.waiting import Waiting
+from meshray.wire import messages as m
+from meshray.wire import payload as payloads
+
+
+class Current:
+    """What runs in this thread. All empty in a driver."""
+
+    __slots__ = (
+        "actor_id",
+        "actor_methods",
+        "actor_name",
+        "cancelled",
+        "depth",
+        "gpu_ids",
+        "resources",
+        "restarted",
+        "task_id",
+        "task_name",
+    )
+
+    def __init__(self) -> None:
+        self.task_id = b""
+        self.task_name = ""
+        self.actor_id = b""
+        self.actor_name = ""
+        self.actor_methods = b""
+        self.resources: dict[str, float] = {}
+        self.gpu_ids: list[int] = []
+        self.restarted = False
+        self.depth = 0  # of what this submits
+        self.cancelled = False
+
+
+class Client:
+    """See `context.Runtime`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.process_id = engine.process_id
+        self.job_id = engine.at.job_id
+        self.namespace = engine.at.namespace
+        self.is_driver = engine.at.is_driver
+        self.values = Values(engine)
+        self.tasks = Tasks(engine, self.values)
+        self.waiting = Waiting(engine, self.values)
+        self.actors = Actors(engine, self.tasks)
+        self._current = Current()
+        self.current_in_worker: Callable[[], Current] | None = None
+        self.on_submit: Callable[[list[ObjectRef[Any]]], None] | None = None  # a worker notes what its task submits
+        self.on_exit_actor: Callable[[], None] | None = None
+        self.on_shutdown: Callable[[], None] | None = None
+        self._shutdown_lock = threading.Lock()
+        self.get = self.waiting.get
+        self.adopt_ref = self.values.adopt
+        self.export_ref = self.values.export
+
+    def current(self) -> Current:
+        return self._current if self.current_in_worker is None else self.current_in_worker()
+
+    # -- tasks and objects -------------------------------------------------------------------------------------------
+
+    def submit(
+        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> list[ObjectRef[Any]]:
+        if self.current_in_worker is None:
+            return self.tasks.submit(function, args, kwargs, options, 0)
+        refs = self.tasks.submit(function, args, kwargs, options, self.current_in_worker().depth)
+        if self.on_submit is not None:
+            self.on_submit(refs)
+        return refs
+
+    def put(self, value: object) -> ObjectRef[Any]:
+        engine = self.engine
+        if engine.pump.closed:
+            engine.check()
+        payload = payloads.dumps(value)
+        object_id = self.tasks.new_task_id() + FIRST_RETURN
+        contained = self.values.pin_contained(payload) if payload.contained else None
+        record = Record(object_id, True, 1)
+        record.value = self.values.encode(object_id, payload)
+        record.contained = contained
+        engine.records.table[object_id] = record
+        if len(engine.queue) > 1000 or engine.pump.unattended:
+            self.tasks.flush()
+        return ObjectRef(object_id)
+
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        return self.waiting.wait(refs, num_returns, timeout)
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        cancel(self.engine, ref, force, recursive)
+
+    def when_ready(self, ref: ObjectRef[Any], callback: Callable[[], None]) -> None:
+        self.waiting.when_ready(ref, callback)
+
+    def future(self, ref: ObjectRef[Any]) -> Future[Any]:
+        return self.waiting.future(ref)
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+
+    def create_actor(
+        self, cls: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions, methods: bytes
+    ) -> Found:
+        return self.actors.create(cls, args, kwargs, options, methods)
+
+    def call_actor(
+        self, actor_id: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> list[ObjectRef[Any]]:
+        refs = self.actors.call(actor_id, method, args, kwargs, options)
+        if self.on_submit is not None:
+            self.on_submit(refs)
+        return refs
+
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        self.actors.kill(actor_id, no_restart)
+
+    def find_actor(self, name: str, namespace: str | None) -> Found:
+        return self.actors.find(name, namespace)
+
+    def exit_actor(self) -> None:
+        if self.on_exit_actor is None:
+            raise MeshrayError("exit_actor() was called outside of an actor")
+        self.on_exit_actor()
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def ask(self, what: str, argument: str = "") -> Any:
+        """Plain data from the peer. Raises what it answers instead."""
+        answer = self._request(functools.partial(_ask, what, argument), None)
+        assert answer is not None
+        if answer.failure is not None:
+            raise exception_from_failure(answer.failure)
+        return msgspec.msgpack.decode(answer.data)
+
+    def _request(self, make: Callable[[int], Any], timeout_s: float | None) -> m.Answer | None:
+        engine = self.engine
+        answers: list[m.Answer] = []
+        waiter = Waiter(engine.pump, 1)
+
+        def reply(answer: m.Answer) -> None:
+            answers.append(answer)
+            waiter()
+
+        raised = engine.pump.enter()
+        try:
+            engine.check()
+            number = engine.request(make, reply)
+        finally:
+            engine.pump.leave(raised)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        engine.pump.wait(waiter, deadline)
+        if not answers:
+            engine.replies.pop(number, None)
+            if timeout_s is None:
+                engine.check()
+        return answers[0] if answers else None
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Leave: the peer ends the job, the last prints arrive, everything of this process's is closed. Idempotent."""
+        with self._shutdown_lock:
+            if self.engine.closed:
+                return
+            try:
+                if not self.engine.pump.closed:
+                    self._request(m.Detach, self.engine.config.shutdown_timeout_s)
+            finally:
+                self.waiting.close()
+                self.engine.close()
+                if self.on_shutdown is not None:
+                    self.on_shutdown()
+
+
+def _ask(what: str, argument: str, number: int) -> m.Ask:
+    return m.Ask(number, what, argument)

@@ -1,0 +1,74 @@
+"""What workers printed, at the driver: `(name pid=...) text` on stdout or stderr, duplicates folded."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+
+from meshray.observe.folding import Line, LineFolder
+from meshray.wire.messages import LogLine
+
+_logger = logging.getLogger("meshray")
+
+FOLD_TICK_S = 1.0
+
+
+class DriverLogs:
+    """Prints log lines in a thread of its own: a slow terminal must not hold up the pump."""
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+        self._folder = LineFolder()
+        self._lines: list[LogLine] = []  # not printed yet
+        self._ready = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def on_lines(self, lines: list[LogLine]) -> None:
+        """Lines have come. Under the pump's lock: only takes them."""
+        if not self._enabled:
+            return
+        with self._ready:
+            self._lines += lines
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="meshray-logs", daemon=True)
+                self._thread.start()
+            self._ready.notify()
+
+    def on_infeasible(self, message: str) -> None:
+        """Something waits that can never run."""
+        _logger.warning("%s", message)
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                if not self._lines and not self._closed:
+                    self._ready.wait(FOLD_TICK_S)
+                lines, self._lines = self._lines, []
+                closed = self._closed
+            now = time.monotonic()
+            for line in lines:
+                self._print(
+                    self._folder.on_line(
+                        line.text, name=line.source, pid=line.pid, host="", stderr=line.stderr, now=now
+                    )
+                )
+            self._print(self._folder.flush() if closed else self._folder.tick(now))
+            if closed and not lines:
+                return
+
+    def _print(self, printed: list[Line]) -> None:
+        for line in printed:
+            stream = sys.stderr if line.stderr else sys.stdout
+            if stream is not None:
+                print(line.text, file=stream, flush=True)
+
+    def close(self) -> None:
+        """Print what has come, and what was folded."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        if self._thread is not None:
+            self._thread.join(2.0)

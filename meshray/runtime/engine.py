@@ -1,0 +1,502 @@
+"""The engine of one process: its endpoint, its cores, and the turn that ties them together.
+
+Drivers and workers embed the same engine. Everything that decides is in `core/` and is touched under the pump's lock only;
+this file receives for the cores, performs their effects, and hands finished tasks to their records. What programs call
+is made of it by the files beside it: `tasks` (submit), `waiting` (get, wait, futures), `values` (payloads and segments),
+`actors`, `asking`.
+
+Without the lock, from any thread: handles append to `queue` (births and deaths), `.remote()` appends to `inbox`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from meshray import context
+from meshray.config import Config
+from meshray.core.calls import Calls
+from meshray.core.records import Carrier, Record, Records
+from meshray.core.submission import DONE, WAITING, Pending, Submission
+from meshray.errors import MeshrayError, NodeDiedError
+from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
+from meshray.refs import ObjectRef
+from meshray.runtime.pump import Pump
+from meshray.store.segments import SegmentStore
+from meshray.transport.endpoint import Endpoint
+from meshray.wire import messages as m
+
+IDLE_DRAIN_S = 0.1
+"""How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
+
+BATCH_TASKS = 64
+"""Submissions gathered before the caller flushes them, when nothing is idle anyway."""
+
+
+@dataclass(slots=True)
+class Attachment:
+    """What a process knows once its peer has welcomed it."""
+
+    process_id: bytes
+    peer_id: bytes
+    job_id: bytes
+    node_name: str
+    peer_pidfd: int
+    config: Config
+    endpoint: Endpoint
+    store_folder: Path
+    namespace: str
+    is_driver: bool
+
+
+class Host(Protocol):
+    """The worker around an engine, where there is one: it runs tasks."""
+
+    def on_push(self, source: bytes, message: m.Push) -> None: ...
+    def on_cancel(self, source: bytes, message: m.Cancel) -> None: ...
+    def on_other(self, source: bytes, message: Any) -> None: ...
+    def on_turn(self, now: float) -> None: ...
+    def next_timer_s(self, now: float) -> float | None: ...
+    def on_process_died(self, process: bytes) -> None: ...
+
+
+class Engine:
+    """See the head of this file."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.at = attachment
+        self.config = attachment.config
+        self.endpoint = attachment.endpoint
+        self.peer = attachment.peer_id
+        self.process_id = attachment.process_id
+        self.queue = context.dropped
+        self.records = Records(self.peer, self.queue, self._on_idle, self._on_release)
+        self.submission = Submission(self.peer, self.config)
+        self.calls = Calls(self.peer)
+        self.store = SegmentStore(
+            attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
+        )
+        self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
+        self.inbox: deque[tuple[Pending, list[ObjectRef[Any]] | None]] = deque()  # submitted, not yet looked at
+        self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
+        self.pins: dict[tuple[bytes, bytes], list[Any]] = {}  # (receiver, carrier) -> handles kept for it
+        self.host: Host | None = None
+        self.closed = False
+        self.broken: MeshrayError | None = None  # why nothing works any more
+        self.on_log: Callable[[list[m.LogLine]], None] | None = None
+        self.on_infeasible: Callable[[str], None] | None = None
+        self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
+        self._next_request = 1
+        self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
+        self._dead: set[bytes] = set()  # processes that were said to be dead and are not settled yet
+        self._leaving: set[bytes] = set()  # actors whose last handle here is gone, but not their last call
+        self._next_lease_tick = 0.0
+        self._wrote = False
+        self._table: dict[type, Callable[[bytes, Any], None]] = {
+            m.Results: self._on_results,
+            m.GivenBack: self._on_given_back,
+            m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
+            m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
+            m.LeaseLost: self._on_lease_lost,
+            m.Infeasible: self._on_infeasible,
+            m.CarrierDone: self._on_carrier_done,
+            m.HoldDone: lambda _, x: self.records.on_hold_done(x.token),
+            m.Fetched: lambda _, x: self.records.on_fetched(x),
+            m.ProcessDied: self._on_process_died,
+            m.DeathSettled: self._on_death_settled,
+            m.SegmentsFree: self._on_segments_free,
+            m.TrimPool: lambda _, x: self._give_back_room(),
+            m.CreditGranted: self._on_reply,
+            m.ActorState: self._on_actor_state,
+            m.ActorFound: self._on_reply,
+            m.Answer: self._on_reply,
+            m.LogLines: self._on_log_lines,
+            m.Wake: lambda _, x: None,
+        }
+
+    # -- the pump's handler ------------------------------------------------------------------------------------------
+
+    def on_messages(self, batch: list[tuple[bytes, Any]]) -> None:
+        for source, message in batch:
+            if source in self._dead:
+                continue  # its death was accounted for: this came too late
+            handler = self._table.get(type(message))
+            if handler is not None:
+                handler(source, message)
+            elif self.host is not None:
+                if type(message) is m.Push:
+                    self.host.on_push(source, message)
+                else:
+                    self.host.on_other(source, message)
+
+    def on_turn(self, now: float) -> None:
+        records, submission, calls = self.records, self.submission, self.calls
+        if self.queue:
+            records.drain()
+        if self.inbox:
+            self._take_in()
+        if self.call_inbox:
+            self.take_calls()
+        if self.host is not None:
+            self.host.on_turn(now)
+        submission.fill(now)
+        calls.fill()
+        if self._leaving:
+            self._release_actors()
+        if now >= self._next_lease_tick:
+            self._next_lease_tick = now + self.config.lease_idle_s / 4
+            submission.tick(now)
+            self._trim(now)
+        if self.queue:
+            records.drain()
+        self.flush()
+
+    def flush(self) -> None:
+        """Perform the effects of the cores, then send what the shell has to say. Under the lock."""
+        send = self.endpoint.send
+        if self.store.sealed:
+            send(self.peer, m.Sealed(self.store.take_sealed()))
+        for core in (self.records, self.submission, self.calls):
+            if core._effects:
+                for effect in core.take_effects():
+                    send(effect.to, effect.message)
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            for destination, message in outbox:
+                send(destination, message)
+        if self.endpoint.clogged:
+            self.endpoint.flush()
+
+    def next_timer_s(self, now: float) -> float | None:
+        if self.endpoint.clogged:
+            return 0.001
+        idle = not (self.records.table or self.queue or self.inbox or self.call_inbox)
+        timers = [] if idle else [IDLE_DRAIN_S]
+        if self.submission.busy:
+            timers.append(max(0.0, self._next_lease_tick - now))
+        if self.host is not None:
+            host = self.host.next_timer_s(now)
+            if host is not None:
+                timers.append(host)
+        if self._wrote:
+            timers.append(self.config.pool_idle_s / 2)
+        return min(timers) if timers else None
+
+    def on_peer_death(self) -> None:
+        if self.broken is None:
+            self.broken = NodeDiedError(
+                f"the peer of this host ({self.at.node_name}) has died: this mesh is over, and its objects are lost. "
+                "Call meshray.shutdown(), then meshray.init() to go on with another"
+            )
+        self.pump.closed = True
+        self.pump.wake_all()
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, destination: bytes, message: Any) -> None:
+        """Send with the next flush, after what the cores have to say. Under the lock."""
+        self._outbox.append((destination, message))
+
+    def request(self, make: Callable[[int], Any], reply: Callable[[Any], None]) -> int:
+        """Ask the peer; `reply(answer)` runs under the lock. Under the lock. Returns the number of the request."""
+        number = self._next_request
+        self._next_request += 1
+        self.replies[number] = reply
+        self.send(self.peer, make(number))
+        return number
+
+    def _on_reply(self, _: bytes, message: Any) -> None:
+        reply = self.replies.pop(message.request, None)
+        if reply is not None:
+            reply(message)
+
+    # -- submitted tasks ---------------------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        inbox, submission = self.inbox, self.submission
+        while inbox:
+            task, deps = inbox.popleft()
+            if task.state == DONE:
+                continue  # cancelled before anybody looked
+            if deps is None:
+                submission.on_ready(task)
+            elif self.resolve(task, deps, functools.partial(submission.on_ready, task)):
+                submission.on_ready(task)
+
+    def take_calls(self) -> None:
+        """Calls from the inbox take their places in the order of their actors. Under the lock."""
+        calls, inbox = self.calls, self.call_inbox
+        while inbox:
+            actor_id, call, deps = inbox.popleft()
+            if call.state == DONE:
+                continue  # cancelled before anybody looked
+            link = call.cls = calls.link(actor_id)
+            if deps is None:
+                done = calls.on_call(link, call, True)
+                if done:
+                    self.complete(done, b"")
+                continue
+            done = calls.on_call(link, call, False)
+            if done:
+                self.complete(done, b"")
+            elif self.resolve(call, deps, functools.partial(calls.on_ready, link, call)):
+                calls.on_ready(link, call)
+
+    def resolve(self, task: Pending, deps: list[ObjectRef[Any]], ready: Callable[[], None]) -> bool:
+        """Fill in the values of a task's top-level references. True when all are there; else `ready()` is called once
+        they are. A reference that failed fails the task."""
+        task.deps = [None] * len(deps)
+        for index, ref in enumerate(deps):
+            record = self.record_of(ref._id)
+            if record is None:
+                self.fail(task, m.Failure("ObjectLostError", lost_text(ref._id)))
+                return False
+            if record.value is None:
+                task.missing += 1
+                waiter = functools.partial(self._on_dep, task, index, ready)
+                self.await_record(record, waiter)
+            else:
+                self._set_dep(task, index, record)
+                if task.state == DONE:
+                    return False
+        return task.missing == 0 and task.state != DONE
+
+    def _on_dep(self, task: Pending, index: int, ready: Callable[[], None], record: Record) -> None:
+        if task.state == DONE:
+            return
+        task.missing -= 1
+        self._set_dep(task, index, record)
+        if not task.missing and task.state == WAITING:
+            ready()
+
+    def _set_dep(self, task: Pending, index: int, record: Record) -> None:
+        value = record.value
+        if isinstance(value, m.Failure):
+            self.fail(task, value)
+            return
+        if isinstance(value, m.Place):
+            record.exposed = True
+            task.nested = True
+        elif record.contained or record.inside is not None:
+            task.nested = True
+        assert value is not None
+        task.deps[index] = value
+
+    def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:
+        """Call `waiter(record)` once its value is there, fetching it where that is needed. Under the lock."""
+        if record.waiters is None:
+            record.waiters = []
+        record.waiters.append(waiter)
+        if not record.owned and not record.fetching:
+            self.records.fetch([record])
+
+    def record_of(self, object_id: bytes) -> Record | None:
+        """The record of a living handle, also one that was just born. Under the lock."""
+        record = self.records.table.get(object_id)
+        if record is None and self.queue:
+            self.records.drain()
+            record = self.records.table.get(object_id)
+        return record
+
+    # -- finished tasks ----------------------------------------------------------------------------------------------
+
+    def _on_results(self, source: bytes, message: m.Results) -> None:
+        if message.lease:
+            done = self.submission.on_results(
+                source, message.lease, message.results, message.busy_ns, time.monotonic()
+            )
+        else:
+            done = self.calls.on_results(source, message.results)
+        self.complete(done, source)
+
+    def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
+        """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""
+        settle = self.records.settle
+        for task, result in done:
+            values, records, refs = result.values, task.records, task.refs
+            task.refs = None
+            if refs is not None and result.kept:
+                self.pins[worker, task.task_id] = refs
+            if len(records) == 1 and not result.contained:
+                settle(records[0], values[0], None)
+                continue
+            contained = self._receive_contained(task, result, worker) if result.contained else None
+            for index, record in enumerate(records):
+                value = values[index] if len(values) > index else values[0]
+                settle(record, value, contained[index] if contained else None)
+
+    def _receive_contained(self, task: Pending, result: m.Result, worker: bytes) -> list[list[ObjectRef[Any]]]:
+        """Handles for the references inside a result; the worker pins them until the peer knows of us."""
+        carrier = Carrier(task.task_id, worker)
+        handles: list[list[ObjectRef[Any]]] = []
+        for ids in result.contained:
+            refs: list[ObjectRef[Any]] = []
+            for object_id in ids:
+                self.records.borrow(object_id, carrier)
+                refs.append(ObjectRef(object_id))
+            handles.append(refs)
+        if not self.records.end_carrier(carrier):
+            self.send(worker, m.CarrierDone([task.task_id]))
+        return handles
+
+    def fail(self, task: Pending, failure: m.Failure) -> None:
+        """A task that never runs. Under the lock."""
+        task.state = DONE
+        self.complete([(task, m.Result(0, [failure]))], b"")
+
+    def _on_given_back(self, source: bytes, message: m.GivenBack) -> None:
+        if message.lease:
+            done = self.submission.on_given_back(source, message.lease, message.seqs, time.monotonic())
+        else:
+            done = self.calls.on_given_back(source, message.seqs)
+        self.complete(done, source)
+
+    def _on_lease_lost(self, _: bytes, message: m.LeaseLost) -> None:
+        self._announce_places(message.worker, message.finished)
+        self.complete(self.submission.on_lost(message, time.monotonic()), message.worker)
+
+    def _on_actor_state(self, _: bytes, message: m.ActorState) -> None:
+        link = self.calls.known(message.actor_id)
+        worker = b"" if link is None else link.worker
+        if message.finished:
+            self._announce_places(worker, message.finished)
+        self.complete(self.calls.on_state(message), worker)
+
+    def _announce_places(self, worker: bytes, results: list[m.Result]) -> None:
+        """Segments that a dead worker wrote: its own word of them may have been lost with it."""
+        segments = [
+            m.SealedSegment(value.object_id, value.segment, value.size, value.size, worker)
+            for result in results
+            for value in result.values
+            if isinstance(value, m.Place)
+        ]
+        if segments:
+            self.send(self.peer, m.Sealed(segments))
+
+    def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
+        if message.message and self.on_infeasible is not None:
+            self.on_infeasible(message.message)
+
+    # -- references --------------------------------------------------------------------------------------------------
+
+    def pin(self, receiver: bytes, carrier: bytes, refs: list[Any]) -> None:
+        """Keep these handles until the receiver says CarrierDone, or is dead and settled. Under the lock."""
+        self.pins[receiver, carrier] = refs
+
+    def _on_carrier_done(self, source: bytes, message: m.CarrierDone) -> None:
+        for carrier in message.carriers:
+            self.pins.pop((source, carrier), None)
+
+    def _on_process_died(self, _: bytes, message: m.ProcessDied) -> None:
+        if self.host is not None:
+            self.host.on_process_died(message.process)
+        self._dead.add(message.process)
+        self.records.drain()
+        self.flush()
+        self.send(self.peer, m.DeathSeen(message.process))
+        self.endpoint.drop(message.process)
+
+    def _on_death_settled(self, _: bytes, message: m.DeathSettled) -> None:
+        self._dead.discard(message.process)
+        for key in [key for key in self.pins if key[0] == message.process]:
+            del self.pins[key]
+
+    def _on_idle(self, record: Record) -> None:
+        """An owned record that was never promoted has lost its last handle."""
+        value = record.value
+        if isinstance(value, m.Place):
+            if not record.exposed and self.store.created(value.segment):
+                self.store.free(value.segment)
+            else:
+                self.store.forget(value.segment)
+                self.send(self.peer, m.Release([record.id]))
+
+    def _on_release(self, record: Record) -> bool:
+        """A record of the peer's has lost its last handle here. False: not yet, calls of that actor are not done."""
+        if isinstance(record.value, m.Place):
+            self.store.forget(record.value.segment)
+        actor_id = task_of(record.id)
+        if self.calls.known(actor_id) is None:
+            return True
+        if self.calls.outstanding(actor_id) or any(actor == actor_id for actor, _, _ in self.call_inbox):
+            self._leaving.add(actor_id)
+            return False
+        self.calls.forget(actor_id)
+        return True
+
+    def _release_actors(self) -> None:
+        for actor_id in [a for a in self._leaving if not self.calls.outstanding(a)]:
+            self._leaving.discard(actor_id)
+            self.records.let_go(actor_id + FIRST_RETURN)
+    def new_handles(self, object_ids: list[bytes]) -> list[ObjectRef[Any]]:
+        """One more handle for each of these, which leave this process: their records are promoted. Under the lock."""
+        self.queue.extend((object_id, None) for object_id in object_ids)
+        self.records.drain()
+        for object_id in object_ids:
+            self.records.promote(self.records.table[object_id])
+        return [ObjectRef(object_id) for object_id in object_ids]
+
+    # -- store -------------------------------------------------------------------------------------------------------
+
+    def _on_segments_free(self, _: bytes, message: m.SegmentsFree) -> None:
+        for name in message.segments:
+            self.store.free(name)
+
+    def _give_back_room(self) -> None:
+        size = self.store.give_back()
+        if size:
+            self.send(self.peer, m.PoolTrimmed(size))
+
+    def _trim(self, now: float) -> None:
+        if self._wrote:
+            size = self.store.trim(now)
+            if size:
+                self.send(self.peer, m.PoolTrimmed(size))
+
+    def wrote(self) -> None:
+        """A segment was written: the pool needs looking after from now on."""
+        self._wrote = True
+
+    # -- logs --------------------------------------------------------------------------------------------------------
+
+    def _on_log_lines(self, _: bytes, message: m.LogLines) -> None:
+        if self.on_log is not None:
+            self.on_log(message.lines)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise why nothing works any more, if so."""
+        if self.broken is not None:
+            raise type(self.broken)(str(self.broken))
+        if self.pump.closed:
+            raise MeshrayError("this mesh was shut down")
+
+    def close(self) -> None:
+        """Stop everything. Not under the lock. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.pump.close()
+        self.store.close()
+        self.endpoint.close()
+        self.pump.release_descriptors()
+        os.close(self.at.peer_pidfd)
+
+
+def lost_text(object_id: bytes) -> str:
+    """What is said of a reference that no record stands behind."""
+    return f"ObjectRef({object_id.hex()}) belongs to a mesh that has ended, or to none: its value is lost"
+
+
+def return_ids(task_id: bytes, count: int) -> list[bytes]:
+    """The ids of a task's returns."""
+    if count == 1:
+        return [task_id + FIRST_RETURN]
+    return [object_of(task_id, index) for index in range(count)]

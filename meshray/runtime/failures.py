@@ -1,0 +1,147 @@
+"""Errors to `Failure` messages and back.
+
+A `Failure` names a class of `meshray.errors`. Whatever is not a `MeshrayError` came out of user code and travels as a
+`TaskError`: its headline, its remote traceback, and, where that works, the pickled exception itself. An exception that
+fails a task because a `get` inside it raised a `TaskError` keeps the first cause and headline, and its traceback gains
+one section per hop, so nothing is lost and nothing is told twice.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+from meshray import errors
+from meshray.errors import MeshrayError, TaskError, task_error
+from meshray.wire.messages import Failure
+from meshray.wire.payload import dump_exception, load_exception
+
+MESSAGE_MAX = 16 * 1024  # characters; the schema's bound of `Text` is 64 Ki
+TRACEBACK_MAX = 64 * 1024  # characters: recursion 200 deep collects one section per hop
+
+
+def failure_from_exception(
+    exc: BaseException, *, task_name: str = "", pid: int = 0, host: str = "", traceback_text: str = ""
+) -> Failure:
+    """The `Failure` for an exception that came out of user code.
+
+    `traceback_text` is the formatted remote traceback; when it is empty, that of `exc` is taken. Never raises because
+    of what the exception's own methods do.
+    """
+    place = {"task_name": task_name[:1024], "pid": str(pid), "host": host[:1024]}
+    here = traceback_text or format_traceback(exc)
+    if isinstance(exc, TaskError):
+        return _next_hop(exc, here, place)
+    return Failure(
+        kind="TaskError",
+        message=clip(headline_of(exc), MESSAGE_MAX),
+        traceback=clip(_section("in", place, here), TRACEBACK_MAX),
+        cause=dump_exception(exc),
+        details=place,
+    )
+
+
+def to_failure(error: MeshrayError) -> Failure:
+    """The `Failure` for an error of the mesh itself, such as `ActorDiedError`."""
+    if isinstance(error, TaskError):
+        return _failure_of_task_error(error)
+    details = {name: clip(text, MESSAGE_MAX) for name, text in error.__dict__["_details"].items()}
+    cause = error.__cause__
+    pickled = b"" if cause is None else dump_exception(cause)
+    return Failure(kind=_kind_of(error), message=clip(str(error), MESSAGE_MAX), cause=pickled, details=details)
+
+
+def exception_from_failure(failure: Failure) -> Exception:
+    """A fresh exception for `failure`, ready to raise. Never raises itself.
+
+    For another kind than `TaskError`, a pickled cause becomes its `__cause__`; an unknown kind a plain `MeshrayError`.
+    """
+    cause = load_exception(failure.cause)
+    if failure.kind == "TaskError":
+        return task_error(failure.message, failure.traceback, dict(failure.details), cause)
+    cls = getattr(errors, failure.kind, None)
+    if not isinstance(cls, type) or not issubclass(cls, MeshrayError):
+        return MeshrayError(f"{failure.kind}: {failure.message}", **failure.details)
+    text = f"{failure.message}\n\n{failure.traceback}" if failure.traceback else failure.message
+    error = cls(text)
+    error._fill(text, dict(failure.details))
+    if cause is not None:
+        error.__cause__ = cause
+    return error
+
+
+def headline_of(exc: BaseException) -> str:
+    """`ValueError: boom`, as the last line of a traceback says it; also when the exception's `__str__` fails."""
+    name = type(exc).__qualname__
+    module = type(exc).__module__
+    if module not in ("builtins", "__main__"):
+        name = f"{module}.{name}"
+    try:
+        text = str(exc)
+    except Exception as error:  # user code
+        text = f"<its __str__ raised {type(error).__name__}>"
+    return f"{name}: {text}" if text else name
+
+
+def format_traceback(exc: BaseException) -> str:
+    """The traceback of `exc`, also when its `__str__` fails."""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception:  # user code
+        return "".join(traceback.format_tb(exc.__traceback__)) + headline_of(exc) + "\n"
+
+
+def clip(text: str, limit: int) -> str:
+    """`text` with its middle left out when it is longer than `limit` characters."""
+    if len(text) <= limit:
+        return _encodable(text)
+    half = limit // 2 - 40
+    return _encodable(f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}")
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which no message can carry, as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return str(text.encode("utf-8", "backslashreplace"), "utf-8")
+    return text
+
+
+def _next_hop(exc: TaskError, here: str, place: dict[str, str]) -> Failure:
+    """`exc` of another task came through this one: add our section, keep its cause and headline."""
+    first = _failure_of_task_error(exc)
+    own = here.replace(str(exc).rstrip(), first.message)
+    sections = f"{first.traceback.rstrip()}\n\n{_section('came through', place, own)}"
+    return Failure(
+        kind="TaskError",
+        message=first.message,
+        traceback=clip(sections, TRACEBACK_MAX),
+        cause=first.cause,
+        details=first.details,
+    )
+
+
+def _failure_of_task_error(error: TaskError) -> Failure:
+    own = error.__dict__
+    cause = error.cause
+    return Failure(
+        kind="TaskError",
+        message=clip(own.get("_headline", str(error)), MESSAGE_MAX),
+        traceback=clip(own.get("_traceback", ""), TRACEBACK_MAX),
+        cause=b"" if cause is None else dump_exception(cause),
+        details=dict(own["_details"]),
+    )
+
+
+def _section(how: str, place: dict[str, str], text: str) -> str:
+    name = place["task_name"] or "a task"
+    return f"{how} {name} (pid={place['pid']}, host={place['host']})\n{text.rstrip()}\n"
+
+
+def _kind_of(error: MeshrayError) -> str:
+    """The nearest class of `meshray.errors`: subclasses of programs have no name on the wire."""
+    for cls in type(error).__mro__:
+        name: str = cls.__name__
+        if getattr(errors, name, None) is cls:
+            return name
+    return "MeshrayError"

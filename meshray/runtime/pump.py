@@ -1,0 +1,405 @@
+"""Leader and followers: who waits at the socket.
+
+There is no I/O thread in the way of a reply. Whoever blocks in `wait` *turns the pump* himself: takes the lock, receives,
+dispatches for everybody, flushes, lets go of the lock, and polls. The lock is held only for a turn, never during a poll,
+so any thread may submit and flush at any time. Three parts:
+
+- **The leader** is the one waiting thread that polls. **Followers** wait on a lock of their own until the leader, or any
+  thread that turns the pump, completes what they wait for; a leader that leaves wakes one of them to lead.
+- **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and dependent
+  tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits long, it sleeps.
+- **Interrupts** enter only at the poll. Everything else in the main thread is shielded: our SIGINT handler sets a flag that
+  is raised at the section's end (an exception inside a transition would leave half a message or half a state).
+
+The descriptor of the endpoint is edge-triggered: a turn receives until nothing is there, and only then does anybody poll.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections import deque
+from types import FrameType
+from typing import Any, Protocol
+
+from meshray.config import Config
+from meshray.transport.endpoint import Endpoint
+from meshray.wire.messages import Message
+
+POLL_MAX_S = 3600.0
+ROUNDS_MAX = 64
+"""Receive rounds per turn, before the flush: bounds how long a flood can hold the lock."""
+
+DEEP_AFTER_TURNS_S = 0.01
+"""A leader that has waited this long will wake the background thread when it leaves; until then that one ticks."""
+
+LOOK_IN_S = 0.2
+"""How often the background thread looks in while an event loop watches the endpoint."""
+
+_monotonic = time.monotonic
+_ident = threading.get_ident
+
+
+class Handler(Protocol):
+    """What the pump serves. All methods are called under the pump's lock."""
+
+    def on_messages(self, batch: list[tuple[bytes, Message]]) -> None:
+        """Dispatch what has arrived."""
+
+    def on_turn(self, now: float) -> None:
+        """Account, decide, flush."""
+
+    def next_timer_s(self, now: float) -> float | None:
+        """Seconds until `on_turn` wants to be called by itself; None for never."""
+
+    def on_peer_death(self) -> None:
+        """The peer's process is gone."""
+
+
+class Waiter:
+    """Something that a thread waits for: `missing` events have not come yet."""
+
+    __slots__ = ("_pump", "lock", "missing")
+
+    def __init__(self, pump: Pump, missing: int) -> None:
+        self._pump = pump
+        self.missing = missing
+        self.lock: Any = None  # a follower's lock, released to wake it
+
+    def __call__(self, _event: object = None) -> None:
+        """One event has come. Under the pump's lock."""
+        self.missing -= 1
+        if self.missing <= 0:
+            self._pump.wake(self)
+
+
+class Pump:
+    """See the head of this file."""
+
+    def __init__(self, endpoint: Endpoint, handler: Handler, config: Config, peer_pidfd: int) -> None:
+        self._endpoint = endpoint
+        self._handler = handler
+        self._after_s = config.background_after_s
+        self._lock = threading.Lock()
+        self._owner = 0  # the thread that holds the lock
+        self._main = threading.main_thread().ident
+        self._shielded = False  # main thread only: interrupts wait for the section's end
+        self._interrupted = False  # one waits
+        self._previous_sigint: Any = None
+        self._leader: Waiter | None = None
+        self._followers: deque[Waiter] = deque()
+        self._last_turn_s = 0.0  # of the last turn by another thread than the background's
+        self.closed = False
+        self.attended = False  # an event loop of the main thread watches the endpoint
+        self._wake_leader = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_background = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._peer_pidfd = peer_pidfd
+        self._leader_poll = self._new_poll(self._wake_leader)
+        self._background_poll = self._new_poll(self._wake_background)
+        self._background_polls = False  # it is, or is about to be, in its poll
+        self._background_sleeps = False  # until somebody releases `_nap`
+        self._nap = threading.Lock()
+        self._nap.acquire()
+        self._thread = threading.Thread(target=self._background, name="meshray-background", daemon=True)
+
+    def _new_poll(self, wake: int) -> select.poll:
+        poll = select.poll()
+        for fd in (self._endpoint.fd, wake, self._peer_pidfd):
+            poll.register(fd, select.POLLIN)
+        return poll
+
+    def start(self) -> None:
+        """Start the background thread."""
+        self._thread.start()
+
+    # -- the lock and the shield -------------------------------------------------------------------------------------
+
+    def enter(self) -> bool:
+        """Take the lock, shielded. Returns what `leave` wants back: whether this call put the shield up."""
+        me = _ident()
+        raised = False
+        if me == self._main and not self._shielded:
+            self._shielded = raised = True
+        if not self._lock.acquire(False):
+            if self._owner == me:
+                if raised:
+                    self._shielded = False
+                raise RuntimeError("meshray was called from a signal handler or a finaliser that interrupted meshray")
+            self._lock.acquire()
+        self._owner = me
+        return raised
+
+    def try_enter(self) -> bool:
+        """Take the lock if it is free. Main threads put the shield up first, so that no interrupt falls between."""
+        me = _ident()
+        if me == self._main:
+            if self._shielded:
+                return False  # a signal handler of the user's interrupted us
+            self._shielded = True
+            if self._lock.acquire(False):
+                self._owner = me
+                return True
+            self._unshield()
+            return False
+        if self._lock.acquire(False):
+            self._owner = me
+            return True
+        return False
+
+    def leave(self, raised: bool) -> None:
+        """Let go of the lock; raise the interrupt that came meanwhile."""
+        self._owner = 0
+        self._lock.release()
+        if raised:
+            self._unshield()
+
+    def leave_tried(self) -> None:
+        """The end of a successful `try_enter`."""
+        self.leave(_ident() == self._main)
+
+    def _unshield(self) -> None:
+        self._shielded = False
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+    @property
+    def shielded(self) -> bool:
+        """Whether the main thread is in a section that an exception must not leave."""
+        return self._shielded
+
+    def interrupt_later(self) -> None:
+        """Raise KeyboardInterrupt at the end of the shielded section. From a signal handler."""
+        self._interrupted = True
+
+    def take_over_sigint(self) -> None:
+        """Where the default SIGINT handler stands, wrap it. Main thread only; elsewhere nothing is changed."""
+        if _ident() == self._main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._previous_sigint = signal.signal(signal.SIGINT, self._on_sigint)
+
+    def give_back_sigint(self) -> None:
+        """Undo `take_over_sigint`, unless somebody has put another handler there."""
+        if self._previous_sigint is None or _ident() != self._main:
+            return
+        if signal.getsignal(signal.SIGINT) == self._on_sigint:
+            signal.signal(signal.SIGINT, self._previous_sigint)
+        self._previous_sigint = None
+
+    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
+        if self._shielded:
+            self._interrupted = True
+        else:
+            self._previous_sigint(signum, frame)
+
+    # -- turning -----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Receive, dispatch, decide, flush. Under the lock."""
+        assert self._lock.locked()
+        receive, handler = self._endpoint.receive, self._handler
+        for _ in range(ROUNDS_MAX):
+            batch = receive()
+            if not batch:
+                break
+            handler.on_messages(batch)
+        else:
+            self._signal(self._wake_leader)  # more is there: whoever polls must come again
+            self._signal(self._wake_background)
+        now = _monotonic()
+        handler.on_turn(now)
+        if _ident() != self._thread.ident:
+            self._last_turn_s = now
+            if self._background_polls:
+                self._background_polls = False
+                self._signal(self._wake_background)
+
+    def wake(self, waiter: Waiter) -> None:
+        """What this waiter waits for is there. Under the lock."""
+        if waiter.lock is not None:
+            waiter.lock.release()
+            waiter.lock = None
+        elif waiter is self._leader:
+            self._signal(self._wake_leader)
+
+    def wake_all(self) -> None:
+        """Everything is over: nobody shall wait on."""
+        self._signal(self._wake_leader)
+        self._signal(self._wake_background)
+        for waiter in list(self._followers):
+            self.wake(waiter)
+
+    @property
+    def unattended(self) -> bool:
+        """Whether nobody looks at queues by himself soon: all threads that could are in a poll."""
+        return self._background_polls or self._background_sleeps
+
+    def kick(self) -> None:
+        """Have the background thread turn the pump soon. From any thread, with or without the lock."""
+        self._signal(self._wake_background)
+        self._rouse()
+
+    @staticmethod
+    def _signal(fd: int) -> None:
+        os.eventfd_write(fd, 1)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Turn the pump until `waiter` has nothing missing (True), or until `deadline` (False).
+
+        Raises `KeyboardInterrupt` from the poll, or whatever else a signal handler raises there. Returns True too when
+        the pump was closed or the peer died: the caller looks.
+        """
+        raised = self.enter()
+        try:
+            while True:
+                self.turn()
+                if waiter.missing <= 0 or self.closed:
+                    return True
+                timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()
+                if timeout_s <= 0:
+                    return False
+                if self._leader is None or self._leader is waiter:
+                    self._lead(waiter, timeout_s, raised)
+                else:
+                    self._follow(waiter, timeout_s, raised)
+        finally:
+            if self._leader is waiter:
+                self._abdicate()
+            self.leave(raised)
+
+    def _lead(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
+        self._leader = waiter
+        timer_s = self._handler.next_timer_s(_monotonic())
+        if timer_s is not None:
+            timeout_s = min(timeout_s, timer_s)
+        self._owner = 0
+        self._lock.release()
+        try:
+            if raised:
+                self._unshield()
+            events = self._leader_poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
+        finally:
+            if raised:
+                self._shielded = True
+            self._lock.acquire()
+            self._owner = _ident()
+        self._look(events, self._wake_leader)
+
+    def _follow(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        waiter.lock = lock
+        self._followers.append(waiter)
+        self._owner = 0
+        self._lock.release()
+        try:
+            if raised:
+                self._unshield()
+            lock.acquire(timeout=min(timeout_s, POLL_MAX_S))
+        finally:
+            if raised:
+                self._shielded = True
+            self._lock.acquire()
+            self._owner = _ident()
+            waiter.lock = None
+            self._followers.remove(waiter)
+
+    def _abdicate(self) -> None:
+        """The leader has what it waited for: somebody else leads, or the background thread looks after things."""
+        self._leader = None
+        for follower in self._followers:
+            if follower.lock is not None:
+                self.wake(follower)
+                return
+        self._rouse()
+
+    def _look(self, events: list[tuple[int, int]], wake: int) -> None:
+        for fd, _ in events:
+            if fd == wake:
+                try:
+                    os.eventfd_read(wake)
+                except BlockingIOError:
+                    continue  # another signal's reader was here first
+            elif fd == self._peer_pidfd and not self.closed:
+                self._handler.on_peer_death()
+
+    # -- the background thread ---------------------------------------------------------------------------------------
+
+    def _rouse(self) -> None:
+        if self._background_sleeps:
+            self._background_sleeps = False
+            self._nap.release()
+
+    def _background(self) -> None:
+        while not self.closed:
+            quiet_s = _monotonic() - self._last_turn_s
+            if self.attended:
+                self._look_in(quiet_s)
+            elif quiet_s < self._after_s:
+                time.sleep(self._after_s)
+            elif self._leader is None:
+                self._background_turn()
+            elif quiet_s > DEEP_AFTER_TURNS_S:
+                self._deep_sleep()
+            else:
+                time.sleep(self._after_s)
+
+    def _look_in(self, quiet_s: float) -> None:
+        """Somebody else watches the endpoint; only see that dead handles are drained, and that he is not stuck."""
+        if quiet_s > LOOK_IN_S:
+            self.enter()
+            try:
+                if not self.closed:
+                    self.turn()
+            finally:
+                self.leave(False)
+        self._nap.acquire(timeout=LOOK_IN_S)
+
+    def _deep_sleep(self) -> None:
+        self.enter()
+        sleeps = self._background_sleeps = self._leader is not None and not self.closed
+        self.leave(False)
+        if sleeps:
+            self._nap.acquire()
+
+    def _background_turn(self) -> None:
+        self.enter()
+        try:
+            if self.closed or self._leader is not None:
+                return
+            self.turn()
+            timer_s = self._handler.next_timer_s(_monotonic())
+            self._background_polls = True
+        finally:
+            self.leave(False)
+        events = self._background_poll.poll(POLL_MAX_S * 1000 if timer_s is None else timer_s * 1000 + 0.999)
+        self.enter()
+        self._background_polls = False
+        try:
+            self._look(events, self._wake_background)
+        finally:
+            self.leave(False)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop the background thread and everybody's waiting. Not under the lock. Idempotent."""
+        if self.closed:
+            return
+        raised = self.enter()
+        self.closed = True
+        self.wake_all()
+        self._rouse()
+        self.leave(raised)
+        if self._thread.is_alive() and _ident() != self._thread.ident:
+            self._thread.join()
+        self.give_back_sigint()
+
+    def release_descriptors(self) -> None:
+        """After `close`, when nobody can wait any more."""
+        os.close(self._wake_leader)
+        os.close(self._wake_background)

@@ -1,0 +1,198 @@
+"""Submitting: from a call's arguments to a pending task in the engine's inbox.
+
+`.remote()` computes ids, makes records and references, and appends; it touches no socket unless a worker idles, a batch
+is full, or nobody else would look at the inbox soon. Then the caller turns the pump himself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+from meshray.core.records import Record
+from meshray.core.submission import Mean, Pending, SchedulingClass
+from meshray.ids import FIRST_RETURN
+from meshray.options import FunctionSpec, TaskOptions
+from meshray.refs import ObjectRef
+from meshray.resources import UNIT
+from meshray.runtime.engine import BATCH_TASKS, Engine, return_ids
+from meshray.runtime.values import Values
+from meshray.wire import messages as m
+from meshray.wire import payload as payloads
+
+CLASSES_BY_OPTIONS_MAX = 1024
+
+
+class Arguments:
+    """The arguments of one call, ready to travel."""
+
+    __slots__ = ("data", "deps", "nested", "refs")
+
+    def __init__(self) -> None:
+        self.data: bytes | m.Place = b""  # payload of (args, kwargs) or (args, kwargs, positions of the references)
+        self.deps: list[ObjectRef[Any]] | None = None  # references at the top level, in the order of their positions
+        self.refs: list[Any] | None = None  # handles to keep until the result is there
+        self.nested = False  # references or segments travel along
+
+
+NO_ARGUMENTS = Arguments()
+
+
+class Tasks:
+    """Submits the tasks of one process."""
+
+    def __init__(self, engine: Engine, values: Values) -> None:
+        self._engine = engine
+        self._values = values
+        self._prefix = engine.process_id
+        self._counter = itertools.count(1)
+        self._by_options: dict[tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
+        self._by_content: dict[Any, SchedulingClass] = {}
+        self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
+
+    def new_task_id(self) -> bytes:
+        """The next task id of this process."""
+        return self._prefix + next(self._counter).to_bytes(8, "big")
+
+    def submit(
+        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions, depth: int
+    ) -> list[ObjectRef[Any]]:
+        """One task; its references at once. Raises what pickling the arguments raises."""
+        engine = self._engine
+        blob = function.blob
+        if blob is None:
+            blob = self.pickle_function(function)
+        known = self._by_options.get((id(options), depth))
+        cls = known[1] if known is not None else self._class_of(options, depth)
+        task_id = self._prefix + next(self._counter).to_bytes(8, "big")
+        arguments = self.arguments(function, args, kwargs) if args or kwargs else NO_ARGUMENTS
+        records: list[Record] = []
+        task = Pending(task_id, blob.hash, arguments.data, records, function.statistics)
+        table = engine.records.table
+        count = options.num_returns
+        if count == 1:
+            object_id = task_id + FIRST_RETURN
+            table[object_id] = record = Record(object_id, True, 1, task)
+            records.append(record)
+            refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
+        else:
+            task.returns = count
+            refs = []
+            for object_id in return_ids(task_id, count):
+                table[object_id] = record = Record(object_id, True, 1, task)
+                records.append(record)
+                refs.append(ObjectRef(object_id))
+        task.cls = cls
+        task.blob = blob
+        task.name = options.name or function.name
+        task.retries_left = options.max_retries
+        task.retry_exceptions = options.retry_exceptions
+        if arguments is not NO_ARGUMENTS:
+            task.refs, task.nested = arguments.refs, arguments.nested
+        inbox = engine.inbox
+        inbox.append((task, arguments.deps))
+        pump = engine.pump
+        if cls.idle or not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
+            self.flush()
+        return refs
+
+    def flush(self) -> None:
+        """Turn the pump, unless somebody does; then that one, or the background thread, sees the inbox."""
+        pump = self._engine.pump
+        if pump.closed:
+            self._engine.check()
+        if pump.try_enter():
+            try:
+                pump.turn()
+            finally:
+                pump.leave_tried()
+
+    # -- arguments ---------------------------------------------------------------------------------------------------
+
+    def arguments(self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Pickle the arguments of a call. References at the top level are taken out: their values go instead.
+
+        Raises `TypeError` naming the argument that cannot be pickled, or what its own pickling raises.
+        """
+        result = Arguments()
+        value: tuple[Any, ...] = (args, kwargs)
+        positions = [i for i, arg in enumerate(args) if type(arg) is ObjectRef]
+        if positions or kwargs:
+            value = _take_out(result, args, kwargs, positions)
+        try:
+            payload = payloads.dumps(value)
+        except payloads.UnpicklableError as error:
+            raise TypeError(payloads.explain_argument(error, function.target, function.name)) from error
+        if payload.contained:
+            result.nested = True
+            pinned = self._values.pin_contained(payload)
+            result.refs = [*pinned, *(result.refs or ())]
+        if payload.nbytes <= self._engine.config.inline_max_bytes:
+            result.data = payload.inline()
+        else:
+            result.nested = True
+            self._store(result, payload)
+        return result
+
+    def _store(self, result: Arguments, payload: payloads.Payload) -> None:
+        """Large arguments lie in the store, as an object of their own that lives as long as the call."""
+        object_id = self.new_task_id() + FIRST_RETURN
+        place = self._values.write(object_id, payload)
+        record = Record(object_id, True, 1)
+        record.value = place
+        record.exposed = True
+        self._engine.records.table[object_id] = record
+        result.data = place
+        result.refs = [*(result.refs or ()), ObjectRef(object_id)]
+
+    # -- functions and classes ---------------------------------------------------------------------------------------
+
+    def pickle_function(self, function: FunctionSpec) -> m.Blob:
+        """Pickle a function or class, once per process. References that it captured live until the job ends."""
+        with self._lock:
+            if function.blob is None:
+                try:
+                    pickled = payloads.dumps_function(function.target)
+                except Exception as error:
+                    text = payloads.explain_unpicklable(function.target, error)
+                    raise TypeError(f"{function.name} cannot be sent to workers: {text}") from error
+                function.statistics = Mean()
+                function.blob = payloads.make_blob(pickled, function.name)
+            blob: m.Blob = function.blob
+            return blob
+
+    def _class_of(self, options: TaskOptions, depth: int) -> SchedulingClass:
+        """The scheduling class for these options at this depth."""
+        with self._lock:
+            key = (tuple(sorted(options.request.items())), options.env_vars, depth)
+            cls = self._by_content.get(key)
+            if cls is None:
+                profile = profile_of(options.request, options.env_vars, actor=False)
+                cls = self._engine.submission.new_class(options.request, profile, depth)
+                self._by_content[key] = cls
+            if len(self._by_options) >= CLASSES_BY_OPTIONS_MAX:
+                self._by_options.clear()
+            self._by_options[id(options), depth] = (options, cls)
+            return cls
+
+
+def profile_of(request: dict[str, int], env_vars: tuple[tuple[str, str], ...], actor: bool) -> m.Profile:
+    """What a worker must be like to serve this request."""
+    threads = max(1, request.get("CPU", 0) // UNIT)
+    return m.Profile("GPU" in request, threads, dict(env_vars), actor)
+
+
+
+def _take_out(
+    result: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any], indices: list[int]
+) -> tuple[Any, ...]:
+    """Take the references at the top level out. What is pickled then says where their values belong."""
+    positions: list[int | str] = [*indices, *(key for key, value in kwargs.items() if type(value) is ObjectRef)]
+    if not positions:
+        return args, kwargs
+    result.deps = [args[p] if type(p) is int else kwargs[p] for p in positions]  # type: ignore[index]
+    result.refs = list(result.deps)
+    args = tuple(None if type(value) is ObjectRef else value for value in args)
+    kwargs = {key: None if type(value) is ObjectRef else value for key, value in kwargs.items()}
+    return args, kwargs, tuple(positions)

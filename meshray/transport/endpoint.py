@@ -1,0 +1,166 @@
+"""One process's face to the others on its host.
+
+It receives on one ROUTER and sends through one DEALER per destination, so that waiting is a poll of one descriptor
+however many processes speak to it. A lost local link is a dead process, and nothing else: whoever learns of a death
+calls `drop`.
+
+The descriptor is edge-triggered: it becomes readable when something arrives, and stays so only until the socket has
+been looked at. Hence the one rule for users: poll `fd` only after a `receive` that returned nothing.
+No method is thread-safe; none blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+import zmq
+
+from meshray.config import DEFAULT, Config
+from meshray.transport.options import CLOSE_LINGER_MS, local_dealer, local_router, new_context
+from meshray.wire.codec import ProtocolError, decode, encode
+from meshray.wire.messages import Message
+
+IPC_PATH_MAX_BYTES = 107
+
+RECEIVE_BUDGET = 64
+"""Messages taken per `receive`, before its caller decides and flushes."""
+
+_MORE_NOW = zmq.SNDMORE | zmq.DONTWAIT
+_NOW = zmq.DONTWAIT
+_EVENTS = zmq.EVENTS
+_POLLIN = zmq.POLLIN
+
+
+class _Link:
+    """The way to one process."""
+
+    __slots__ = ("dealer", "envelope", "queued")
+
+    def __init__(self, dealer: zmq.Socket[bytes], envelope: bytes) -> None:
+        self.dealer = dealer
+        self.envelope = envelope  # destination and source: the same for every message of this link
+        self.queued: deque[bytes] = deque()  # encoded messages that met the high-water mark, oldest first
+
+
+class Endpoint:
+    """See the head of this file. `folder` holds the sockets of all processes of one peer; `process_id` is 16 bytes.
+
+    Raises `ValueError` when the path of a socket would be longer than ipc:// allows.
+    """
+
+    def __init__(self, folder: Path | str, process_id: bytes, config: Config = DEFAULT) -> None:
+        self._folder = str(folder)
+        self._process_id = process_id
+        self._config = config
+        path = self._path(process_id)
+        if len(os.fsencode(path)) > IPC_PATH_MAX_BYTES:
+            raise ValueError(
+                f"the socket path {path!r} is longer than {IPC_PATH_MAX_BYTES} bytes: "
+                "set MESHRAY_RUNTIME_DIR to a shorter folder"
+            )
+        self._context = new_context()
+        self._router = local_router(self._context, config.frame_max_bytes)
+        self._router.bind(f"ipc://{path}")
+        os.chmod(path, 0o600)
+        self._socket_path = path
+        self._links: dict[bytes, _Link] = {}
+        self._clogged: set[bytes] = set()  # destinations with queued messages
+        self.fd = int(self._router.getsockopt(zmq.FD))
+        self.refused = 0  # messages that were no messages, or not for this incarnation
+        self.last_refusal = ""
+
+    def _path(self, process_id: bytes) -> str:
+        return f"{self._folder}/{process_id[8:].hex()}"
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, destination: bytes, message: Message) -> None:
+        """Send to a process of this host, in order per destination. What is too much for the link is queued here."""
+        link = self._links.get(destination)
+        if link is None:
+            link = self._connect(destination)
+        data = encode(message)
+        if link.queued:
+            link.queued.append(data)
+            return
+        try:
+            link.dealer.send(link.envelope, _MORE_NOW)
+            link.dealer.send(data, _NOW)
+        except zmq.Again:
+            link.queued.append(data)
+            self._clogged.add(destination)
+
+    def flush(self) -> bool:
+        """Try again what the links did not take. True when nothing is left."""
+        for destination in list(self._clogged):
+            link = self._links[destination]
+            try:
+                while link.queued:
+                    link.dealer.send(link.envelope, _MORE_NOW)
+                    link.dealer.send(link.queued[0], _NOW)
+                    link.queued.popleft()
+            except zmq.Again:
+                continue
+            self._clogged.discard(destination)
+        return not self._clogged
+
+    @property
+    def clogged(self) -> bool:
+        """Whether messages wait for a link: then `flush` again soon."""
+        return bool(self._clogged)
+
+    def _connect(self, destination: bytes) -> _Link:
+        dealer = local_dealer(self._context, self._process_id)
+        dealer.connect(f"ipc://{self._path(destination)}")
+        link = self._links[destination] = _Link(dealer, destination + self._process_id)
+        return link
+
+    def drop(self, destination: bytes) -> None:
+        """The process is gone: close the link and forget what waits for it."""
+        link = self._links.pop(destination, None)
+        self._clogged.discard(destination)
+        if link is not None:
+            link.dealer.close(linger=0)
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def receive(self, budget: int = RECEIVE_BUDGET) -> list[tuple[bytes, Message]]:
+        """What has arrived, as (source, message), at most `budget` of them; [] when there is nothing.
+
+        What is no message of this protocol, or is meant for another incarnation, is counted in `refused`.
+        """
+        router = self._router
+        arrived: list[tuple[bytes, Message]] = []
+        while len(arrived) < budget and router.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator,arg-type]
+            frames = router.recv_multipart(_NOW)
+            try:
+                arrived.append(self._accept(frames))
+            except ProtocolError as error:
+                self.refused += 1
+                self.last_refusal = str(error)
+        return arrived
+
+    def _accept(self, frames: list[bytes]) -> tuple[bytes, Message]:
+        if len(frames) != 3:
+            raise ProtocolError(f"{len(frames)} frames instead of 3")
+        source, envelope, data = frames
+        if envelope != self._process_id + source:
+            raise ProtocolError(f"an envelope for {envelope.hex()} from {source.hex()}")
+        return source, decode(data)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, linger_ms: int = CLOSE_LINGER_MS) -> None:
+        """Close all sockets, give what was sent `linger_ms` to leave, and remove the socket file."""
+        for link in self._links.values():
+            link.dealer.close(linger=linger_ms)
+        self._links.clear()
+        self._clogged.clear()
+        self._router.close(linger=0)
+        self._context.term()
+        try:
+            os.unlink(self._socket_path)
+        except FileNotFoundError:
+            return  # the folder went first, or libzmq has removed it

@@ -1,0 +1,384 @@
+"""User values to bytes and back: with the function caches the only room that pickles.
+
+Theory. A value becomes a pickle (protocol 5) and, for what is large and contiguous inside (arrays), buffers beside it
+that are never copied into the pickle. Together they have one *encoded form*, the same inside a message and in a segment
+of the store:
+
+- without buffers it is the pickle itself, which begins with 0x80;
+- with buffers it is a frame::
+
+      magic(4) count(u32) length of the pickle(u64) length of each buffer(u64 * count)   little endian
+      pickle
+      each buffer, at the next multiple of 64 bytes from the start
+
+`Payload.pieces` is that form in consecutive pieces that are still the user's own memory: a large array is copied once,
+into its segment. So is a large `bytes`: the C pickler hands it to its file's `write` as it is. Loading goes the other
+way: arrays are read-only views into the data that they are loaded from, and keep it alive.
+
+References inside a value are noted while it is pickled and while it is loaded. Both notes are per thread and per call,
+because a `__reduce__` or a `__setstate__` may itself put and get.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import itertools
+import pickle
+import struct
+import sys
+import threading
+from hashlib import blake2b
+from types import NoneType
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import msgspec
+
+from meshray.config import DEFAULT
+from meshray.wire.messages import Blob
+from meshray.wire.unpicklable import (
+    UnpicklableError,
+    explain_argument,
+    explain_unpicklable,
+    find_culprit,
+    raised_by_user_code,
+)
+
+__all__ = [
+    "Payload",
+    "UnpicklableError",
+    "dump_exception",
+    "dumps",
+    "dumps_function",
+    "explain_argument",
+    "explain_unpicklable",
+    "load_exception",
+    "loads",
+    "loads_function",
+    "loads_noting",
+    "make_blob",
+    "note_arrival",
+    "note_ref",
+]
+
+ALIGNMENT = 64
+"""Buffers begin at multiples of this: a cache line, and what vector instructions like best."""
+
+PROTOCOL = 5
+
+_PLAIN_TEXT_MAX = 64 * 1024
+"""From here on the C pickler hands texts over without a copy, but only to a pickler with a file."""
+
+_PLAIN_ITEMS_MAX = 16
+"""Larger containers go to the general pickler: looking through them would cost more than it saves."""
+
+_MAGIC = b"\x01mr1"
+_HEADER = struct.Struct("<4sIQ")
+_PADDING = bytes(ALIGNMENT)
+
+_REF_PICKLE_MIN = 40
+"""No pickle of a reference is shorter: its id alone has 28 bytes, and the name of its class comes to it."""
+
+_SCALARS = frozenset((NoneType, bool, int, float))
+_TEXTS = frozenset((str, bytes))
+
+Buffer = bytes | bytearray | memoryview
+
+_c_dumps = pickle.dumps
+_c_loads = pickle.loads
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """A value in its encoded form. Its pieces are the user's memory: use it up at once, before the user goes on."""
+
+    pieces: tuple[Buffer, ...]  # consecutive, contiguous, one byte per item
+    nbytes: int  # of the whole encoded form
+    contained: list[bytes] = []  # ids of the references inside, each once, in order
+    buffers: list[memoryview] = []  # those of the pieces that stand beside the pickle
+
+    def inline(self) -> bytes:
+        """The encoded form in one piece; a copy, but for values of one piece."""
+        first = self.pieces[0]
+        if len(self.pieces) == 1 and type(first) is bytes:
+            return first
+        return b"".join(self.pieces)
+
+
+# -- notes about references --------------------------------------------------------------------------------------------
+
+
+class _Notes(threading.local):
+    """What the pickler and the unpickler of this thread met; None while neither takes notes."""
+
+    exported: list[bytes] | None = None
+    arrived: list[bytes] | None = None
+
+
+_notes = _Notes()
+
+
+def note_ref(object_id: bytes) -> bool:
+    """A reference is being pickled. False: into no payload (a function, a pickle of the user's own), so nobody will
+    ever tell when that copy is gone, and it pins the object until the job ends."""
+    exported = _notes.exported
+    if exported is None:
+        return False
+    exported.append(object_id)
+    return True
+
+
+def note_arrival(object_id: bytes) -> bool:
+    """A reference came out of a pickle. False: out of none that `loads_noting` reads."""
+    arrived = _notes.arrived
+    if arrived is None:
+        return False
+    arrived.append(object_id)
+    return True
+
+
+# -- values to payloads ------------------------------------------------------------------------------------------------
+
+
+def dumps(value: Any) -> Payload:
+    """Encode a value.
+
+    Raises `UnpicklableError`, a `TypeError` that says what cannot be pickled and where it stands. What the value's own
+    `__reduce__`, `__getstate__`, ... raise comes out as it is.
+    """
+    kind = type(value)
+    if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
+        data = _c_dumps(value, protocol=5)
+        return Payload((data,), len(data))
+    if (kind is tuple or kind is list or kind is dict) and _is_plain(value, 2):
+        data = _c_dumps(value, protocol=5)
+        return Payload((data,), len(data))
+    return _dumps_any(value)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether the C pickler alone does: a small tree of plain values, without references or classes."""
+    if len(value) > _PLAIN_ITEMS_MAX:
+        return False
+    for item in value if type(value) is not dict else itertools.chain(value, value.values()):
+        kind = type(item)
+        if kind in _SCALARS:
+            continue
+        if kind in _TEXTS:
+            if len(item) >= _PLAIN_TEXT_MAX:
+                return False
+        elif not (depth > 1 and (kind is tuple or kind is list or kind is dict) and _is_plain(item, depth - 1)):
+            return False
+    return True
+
+
+def _dumps_any(value: Any) -> Payload:
+    chunks: list[Buffer] = []
+    buffers: list[memoryview] = []
+    exported: list[bytes] = []
+    outer, _notes.exported = _notes.exported, exported
+    try:
+        _run_pickler(value, chunks, buffers)
+        contained = list(dict.fromkeys(exported)) if exported else []
+    finally:
+        _notes.exported = outer
+    if buffers:
+        return _framed(chunks, buffers, contained)
+    return Payload(tuple(chunks), sum(map(len, chunks)), contained)
+
+
+def _run_pickler(value: Any, chunks: list[Buffer], buffers: list[memoryview] | None) -> None:
+    """Pickle into `chunks`; buffers go beside them, or into them when `buffers` is None."""
+    try:
+        _Pickler(chunks, buffers).dump_plainly(value)
+    except RecursionError as error:
+        raise UnpicklableError("it is nested too deeply to be pickled", []) from error
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        if raised_by_user_code(error):
+            raise
+        reason, steps = find_culprit(value, error)
+        raise UnpicklableError(reason, steps) from error
+
+
+class _Sink:
+    """A file that keeps what is written to it, as the very objects."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, chunks: list[Buffer]) -> None:
+        self.write = chunks.append
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """cloudpickle's, quicker to set up, with buffers beside the pickle also for arrays that are not contiguous."""
+
+    def __init__(self, chunks: list[Buffer], buffers: list[memoryview] | None) -> None:
+        self._buffers = buffers
+        # One merged dictionary instead of cloudpickle's ChainMap, whose every miss costs a microsecond per object.
+        self.dispatch_table = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+        callback = None if buffers is None else self._beside
+        pickle.Pickler.__init__(self, _Sink(chunks), PROTOCOL, buffer_callback=callback)
+        self.globals_ref: dict[int, dict[str, Any]] = {}  # cloudpickle: functions that share globals go on doing so
+        self.proto = PROTOCOL
+        self._ndarray = getattr(sys.modules.get("numpy"), "ndarray", _NoArray)
+
+    def dump_plainly(self, value: Any) -> None:
+        pickle.Pickler.dump(self, value)
+
+    def _beside(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer out of band; True leaves it to the pickler (which refuses what is not contiguous)."""
+        assert self._buffers is not None
+        try:
+            self._buffers.append(buffer.raw())
+        except BufferError:
+            return True
+        return False
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is self._ndarray:
+            return _reduce_array(value)
+        return super().reducer_override(value)
+
+
+class _NoArray:
+    """Stands for numpy's array while numpy is not imported."""
+
+
+def _reduce_array(array: Any) -> Any:
+    """numpy pickles an array that is not contiguous in band; a contiguous copy of it goes beside the pickle."""
+    if array.flags.forc or array.dtype.hasobject:
+        return NotImplemented
+    return array.copy(order="C").__reduce_ex__(PROTOCOL)
+
+
+def _framed(chunks: list[Buffer], buffers: list[memoryview], contained: list[bytes]) -> Payload:
+    length = sum(map(len, chunks))
+    lengths = [buffer.nbytes for buffer in buffers]
+    header = _HEADER.pack(_MAGIC, len(buffers), length) + struct.pack(f"<{len(lengths)}Q", *lengths)
+    pieces: list[Buffer] = [header, *chunks]
+    nbytes = len(header) + length
+    for buffer in buffers:
+        gap = -nbytes % ALIGNMENT
+        if gap:
+            pieces.append(_PADDING[:gap])
+        pieces.append(buffer)
+        nbytes += gap + buffer.nbytes
+    return Payload(tuple(pieces), nbytes, contained, buffers)
+
+
+# -- payloads to values ------------------------------------------------------------------------------------------------
+
+
+def loads(data: Buffer) -> Any:
+    """The value of an encoded form. Arrays inside are read-only views into `data`.
+
+    Raises `ValueError` when `data` is no encoded form, and whatever loading the value raises.
+    """
+    return loads_noting(data)[0]
+
+
+def loads_noting(data: Buffer) -> tuple[Any, list[bytes]]:
+    """The value, and the ids of the references that arrived in it, each as often as it arrived."""
+    framed = data[:1] != b"\x80"
+    if not framed and len(data) < _REF_PICKLE_MIN:
+        return _c_loads(data), []
+    arrived: list[bytes] = []
+    outer, _notes.arrived = _notes.arrived, arrived
+    try:
+        value = _load_framed(data) if framed else _c_loads(data)
+    finally:
+        _notes.arrived = outer
+    return value, arrived
+
+
+def _load_framed(data: Buffer) -> Any:
+    view = memoryview(data)
+    if view.ndim != 1 or view.format != "B":
+        view = view.cast("B")
+    view = view.toreadonly()
+    pickled, buffers = _split(view)
+    return _c_loads(pickled, buffers=buffers)
+
+
+def _split(view: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The pickle and the buffers of a frame."""
+    if len(view) < _HEADER.size:
+        raise ValueError(f"not a payload: {len(view)} bytes that are no pickle")
+    magic, count, length = _HEADER.unpack_from(view)
+    start = _HEADER.size + 8 * count
+    if magic != _MAGIC or start + length > len(view):
+        raise ValueError("not a payload: it begins with neither a pickle nor a frame, or it was cut off")
+    lengths = struct.unpack_from(f"<{count}Q", view, _HEADER.size)
+    pickled = view[start : start + length]
+    buffers = []
+    end = start + length
+    for nbytes in lengths:
+        begin = end + -end % ALIGNMENT
+        end = begin + nbytes
+        if end > len(view):
+            raise ValueError("not a payload: a buffer of its frame was cut off")
+        buffers.append(view[begin:end])
+    return pickled, buffers
+
+
+# -- functions and exceptions ------------------------------------------------------------------------------------------
+
+
+def dumps_function(function: Any) -> bytes:
+    """Pickle a function or a class, by value where its module cannot be imported elsewhere.
+
+    References that it captured are noted in no payload (`note_ref` says False): they are pinned until the job ends.
+    Raises as `dumps`.
+    """
+    chunks: list[Buffer] = []
+    outer, _notes.exported = _notes.exported, None
+    try:
+        _run_pickler(function, chunks, None)
+    finally:
+        _notes.exported = outer
+    return b"".join(chunks)
+
+
+def loads_function(pickled: Buffer) -> Any:
+    """The function or class. Raises what loading it raises: `ModuleNotFoundError` for a module that is not here, ..."""
+    return _c_loads(pickled)
+
+
+def make_blob(pickled: bytes, name: str) -> Blob:
+    """A pickled function with the hash that names it."""
+    return Blob(hash=blake2b(pickled, digest_size=16).digest(), name=name[:1024], pickled=pickled)
+
+
+def dump_exception(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> bytes:
+    """Pickle an exception that can be rebuilt; b"" when it cannot be, or is larger than `max_bytes`.
+
+    It is rebuilt here for a trial, since a class whose `__init__` takes other arguments than it passes on can be
+    pickled but not loaded. The receiver is not to be bothered with what fails either way, so any error of the user's
+    methods, even `SystemExit`, only means b"".
+    """
+    try:
+        pickled = dumps_function(error)
+        if len(pickled) > max_bytes or not isinstance(_load_apart(pickled), BaseException):
+            return b""
+    except (Exception, SystemExit):
+        return b""
+    return pickled
+
+
+def load_exception(pickled: bytes) -> BaseException | None:
+    """What `dump_exception` made; None when there is nothing, or it cannot be rebuilt in this process."""
+    if not pickled:
+        return None
+    try:
+        error = _load_apart(pickled)
+    except (Exception, SystemExit):
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _load_apart(pickled: bytes) -> Any:
+    """Load without a note in the payload that this thread may be loading around it."""
+    outer, _notes.arrived = _notes.arrived, None
+    try:
+        return _c_loads(pickled)
+    finally:
+        _notes.arrived = outer

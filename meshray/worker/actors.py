@@ -1,0 +1,353 @@
+"""The actor that a worker hosts: its constructor, then its calls.
+
+Calls come in order per caller, since links keep order, and begin in that order. Three ways to run them, by its class:
+
+- one at a time in the main thread (the default);
+- `max_concurrency` > 1: on as many threads, while the main thread pumps;
+- a class with `async def` methods: on an event loop in the main thread, which watches the endpoint itself, so that a call
+  costs no hand-over between threads. `max_concurrency` (1000) bounds the calls that have begun and not ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from meshray.core.records import Carrier
+from meshray.resources import to_quantities
+from meshray.runtime.client import Current
+from meshray.runtime.failures import headline_of
+from meshray.wire import messages as m
+from meshray.wire.payload import loads_function
+from meshray.worker.executor import ActorExitRequest, Executor, Item
+from meshray.worker.streams import announce
+
+ASYNC_CONCURRENCY = 1000
+
+_current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("meshray_current", default=None)
+
+
+class ActorHost:
+    """See the head of this file."""
+
+    def __init__(self, executor: Executor, start: m.StartActor) -> None:
+        self._executor = executor
+        self._start = start
+        self._instance: Any = None
+        self._name = start.name or start.blob.name
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scheduled = False  # the loop will look at the queue
+        self._flushing = False  # the loop will send what is done
+        self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
+        self._flags: dict[bytes, Current] = {}  # running calls, by task id
+        self._active = 0  # calls that have begun and not ended, on threads or the loop
+        self._leaving = False  # it ends itself
+        self._local = threading.local()
+
+    # -- context -----------------------------------------------------------------------------------------------------
+
+    def current(self) -> Current | None:
+        """What runs in this thread, or in this coroutine."""
+        found: Current | None = getattr(self._local, "current", None)
+        return found or _current.get()
+
+    def _new_current(self, task: m.Task | None) -> Current:
+        current = Current()
+        start, bind = self._start, self._executor.bind
+        current.actor_id = start.actor_id
+        current.actor_name = start.name
+        current.actor_methods = start.methods
+        current.restarted = start.incarnation > 1
+        current.depth = 1
+        if bind is not None:
+            current.gpu_ids = list(bind.gpu_ids)
+            current.resources = to_quantities(bind.resources)
+        if task is not None:
+            current.task_id = task.task_id
+            current.task_name = f"{self._name}.{task.function.decode()}"
+            current.depth = task.depth + 1
+        return current
+
+    # -- messages, under the pump's lock -----------------------------------------------------------------------------
+
+    def on_work(self) -> None:
+        """Something came into the queue, or it is time to go."""
+        loop = self._loop
+        if loop is None or self._scheduled:
+            return
+        self._scheduled = True
+        loop.call_soon_threadsafe(self._schedule)
+
+    def on_cancel(self, message: m.Cancel) -> None:
+        """A running coroutine gets CancelledError; a running method only a flag."""
+        flagged = self._flags.get(message.task_id)
+        if flagged is not None:
+            flagged.cancelled = True
+        call = self._calls.get(message.task_id)
+        if call is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(call.cancel)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Construct it, then serve until it ends. In the main thread."""
+        start = self._start
+        announce(self._name)
+        self._local.current = self._new_current(None)
+        try:
+            cls = loads_function(start.blob.pickled)
+            is_async = _has_coroutines(cls)
+            self._instance = self._construct(cls)
+        except BaseException as error:
+            self._ready(self._construction_failed(error))
+            return
+        if is_async:
+            self._local.current = None
+            self._serve_loop()
+        elif start.max_concurrency > 1:
+            self._ready(None)
+            self._serve_threads()
+        else:
+            self._ready(None)
+            self._serve_here()
+
+    def _construct(self, cls: Any) -> Any:
+        start = self._start
+        carrier = Carrier(start.actor_id, b"")
+        task = m.Task(0, start.actor_id, b"", start.args, start.deps)
+        args, kwargs = self._executor.arguments(task, carrier)
+        instance = cls(*args, **kwargs)
+        del args, kwargs
+        self._executor.outcomes.end_carrier(carrier)
+        return instance
+
+    def _construction_failed(self, error: BaseException) -> m.Failure:
+        failure = self._executor.outcomes.failure(None, f"{self._name}.__init__", error)
+        text = f"the actor {self._name} died: its __init__ raised {headline_of(error)}"
+        return msgspec.structs.replace(failure, kind="ActorDiedError", message=text)
+
+    def _ready(self, failure: m.Failure | None) -> None:
+        self._send(m.ActorReady(self._start.actor_id, self._start.incarnation, failure))
+
+    def _send(self, message: Any) -> None:
+        engine = self._executor.engine
+        raised = engine.pump.enter()
+        try:
+            engine.send(engine.peer, message)
+            engine.pump.turn()
+        finally:
+            engine.pump.leave(raised)
+
+    def _exit(self) -> None:
+        """The actor ends itself: no restart."""
+        self._leaving = True
+        self._send(m.ActorExit(self._start.actor_id, self._start.incarnation))
+
+    # -- one at a time -----------------------------------------------------------------------------------------------
+
+    def _serve_here(self) -> None:
+        executor, calls = self._executor, self._executor.queue
+        while not self._leaving and not executor.engine.pump.closed:
+            executor.wait_for_work()
+            while calls and not self._leaving:
+                item = calls.popleft()
+                executor.done.append((item, self._call(item)))
+                if len(executor.done) >= 64:
+                    executor.flush()
+            if executor.exiting and not calls:
+                return
+
+    # -- on threads --------------------------------------------------------------------------------------------------
+
+    def _serve_threads(self) -> None:
+        executor = self._executor
+        work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        threads: list[threading.Thread] = []
+        idle = threading.Semaphore(0)  # how many threads wait for work
+        while not self._leaving and not executor.engine.pump.closed:
+            executor.wait_for_work()
+            while executor.queue:
+                item = executor.queue.popleft()
+                if not idle.acquire(blocking=False) and len(threads) < self._start.max_concurrency:
+                    thread = threading.Thread(target=self._thread, args=(work, idle), daemon=True)
+                    threads.append(thread)
+                    thread.start()
+                work.put(item)
+            if executor.exiting:
+                break
+        for _ in threads:
+            work.put(None)
+        if not self._leaving:
+            for thread in threads:
+                thread.join()
+
+    def _thread(self, work: queue.SimpleQueue[Item | None], idle: threading.Semaphore) -> None:
+        executor = self._executor
+        while (item := work.get()) is not None:
+            executor.done.append((item, self._call(item)))
+            idle.release()
+            if work.empty() or len(executor.done) >= 64:
+                executor.flush()
+            if self._leaving:
+                executor.on_leaving()
+                return
+
+    # -- one call, in this thread ------------------------------------------------------------------------------------
+
+    def _call(self, item: Item) -> m.Result:
+        source, _, task = item
+        executor = self._executor
+        handle = executor.journal_handle(item)
+        executor.journal.started(handle, task.seq)
+        current = self._local.current = self._new_current(task)
+        self._flags[task.task_id] = current
+        carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
+        name = task.name or current.task_name
+        try:
+            value = self._invoke(task, carrier)
+            result = executor.outcomes.of_value(source, task, name, value)
+            value = None
+        except ActorExitRequest:
+            result = self._exit_result(task)
+        except SystemExit as error:
+            executor.end_by_exit(error)
+        except BaseException as error:
+            result = executor.outcomes.of_error(task, name, error)
+        del self._flags[task.task_id]
+        executor.forget_children(task.task_id)
+        if carrier is not None and executor.outcomes.end_carrier(carrier):
+            result.kept = True
+        return executor.journaled(handle, task, result)
+
+    def _invoke(self, task: m.Task, carrier: Carrier | None) -> Any:
+        method = self._method(task.function.decode())
+        if not task.args and not task.deps:
+            return method()
+        args, kwargs = self._executor.arguments(task, carrier)
+        return method(*args, **kwargs)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        method = self._methods.get(name)
+        if method is None:
+            method = self._special(name) or getattr(self._instance, name)
+            self._methods[name] = method
+        return method
+
+    def _special(self, name: str) -> Callable[..., Any] | None:
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self._instance, *args, **kwargs)
+        if name == "__ray_terminate__":
+            return _terminate
+        return None
+
+    def _exit_result(self, task: m.Task) -> m.Result:
+        self._exit()
+        text = f"the actor {self._name} has ended itself (exit_actor)"
+        return m.Result(task.seq, [m.Failure("ActorDiedError", text)])
+
+    # -- on an event loop --------------------------------------------------------------------------------------------
+
+    def _serve_loop(self) -> None:
+        engine = self._executor.engine
+        loop = self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.add_reader(engine.endpoint.fd, self._executor.flush)
+        loop.add_reader(engine.at.peer_pidfd, os._exit, 1)
+        engine.pump.attended = True
+        loop.call_soon(self._ready, None)
+        loop.call_soon(self.on_work)
+        try:
+            loop.run_forever()
+        finally:
+            engine.pump.attended = False
+
+    def _schedule(self) -> None:
+        """Begin what came, in order, within the bound."""
+        self._scheduled = False
+        executor = self._executor
+        limit = self._start.max_concurrency or ASYNC_CONCURRENCY
+        calls, loop = executor.queue, self._loop
+        assert loop is not None
+        while calls and self._active < limit and not self._leaving:
+            item = calls.popleft()
+            self._active += 1
+            self._calls[item[2].task_id] = loop.create_task(self._run(item))
+        if executor.exiting and not calls and not self._active:
+            loop.stop()
+
+    async def _run(self, item: Item) -> None:
+        source, _, task = item
+        executor = self._executor
+        handle = executor.journal_handle(item)
+        executor.journal.started(handle, task.seq)
+        current = self._new_current(task)
+        _current.set(current)
+        self._flags[task.task_id] = current
+        carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
+        name = task.name or current.task_name
+        announce(self._name)
+        try:
+            value = self._invoke(task, carrier)
+            if inspect.isawaitable(value):
+                value = await value
+            result = executor.outcomes.of_value(source, task, name, value)
+            value = None
+        except ActorExitRequest:
+            result = self._exit_result(task)
+        except asyncio.CancelledError as error:
+            if current.cancelled:
+                result = executor.outcomes.cancelled(task, name)
+            else:
+                result = executor.outcomes.of_error(task, name, error)
+        except SystemExit as error:
+            executor.end_by_exit(error)
+        except BaseException as error:
+            result = executor.outcomes.of_error(task, name, error)
+        self._finish(item, handle, carrier, result)
+
+    def _finish(self, item: Item, handle: int, carrier: Carrier | None, result: m.Result) -> None:
+        executor, task = self._executor, item[2]
+        self._calls.pop(task.task_id, None)
+        self._flags.pop(task.task_id, None)
+        executor.forget_children(task.task_id)
+        if carrier is not None and executor.outcomes.end_carrier(carrier):
+            result.kept = True
+        executor.done.append((item, executor.journaled(handle, task, result)))
+        self._active -= 1
+        loop = self._loop
+        assert loop is not None
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._executor.flush()
+        loop = self._loop
+        assert loop is not None
+        if self._leaving:
+            loop.stop()
+        elif self._executor.queue or self._executor.exiting:
+            self._schedule()
+
+
+def _terminate() -> None:
+    raise ActorExitRequest
+
+
+def _has_coroutines(cls: Any) -> bool:
+    return any(
+        inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+        for _, value in inspect.getmembers(cls, callable)
+    )

@@ -1,0 +1,445 @@
+"""Running attempts, one after the other, in the main thread.
+
+What was pushed waits in `queue`. Around each attempt stands the journal, so that a crash is charged to the attempt that
+was running. Results gather in `done` (any thread appends, whoever turns the pump takes out) and leave with the next turn:
+at once when the queue is empty, after `SEND_TASKS` results or `SEND_AFTER_S` otherwise, and before any wait.
+
+The tasks behind a long one are given back unasked: by the background thread when the current one has run
+`hold_back_after_s`, and at once when it blocks in `get` or `wait`, since one of them may be what it waits for.
+
+Cancelling is a SIGINT to the main thread. Its handler raises only while `_running` is the attempt to be cancelled and
+`_in_user_code` is set, both written by the main thread alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from typing import Any, NoReturn
+
+import msgspec
+
+from meshray.core.records import Carrier
+from meshray.refs import ObjectRef
+from meshray.runtime.cancelling import cancel_task
+from meshray.runtime.client import Client, Current
+from meshray.runtime.pump import Waiter
+from meshray.store.journal import ConcurrentJournal, source_of_lease
+from meshray.wire import messages as m
+from meshray.worker.functions import Functions
+from meshray.worker.outcomes import Outcomes
+from meshray.worker.streams import announce
+
+SEND_TASKS = 64
+SEND_AFTER_S = 0.001
+
+_encode = msgspec.msgpack.Encoder().encode
+_perf_ns = time.perf_counter_ns
+
+Item = tuple[bytes, int, m.Task]  # source, lease, task
+
+
+class ActorExitRequest(BaseException):
+    """Raised by `exit_actor()` through user code; a BaseException, so that `except Exception` does not stop it."""
+
+
+class Executor:
+    """See the head of this file. `actor` is set once this worker hosts one; then attempts are its business."""
+
+    def __init__(self, client: Client, journal: ConcurrentJournal) -> None:
+        self.client = client
+        self.engine = client.engine
+        self.journal = journal
+        self.functions = Functions()
+        self.outcomes = Outcomes(client)
+        self.queue: deque[Item] = deque()
+        self.bound: Waiter | None = None
+        self.bind: m.Bind | None = None
+        self.exiting = False  # the peer said Exit: end when the queue is empty
+        self.actor: Any = None  # worker.actors.ActorHost
+        self._idle: Waiter | None = None  # the main thread waits for work with it
+        self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
+        self._busy_ns = 0  # time spent on what is in `done`; only the main thread of tasks counts it
+        self._running: m.Task | None = None
+        self._running_since_s = 0.0
+        self._in_user_code = False
+        self._cancelling: tuple[bytes, int] | None = None
+        self._handles: dict[bytes, int] = {}  # journal handles by source
+        self._last_lease_source = b""
+        self._blocks = 0
+        self._children: dict[bytes, list[ObjectRef[Any]]] = {}  # what a running task has submitted
+        self._main = Current()
+        self._local = threading.local()
+        self._main_ident = threading.main_thread().ident
+        client.current_in_worker = self.current
+        client.on_submit = self._note_children
+        client.on_exit_actor = self._exit_actor
+        client.waiting.blocker = self
+
+    # -- context -----------------------------------------------------------------------------------------------------
+
+    def current(self) -> Current:
+        """What runs in this thread; a thread of the user's own counts for the main one."""
+        if self.actor is not None:
+            found: Current | None = self.actor.current()
+            if found is not None:
+                return found
+        return self._main
+
+    def _note_children(self, refs: list[ObjectRef[Any]]) -> None:
+        task_id = self.current().task_id
+        children = self._children.get(task_id)
+        if children is None:
+            children = self._children[task_id] = []
+        children += refs
+
+    def forget_children(self, task_id: bytes) -> None:
+        """A task is over: what it submitted is not cancelled with it any more."""
+        if self._children:
+            self._children.pop(task_id, None)
+
+    def on_leaving(self) -> None:
+        """The actor ends itself, says one of its threads: the main thread is to see that."""
+        raised = self.engine.pump.enter()
+        try:
+            self.exiting = True
+            self._rouse()
+        finally:
+            self.engine.pump.leave(raised)
+
+    def _exit_actor(self) -> None:
+        raise ActorExitRequest
+
+    # -- the engine's host: messages, under the pump's lock ----------------------------------------------------------
+
+    def on_push(self, source: bytes, message: m.Push) -> None:
+        lease = message.lease
+        if message.blobs:
+            self.functions.add(message.blobs)
+        name = source_of_lease(lease) if lease else source
+        handle = self._handles.get(name)
+        if handle is None:
+            if lease and self._last_lease_source:
+                self._handles.pop(self._last_lease_source, None)
+                self.journal.forget(self._last_lease_source)
+            if lease:
+                self._last_lease_source = name
+            handle = self._handles[name] = self.journal.source(name)
+        self.journal.acknowledged(handle, message.acknowledged)
+        self.queue.extend([(source, lease, task) for task in message.tasks])
+        if self.actor is not None:
+            self.actor.on_work()
+        if self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle()
+
+    def on_cancel(self, source: bytes, message: m.Cancel) -> None:
+        running = self._running
+        if message.recursive:
+            for ref in self._children.get(message.task_id, ()):
+                record = self.engine.record_of(ref._id)
+                if record is not None and record.task is not None:
+                    cancel_task(self.engine, record.task, False, True)
+        for item in list(self.queue):
+            task = item[2]
+            if task.task_id == message.task_id and task.attempt == message.attempt:
+                try:
+                    self.queue.remove(item)
+                except ValueError:
+                    break  # the main thread was quicker
+                self.engine.send(item[0], m.GivenBack(item[1], [task.seq]))
+                return
+        if self.actor is not None:
+            self.actor.on_cancel(message)
+            return
+        if running is not None and running.task_id == message.task_id and running.attempt == message.attempt:
+            self._cancelling = (message.task_id, message.attempt)
+            assert self._main_ident is not None
+            signal.pthread_kill(self._main_ident, signal.SIGINT)
+
+    def on_other(self, source: bytes, message: Any) -> None:
+        if isinstance(message, m.Bind):
+            if self.bind is None and self.bound is not None:
+                self.bind = message
+                self.bound()
+        elif isinstance(message, m.StartActor):
+            from meshray.worker.actors import ActorHost
+
+            self.actor = ActorHost(self, message)
+            self._rouse()
+        elif isinstance(message, m.Cancel):
+            self.on_cancel(source, message)
+        elif isinstance(message, m.Exit):
+            self.exiting = True
+            if self.bind is None:
+                os._exit(0)
+            if self.actor is not None:
+                self.actor.on_work()
+            self._rouse()
+
+    def _rouse(self) -> None:
+        if self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle()
+
+    def on_process_died(self, process: bytes) -> None:
+        """Calls of a dead caller are not begun any more."""
+        for item in [item for item in list(self.queue) if item[0] == process]:
+            if item in self.queue:
+                self.queue.remove(item)
+
+    def on_turn(self, now: float) -> None:
+        if self.done:
+            self._send_results()
+        if self.queue and self._running is not None and self.actor is None:
+            if now - self._running_since_s >= self.engine.config.hold_back_after_s:
+                self.give_back()
+
+    def next_timer_s(self, now: float) -> float | None:
+        if self._running is not None and (self.queue or self.done) and self.actor is None:
+            return max(0.0005, self._running_since_s + self.engine.config.hold_back_after_s - now)
+        return None
+
+    def _send_results(self) -> None:
+        """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
+        done, groups = self.done, dict[tuple[bytes, int], list[m.Result]]()
+        busy, self._busy_ns = self._busy_ns, 0
+        while done:
+            (source, lease, _), result = done.popleft()
+            group = groups.get((source, lease))
+            if group is None:
+                group = groups[source, lease] = []
+            group.append(result)
+        for (source, lease), results in groups.items():
+            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+
+    def give_back(self) -> None:
+        """What has not begun goes to another worker. Under the lock."""
+        seqs: dict[tuple[bytes, int], list[int]] = {}
+        while True:
+            try:
+                source, lease, task = self.queue.popleft()
+            except IndexError:
+                break
+            seqs.setdefault((source, lease), []).append(task.seq)
+        for (source, lease), numbers in seqs.items():
+            self.engine.send(source, m.GivenBack(lease, numbers))
+
+    # -- waiting inside of a task (waiting.Blocker) ------------------------------------------------------------------
+
+    def before_wait(self) -> None:
+        return  # the wait begins with a turn, and that sends what is unsent
+
+    def begin_block(self) -> object:
+        if threading.get_ident() != self._main_ident or self._running is None:
+            return None
+        engine = self.engine
+        raised = engine.pump.enter()
+        try:
+            if self.actor is None:
+                self.give_back()
+            self._blocks += 1
+            engine.send(engine.peer, m.Blocked(self._blocks))
+        finally:
+            engine.pump.leave(raised)
+        return self._blocks
+
+    def end_block(self, token: object) -> None:
+        if token is None:
+            return
+        engine = self.engine
+        raised = engine.pump.enter()
+        try:
+            engine.send(engine.peer, m.Unblocked(token))  # type: ignore[arg-type]
+            engine.flush()
+        finally:
+            engine.pump.leave(raised)
+
+    # -- the main loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> NoReturn:
+        """Until the end of this process."""
+        signal.signal(signal.SIGINT, self._on_sigint)
+        try:
+            while not self.engine.pump.closed:
+                self.wait_for_work()
+                if self.actor is not None:
+                    self.actor.run()
+                    break
+                self._run_queue()
+                if self.exiting and not self.queue:
+                    break
+        finally:
+            self.leave()
+        os._exit(0)
+
+    def leave(self) -> None:
+        """Send what is unsent, write what was printed."""
+        if not self.engine.pump.closed:
+            raised = self.engine.pump.enter()
+            try:
+                self.engine.pump.turn()
+            finally:
+                self.engine.pump.leave(raised)
+        self.engine.close()
+
+    def wait_for_work(self) -> None:
+        """Until something was pushed, an actor came to be hosted, or it is time to go."""
+        actor = self.actor
+        while not self.queue and self.actor is actor and not self.exiting and not self.engine.pump.closed:
+            waiter = Waiter(self.engine.pump, 1)
+            raised = self.engine.pump.enter()
+            if self.queue or self.actor is not actor or self.exiting:
+                self.engine.pump.leave(raised)
+                return
+            self._idle = waiter
+            self.engine.pump.leave(raised)
+            self.engine.pump.wait(waiter)
+
+    def _run_queue(self) -> None:
+        queue, since = self.queue, 0
+        while True:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                return
+            began = _perf_ns()
+            if not self.done:
+                since = began
+            self.done.append((item, self.attempt(item)))
+            ended = _perf_ns()
+            self._busy_ns += ended - began
+            if queue and (len(self.done) >= SEND_TASKS or ended - since > SEND_AFTER_S * 1e9):
+                self.flush()
+
+    def flush(self) -> None:
+        """One turn: what is unsent leaves."""
+        pump = self.engine.pump
+        raised = pump.enter()
+        try:
+            pump.turn()
+        finally:
+            pump.leave(raised)
+
+    def journal_handle(self, item: Item) -> int:
+        """The journal's handle for the pusher of an item."""
+        return self._handles[source_of_lease(item[1]) if item[1] else item[0]]
+
+    def attempt(self, item: Item) -> m.Result:
+        """Run one attempt of a task."""
+        source, _, task = item
+        handle = self.journal_handle(item)
+        current = self._main
+        current.task_id = task.task_id
+        current.depth = task.depth + 1
+        self._running_since_s = time.monotonic()
+        self._running = task
+        self.journal.started(handle, task.seq)
+        carrier: Carrier | None = None
+        name = task.name
+        try:
+            found = self.functions.get(task.function) or self.functions.load(task.function)
+            function, own_name = found
+            name = name or own_name
+            current.task_name = name
+            announce(name)
+            if task.nested or task.deps or type(task.args) is not bytes:
+                carrier = Carrier(task.task_id, source)
+            if task.args or task.deps:
+                args, kwargs = self.arguments(task, carrier)
+                self._in_user_code = True
+                value = function(*args, **kwargs)
+                self._in_user_code = False
+                del args, kwargs
+            else:
+                self._in_user_code = True
+                value = function()
+                self._in_user_code = False
+            result = self.outcomes.of_value(source, task, name, value)
+            value = None
+        except BaseException as error:
+            self._in_user_code = False
+            result = self._of_error(task, name or self.functions.name_of(task.function), error)
+        self._running = None
+        self.forget_children(task.task_id)
+        if carrier is not None and self.outcomes.end_carrier(carrier):
+            result.kept = True
+        return self.journaled(handle, task, result)
+
+    def journaled(self, handle: int, task: m.Task, result: m.Result) -> m.Result:
+        """Write the result down; one that is too large for the journal goes to the store."""
+        if self.journal.finished(handle, task.seq, _encode(result)):
+            return result
+        try:
+            result = self.outcomes.sealed(task, result)
+        except Exception as error:
+            result = self.outcomes.of_error(task, task.name, error)
+        if not self.journal.finished(handle, task.seq, _encode(result)):
+            self.journal.unrecorded(handle, task.seq)
+        return result
+
+    def _of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:
+        if self._cancelling == (task.task_id, task.attempt) and isinstance(error, KeyboardInterrupt):
+            self._cancelling = None
+            return self.outcomes.cancelled(task, name)
+        if isinstance(error, SystemExit):
+            self.end_by_exit(error)
+        error.__traceback__ = _without_own_frames(error)
+        return self.outcomes.of_error(task, name, error)
+
+    def end_by_exit(self, error: SystemExit) -> NoReturn:
+        """`sys.exit` in a task ends the worker, as it would end a program."""
+        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+        if error.code and not isinstance(error.code, int):
+            os.write(2, f"{error.code}\n".encode("utf-8", "replace"))
+        os._exit(code & 0xFF)
+
+    def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
+        """Positional and keyword arguments of an attempt, references at the top level replaced by their values."""
+        load = self.client.values.load
+        if not task.args:
+            return (), {}
+        loaded = load(task.args, carrier)
+        if len(loaded) == 2:
+            return loaded  # type: ignore[no-any-return]
+        args, kwargs, positions = loaded
+        args = list(args)
+        for position, dep in zip(positions, task.deps, strict=True):
+            if isinstance(dep, m.Borrowed):
+                value = self._borrowed(dep.object_id, carrier)
+            else:
+                value = load(dep, carrier)
+            if type(position) is int:
+                args[position] = value
+            else:
+                kwargs[position] = value
+        return args, kwargs
+
+    def _borrowed(self, object_id: bytes, carrier: Carrier | None) -> Any:
+        self.engine.queue.append((object_id, carrier))
+        return self.client.waiting.get([ObjectRef(object_id)], None)[0]
+
+    # -- cancelling --------------------------------------------------------------------------------------------------
+
+    def _on_sigint(self, signum: int, frame: object) -> None:
+        running = self._running
+        if not self._in_user_code or running is None or self._cancelling != (running.task_id, running.attempt):
+            return
+        pump = self.engine.pump
+        if pump.shielded:
+            pump.interrupt_later()
+        else:
+            raise KeyboardInterrupt
+
+
+def _without_own_frames(error: BaseException) -> Any:
+    """The traceback from the user's first frame on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("meshray.worker."):
+        if trace.tb_next is None:
+            return error.__traceback__
+        trace = trace.tb_next
+    return trace

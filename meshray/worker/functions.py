@@ -1,0 +1,51 @@
+"""The functions and classes that this worker got: pickled ones by hash, unpickled at their first use."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from meshray.wire.messages import Blob
+from meshray.wire.payload import loads_function
+
+
+class Functions:
+    """A cache for life: a worker serves one job, so it is bounded by what that job submits."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[bytes, Blob] = {}  # not unpickled yet
+        self._loaded: dict[bytes, tuple[Callable[..., Any], str]] = {}
+        self.get = self._loaded.get
+
+    def add(self, blobs: list[Blob]) -> None:
+        """Functions that came with a push."""
+        for blob in blobs:
+            if blob.hash not in self._loaded:
+                self._blobs[blob.hash] = blob
+
+    def load(self, function: bytes) -> tuple[Callable[..., Any], str]:
+        """A function and its name. Raises what unpickling raises; a missing module is named, with this host."""
+        blob = self._blobs.get(function)
+        if blob is None:
+            raise LookupError(f"function {function.hex()} never came to this worker")
+        try:
+            loaded = loads_function(blob.pickled)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot import: "
+                f"{error}",
+                name=error.name,
+                path=error.path,
+            ) from error
+        found = self._loaded[function] = (loaded, blob.name)
+        del self._blobs[function]
+        return found
+
+    def name_of(self, function: bytes) -> str:
+        """For people, also when it cannot be loaded."""
+        loaded = self._loaded.get(function)
+        if loaded is not None:
+            return loaded[1]
+        blob = self._blobs.get(function)
+        return blob.name if blob is not None else function.hex()

@@ -1,0 +1,83 @@
+"""A worker's life, from the fork to the end: introduce itself, be bound to a job, run tasks or host one actor.
+
+- `executor.py`  runs attempts one after the other: arguments in, outcome out, the journal, what is sent when
+- `outcomes.py`  turns what a function returned or raised into a `Result`
+- `functions.py` the functions this worker got, unpickled once
+- `actors.py`    the actor it hosts, if any: in order, on threads, or on an event loop
+- `zygote.py`, `birth.py`, `descendants.py`  where workers come from, and what becomes of their children
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from meshray import context
+from meshray.ids import NODE_BYTES
+from meshray.local import peer_process
+from meshray.runtime.attach import introduce
+from meshray.runtime.client import Client
+from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.pump import Waiter
+from meshray.store.journal import ConcurrentJournal, Journal
+from meshray.transport.endpoint import Endpoint
+from meshray.wire import messages as m
+from meshray.wire.boot import unpack_config, unpack_settings
+from meshray.worker.executor import Executor
+
+
+def main(packed: bytes) -> NoReturn:
+    """Be a worker until the peer says Exit, or dies. Called in a fresh fork of the zygote, in its main thread."""
+    settings = unpack_settings(packed)
+    config = unpack_config(settings.config)
+    pidfd = os.pidfd_open(settings.peer_pid)
+    node = settings.process_id[:NODE_BYTES]
+    endpoint = Endpoint(Path(settings.folder), settings.process_id, config)
+    introduce(endpoint, peer_process(node), pidfd, None)
+    engine = Engine(
+        Attachment(
+            process_id=settings.process_id,
+            peer_id=peer_process(node),
+            job_id=b"",
+            node_name=settings.node_name,
+            peer_pidfd=pidfd,
+            config=config,
+            endpoint=endpoint,
+            store_folder=Path(settings.store_folder),
+            namespace="",
+            is_driver=False,
+        )
+    )
+    client = Client(engine)
+    executor = Executor(client, ConcurrentJournal(Journal(settings.journal)))
+    engine.host = executor
+    waiter = executor.bound = Waiter(engine.pump, 1)
+    engine.pump.start()
+    engine.pump.wait(waiter)
+    if executor.bind is None:
+        os._exit(1)  # the peer died first
+    _settle_in(executor.bind, client)
+    executor.run()
+
+
+def _settle_in(bind: m.Bind, client: Client) -> None:
+    """See what the job's driver sees: environment, folder, modules. Before any user code."""
+    job = bind.job
+    os.environ.update(job.env_vars)
+    os.environ.update(bind.env)
+    try:
+        os.chdir(job.folder)
+    except OSError as error:
+        print(f"meshray: the driver's folder {job.folder} cannot be entered: {error}", file=sys.stderr)
+    sys.path[:] = job.sys_path
+    sys.argv = [job.main_path or "meshray-worker"]
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    client.engine.at.job_id = client.job_id = job.job
+    client.engine.at.namespace = client.namespace = job.namespace
+    context.set_runtime(client)
+

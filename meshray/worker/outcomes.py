@@ -1,0 +1,107 @@
+"""From what a function returned, or raised, to the `Result` that its submitter gets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+from meshray.core.records import Carrier
+from meshray.errors import MeshrayError
+from meshray.ids import FIRST_RETURN, object_of
+from meshray.runtime.client import Client
+from meshray.runtime.failures import failure_from_exception, to_failure
+from meshray.wire import messages as m
+from meshray.wire import payload as payloads
+
+ANCESTORS_MAX = 50
+
+
+class Outcomes:
+    """Makes results; pins the references inside them until the submitter holds them itself."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._engine = client.engine
+        self._inline_max_bytes = client.engine.config.inline_max_bytes
+        self._host = socket.gethostname()
+
+    def of_value(self, source: bytes, task: m.Task, name: str, value: Any) -> m.Result:
+        """The result of a task that returned `value`."""
+        if task.returns == 1:
+            payload = payloads.dumps(value)
+            if payload.nbytes <= self._inline_max_bytes and not payload.contained:
+                return m.Result(task.seq, [payload.inline()])
+            return self._of_values(source, task, [payload])
+        if task.returns == 0:
+            return m.Result(task.seq, [])
+        try:
+            values = list(value)
+        except TypeError:
+            raise ValueError(
+                f"{name} has num_returns={task.returns} and returned a {type(value).__name__}, not that many values"
+            ) from None
+        if len(values) != task.returns:
+            raise ValueError(f"{name} has num_returns={task.returns} and returned {len(values)} values")
+        return self._of_values(source, task, [payloads.dumps(each) for each in values])
+
+    def _of_values(self, source: bytes, task: m.Task, made: list[payloads.Payload]) -> m.Result:
+        values: list[bytes | m.Place | m.Failure] = []
+        pinned: list[Any] = []
+        contained: list[list[bytes]] = []
+        single = task.returns == 1
+        for index, payload in enumerate(made):
+            object_id = task.task_id + FIRST_RETURN if single else object_of(task.task_id, index)
+            pinned += self._client.values.pin_contained(payload)
+            contained.append(payload.contained)
+            values.append(self._client.values.encode(object_id, payload))
+        if not pinned:
+            return m.Result(task.seq, values)
+        raised = self._engine.pump.enter()
+        try:
+            self._engine.pin(source, task.task_id, pinned)
+        finally:
+            self._engine.pump.leave(raised)
+        return m.Result(task.seq, values, contained)
+
+    def sealed(self, task: m.Task, result: m.Result) -> m.Result:
+        """The same result with its inline values in the store: for a journal that has no room for them."""
+        values: list[bytes | m.Place | m.Failure] = []
+        for index, value in enumerate(result.values):
+            if type(value) is bytes:
+                payload = payloads.Payload((value,), len(value))
+                values.append(self._client.values.write(object_of(task.task_id, index), payload))
+            else:
+                values.append(value)
+        return m.Result(result.seq, values, result.contained, result.kept)
+
+    def of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:
+        """The result of a task that raised."""
+        return m.Result(task.seq, [self.failure(task, name, error)])
+
+    def failure(self, task: m.Task | None, name: str, error: BaseException) -> m.Failure:
+        """What `get` will raise for an exception of user code."""
+        if isinstance(error, MeshrayError) and getattr(error, "_meshray_passes", False):
+            return to_failure(error)
+        failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host)
+        if task is None or not task.retry_exceptions or "ancestors" in failure.details:
+            return failure
+        kinds = type(error).__mro__[:ANCESTORS_MAX]
+        ancestors = "\n".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        return msgspec.structs.replace(failure, details={**failure.details, "ancestors": ancestors})
+
+    def cancelled(self, task: m.Task, name: str) -> m.Result:
+        """The result of a task that was cancelled."""
+        return m.Result(task.seq, [m.Failure("TaskCancelledError", f"{name} was cancelled")])
+
+    def end_carrier(self, carrier: Carrier) -> bool:
+        """Whether references or views of the arguments live on."""
+        engine = self._engine
+        raised = engine.pump.enter()
+        try:
+            engine.records.drain()
+            return engine.records.end_carrier(carrier)
+        finally:
+            engine.pump.leave(raised)

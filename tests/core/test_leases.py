@@ -1,0 +1,644 @@
+"""Who gets the slots: granting, fairness, debts, the ends of leases."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from meshray.config import DEFAULT, Config
+from meshray.core.effects import ActorSlot, ActorWaits, KillProcess, Send, StartWorker
+from meshray.core.leases import Leases
+from meshray.resources import to_amounts
+from meshray.wire.messages import (
+    Bind,
+    Demand,
+    Failure,
+    Infeasible,
+    JobInfo,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRevoked,
+    Profile,
+    Result,
+)
+
+OWN = ("/usr/bin/python", "/usr")
+CRASH = Failure("WorkerCrashedError", "killed by signal 11 (SIGSEGV)")
+M = TypeVar("M")
+
+
+def driver(number: int) -> bytes:
+    return b"node____drv" + number.to_bytes(5, "big")
+
+
+def job_info(job: bytes, interpreter: tuple[str, str] = OWN) -> JobInfo:
+    return JobInfo(job, interpreter[0], interpreter[1], [], "/", "", "ns")
+
+
+class Host:
+    """One peer's leases with workers that start at once, and submitters that remember what they were told."""
+
+    def __init__(self, jobs: int = 1, config: Config = DEFAULT, **total: float) -> None:
+        self.leases = Leases(to_amounts(total), OWN, config)
+        self.now = 0.0
+        self.starts_workers = True
+        self.told: list[tuple[bytes, Any]] = []
+        self.started: list[StartWorker] = []
+        self.killed: list[bytes] = []
+        self.slots: list[ActorSlot] = []
+        self.waits: list[ActorWaits] = []
+        self._workers = 0
+        for number in range(jobs):
+            self.leases.on_job_started(job_info(driver(number)))
+
+    def perform(self) -> None:
+        while effects := self.leases.take_effects():
+            for effect in effects:
+                if isinstance(effect, Send):
+                    self.told.append((effect.to, effect.message))
+                elif isinstance(effect, StartWorker):
+                    self.started.append(effect)
+                    if self.starts_workers:
+                        self.ready(effect.ticket)
+                elif isinstance(effect, KillProcess):
+                    self.killed.append(effect.process)
+                elif isinstance(effect, ActorSlot):
+                    self.slots.append(effect)
+                elif isinstance(effect, ActorWaits):
+                    self.waits.append(effect)
+        self.leases.check()
+
+    def ready(self, ticket: int) -> bytes:
+        self._workers += 1
+        process = b"node____wrk" + self._workers.to_bytes(5, "big")
+        self.leases.on_worker_ready(ticket, process, self.now)
+        return process
+
+    def demand(self, submitter: bytes, count: int, class_id: int = 1, depth: int = 0, **request: float) -> None:
+        amounts = to_amounts(request or {"CPU": 1})
+        profile = Profile(gpus="GPU" in amounts)
+        self.leases.on_demand(submitter, Demand(class_id, count, amounts, profile, depth, f"f{depth}"), self.now)
+        self.perform()
+
+    def give_back(self, submitter: bytes, *granted: LeaseGranted) -> None:
+        self.leases.on_returned(submitter, [grant.lease for grant in granted], self.now)
+        self.perform()
+
+    def die(self, process: bytes, finished: list[Result] | None = None, started: list[int] | None = None) -> None:
+        self.leases.on_process_died(process, finished or [], started or [], CRASH, self.now)
+        self.perform()
+
+    def wait(self, seconds: float) -> None:
+        """Time passes; ticks come when they were asked for."""
+        until = self.now + seconds
+        for _ in range(1000):
+            deadline = self.leases.deadline()
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self.leases.tick(self.now)
+            self.perform()
+        else:
+            raise AssertionError(f"asks for ticks for ever, at {deadline}")
+        self.now = until
+
+    def take(self, kind: type[M], to: bytes | None = None) -> list[M]:
+        """What was told of this kind since the last time, and forget it."""
+        found = [(who, said) for who, said in self.told if isinstance(said, kind) and to in (None, who)]
+        self.told = [entry for entry in self.told if entry not in found]
+        return [said for _, said in found]
+
+    def available(self, name: str = "CPU") -> float:
+        return self.leases.available().get(name, 0) / 10_000
+
+
+A, B = driver(0), driver(1)
+
+
+def test_grants_up_to_the_slots_and_binds_first() -> None:
+    host = Host(CPU=2)
+    host.demand(A, 5)
+    granted = host.take(LeaseGranted, A)
+    assert len(granted) == 2
+    assert host.available() == 0
+    order = [type(said).__name__ for _, said in host.told]
+    assert order == ["Bind", "Bind"]
+    bind = host.take(Bind)[0]
+    assert bind.env["OMP_NUM_THREADS"] == "1"
+    assert bind.env["CUDA_VISIBLE_DEVICES"] == ""
+    host.give_back(A, granted[0])
+    assert [grant.worker for grant in host.take(LeaseGranted)] == [granted[0].worker]  # the warm one, not bound again
+    assert not host.take(Bind)
+
+
+def test_a_demand_is_absolute_and_may_be_repeated() -> None:
+    host = Host(CPU=4)
+    host.demand(A, 2)
+    host.demand(A, 2)
+    assert len(host.take(LeaseGranted)) == 2
+
+
+def test_a_grant_nobody_wants_any_more_is_dropped_before_it_is_told() -> None:
+    host = Host(CPU=2)
+    host.starts_workers = False
+    host.demand(A, 2)
+    host.demand(A, 0)
+    assert host.available() == 2
+    assert len(host.started) == 2
+    for started in host.started:
+        host.ready(started.ticket)
+    host.perform()
+    assert not host.take(LeaseGranted)
+
+
+def test_prestarted_workers_serve_whoever_comes() -> None:
+    host = Host(CPU=2)
+    host.leases.start(host.now)
+    host.perform()
+    assert [started.job for started in host.started] == [None, None]
+    host.demand(A, 2)
+    assert len(host.started) == 2
+
+
+def test_another_interpreter_never_gets_a_generic_worker() -> None:
+    host = Host(CPU=2)
+    host.leases.start(host.now)
+    host.leases.on_job_started(job_info(driver(7), ("/venv/bin/python", "/venv")))
+    host.demand(driver(7), 1)
+    assert host.started[-1].job is not None
+    assert host.started[-1].job.prefix == "/venv"
+    assert len(host.take(LeaseGranted)) == 1
+
+
+def test_two_jobs_never_share_a_worker() -> None:
+    host = Host(2, CPU=1)
+    host.demand(A, 1)
+    (first,) = host.take(LeaseGranted)
+    host.demand(A, 0)
+    host.give_back(A, first)
+    host.demand(B, 1)
+    (second,) = host.take(LeaseGranted, B)
+    assert second.worker != first.worker
+
+
+def test_round_robin_by_job() -> None:
+    host = Host(2, CPU=4)
+    host.starts_workers = False
+    host.demand(A, 1)
+    host.demand(B, 100)
+    for started in host.started:
+        host.ready(started.ticket)
+    host.starts_workers = True
+    host.perform()
+    host.demand(A, 100)
+    granted = host.take(LeaseGranted, B)
+    assert len(granted) == 3
+    for grant in granted[:2]:
+        host.give_back(B, grant)
+    assert len(host.take(LeaseGranted, A)) == 2  # the first and one of the two; the other went to B
+    assert len(host.take(LeaseGranted, B)) == 1
+
+
+def test_deepest_first_within_a_job() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1, class_id=1)
+    (first,) = host.take(LeaseGranted)
+    host.demand(A, 1, class_id=2)
+    host.demand(A, 1, class_id=3, depth=2)
+    host.demand(A, 1, class_id=4, depth=1)
+    host.demand(A, 0, class_id=1)
+    host.give_back(A, first)
+    assert [grant.class_id for grant in host.take(LeaseGranted)] == [3]
+
+
+def test_a_second_driver_begins_after_the_quantum() -> None:
+    host = Host(2, CPU=2)
+    host.demand(A, 1_000_000)
+    granted = host.take(LeaseGranted, A)
+    host.wait(5)
+    assert not host.take(LeaseRevoked)  # nobody else waits
+    host.demand(B, 1)
+    host.wait(0)
+    (revoked,) = host.take(LeaseRevoked, A)
+    host.give_back(A, next(grant for grant in granted if grant.lease == revoked.lease))
+    assert len(host.take(LeaseGranted, B)) == 1
+    assert not host.take(LeaseGranted, A)
+
+
+def test_a_young_lease_serves_its_quantum() -> None:
+    host = Host(2, CPU=1)
+    host.demand(A, 10)
+    host.demand(B, 10)
+    host.wait(DEFAULT.lease_quantum_s / 2)
+    assert not host.take(LeaseRevoked)
+    host.wait(DEFAULT.lease_quantum_s)
+    assert len(host.take(LeaseRevoked, A)) == 1
+
+
+def test_equal_shares_are_left_alone() -> None:
+    host = Host(2, CPU=2)
+    host.demand(A, 1)
+    host.demand(B, 1)
+    host.demand(A, 50)
+    host.demand(B, 50)
+    host.wait(10)
+    assert not host.take(LeaseRevoked)
+
+
+def test_a_blocked_worker_gives_its_cpu_and_wakes_into_debt() -> None:
+    host = Host(CPU=1, GPU=1)
+    host.demand(A, 1, CPU=1, GPU=1)
+    (outer,) = host.take(LeaseGranted)
+    host.leases.on_blocked(outer.worker, 1, host.now)
+    assert (host.available(), host.available("GPU")) == (1, 0)  # the device is not given back
+    host.demand(outer.worker, 1, depth=1)
+    (inner,) = host.take(LeaseGranted, outer.worker)
+    host.leases.on_unblocked(outer.worker, 1, host.now)
+    assert host.leases.slots.debt == 10_000
+    host.demand(outer.worker, 2, depth=1)
+    assert not host.take(LeaseGranted)
+    host.give_back(outer.worker, inner)
+    assert host.leases.slots.debt == 0
+    assert not host.take(LeaseGranted)  # the debt is repaid, nothing is free
+    host.demand(outer.worker, 0, depth=1)
+    host.demand(A, 0)
+    host.give_back(A, outer)
+    assert host.available() == 1
+
+
+def test_blocks_are_idempotent_by_since() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1)
+    (lease,) = host.take(LeaseGranted)
+    for _ in range(2):
+        host.leases.on_blocked(lease.worker, 3, host.now)
+    for _ in range(2):
+        host.leases.on_unblocked(lease.worker, 3, host.now)
+    host.leases.on_blocked(lease.worker, 3, host.now)  # late
+    host.perform()
+    assert host.available() == 0
+
+
+def test_a_lease_returned_by_a_blocked_worker_is_counted_once() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1)
+    (lease,) = host.take(LeaseGranted)
+    host.leases.on_blocked(lease.worker, 1, host.now)
+    host.give_back(A, lease)
+    host.leases.on_unblocked(lease.worker, 1, host.now)
+    host.perform()
+    assert host.leases.slots.used["CPU"] == 10_000  # granted again; the late wake charged nobody
+
+
+def test_recursion_through_get_200_deep_on_two_cpus() -> None:
+    host = Host(CPU=2)
+    submitter = A
+    chain = []
+    for depth in range(200):
+        host.demand(submitter, 1, depth=depth)
+        (lease,) = host.take(LeaseGranted, submitter)
+        host.leases.on_blocked(lease.worker, 1, host.now)
+        chain.append((submitter, lease))
+        submitter = lease.worker
+    for submitter, lease in reversed(chain):
+        host.leases.on_unblocked(lease.worker, 1, host.now)
+        host.demand(submitter, 0)
+        host.give_back(submitter, lease)
+    assert host.available() == 2
+    assert host.leases.workers.counts() == {"starting": 0, "leased": 0, "idle": 200}
+    host.wait(DEFAULT.worker_idle_s + 1)
+    assert host.leases.workers.counts()["idle"] == 2
+
+
+def test_a_dead_worker_is_told_with_its_journal() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1)
+    (lease,) = host.take(LeaseGranted)
+    result = Result(4, [b"x"])
+    host.die(lease.worker, [result], [5])
+    (lost,) = host.take(LeaseLost, A)
+    assert (lost.lease, lost.finished, lost.started, lost.failure) == (lease.lease, [result], [5], CRASH)
+    (again,) = host.take(LeaseGranted, A)
+    assert again.worker != lease.worker
+    host.give_back(A, lease)  # late: ignored
+    assert host.leases.stale == 1
+
+
+def test_the_workers_of_a_dead_submitter_are_killed() -> None:
+    host = Host(CPU=2)
+    host.demand(A, 1)
+    (outer,) = host.take(LeaseGranted)
+    host.demand(outer.worker, 1, depth=1)
+    (inner,) = host.take(LeaseGranted, outer.worker)
+    host.die(outer.worker, started=[1])
+    assert host.killed == [inner.worker]
+    host.die(inner.worker)
+    assert not host.take(LeaseLost, outer.worker)
+
+
+def test_the_end_of_a_job_takes_its_workers() -> None:
+    host = Host(2, CPU=4)
+    host.demand(A, 2)
+    host.demand(B, 1)
+    mine = {grant.worker for grant in host.take(LeaseGranted, A)}
+    host.leases.on_job_ended(A, frozenset(), host.now)
+    host.perform()
+    assert set(host.killed) == mine
+    for worker in mine:
+        host.die(worker)
+    assert host.available() == 3
+    host.demand(A, 1)
+    assert not host.take(LeaseGranted, A)
+
+
+def test_gpus_are_ids() -> None:
+    host = Host(CPU=8, GPU=2)
+    host.demand(A, 2, class_id=1, GPU=0.5)
+    halves = host.take(LeaseGranted)
+    assert [grant.gpu_ids for grant in halves] == [[0], [0]]
+    host.demand(A, 1, class_id=2, GPU=1)
+    assert [grant.gpu_ids for grant in host.take(LeaseGranted)] == [[1]]
+    assert [bind.env["CUDA_VISIBLE_DEVICES"] for bind in host.take(Bind)] == ["0", "0", "1"]
+    host.demand(A, 3, class_id=1, GPU=0.5)
+    assert not host.take(LeaseGranted)
+
+
+def test_fractions_do_not_share_what_is_left_of_two_devices() -> None:
+    host = Host(GPU=2)
+    host.demand(A, 2, class_id=1, GPU=0.6)
+    assert [grant.gpu_ids for grant in host.take(LeaseGranted)] == [[0], [1]]
+    host.demand(A, 1, class_id=2, GPU=0.8)  # 0.4 + 0.4 are free
+    assert not host.take(LeaseGranted)
+
+
+@pytest.mark.parametrize("request_", [{"CPU": 9.0}, {"GPU": 1.5}, {"unicorn": 1.0}])
+def test_what_can_never_run_is_told_once(request_: dict[str, float]) -> None:
+    host = Host(CPU=2, GPU=2)
+    host.demand(A, 1, **request_)
+    host.wait(DEFAULT.infeasible_after_s / 2)
+    assert not host.take(Infeasible)
+    host.wait(30)
+    (told,) = host.take(Infeasible, A)
+    assert next(iter(request_)) in told.message
+    host.demand(A, 1, class_id=2)
+    assert len(host.take(LeaseGranted)) == 1
+
+
+def test_a_crash_loop_at_start_pauses_and_is_told() -> None:
+    host = Host(CPU=1)
+    host.starts_workers = False
+    host.demand(A, 1)
+    for crash in range(DEFAULT.start_crashes_max):
+        host.leases.on_worker_start_failed(host.started[crash].ticket, "exit code 1\nImportError: zmq", host.now)
+        host.perform()
+    assert len(host.started) == DEFAULT.start_crashes_max
+    (told,) = host.take(Infeasible, A)
+    assert "ImportError: zmq" in told.message
+    host.wait(1.1)
+    assert len(host.started) == DEFAULT.start_crashes_max + 1
+    host.ready(host.started[-1].ticket)
+    host.perform()
+    assert len(host.take(LeaseGranted, A)) == 1
+    assert [told.message for told in host.take(Infeasible, A)] == [""]
+
+
+def test_workers_that_die_before_their_first_task_are_a_crash_loop_too() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1)
+    for _ in range(DEFAULT.start_crashes_max):
+        (lease,) = host.take(LeaseGranted)
+        host.die(lease.worker)
+    assert not host.take(LeaseGranted)
+    assert len(host.take(Infeasible)) == 1
+    host.wait(1.1)
+    assert len(host.take(LeaseGranted)) == 1
+
+
+def test_a_worker_that_never_gets_ready_is_given_up() -> None:
+    host = Host(CPU=1)
+    host.starts_workers = False
+    host.demand(A, 1)
+    host.wait(DEFAULT.worker_start_timeout_s + 1)
+    assert len(host.started) == 2
+    assert not host.leases.workers.on_ready(host.started[0].ticket, b"late" * 4, host.now)
+
+
+def test_the_cap_on_workers_names_the_chain() -> None:
+    config = msgspec.structs.replace(DEFAULT, workers_max=3)
+    host = Host(config=config, CPU=1)
+    submitter = A
+    for depth in range(3):
+        host.demand(submitter, 1, depth=depth)
+        (lease,) = host.take(LeaseGranted)
+        host.leases.on_blocked(lease.worker, 1, host.now)
+        submitter = lease.worker
+    host.demand(submitter, 1, depth=3)
+    host.wait(2)
+    (told,) = host.take(Infeasible, submitter)
+    assert "f0 -> f1 -> f2" in told.message
+
+
+def test_at_the_cap_an_idle_worker_makes_room() -> None:
+    config = msgspec.structs.replace(DEFAULT, workers_max=1)
+    host = Host(2, config, CPU=1)
+    host.demand(A, 1)
+    (lease,) = host.take(LeaseGranted)
+    host.demand(A, 0)
+    host.give_back(A, lease)
+    host.demand(B, 1)
+    host.die(lease.worker)
+    assert len(host.take(LeaseGranted, B)) == 1
+
+
+def actor(number: int) -> bytes:
+    return A + number.to_bytes(8, "big")
+
+
+def request_actor(host: Host, number: int, job: bytes = A, running: float = 0, **request: float) -> None:
+    amounts = to_amounts(request or {"CPU": 1})
+    keeps = to_amounts({"CPU": running})
+    host.leases.request_actor_slot(actor(number), job, amounts, keeps, Profile(actor=True), host.now)
+    host.perform()
+
+
+def test_an_actor_is_placed_and_keeps_only_what_it_needs() -> None:
+    host = Host(CPU=1)
+    request_actor(host, 1)
+    request_actor(host, 1)
+    request_actor(host, 2)
+    (slot,) = host.slots
+    assert slot.actor_id == actor(1)
+    host.leases.actor_placed(actor(1), host.now)
+    host.perform()
+    assert [slot.actor_id for slot in host.slots] == [actor(1), actor(2)]
+    assert host.slots[0].worker != host.slots[1].worker
+    host.die(host.slots[0].worker)
+    host.leases.release_actor(actor(2), host.now)
+    host.perform()
+    assert host.killed == [host.slots[1].worker]
+    host.die(host.slots[1].worker)
+    assert host.available() == 1
+
+
+def test_an_actor_comes_before_queued_tasks_of_its_job() -> None:
+    host = Host(CPU=2)
+    host.demand(A, 1000)
+    granted = {grant.lease: grant for grant in host.take(LeaseGranted)}
+    request_actor(host, 1)
+    host.wait(DEFAULT.lease_yield_s * 2)
+    (revoked,) = host.take(LeaseRevoked, A)
+    host.give_back(A, granted[revoked.lease])
+    assert len(host.slots) == 1
+
+
+def test_an_actor_that_outlives_its_job_keeps_its_helpers_and_restarts() -> None:
+    host = Host(CPU=4)
+    request_actor(host, 1)
+    host.demand(host.slots[0].worker, 1)
+    (helper,) = host.take(LeaseGranted, host.slots[0].worker)
+    host.demand(A, 1)
+    (own,) = host.take(LeaseGranted, A)
+    host.leases.job_is_needed = lambda job: job == A
+    going_on = host.leases.on_job_ended(A, frozenset({host.slots[0].worker}), host.now)
+    assert going_on == {host.slots[0].worker, helper.worker}
+    host.perform()
+    assert host.killed == [own.worker]
+    host.die(own.worker)
+    host.die(host.slots[0].worker)
+    assert host.killed == [own.worker, helper.worker]
+    host.die(helper.worker)
+    request_actor(host, 1)
+    assert len(host.slots) == 2
+
+
+def test_an_actor_that_can_never_be_placed_is_told_to_its_job() -> None:
+    host = Host(CPU=1)
+    request_actor(host, 1, CPU=5)
+    host.wait(3)
+    (waits,) = host.waits
+    assert waits.job == A
+    assert "CPU" in waits.message
+
+
+def test_a_large_request_is_not_starved_by_small_ones() -> None:
+    host = Host(CPU=2)
+    host.demand(A, 100)
+    held = host.take(LeaseGranted)
+    host.demand(A, 1, class_id=2, CPU=2)
+    for _ in range(20):
+        host.wait(DEFAULT.lease_quantum_s)
+        for revoked in host.take(LeaseRevoked):
+            host.give_back(A, next(grant for grant in held if grant.lease == revoked.lease))
+        granted = host.take(LeaseGranted)
+        held += granted
+        if any(grant.class_id == 2 for grant in granted):
+            return
+    raise AssertionError("the large request never ran")
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever comes in whatever order: the books balance after each step, and all slots are free at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host = Host(3, CPU=3, GPU=1)
+        self.live: list[tuple[bytes, LeaseGranted]] = []
+        self.jobs = {driver(number) for number in range(3)}
+        self.since = 0
+
+    def collect(self) -> None:
+        self.live += [(who, said) for who, said in self.host.told if isinstance(said, LeaseGranted)]
+        self.host.told.clear()
+
+    @rule(
+        job=st.integers(0, 2), count=st.integers(0, 4), class_id=st.integers(0, 3), nested=st.booleans(), data=st.data()
+    )
+    def demand(self, job: int, count: int, class_id: int, nested: bool, data: st.DataObject) -> None:
+        submitter = driver(job)
+        if nested and self.live:
+            submitter = data.draw(st.sampled_from(self.live))[1].worker
+        request = [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 1.0, "GPU": 0.5}, {"CPU": 0.5}][class_id]
+        self.host.demand(submitter, count, class_id, int(nested), **request)
+        self.collect()
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        if self.live:
+            entry = data.draw(st.sampled_from(self.live))
+            self.live.remove(entry)
+            self.host.give_back(*entry)
+            self.collect()
+
+    @rule(data=st.data(), wakes=st.booleans())
+    def block(self, data: st.DataObject, wakes: bool) -> None:
+        if self.live:
+            worker = data.draw(st.sampled_from(self.live))[1].worker
+            self.since += 1
+            self.host.leases.on_blocked(worker, self.since, self.host.now)
+            if wakes:
+                self.host.leases.on_unblocked(worker, self.since, self.host.now)
+            self.host.perform()
+            self.collect()
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        if self.live:
+            worker = data.draw(st.sampled_from(self.live))[1].worker
+            self.host.die(worker, started=[1])
+            self.collect()
+
+    @rule(number=st.integers(0, 3), ends=st.booleans())
+    def actor(self, number: int, ends: bool) -> None:
+        if ends:
+            self.host.leases.release_actor(actor(number), self.host.now)
+            self.host.perform()
+        else:
+            request_actor(self.host, number)
+        self.collect()
+
+    @rule(job=st.integers(0, 2))
+    def end_job(self, job: int) -> None:
+        self.jobs.discard(driver(job))
+        self.host.leases.on_process_died(driver(job), [], [], CRASH, self.host.now)
+        self.host.leases.on_job_ended(driver(job), frozenset(), self.host.now)
+        self.host.perform()
+        self.collect()
+
+    @rule(seconds=st.sampled_from([0.02, 0.2, 70.0]))
+    def time(self, seconds: float) -> None:
+        self.host.wait(seconds)
+        self.collect()
+
+    @rule()
+    def bury(self) -> None:
+        for process in self.host.killed:
+            self.host.die(process)
+        self.host.killed.clear()
+        self.collect()
+
+    @invariant()
+    def balances(self) -> None:
+        self.host.leases.check()
+
+    def teardown(self) -> None:
+        for number in range(4):
+            self.host.leases.release_actor(actor(number), self.host.now)
+        for job in self.jobs:
+            self.host.leases.on_job_ended(job, frozenset(), self.host.now)
+        self.host.perform()
+        while self.host.killed:
+            self.bury()
+        used = {name: amount for name, amount in self.host.leases.slots.used.items() if amount}
+        assert not used, f"left behind: {used}"
+        assert not self.host.leases._jobs
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(
+    max_examples=30, stateful_step_count=30, deadline=None, phases=(Phase.explicit, Phase.generate)
+)

@@ -1,0 +1,209 @@
+"""The command line against real peers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import meshray
+from meshray.cli import stopping
+from meshray.cli.commands import meshray as command
+from meshray.ids import new_node
+from meshray.local import PeerRecord, find_peers, is_claimed
+
+LIMIT_S = 60.0
+
+
+def run(*words: str, code: int = 0) -> str:
+    """Run the command; its output, of which nothing is a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "meshray.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    give_up_at = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < give_up_at, "it does not happen"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def peer() -> Iterator[PeerRecord]:
+    """A standing peer, named "one"; stopped at the end if it still runs."""
+    run("start", "--num-cpus", "1", "--num-gpus", "0", "--name", "one")
+    (record,) = find_peers()
+    yield record
+    run("stop", "--all")
+
+
+class TestStartAndStop:
+    def test_it_serves_when_start_returns_and_is_gone_when_stop_returns(self, peer: PeerRecord) -> None:
+        assert peer.name == "one"
+        assert not peer.private
+        assert Path(peer.folder).stat().st_mode & 0o777 == 0o700
+        assert all(file.stat().st_mode & 0o077 == 0 for file in Path(peer.folder).iterdir())
+        assert "stopped" in run("stop")
+        assert find_peers() == []
+        assert not Path(peer.folder).exists()
+        assert not Path(peer.store).exists()
+        assert "No peer runs" in run("stop")
+
+    def test_a_name_is_taken_once_and_another_is_welcome(self, peer: PeerRecord) -> None:
+        told = run("start", "--name", "one", code=1)
+        assert f"pid {peer.pid}" in told
+        assert "--name" in told
+        run("start", "--num-cpus", "1", "--name", "two")
+        assert [record.name for record in find_peers()] == ["one", "two"]
+        assert "choose one by --name" in run("stop", code=1)
+        run("stop", "--name", "two")
+        assert [record.name for record in find_peers()] == ["one"]
+        assert "no peer named 'two'" in run("stop", "--name", "two", code=1)
+
+    @pytest.mark.fault(18)
+    def test_after_a_kill_the_next_start_sweeps(self, peer: PeerRecord) -> None:
+        os.kill(peer.pid, signal.SIGKILL)
+        wait_until(lambda: not is_claimed(Path(peer.folder)))
+        assert "No peer runs" in run("status", code=1)
+        run("start", "--num-cpus", "1", "--name", "one")
+        (again,) = find_peers()
+        assert again.node != peer.node
+        assert not Path(peer.folder).exists()
+        assert not Path(peer.store).exists()
+
+    def test_in_the_foreground_it_stays_until_interrupted(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "meshray.cli", "start", "--foreground", "--num-cpus", "1", "--name", "front"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        try:
+            assert "'front' serves" in process.stderr.readline()
+            (record,) = find_peers()
+            assert record.pid == process.pid
+            os.kill(process.pid, signal.SIGINT)
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+    @pytest.mark.fault(13)
+    def test_a_peer_that_hangs_is_killed_in_bounded_time(
+        self, peer: PeerRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stopping, "ASK_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(stopping, "TERM_TIMEOUT_S", 0.1)
+        os.kill(peer.pid, signal.SIGSTOP)
+        told = CliRunner().invoke(command, ["stop", "--timeout", "0.1"])
+        assert told.exit_code == 0, told.output
+        assert "had to be killed" in told.output
+        assert not Path(peer.folder).exists()
+
+
+class TestStatus:
+    def test_for_people(self, peer: PeerRecord) -> None:
+        told = run("status")
+        assert f"Peer 'one' (pid {peer.pid}" in told
+        assert "of 1 in use" in told
+
+    def test_for_programs(self, peer: PeerRecord) -> None:
+        (status,) = json.loads(run("status", "--json"))
+        assert status["node_id"] == peer.node
+        assert status["resources"]["total"]["CPU"] == 1.0
+        assert status["drivers"] == []
+        assert status["store"]["capacity_bytes"] > 0
+
+    def test_what_was_given_is_there(self) -> None:
+        run("start", "--num-cpus", "2", "--num-gpus", "1", "--resources", '{"disk": 2.5}', "--labels", '{"zone": "a"}',
+            "--object-store-memory", "20000000", "--name", "rich")  # fmt: skip
+        (status,) = json.loads(run("status", "--json"))
+        total = status["resources"]["total"]
+        assert (total["CPU"], total["GPU"], total["disk"]) == (2.0, 1.0, 2.5)
+        assert total["object_store_memory"] == 20_000_000
+        assert status["labels"]["zone"] == "a"
+        run("stop")
+
+    def test_a_peer_of_a_program_is_shown_when_asked_for(self, mesh: Any) -> None:
+        assert "No peer runs" in run("status", code=1)
+        (status,) = json.loads(run("status", "--json", "--all"))
+        assert status["private"]
+        assert status["drivers"][0]["pid"] == os.getpid()
+
+
+class TestProgramsAttach:
+    def test_by_themselves_and_the_peer_outlives_them(self, peer: PeerRecord, tmp_path: Path) -> None:
+        program = tmp_path / "program.py"
+        program.write_text(
+            "import meshray as ray\n"
+            "@ray.remote\n"
+            "def double(x):\n"
+            "    return 2 * x\n"
+            "print(ray.get(double.remote(21)), ray.nodes()[0]['NodeID'])\n"
+        )
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, str(program)],
+                capture_output=True, text=True, timeout=LIMIT_S, check=False, env=_environment(),
+            )  # fmt: skip
+            assert done.stdout.split() == ["42", peer.node], done.stderr
+        assert find_peers() == [peer]
+
+
+def _environment() -> dict[str, str]:
+    """A program in another folder finds the package that is being tested."""
+    return {**os.environ, "PYTHONPATH": str(Path(meshray.__file__).parents[1])}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("words", "named"),
+        [
+            (["--num-cpus", "-1"], "--num-cpus"),
+            (["--num-cpus", "many"], "--num-cpus"),
+            (["--resources", "{"], "no JSON"),
+            (["--resources", "[1]"], "no JSON object"),
+            (["--resources", '{"disk": "big"}'], "'disk'"),
+            (["--resources", '{"disk": -1}'], "'disk'"),
+            (["--resources", '{"CPU": 1}'], "'CPU'"),
+            (["--labels", '{"zone": 1}'], "'zone'"),
+            (["--object-store-memory", "0"], "--object-store-memory"),
+        ],
+    )
+    def test_a_wrong_option_is_named(self, words: list[str], named: str) -> None:
+        code = 1 if named == "'CPU'" else 2
+        assert named in run("start", *words, code=code)
+        assert find_peers() == []
+
+    def test_a_folder_that_lets_others_in_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = Path("/tmp") / f"mr-open-{new_node().hex()[:8]}"
+        folder.mkdir()
+        folder.chmod(0o755)
+        monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(folder))
+        try:
+            for words in (["start"], ["status"], ["stop"]):
+                assert f"chmod 700 {folder}" in run(*words, code=1)
+        finally:
+            folder.rmdir()
+
+    def test_stop_takes_one_choice(self) -> None:
+        assert "exclude each other" in run("stop", "--all", "--name", "x", code=2)

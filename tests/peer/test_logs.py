@@ -1,0 +1,122 @@
+"""Pipes of workers: lines, names, bounds, last words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+import msgspec
+import pytest
+
+from meshray.config import Config
+from meshray.observe.markers import encode_marker
+from meshray.peer.logs import Logs
+
+WORKER = b"worker-of-a-test"
+CONFIG = msgspec.structs.replace(Config(), log_line_max_bytes=10, stderr_tail_bytes=20)
+
+
+class Pipes:
+    """One worker's streams, written by the test itself."""
+
+    def __init__(self) -> None:
+        self.logs = Logs(CONFIG)
+        self.out, self.err = self.logs.open(WORKER)
+        self.logs.on_forked(WORKER, 42)
+
+    def said(self, out: bytes = b"", err: bytes = b"") -> list[str]:
+        """Write, and the lines that this completes."""
+        os.write(self.out, out)
+        os.write(self.err, err)
+        for fd in self.logs.fds():
+            self.logs.on_readable(fd)
+        return [line.text for line in self.logs.take_lines().get(WORKER, [])]
+
+    def end(self) -> list[str]:
+        self.last_words = self.logs.close(WORKER)
+        return [line.text for line in self.logs.take_lines().get(WORKER, [])]
+
+
+@pytest.fixture
+def pipes() -> Iterator[Pipes]:
+    pipes = Pipes()
+    yield pipes
+    pipes.logs.close_all()
+    os.close(pipes.out)
+    os.close(pipes.err)
+
+
+def test_lines_in_pieces(pipes: Pipes) -> None:
+    assert pipes.said(b"on") == []
+    assert pipes.said(b"e\ntwo\nth") == ["one", "two"]
+    assert pipes.end() == ["th"]
+
+
+def test_nothing_is_read_before_the_pid_is_known() -> None:
+    logs = Logs(CONFIG)
+    out, err = logs.open(WORKER)
+    assert logs.fds() == []
+    assert logs.close(WORKER) == ""
+    os.close(out)
+    os.close(err)
+
+
+def test_long_lines_go_on_and_characters_stay_whole(pipes: Pipes) -> None:
+    text = "äöüß" * 5
+    assert "".join(pipes.said(text.encode()) + pipes.end()) == text
+
+
+def test_a_line_that_never_ends_is_bounded(pipes: Pipes) -> None:
+    lines = pipes.said(b"x" * 1005)
+    assert lines == ["x" * 10] * 100
+    assert pipes.end() == ["x" * 5]
+
+
+def test_bytes_that_are_no_text(pipes: Pipes) -> None:
+    assert pipes.said(b"\xff\xfe\n") == ["\ufffd\ufffd"]
+
+
+def test_progress_bars_show_their_last_state(pipes: Pipes) -> None:
+    assert pipes.said(b"\r 1%\r 2%\r\n") == [" 2%"]
+    assert pipes.said(b"dos\r\n\n") == ["dos", ""]
+
+
+def test_names(pipes: Pipes) -> None:
+    os.write(pipes.out, encode_marker("f") + b"a\npart" + encode_marker("g") + b"b\n")
+    for fd in pipes.logs.fds():
+        pipes.logs.on_readable(fd)
+    lines = pipes.logs.take_lines()[WORKER]
+    assert [(line.source, line.text, line.pid, line.stderr) for line in lines] == [
+        ("f", "a", 42, False),
+        ("f", "part", 42, False),
+        ("g", "b", 42, False),
+    ]
+
+
+def test_last_words(pipes: Pipes) -> None:
+    pipes.said(err=b"".join(b"line %d\n" % number for number in range(100)))
+    os.write(pipes.err, b"at the end")
+    pipes.end()
+    assert pipes.last_words == "line 99\nat the end"
+
+
+def test_end_of_a_pipe(pipes: Pipes) -> None:
+    os.close(pipes.out)
+    os.close(pipes.err)
+    for fd in pipes.logs.fds():
+        pipes.logs.on_readable(fd)
+    assert pipes.logs.fds() == []
+    assert pipes.end() == []
+    pipes.out, pipes.err = os.pipe()
+
+
+def test_a_writer_that_never_stops_is_read_for_a_bounded_time(pipes: Pipes) -> None:
+    os.set_blocking(pipes.out, False)
+    with suppress(BlockingIOError):
+        while os.write(pipes.out, b"y\n" * 1000):
+            pass
+    for fd in pipes.logs.fds():
+        pipes.logs.on_readable(fd)
+    assert len(pipes.logs.take_lines()[WORKER]) <= 64 * 1024
+    pipes.end()

@@ -1,0 +1,101 @@
+"""A whole mesh in one thread: a virtual clock, one seed, links that delay and lose, processes that are killed.
+
+General layout. `World` moves messages: one first-in-first-out queue per pair of processes, each message with a delay of
+its own, so that messages of different links overtake each other. A kill may fall between any two deliveries: of what the
+dead one had sent, each link delivers a random part and loses the rest, and its peer hears of the death a while later.
+`SimPeer` is the shell of the shipped cores, `model.Process` stands for a driver or a worker. After every step `checks`
+run; what a seed finds, `World(seed)` repeats exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+NODE = b"the-peer"
+PEER = NODE + bytes(8)
+
+
+class Party(Protocol):
+    """Who receives messages."""
+
+    process: bytes
+    alive: bool
+
+    def receive(self, source: bytes, message: Any) -> None: ...
+
+
+class World:
+    """Clock, links and fate."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.now = 0.0
+        self.parties: dict[bytes, Party] = {}
+        self.steps = 0
+        self.log: list[str] = []  # the last events, for a failing seed
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._next = 0
+        self._links: dict[tuple[bytes, bytes], float] = {}  # the time of the last delivery: no message overtakes it
+        self._cut: dict[tuple[bytes, bytes], float] = {}  # links of the dead: nothing arrives later than this
+        self.checks: list[Callable[[], None]] = []
+
+    def at(self, delay: float, event: Callable[[], None]) -> None:
+        """`event` happens `delay` seconds from now."""
+        self._next += 1
+        heapq.heappush(self._events, (self.now + delay, self._next, event))
+
+    def send(self, source: bytes, to: bytes, message: Any) -> None:
+        """First in, first out per link; links know nothing of each other. Mostly quick, sometimes very slow."""
+        scale = self.random.choice((0.0002, 0.001, 0.02))
+        time = max(self._links.get((source, to), 0.0), self.now + self.random.random() * scale)
+        self._links[source, to] = time
+        self.at(time - self.now, lambda: self._deliver(source, to, message, time))
+
+    def _deliver(self, source: bytes, to: bytes, message: Any, time: float) -> None:
+        receiver = self.parties.get(to)
+        if receiver is None or not receiver.alive or time > self._cut.get((source, to), time):
+            return
+        self.note(f"{name(source)} -> {name(to)} {message!r:.150}")
+        receiver.receive(source, message)
+
+    def kill(self, process: bytes) -> None:
+        """It is gone now. What it had sent arrives in part."""
+        self.parties[process].alive = False
+        for (source, to), last in self._links.items():
+            if source == process and last > self.now:
+                self._cut[source, to] = self.random.uniform(self.now, last * 1.0001)
+        self.note(f"KILLED {name(process)}")
+
+    def step(self) -> bool:
+        """One event. False when nothing is left to happen."""
+        if not self._events:
+            return False
+        self.now, _, event = heapq.heappop(self._events)
+        event()
+        self.steps += 1
+        for check in self.checks:
+            check()
+        return True
+
+    def run(self, steps: int = 100_000) -> None:
+        """Until all is quiet."""
+        for _ in range(steps):
+            if not self.step():
+                return
+        raise AssertionError(f"not quiet after {steps} steps")
+
+    def note(self, text: str) -> None:
+        self.log.append(f"{self.now:.6f} {text}")
+
+
+def name(process: bytes) -> str:
+    """For people."""
+    return "peer" if process == PEER else process[8:].decode(errors="replace").strip("\0")
+
+
+def process_id(label: str) -> bytes:
+    """The id of a process that is called `label`."""
+    return NODE + label.encode().ljust(8, b"\0")

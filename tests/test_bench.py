@@ -1,0 +1,123 @@
+"""The bench keeps its books right. No test asserts a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench import microbench, report
+from bench.child import Report
+from bench.director import Director, Results
+from bench.plan import GROUPS, MACHINE, PING_PONG, RIVALS, ROWS, TASKS_ASYNC, Row, rows_of
+from bench.subjects import SUBJECTS
+from bench.timing import FULL, Figure, Pace, rate, summary
+
+PACE = Pace(warm_up_s=0.01, window_s=0.01, windows=2, scale=0.01, blocks=4, repeats=1)
+
+
+def row_named(name: str) -> Row:
+    return next(row for row in ROWS if row.name == name)
+
+
+def results_of(figures: dict[tuple[str, str], float]) -> Results:
+    results = Results("scripts/bench")
+    results.versions = {subject: "1" for _, subject in figures}
+    results.figures = {key: Figure(value, value, value) for key, value in figures.items()}
+    return results
+
+
+def test_rows_have_names_of_their_own_and_known_subjects() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert all(subject in SUBJECTS for row in ROWS for subject in row.subjects)
+    assert set(RIVALS) < set(SUBJECTS)
+
+
+def test_goals_name_rows_and_rivals_that_exist() -> None:
+    names = {row.name for row in ROWS}
+    for row in ROWS:
+        if row.goal is not None:
+            given = [row.goal.rival, row.goal.limit, row.goal.at_most]
+            assert sum(map(bool, given)) == 1, row.name
+            assert not row.goal.rival or row.goal.rival in row.subjects, row.name
+            assert not row.goal.limit or row.goal.limit in names, row.name
+
+
+def test_every_row_of_the_microbenchmark_is_built() -> None:
+    for group, builders in microbench.BUILDERS.items():
+        assert set(builders) == {row.name for row in ROWS if row.group == group}
+
+
+def test_patterns_choose_rows_and_groups() -> None:
+    assert [row.name for row in rows_of("tasks", "meshray", "tasks sync")] == ["single client tasks sync"]
+    assert rows_of("limits", MACHINE, "limits") == [row for row in ROWS if row.group == "limits"]
+    assert rows_of("limits", "meshray") == []
+    assert {row.group for row in ROWS} == set(GROUPS)
+
+
+def test_a_rate_counts_what_a_call_stands_for() -> None:
+    calls: list[int] = []
+    one = rate(lambda: calls.append(1), 1, PACE)
+    assert one.low <= one.value <= one.high
+    assert len(calls) > PACE.windows
+    assert FULL.windows == 4
+
+
+def test_a_summary_is_the_median_and_the_quartiles() -> None:
+    figure = summary([5.0, 1.0, 3.0, 2.0, 4.0])
+    assert (figure.low, figure.value, figure.high) == (1.5, 3.0, 4.5)
+    assert summary([2.0, 1.0]) == Figure(1.5, 1.0, 2.0)
+
+
+def test_ratios_say_how_many_times_better() -> None:
+    assert report.ratio(row_named(TASKS_ASYNC), Figure(60, 60, 60), Figure(20, 20, 20)) == 3
+    assert report.ratio(row_named("import"), Figure(0.1, 0, 1), Figure(0.4, 0, 1)) == 4
+
+
+def test_goals_are_judged_only_where_the_run_can_say() -> None:
+    results = results_of(
+        {(TASKS_ASYNC, "meshray"): 100.0, (TASKS_ASYNC, "processpool"): 10.0, ("import", "meshray"): 0.05}
+    )
+    assert report.reached(row_named(TASKS_ASYNC), results) is False
+    assert report.reached(row_named("import"), results) is True
+    assert report.reached(row_named("1:1 actor calls async"), results) is None
+    assert report.reached(row_named("single client tasks sync"), results) is None
+
+
+def test_the_table_has_every_measured_row_and_every_failure() -> None:
+    results = results_of({(PING_PONG, MACHINE): 5000.0, (TASKS_ASYNC, "meshray"): 100.0, (TASKS_ASYNC, "ray"): 1.0})
+    results.errors["import", "meshray"] = "the process ended with 1"
+    heading, table = report.cells(results)
+    assert heading[:5] == ["row", "unit", "meshray", "ray", "x ray"]
+    assert [line[0] for line in table] == [PING_PONG, "import", TASKS_ASYNC]
+    assert table[1][2] == "failed"
+    assert table[2][2:5] == ["100", "1", "100"]
+    assert all(len(line) == len(heading) for line in table)
+    assert report.as_markdown(results).count("\n|") == 2 + len(table)
+    assert "5,000" in report.as_text(results)
+    document = json.loads(report.as_json(results))
+    assert {figure["row"] for figure in document["figures"]} == {PING_PONG, TASKS_ASYNC}
+
+
+def test_a_failing_row_is_reported_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "report.jsonl"
+    reporter = Report(out, ["a", "b"])
+
+    def fail() -> Figure:
+        raise RuntimeError("no")
+
+    reporter.row("a", fail)
+    reporter.row("b", lambda: Figure(1, 1, 1))
+    reporter.row("unwanted", fail)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("row") for line in lines if "begin" not in line] == ["a", "b"]
+    assert lines[1]["error"] == "RuntimeError: no"
+    assert lines[3]["value"] == 1
+
+
+def test_the_director_runs_a_child_and_gathers_its_figures() -> None:
+    results = Results("scripts/bench")
+    results.versions = {MACHINE: "1"}
+    told: list[str] = []
+    Director(results, quick=True, row_limit_s=60, tell=told.append).run([MACHINE], "*ping-pong over ipc*")
+    assert list(results.figures) == [(PING_PONG, MACHINE)]
+    assert len(told) == 1

@@ -1,0 +1,71 @@
+"""Rules of this repository that no other tool checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import catalogue
+
+ROOT = Path(__file__).parent.parent
+CONFORMANCE = ROOT / "docs" / "conformance.md"
+TEST_NAME = re.compile(r"`(tests/[\w/]+\.py::[\w:]+)`")
+
+
+def test_the_catalogue_is_read_whole() -> None:
+    assert sorted(catalogue.entries()) == list(range(1, 66))
+
+
+def test_fault_marks_name_entries_of_the_catalogue() -> None:
+    unknown = {n: tests for n, tests in catalogue.marked_tests().items() if n not in catalogue.entries()}
+    assert not unknown
+
+
+def test_every_fault_in_scope_has_a_test() -> None:
+    missing = {n: catalogue.entries()[n][0] for n in catalogue.without_test()}
+    assert not missing
+
+
+def test_the_tests_that_conformance_names_exist() -> None:
+    named = set(TEST_NAME.findall(CONFORMANCE.read_text(encoding="utf-8")))
+    assert named, f"{CONFORMANCE} names no test"
+    assert not named - catalogue.all_tests()
+
+
+def test_every_sentence_of_conformance_names_a_test() -> None:
+    rows = [line for line in CONFORMANCE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    headings = {"| sentence | shown by |", "| what | shown by |"}
+    assert [row for row in rows if not TEST_NAME.search(row) and row not in headings] == []
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    source = (ROOT / "tests" / "integration" / "test_examples.py").read_text(encoding="utf-8")
+    programs = sorted(path.name for path in (ROOT / "examples").iterdir() if path.suffix in {".py", ".ipynb"})
+    assert programs
+    assert [name for name in programs if name not in source] == []
+
+
+def test_notebooks_are_stored_without_output() -> None:
+    for path in (ROOT / "examples").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in cells), path
+
+
+@pytest.mark.parametrize("name", ["test", "check", "demo", "format", "bench", "stress", "../.ci/run"])
+def test_scripts_can_be_run(name: str) -> None:
+    assert os.access(ROOT / "scripts" / name, os.X_OK)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = [
+        f"{document.relative_to(ROOT)}: {link}"
+        for document in documents
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
+        if not (document.parent / link).exists()
+    ]
+    assert not broken

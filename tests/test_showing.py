@@ -1,0 +1,68 @@
+"""`meshray status` as people read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshray.cli.showing import describe, duration, number, size
+
+
+@pytest.fixture
+def status() -> dict[str, Any]:
+    return {
+        "name": "desk",
+        "pid": 7,
+        "private": False,
+        "uptime_s": 3725.0,
+        "version": "0.1.0",
+        "python": "3.11",
+        "resources": {
+            "total": {"memory": 2048.0, "disk": 2.0, "CPU": 4.0, "object_store_memory": 1.0},
+            "available": {"memory": 1024.0, "disk": 2.0, "CPU": 2.5, "object_store_memory": 1.0},
+        },
+        "store": {"sealed_bytes": 1536, "objects": 2, "capacity_bytes": 3 << 30},
+        "workers": {"leased": 1, "idle": 2},
+        "actors": {"counts": {}},
+        "drivers": [{"name": "main.py", "pid": 9}, {"name": "", "pid": 10}],
+        "waiting": [{"count": 3, "name": "f", "request": {"GPU": 1.0}, "reason": "there is no GPU"}],
+    }
+
+
+def test_a_peer(status: dict[str, Any]) -> None:
+    assert describe(status).splitlines() == [
+        "Peer 'desk' (pid 7, up 1 h 2 min), meshray 0.1.0, Python 3.11",
+        "  CPU        1.5 of 4 in use",
+        "  disk       0 of 2 in use",
+        "  memory     1.0 KiB of 2.0 KiB in use",
+        "  objects    1.5 KiB in 2 objects, of 3.0 GiB",
+        "  workers    2 idle, 1 leased",
+        "  actors     none",
+        "  programs   main.py (pid 9)",
+        "             ? (pid 10)",
+        "  waiting    3 x f {GPU: 1} - never: there is no GPU",
+    ]
+
+
+def test_a_long_list_is_cut(status: dict[str, Any]) -> None:
+    status["drivers"] = [{"name": f"{n}.py", "pid": n} for n in range(30)]
+    assert "and 20 more" in describe(status)
+
+
+def test_a_peer_that_does_not_answer() -> None:
+    assert describe({"error": "the peer 'desk' does not answer"}) == "Trouble: the peer 'desk' does not answer"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (200_000, "2 d 7 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_and_numbers() -> None:
+    assert [size(count) for count in (0, 1023, 1024, 5 << 20, 1 << 42)] == [
+        "0 B", "1023 B", "1.0 KiB", "5.0 MiB", "4.0 TiB",
+    ]  # fmt: skip
+    assert [number(value) for value in (0.1 + 0.2, 2.0)] == ["0.3", "2"]

@@ -42,7 +42,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(report.as_json(results), encoding="utf-8")
     if options.markdown:
-        options.markdown.write_text(report.as_markdown(results), encoding="utf-8")
+        report.write_markdown(results, options.markdown)
     ours = [key for key in results.errors if key[1] in (MACHINE, "meshray")]
     return 1 if ours or not results.figures else 0
 
@@ -56,7 +56,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rows", default="*", metavar="PATTERN", help="only rows or groups that match (shell pattern)")
     parser.add_argument("--against", default="", metavar="NAMES", help=f"comma-separated, of: {', '.join(RIVALS)}")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table there; into docs/performance.md, at its place"
+    )
     parser.add_argument("--row-limit", type=float, default=0.0, metavar="SECONDS", help="a row without news fails then")
     parser.add_argument("--list", action="store_true", help="print the rows and end")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bench.director import Results
@@ -11,6 +12,7 @@ from bench.plan import MACHINE, ROWS, Goal, Row
 from bench.timing import Figure
 
 OURS = "meshray"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def ratio(row: Row, ours: Figure, other: Figure) -> float:
@@ -96,6 +98,17 @@ def as_markdown(results: Results) -> str:
     marks = ["---", "---", *["---:"] * (len(heading) - 4), "---", "---"]
     lines = [f"| {' | '.join(line)} |" for line in (heading, marks, *table)]
     return "\n".join(["  \n".join(preface(results)), "", *lines, ""])
+
+
+def write_markdown(results: Results, path: Path) -> None:
+    """Writes the table to `path`; in a document with the marks below, between them."""
+    table = as_markdown(results)
+    document = path.read_text(encoding="utf-8") if path.exists() else ""
+    if BEGIN in document and END in document:
+        before, rest = document.split(BEGIN, 1)
+        _, after = rest.split(END, 1)
+        table = f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+    path.write_text(table, encoding="utf-8")
 
 
 def as_json(results: Results) -> str:

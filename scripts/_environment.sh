@@ -29,7 +29,7 @@ ensure_venv() {
     stamp="$extras $(cksum <pyproject.toml)"
     if [ "$(cat ".venv/.meshray-$extras" 2>/dev/null)" != "$stamp" ]; then
         echo "installing meshray[$extras] into .venv"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$extras]"
         echo "$stamp" >".venv/.meshray-$extras"
     fi
     export PATH="$PWD/.venv/bin:$PATH"

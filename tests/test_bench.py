@@ -98,6 +98,21 @@ def test_the_table_has_every_measured_row_and_every_failure() -> None:
     assert {figure["row"] for figure in document["figures"]} == {PING_PONG, TASKS_ASYNC}
 
 
+def test_the_table_goes_to_its_place_in_a_document(tmp_path: Path) -> None:
+    results = results_of({("import", "meshray"): 0.05})
+    document = tmp_path / "page.md"
+    document.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    for _ in range(2):
+        report.write_markdown(results, document)
+    text = document.read_text()
+    assert text.startswith(f"above\n{report.BEGIN}\n")
+    assert text.endswith(f"{report.END}\nbelow\n")
+    assert "old" not in text
+    assert text.count("| import |") == 1
+    report.write_markdown(results, tmp_path / "new.md")
+    assert (tmp_path / "new.md").read_text() == report.as_markdown(results)
+
+
 def test_a_failing_row_is_reported_and_the_next_one_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "report.jsonl"
     reporter = Report(out, ["a", "b"])

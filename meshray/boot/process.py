@@ -13,13 +13,14 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 
 import msgspec
 
 from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, PeerSettings, Ready, Refused
-from meshray.local import Claim, PeerRecord, claim_peer
+from meshray.local import Claim, PeerRecord, claim_peer, remove_folder
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
@@ -78,27 +79,40 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
     _settle(settings)
     name = settings.name or socket.gethostname()
     claim, record = claim_peer(settings.node, name, private=settings.private, version=__version__, protocol=PROTOCOL)
+    stores: list[Path] = []  # the folder of the segments, once it is there
     try:
         if not settings.foreground:
             _open_log(claim)
         zygote = fork_zygote()
         _raise_descriptor_limit()
-        if settings.foreground:
-            signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        _take_signals(settings.foreground)
 
         def on_ready(store: str, warnings: list[str]) -> None:
             """The service serves now; `store` is the folder of its segments."""
+            stores.append(Path(store))
             complete = msgspec.structs.replace(record, ready=True, store=store)
             claim.publish(complete)
             starter.ready(complete, warnings)
 
-        if settings.private and os.getppid() != settings.driver_pid:
-            raise OrphanError(
-                "the driver has ended before its peer served"
-            )  # and its pid may be somebody else's by now
+        if settings.private and os.getppid() != settings.driver_pid:  # and its pid may be somebody else's by now
+            raise OrphanError("the driver has ended before its peer served")
         serve(settings, claim, name, zygote, on_ready)
     finally:
+        for store in stores:  # left only when a second signal has cut the end of the service short
+            remove_folder(store)
         claim.release()
+
+
+def _take_signals(foreground: bool) -> None:
+    """The service takes SIGTERM while its loop runs. Before that and after, it ends the process in order, through the
+    `finally` clauses. Ctrl-C in the foreground is the same."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    if foreground:
+        signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _settle(settings: PeerSettings) -> None:

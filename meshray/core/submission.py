@@ -435,9 +435,8 @@ class Submission(Core):
         limit = now - self._config.lease_idle_s
         for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
             if not lease.cls.ready:
+                self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
                 self._return(lease)
-                if lease.cls.demanded > len(lease.cls.leases):
-                    self._say_demand(lease.cls, len(lease.cls.leases))
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"
@@ -448,7 +447,6 @@ class Submission(Core):
     def _forget(self, lease: Lease) -> None:
         del self._leases[lease.id]
         del lease.cls.leases[lease.id]
-        lease.cls.demanded = min(lease.cls.demanded, len(lease.cls.leases))
         self._dirty[lease.cls.id] = lease.cls
 
     # -- for people --------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 
 from meshray.config import Config
-from meshray.errors import MeshrayError
 from meshray.ids import new_process
 from meshray.launch import PeerSettings, Started, start_peer
 from meshray.local import PeerRecord, find_peers, open_peer, peer_process
@@ -94,7 +93,7 @@ def _join(record: PeerRecord, started: Started | None, settings: InitSettings) -
     endpoint = Endpoint(folder, process_id)
     try:
         job = _job_info(process_id, settings)
-        welcome = introduce(endpoint, peer_process(node), pidfd, job)
+        welcome, early = introduce(endpoint, peer_process(node), pidfd, job)
     except BaseException:
         endpoint.close(linger_ms=0)
         os.close(pidfd)
@@ -113,6 +112,7 @@ def _join(record: PeerRecord, started: Started | None, settings: InitSettings) -
             is_driver=True,
         )
     )
+    engine.on_messages(early)
     client = Client(engine)
     logs = DriverLogs(settings.log_to_driver)
     engine.on_log = logs.on_lines
@@ -151,8 +151,11 @@ def _job_info(process_id: bytes, settings: InitSettings) -> m.JobInfo:
     )
 
 
-def introduce(endpoint: Endpoint, peer: bytes, peer_pidfd: int, job: m.JobInfo | None) -> m.Attached:
-    """Say Attach and wait for the answer. What arrives after it stays in the socket.
+def introduce(
+    endpoint: Endpoint, peer: bytes, peer_pidfd: int, job: m.JobInfo | None
+) -> tuple[m.Attached, list[tuple[bytes, m.Message]]]:
+    """Say Attach and wait for the answer: it, and what came before it. (A worker may be leased to somebody whose first
+    tasks overtake the peer's answer.)
 
     Raises `ConnectionError` when the peer refuses, has died, or does not answer.
     """
@@ -162,13 +165,15 @@ def introduce(endpoint: Endpoint, peer: bytes, peer_pidfd: int, job: m.JobInfo |
     poll.register(endpoint.fd, select.POLLIN)
     poll.register(peer_pidfd, select.POLLIN)
     deadline = time.monotonic() + ATTACH_TIMEOUT_S
+    early: list[tuple[bytes, m.Message]] = []
     while True:
-        for _, message in endpoint.receive(1):
+        while arrived := endpoint.receive(1):
+            source, message = arrived[0]
             if isinstance(message, m.Attached):
                 if message.refused:
                     raise ConnectionError(f"the peer refuses this program: {message.refused}")
-                return message
-            raise MeshrayError(f"the peer answered Attach with {type(message).__name__}")
+                return message, early
+            early.append((source, message))
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise ConnectionError(f"the peer does not answer (waited {ATTACH_TIMEOUT_S:g} s): it may be stopped or stuck")

@@ -29,7 +29,7 @@ import sys
 import threading
 from hashlib import blake2b
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle  # type: ignore[import-untyped]
 import msgspec
@@ -79,6 +79,9 @@ _PADDING = bytes(ALIGNMENT)
 _REF_PICKLE_MIN = 40
 """No pickle of a reference is shorter: its id alone has 28 bytes, and the name of its class comes to it."""
 
+_SIMPLE_KINDS = frozenset("?biufcmMSU")
+"""Kinds of numpy types that their short name describes in full."""
+
 _SCALARS = frozenset((NoneType, bool, int, float))
 _TEXTS = frozenset((str, bytes))
 
@@ -88,8 +91,8 @@ _c_dumps = pickle.dumps
 _c_loads = pickle.loads
 
 
-class Payload(msgspec.Struct, frozen=True):
-    """A value in its encoded form. Its pieces are the user's memory: use it up at once, before the user goes on."""
+class Payload(msgspec.Struct, frozen=True, gc=False):
+    """A value in its encoded form, never changed. Its pieces are the user's memory: use it before the user goes on."""
 
     pieces: tuple[Buffer, ...]  # consecutive, contiguous, one byte per item
     nbytes: int  # of the whole encoded form
@@ -139,12 +142,18 @@ def note_arrival(object_id: bytes) -> bool:
 # -- values to payloads ------------------------------------------------------------------------------------------------
 
 
+_NONE = Payload((pickle.dumps(None, PROTOCOL),), len(pickle.dumps(None, PROTOCOL)))
+"""What most tasks without a result return."""
+
+
 def dumps(value: Any) -> Payload:
     """Encode a value.
 
     Raises `UnpicklableError`, a `TypeError` that says what cannot be pickled and where it stands. What the value's own
     `__reduce__`, `__getstate__`, ... raise comes out as it is.
     """
+    if value is None:
+        return _NONE
     kind = type(value)
     if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
         data = _c_dumps(value, protocol=5)
@@ -235,7 +244,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is self._ndarray:
-            return _reduce_array(value)
+            return _reduce_array(value) if self._buffers is not None else NotImplemented
+        if value is _array_from:
+            return NotImplemented  # by name; cloudpickle would first look at it for long
         return super().reducer_override(value)
 
 
@@ -244,10 +255,29 @@ class _NoArray:
 
 
 def _reduce_array(array: Any) -> Any:
-    """numpy pickles an array that is not contiguous in band; a contiguous copy of it goes beside the pickle."""
-    if array.flags.forc or array.dtype.hasobject:
+    """An array beside the pickle, whatever its strides: a copy of it where they leave gaps.
+
+    Shorter, and three times as quick, as what numpy does, which pickles arrays with gaps and dates in band. Arrays of
+    structures and of objects are left to numpy.
+    """
+    dtype = array.dtype
+    if dtype.kind not in _SIMPLE_KINDS or not dtype.itemsize or dtype.metadata:
         return NotImplemented
-    return array.copy(order="C").__reduce_ex__(PROTOCOL)
+    order = "C"
+    if not array.flags.c_contiguous:
+        if array.flags.f_contiguous:
+            order = "F"
+        else:
+            array = array.copy(order="C")
+    shown = array.view("i8") if dtype.kind in "mM" else array  # dates export no buffer
+    return _array_from, (pickle.PickleBuffer(shown), dtype.str, array.shape, order)
+
+
+def _array_from(buffer: Buffer, dtype: str, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+    """Unpickling: the array that lies in `buffer`, read-only as that is."""
+    import numpy  # loaded by those who get arrays, not by every process
+
+    return numpy.ndarray(shape, dtype, buffer, order=order)
 
 
 def _framed(chunks: list[Buffer], buffers: list[memoryview], contained: list[bytes]) -> Payload:

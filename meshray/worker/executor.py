@@ -60,6 +60,7 @@ class Executor:
         self.bind: m.Bind | None = None
         self.exiting = False  # the peer said Exit: end when the queue is empty
         self.actor: Any = None  # worker.actors.ActorHost
+        self.hosting = False  # the main thread has begun to run it
         self._idle: Waiter | None = None  # the main thread waits for work with it
         self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
         self._busy_ns = 0  # time spent on what is in `done`; only the main thread of tasks counts it
@@ -267,6 +268,7 @@ class Executor:
             while not self.engine.pump.closed:
                 self.wait_for_work()
                 if self.actor is not None:
+                    self.hosting = True
                     self.actor.run()
                     break
                 self._run_queue()
@@ -288,16 +290,18 @@ class Executor:
 
     def wait_for_work(self) -> None:
         """Until something was pushed, an actor came to be hosted, or it is time to go."""
-        actor = self.actor
-        while not self.queue and self.actor is actor and not self.exiting and not self.engine.pump.closed:
+        while not self._has_work() and not self.engine.pump.closed:
             waiter = Waiter(self.engine.pump, 1)
             raised = self.engine.pump.enter()
-            if self.queue or self.actor is not actor or self.exiting:
+            if self._has_work():
                 self.engine.pump.leave(raised)
                 return
             self._idle = waiter
             self.engine.pump.leave(raised)
             self.engine.pump.wait(waiter)
+
+    def _has_work(self) -> bool:
+        return bool(self.queue) or self.exiting or (self.actor is not None and not self.hosting)
 
     def _run_queue(self) -> None:
         queue, since = self.queue, 0

@@ -36,7 +36,7 @@ def main(packed: bytes) -> NoReturn:
     pidfd = os.pidfd_open(settings.peer_pid)
     node = settings.process_id[:NODE_BYTES]
     endpoint = Endpoint(Path(settings.folder), settings.process_id, config)
-    introduce(endpoint, peer_process(node), pidfd, None)
+    _, early = introduce(endpoint, peer_process(node), pidfd, None)
     engine = Engine(
         Attachment(
             process_id=settings.process_id,
@@ -55,6 +55,7 @@ def main(packed: bytes) -> NoReturn:
     executor = Executor(client, ConcurrentJournal(Journal(settings.journal)))
     engine.host = executor
     waiter = executor.bound = Waiter(engine.pump, 1)
+    engine.on_messages(early)
     engine.pump.start()
     engine.pump.wait(waiter)
     if executor.bind is None:

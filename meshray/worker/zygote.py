@@ -44,8 +44,6 @@ PRELOAD = (
     "msgspec",
     "zmq",
     "cloudpickle",
-    "asyncio",
-    "concurrent.futures",
     "meshray.wire.*",
     "meshray.observe.*",
     "meshray.store.*",
@@ -55,6 +53,11 @@ PRELOAD = (
     "meshray.worker.*",
 )
 """What every worker needs, loaded once. `package.*` means each module of the package. Never numpy."""
+
+PRELOAD_LATER = ("asyncio", "concurrent.futures.thread")
+"""What some workers need: loaded once there is nothing else to do, since it would delay the first worker by 50 ms."""
+
+_IDLE_MS = 500
 
 FORBIDDEN = ("numpy",)
 """Modules that must not be loaded before a fork."""
@@ -105,15 +108,21 @@ def serve(sock: socket.socket) -> None:
     birth.read_nothing()
     for variable in BLAS_VARIABLES:
         os.environ[variable] = "1"
-    missing = preload(PRELOAD)
+    missing = load(PRELOAD)
+    zygote = Zygote(sock)
+    zygote.send(Ready(os.getpid(), f"{sys.version_info.major}.{sys.version_info.minor}", missing))
+    zygote.run()
+
+
+def load(names: tuple[str, ...]) -> list[str]:
+    """Import these for all workers to come, and tell loudly what is missing; see `preload`."""
+    missing = preload(names)
     for name in missing:
         sys.stderr.write(f"meshray zygote: could not load {name}\n")
         sys.stderr.flush()
     gc.collect()
     gc.freeze()  # the collector of a worker would otherwise write to, and so copy, all pages
-    zygote = Zygote(sock)
-    zygote.send(Ready(os.getpid(), f"{sys.version_info.major}.{sys.version_info.minor}", missing))
-    zygote.run()
+    return missing
 
 
 def preload(names: tuple[str, ...]) -> list[str]:
@@ -176,8 +185,12 @@ class Zygote:
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
         poller.register(self._wake, select.POLLIN)
+        later = False  # whether PRELOAD_LATER was loaded
         while not self._ending:
-            ready = {fd for fd, _ in poller.poll()}
+            ready = {fd for fd, _ in poller.poll(None if later else _IDLE_MS)}
+            if not ready and not later:
+                later = True
+                load(PRELOAD_LATER)
             if self._wake.fileno() in ready:
                 self._on_signals()
             if self._sock.fileno() in ready and not self._ending:

@@ -16,9 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 import meshray
+from meshray import launch
 from meshray.cli import stopping
 from meshray.cli.commands import meshray as command
 from meshray.ids import new_node
+from meshray.launch import PeerSettings
 from meshray.local import PeerRecord, find_peers, is_claimed
 
 LIMIT_S = 60.0
@@ -106,6 +108,26 @@ class TestStartAndStop:
             process.kill()
             process.wait()
             process.stderr.close()
+
+    def test_a_sigterm_at_any_moment_after_it_serves_ends_it_in_order(self) -> None:
+        for delay_s in (0.0, 0.0, 0.001, 0.003, 0.01):
+            started = launch.start_private(PeerSettings(num_cpus=1, num_gpus=0))
+            time.sleep(delay_s)  # a moment, not a wait for something
+            os.kill(started.pid, signal.SIGTERM)
+            assert started.wait_ended(LIMIT_S)
+            assert started.exit_status == 0
+
+    @pytest.mark.fault(7)
+    def test_a_private_peer_ends_with_its_driver(self) -> None:
+        program = (
+            "import os, signal\n"
+            "from meshray.launch import PeerSettings, start_private\n"
+            "print(start_private(PeerSettings(num_cpus=1, num_gpus=0)).pid, flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT_S, check=False)
+        assert done.returncode == -signal.SIGKILL
+        wait_until(lambda: find_peers(private=True) == [])
 
     @pytest.mark.fault(13)
     def test_a_peer_that_hangs_is_killed_in_bounded_time(

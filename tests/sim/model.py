@@ -75,6 +75,7 @@ class Running:
     task: m.Task
     carrier: Carrier
     refs: list[Ref]
+    views: list[Ref]
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Process:
         self.queue: deque[Any] = deque()
         self.records = Records(PEER, self.queue, self._on_idle, self._on_release)
         self.variables: list[Ref] = []  # what user code holds
+        self.views: list[Ref] = []  # arrays over segments that it holds: counted like handles, but nobody can pass them
         self.pins: dict[tuple[bytes, bytes], list[Ref]] = {}  # (receiver, carrier)
         self.tasks: dict[int, Submitted] = {}
         self.running: dict[bytes, Running] = {}
@@ -119,7 +121,9 @@ class Process:
 
     def new_id(self) -> bytes:
         self.count += 1
-        return object_of(self.process + self.count.to_bytes(8, "big"), 0)
+        object_id = object_of(self.process + self.count.to_bytes(8, "big"), 0)
+        self.world.born[object_id] = len(self.world.born)
+        return object_id
 
     def own(self, value: Any, task: Any = None) -> tuple[Record, Ref]:
         """A record of this process's own, with its first handle."""
@@ -179,12 +183,14 @@ class Process:
         self.flush()
 
     def drop(self) -> None:
-        if self.variables:
-            self.variables.pop(self.world.random.randrange(len(self.variables)))
+        for kind in (self.variables, self.views):
+            if kind:
+                kind.pop(self.world.random.randrange(len(kind)))
         self.flush()
 
     def drop_all(self) -> None:
         self.variables.clear()
+        self.views.clear()
         self.flush()
 
     def submit(self, worker: bytes) -> None:
@@ -247,10 +253,12 @@ class Process:
             carrier = Carrier(task.task_id, source)
             assert isinstance(task.args, bytes)
             ids = [task.args[at : at + 28] for at in range(0, len(task.args), 28)]
-            ids += [dep.object_id for dep in task.deps if isinstance(dep, m.Place)]
-            refs = [self.ref(object_id, carrier) for object_id in ids]
+            places = {dep.object_id for dep in task.deps if isinstance(dep, m.Place)}
+            refs = [self.ref(object_id, carrier) for object_id in [*ids, *sorted(places)]]
             self.records.drain()
-            self.running[task.task_id] = Running(source, task, carrier, refs)
+            views = [ref for ref in refs if ref.binary() in places]
+            refs = [ref for ref in refs if ref.binary() not in places]
+            self.running[task.task_id] = Running(source, task, carrier, refs, views)
             self.world.at(self.world.random.random() * 0.02, lambda task_id=task.task_id: self._finish(task_id))
 
     def _finish(self, task_id: bytes) -> None:
@@ -268,10 +276,14 @@ class Process:
             return
         running = self.running.pop(task_id)
         source = running.source
-        reachable = running.refs + self.variables
+        # A result holds only what is older than itself: counting never ends a circle, and user code makes one rarely.
+        born = self.world.born
+        age = born[object_of(task_id, 0)]
+        reachable = [ref for ref in running.refs + self.variables if born[ref.binary()] < age]
         contained = self.passing(self.some(reachable)) if source not in self.dead else []
         self.variables += self.some(running.refs, 1)
-        running.refs = reachable = []
+        self.views += self.some(running.views, 1)
+        running.refs = running.views = reachable = []
         self.records.drain()
         kept = self.records.end_carrier(running.carrier)
         self.flush()

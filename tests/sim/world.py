@@ -35,6 +35,7 @@ class World:
         self.now = 0.0
         self.parties: dict[bytes, Party] = {}
         self.steps = 0
+        self.born: dict[bytes, int] = {}  # object -> its number, in order of creation
         self.log: list[str] = []  # the last events, for a failing seed
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._next = 0
@@ -44,15 +45,18 @@ class World:
 
     def at(self, delay: float, event: Callable[[], None]) -> None:
         """`event` happens `delay` seconds from now."""
+        self._at(self.now + delay, event)
+
+    def _at(self, time: float, event: Callable[[], None]) -> None:
         self._next += 1
-        heapq.heappush(self._events, (self.now + delay, self._next, event))
+        heapq.heappush(self._events, (time, self._next, event))
 
     def send(self, source: bytes, to: bytes, message: Any) -> None:
         """First in, first out per link; links know nothing of each other. Mostly quick, sometimes very slow."""
         scale = self.random.choice((0.0002, 0.001, 0.02))
         time = max(self._links.get((source, to), 0.0), self.now + self.random.random() * scale)
         self._links[source, to] = time
-        self.at(time - self.now, lambda: self._deliver(source, to, message, time))
+        self._at(time, lambda: self._deliver(source, to, message, time))
 
     def _deliver(self, source: bytes, to: bytes, message: Any, time: float) -> None:
         receiver = self.parties.get(to)

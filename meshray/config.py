@@ -26,6 +26,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_idle_s: float = 0.2
     """How long a submitter keeps a lease without work for it, when nobody else waits."""
 
+    lease_idle_resting_s: float = 0.01
+    """The same for a worker that runs no task at the moment, and how often leases are looked at."""
+
     in_flight_work_s: float = 0.003
     """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
 

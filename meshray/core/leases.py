@@ -389,6 +389,7 @@ class Leases(Core):
     def _assign(self, now: float) -> None:
         """Give the awaiting grants their workers; start workers for the rest."""
         needed: dict[Interpreter, tuple[int, JobInfo]] = {}
+        nested: set[Interpreter] = set()  # where a task of a task was among them: its own tasks may come next
         for grant in list(self._awaiting.values()):
             job = self._jobs[grant.job]
             interpreter = (job.executable, job.prefix)
@@ -396,9 +397,11 @@ class Leases(Core):
             shown = wanted.request if wanted.running_request is None else wanted.running_request
             key = WorkerKey.of(grant.job, shown, wanted.profile, grant.gpu_ids)
             worker = self.workers.acquire(key, interpreter, grant.id, dedicated=wanted.is_actor)
+            count = needed.get(interpreter, (0, job))[0]
+            needed[interpreter] = (count + (worker is None), job)
+            if 0 < wanted.depth < ACTOR_DEPTH and (worker is None or worker.key is None):
+                nested.add(interpreter)
             if worker is None:
-                count = needed.get(interpreter, (0, job))[0]
-                needed[interpreter] = (count + 1, job)
                 continue
             if worker.key is None:
                 env = bind_env(job, wanted.profile, [self._device(place).visible for place in grant.gpu_ids])
@@ -406,7 +409,7 @@ class Leases(Core):
                 worker.key = key
             self._hand_over(grant, worker, now)
         for interpreter, (count, job) in needed.items():
-            self.workers.want(interpreter, job, count, now)
+            self.workers.want(interpreter, job, count, now, spare=interpreter in nested)
 
     def _hand_over(self, grant: Grant, worker: Worker, now: float) -> None:
         del self._awaiting[grant.id]

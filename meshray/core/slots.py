@@ -38,7 +38,8 @@ class Slots:
             return f"it asks for {gpu / UNIT:g} GPUs: more than one must be a whole number"
         short = missing(request, self.total)
         if short:
-            return f"it asks for {describe(request)}, there is {describe(self.total)}: {describe(short)} too little"
+            there = {name: self.total.get(name, 0) for name in request}
+            return f"it asks for {describe(request)}, there is {describe(there)}"
         return ""
 
     def free(self) -> dict[str, int]:

@@ -430,9 +430,10 @@ class Submission(Core):
             Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name))
         )
 
-    def tick(self, now: float) -> None:
-        """Give back leases that had nothing to do for a while."""
-        limit = now - self._config.lease_idle_s
+    def tick(self, now: float, idle_s: float) -> None:
+        """Give back leases that had nothing to do for `idle_s`; at once when another class of ours has none at all."""
+        starving = any(cls.ready and not cls.leases for cls in self._classes.values())
+        limit = now if starving else now - idle_s
         for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
             if not lease.cls.ready:
                 self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again

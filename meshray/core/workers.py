@@ -82,8 +82,11 @@ class Workers:
         for _ in range(min(self._keep, PRESTART_MAX)):
             self._start(self._own, None, now)
 
-    def want(self, interpreter: Interpreter, job: JobInfo, needed: int, now: float) -> None:
-        """`needed` grants await a worker of `interpreter`: have as many starting, within the bounds."""
+    def want(self, interpreter: Interpreter, job: JobInfo, needed: int, now: float, *, spare: bool = False) -> None:
+        """`needed` grants await a worker of `interpreter`: have as many starting, within the bounds. With `spare`, have
+        one that is unbound or starting beyond that: recursion through `get` needs one after the other."""
+        if spare and not self._unbound.get(interpreter):
+            needed += 1
         budget = self.budgets.get(interpreter)
         if budget is not None and now < budget.paused_until:
             return

@@ -64,6 +64,8 @@ class Host(Protocol):
     def on_turn(self, now: float) -> None: ...
     def next_timer_s(self, now: float) -> float | None: ...
     def on_process_died(self, process: bytes) -> None: ...
+    @property
+    def busy(self) -> bool: ...
 
 
 class Engine:
@@ -96,7 +98,7 @@ class Engine:
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
         self._dead: set[bytes] = set()  # processes that were said to be dead and are not settled yet
         self._leaving: set[bytes] = set()  # actors whose last handle here is gone, but not their last call
-        self._next_lease_tick = 0.0
+        self._next_tick = 0.0
         self._wrote = False
         self._table: dict[type, Callable[[bytes, Any], None]] = {
             m.Results: self._on_results,
@@ -149,9 +151,12 @@ class Engine:
         calls.fill()
         if self._leaving:
             self._release_actors()
-        if now >= self._next_lease_tick:
-            self._next_lease_tick = now + self.config.lease_idle_s / 4
-            submission.tick(now)
+        if now >= self._next_tick:
+            # A worker that runs nothing submits nothing: what it leased is missing elsewhere.
+            resting = self.host is not None and not self.host.busy
+            idle_s = self.config.lease_idle_resting_s if resting else self.config.lease_idle_s
+            self._next_tick = now + self.config.lease_idle_resting_s
+            submission.tick(now, idle_s)
             self._trim(now)
         if self.queue:
             records.drain()
@@ -179,7 +184,7 @@ class Engine:
         idle = not (self.records.table or self.queue or self.inbox or self.call_inbox)
         timers = [] if idle else [IDLE_DRAIN_S]
         if self.submission.busy:
-            timers.append(max(0.0, self._next_lease_tick - now))
+            timers.append(max(0.0, self._next_tick - now))
         if self.host is not None:
             host = self.host.next_timer_s(now)
             if host is not None:

@@ -133,20 +133,24 @@ class Pump:
         return raised
 
     def try_enter(self) -> bool:
-        """Take the lock if it is free. Main threads put the shield up first, so that no interrupt falls between."""
+        """Take the lock, unless another user's thread has it. The main thread puts the shield up first, so that no
+        interrupt falls between.
+
+        The background thread is waited for, and so is one that got the lock and has not said so yet: it holds it for a
+        moment only, but may be waiting for the interpreter itself, which it gets when we block (else it would get it
+        after the switch interval, 5 ms, again and again).
+        """
         me = _ident()
-        if me == self._main:
+        main = me == self._main
+        if main:
             if self._shielded:
                 return False  # a signal handler of the user's interrupted us
             self._shielded = True
-            if self._lock.acquire(False):
-                self._owner = me
-                return True
-            self._unshield()
-            return False
-        if self._lock.acquire(False):
+        if self._lock.acquire(self._owner == self._thread.ident or not self._owner):
             self._owner = me
             return True
+        if main:
+            self._unshield()
         return False
 
     def leave(self, raised: bool) -> None:

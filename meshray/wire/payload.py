@@ -175,7 +175,10 @@ def _is_plain(value: Any, depth: int) -> bool:
         if kind in _TEXTS:
             if len(item) >= _PLAIN_TEXT_MAX:
                 return False
-        elif not (depth > 1 and (kind is tuple or kind is list or kind is dict) and _is_plain(item, depth - 1)):
+        elif kind is tuple or kind is list or kind is dict:
+            if item and (depth == 1 or not _is_plain(item, depth - 1)):
+                return False
+        else:
             return False
     return True
 
@@ -222,8 +225,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def __init__(self, chunks: list[Buffer], buffers: list[memoryview] | None) -> None:
         self._buffers = buffers
-        # One merged dictionary instead of cloudpickle's ChainMap, whose every miss costs a microsecond per object.
-        self.dispatch_table = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+        self.dispatch_table = _reducers()
         callback = None if buffers is None else self._beside
         pickle.Pickler.__init__(self, _Sink(chunks), PROTOCOL, buffer_callback=callback)
         self.globals_ref: dict[int, dict[str, Any]] = {}  # cloudpickle: functions that share globals go on doing so
@@ -248,6 +250,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if value is _array_from:
             return NotImplemented  # by name; cloudpickle would first look at it for long
         return super().reducer_override(value)
+
+
+_registered: dict[Any, Any] = {}  # what `copyreg` held when `_merged` was made
+_merged: dict[Any, Any] = {}
+
+
+def _reducers() -> dict[Any, Any]:
+    """cloudpickle's reducers before those of `copyreg`, in one dictionary: each miss in cloudpickle's own ChainMap of
+    the two costs a microsecond per object."""
+    global _registered, _merged
+    if not _merged or _registered != copyreg.dispatch_table:
+        registered = dict(copyreg.dispatch_table)
+        _merged = {**registered, **cloudpickle.Pickler._dispatch_table}
+        _registered = registered
+    return _merged
 
 
 class _NoArray:

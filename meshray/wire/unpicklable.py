@@ -53,7 +53,8 @@ def explain_argument(error: UnpicklableError, function: Callable[..., Any], name
         case _:
             return f"an argument of {name}: {error.reason}"
     where = f" (at {argument}{''.join(rest)})" if rest else ""
-    return f"argument {argument!r} of {name}: {error.reason}{where}"
+    quoted = argument if argument.startswith("number ") else repr(argument)
+    return f"argument {quoted} of {name}: {error.reason}{where}"
 
 
 def _parameter_name(function: Callable[..., Any], index: int) -> str:
@@ -61,7 +62,8 @@ def _parameter_name(function: Callable[..., Any], index: int) -> str:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return f"number {index + 1}"
-    if index < len(parameters) and parameters[index].kind is not inspect.Parameter.VAR_POSITIONAL:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if index < len(parameters) and parameters[index].kind in positional:
         return parameters[index].name
     return f"number {index + 1}"
 

@@ -199,6 +199,11 @@ class Executor:
             if now - self._running_since_s >= self.engine.config.hold_back_after_s:
                 self.give_back()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs, or an actor lives here."""
+        return self._running is not None or self.actor is not None
+
     def next_timer_s(self, now: float) -> float | None:
         if self._running is not None and (self.queue or self.done) and self.actor is None:
             return max(0.0005, self._running_since_s + self.engine.config.hold_back_after_s - now)

@@ -464,7 +464,9 @@ class Submission(Core):
 def wire_task(task: Pending, seq: int, depth: int) -> Task:
     """The message for one attempt."""
     if not task.deps and not task.nested and task.returns == 1 and not depth and not task.attempt:
-        return Task(seq, task.task_id, task.function, task.args)
+        blob = task.blob
+        if not task.retry_exceptions and (blob is None or task.name == blob.name):
+            return Task(seq, task.task_id, task.function, task.args)
     return Task(
         seq,
         task.task_id,

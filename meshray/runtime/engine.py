@@ -66,6 +66,8 @@ class Host(Protocol):
     def on_process_died(self, process: bytes) -> None: ...
     @property
     def busy(self) -> bool: ...
+    @property
+    def has_news(self) -> bool: ...
 
 
 class Engine:
@@ -177,6 +179,10 @@ class Engine:
                 send(destination, message)
         if self.endpoint.clogged:
             self.endpoint.flush()
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.queue or self.inbox or self.call_inbox or self._outbox or (self.host and self.host.has_news))
 
     def next_timer_s(self, now: float) -> float | None:
         if self.endpoint.clogged:

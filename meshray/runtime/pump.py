@@ -52,6 +52,10 @@ class Handler(Protocol):
     def on_turn(self, now: float) -> None:
         """Account, decide, flush."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `on_turn` has something to do that did not come through the endpoint."""
+
     def next_timer_s(self, now: float) -> float | None:
         """Seconds until `on_turn` wants to be called by itself; None for never."""
 
@@ -90,9 +94,11 @@ class Pump:
         self._interrupted = False  # one waits
         self._previous_sigint: Any = None
         self._leader: Waiter | None = None
+        self._leader_polls = False  # it is, or is about to be, in its poll
         self._followers: deque[Waiter] = deque()
         self._last_turn_s = 0.0  # of the last turn by another thread than the background's
         self.closed = False
+        self._more = True  # the last turn may have left something in the endpoint
         self.attended = False  # an event loop of the main thread watches the endpoint
         self._wake_leader = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_background = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -204,12 +210,14 @@ class Pump:
         """Receive, dispatch, decide, flush. Under the lock."""
         assert self._lock.locked()
         receive, handler = self._endpoint.receive, self._handler
+        self._more = False
         for _ in range(ROUNDS_MAX):
             batch = receive()
             if not batch:
                 break
             handler.on_messages(batch)
         else:
+            self._more = True
             self._signal(self._wake_leader)  # more is there: whoever polls must come again
             self._signal(self._wake_background)
         now = _monotonic()
@@ -225,7 +233,7 @@ class Pump:
         if waiter.lock is not None:
             waiter.lock.release()
             waiter.lock = None
-        elif waiter is self._leader:
+        elif waiter is self._leader and self._leader_polls:
             self._signal(self._wake_leader)
 
     def wake_all(self) -> None:
@@ -259,8 +267,11 @@ class Pump:
         """
         raised = self.enter()
         try:
+            turn = self._more or self._handler.has_news
             while True:
-                self.turn()
+                if turn:  # else the last turn left nothing to do, and what came since shows at the poll
+                    self.turn()
+                turn = True
                 if waiter.missing <= 0 or self.closed:
                     return True
                 timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()
@@ -277,6 +288,7 @@ class Pump:
 
     def _lead(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
         self._leader = waiter
+        self._leader_polls = True
         timer_s = self._handler.next_timer_s(_monotonic())
         if timer_s is not None:
             timeout_s = min(timeout_s, timer_s)
@@ -291,6 +303,7 @@ class Pump:
                 self._shielded = True
             self._lock.acquire()
             self._owner = _ident()
+            self._leader_polls = False
         self._look(events, self._wake_leader)
 
     def _follow(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:

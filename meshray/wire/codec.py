@@ -19,6 +19,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)  # type: ignore[arg-type]
 
 encode = _encoder.encode
+encode_into = _encoder.encode_into
 
 
 def decode(data: bytes | memoryview) -> Message:

@@ -24,6 +24,7 @@ import msgspec
 
 from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
+from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client, Current
 from meshray.runtime.pump import Waiter
@@ -72,7 +73,7 @@ class Executor:
         self._last_lease_source = b""
         self._blocks = 0
         self._children: dict[bytes, list[ObjectRef[Any]]] = {}  # what a running task has submitted
-        self._main = Current()
+        self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
         client.current_in_worker = self.current
@@ -89,6 +90,11 @@ class Executor:
             if found is not None:
                 return found
         return self._main
+
+    def on_bound(self, bind: m.Bind) -> None:
+        """The job of this worker, and what every task of it may use."""
+        self._main.gpu_ids = list(bind.gpu_ids)
+        self._main.resources = to_quantities(bind.resources)
 
     def _note_children(self, refs: list[ObjectRef[Any]]) -> None:
         task_id = self.current().task_id
@@ -198,6 +204,11 @@ class Executor:
         if self.queue and self._running is not None and self.actor is None:
             if now - self._running_since_s >= self.engine.config.hold_back_after_s:
                 self.give_back()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether results wait to be sent."""
+        return bool(self.done)
 
     @property
     def busy(self) -> bool:

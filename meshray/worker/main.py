@@ -61,6 +61,7 @@ def main(packed: bytes) -> NoReturn:
     if executor.bind is None:
         os._exit(1)  # the peer died first
     _settle_in(executor.bind, client)
+    executor.on_bound(executor.bind)
     executor.run()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterable, Sized
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -38,13 +40,16 @@ class Outcomes:
         if task.returns == 0:
             return m.Result(task.seq, [])
         try:
-            values = list(value)
+            values = list(islice(iter(value), task.returns + 1))
         except TypeError:
+            if isinstance(value, Iterable):
+                raise  # by the iterator's own code
             raise ValueError(
                 f"{name} has num_returns={task.returns} and returned a {type(value).__name__}, not that many values"
             ) from None
         if len(values) != task.returns:
-            raise ValueError(f"{name} has num_returns={task.returns} and returned {len(values)} values")
+            count = len(value) if isinstance(value, Sized) else "more" if len(values) > task.returns else len(values)
+            raise ValueError(f"{name} has num_returns={task.returns} and returned {count} values")
         return self._of_values(source, task, [payloads.dumps(each) for each in values])
 
     def _of_values(self, source: bytes, task: m.Task, made: list[payloads.Payload]) -> m.Result:

@@ -23,7 +23,7 @@ SEEDS = 240
 class Mesh:
     """Two drivers, some workers, and what user code does in them."""
 
-    def __init__(self, seed: int, rules: Rules | None = None, kills: int = 3, actors: bool = False) -> None:
+    def __init__(self, seed: int, rules: Rules | None = None, kills: int = 4, actors: bool = False) -> None:
         self.world = World(seed)
         self.peer = SimPeer(self.world, preset("test"))
         self.peer.on_freed = self.on_freed
@@ -38,7 +38,7 @@ class Mesh:
             self.process("o1", other.process)
         self.hosts = 0
         self.peer.start_worker = self.host
-        for _ in range(60):
+        for _ in range(70):
             self.world.at(random.random() * 0.1, self.act)
         for _ in range(random.randint(0, kills)):
             self.world.at(random.random() * 0.12, self.kill)
@@ -69,13 +69,14 @@ class Mesh:
         random = self.world.random
         process = random.choice(living)
         what = random.random()
-        if what < 0.25:
+        if what < 0.2:
             process.put()
-        elif what < 0.65 and len(living) > 1:
+        elif what < 0.6 and len(living) > 1:
             process.submit(random.choice([other.process for other in living if other is not process]))
-        elif what < 0.8:
+        elif what < 0.7:
             process.get()
         else:
+            process.drop()
             process.drop()
 
     def act_on_actors(self) -> None:
@@ -102,7 +103,10 @@ class Mesh:
         living = self.living()
         random = self.world.random
         workers = [process for process in living if process.process != process.job]
-        if workers and random.random() < 0.85:
+        busy = [process for process in workers if process.running and process.tasks]
+        if busy and random.random() < 0.7:  # the middle of a chain: it got references and has passed them on
+            random.choice(busy).die()
+        elif workers and random.random() < 0.85:
             random.choice(workers).die()
         elif living:
             random.choice(living).die()

@@ -22,8 +22,15 @@ def test_size_classes_hold_the_payload_and_waste_an_eighth_at_most(nbytes: int) 
     needed = nbytes + files.STAMP_BYTES
     assert capacity >= needed
     assert capacity % files.PAGE_BYTES == 0
-    assert capacity - needed < max(files.PAGE_BYTES, needed / 8)
+    assert capacity - needed < max(files.PAGE_BYTES, capacity / 9)
     assert files.capacity_for(capacity - files.STAMP_BYTES) == capacity
+    assert files.capacity_for(capacity - files.STAMP_BYTES + 1) > capacity
+
+
+def test_arrays_of_common_sizes_waste_little() -> None:
+    for exponent in range(17, 34):
+        capacity = files.capacity_for((1 << exponent) + 1000)  # the array and the pickle around it
+        assert capacity == (1 << exponent) + files.PAGE_BYTES
 
 
 @given(st.integers(1 << 16, 1 << 40))

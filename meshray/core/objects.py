@@ -34,7 +34,7 @@ from meshray.config import Config
 from meshray.core.departures import Departures
 from meshray.core.effects import Core, Send
 from meshray.core.object_table import ObjectTable, Record, Stage
-from meshray.core.store_accounts import StoreAccounts
+from meshray.core.store_accounts import StoreAccounts, is_made_by
 from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
 from meshray.wire.messages import (
     DeathSeen,
@@ -47,6 +47,7 @@ from meshray.wire.messages import (
     HoldDone,
     Message,
     Place,
+    Pooled,
     ProcessDied,
     Promote,
     Promoted,
@@ -182,11 +183,14 @@ class Objects(Core):
             self._doomed.discard(process)
 
     def _adopt_segments(self, maker: bytes) -> None:
-        """Places that live here and whose maker's word has not come: it may have been lost with this dead one. If they
-        are another's, that one's own word puts it right."""
-        for object_id, place in self._unsealed.items():
-            self._store.on_sealed(maker, SealedSegment(object_id, place.segment, place.size, place.size, maker))
-        self._unsealed.clear()
+        """Files of a dead process that hold living objects, and of which its own word was lost with it."""
+        adopted = [
+            SealedSegment(object_id, place.segment, place.size, place.size, maker)
+            for object_id, place in self._unsealed.items()
+            if is_made_by(place.segment, maker)
+        ]
+        for sealed in adopted:
+            self._seal(maker, sealed)
 
     # -- promotion ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +270,16 @@ class Objects(Core):
             elif owner_process_of(object_id) == sender and (record is None or record.stage is Stage.EXPECTED):
                 _remember(self._early, object_id, None, self._config.early_messages_max)
 
+    def on_pooled(self, sender: bytes, message: Pooled) -> None:
+        """The sender, maker and only holder of these, has freed them and keeps their files."""
+        if self._refuses(sender):
+            return
+        for object_id in message.object_ids:
+            record = self._table.records.get(object_id)
+            if record is not None and record.holders == {sender}:
+                self._store.on_pooled(sender, object_id)
+                self._table.drop_holder(record, sender)
+
     def hold(self, object_id: bytes, process: bytes) -> None:
         """`process` holds it by the word of another part of this peer (an actor that was found by its name)."""
         self._table.add_holder(self._look_up(object_id), process)
@@ -344,7 +358,9 @@ class Objects(Core):
     def _seal(self, sender: bytes, sealed: SealedSegment) -> None:
         if not self._store.on_sealed(sender, sealed):
             return
-        self._unsealed.pop(sealed.object_id, None)
+        place = self._unsealed.get(sealed.object_id)
+        if place is not None and place.segment == sealed.segment:
+            del self._unsealed[sealed.object_id]
         record = self._table.records.get(sealed.object_id) or self._table.add(sealed.object_id)
         if record.stage is Stage.EXPECTED:
             self._table.enter(record, Stage.SEALED)

@@ -131,9 +131,7 @@ class StoreAccounts(Core):
         known = self._segments.get(sealed.segment)
         if known is not None:
             self._refused += known.object_id != sealed.object_id
-            if known.object_id != sealed.object_id or known.maker == sender or sealed.maker:
-                return False
-            self._remove(known)  # it was taken for another's: the maker's own word counts
+            return False
         maker = sealed.maker or sender
         segment = _Segment(sealed.segment, sealed.object_id, maker, sealed.size, sealed.capacity)
         self._segments[segment.name] = segment
@@ -150,6 +148,11 @@ class StoreAccounts(Core):
             self.used += account.live - account.charged
             account.charged = account.live
         return True
+
+    def on_pooled(self, sender: bytes, object_id: bytes) -> None:
+        """The sender keeps its files of this object in its pool: they are to be Sealed anew, not given back."""
+        for segment in [each for each in self._of_object.get(object_id, ()) if each.maker == sender]:
+            self._remove(segment)
 
     def on_object_freed(self, object_id: bytes) -> None:
         """Nobody uses the object any more: its files go back to their makers, or away with them."""
@@ -277,6 +280,11 @@ class StoreAccounts(Core):
         for process, account in self._accounts.items():
             live = sum(self._segments[name].capacity for name in account.made)
             assert account.live == live <= account.charged, f"{process.hex()}: {account!r} with {live} live"
+
+
+def is_made_by(segment: str, process: bytes) -> bool:
+    """Whether a file is of this process: names are the last 8 bytes of its id in hex, a dash, and a number."""
+    return segment.startswith(process[-8:].hex() + "-")
 
 
 def _mib(size: int) -> str:

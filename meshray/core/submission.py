@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import msgspec
+
 from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.wire.messages import (
@@ -257,7 +259,7 @@ class Submission(Core):
                 again.append(task)
             else:
                 task.state = DONE
-                done.append((task, Result(seq, [message.failure])))
+                done.append((task, Result(seq, [_while_running(task, message.failure)])))
         if not lease.in_flight:
             lease.cls.idle -= 1
         lease.in_flight.clear()
@@ -492,7 +494,14 @@ def retriable(task: Pending, result: Result) -> bool:
     if task.retry_exceptions is True:
         return True
     ancestors = set(failure.details.get("ancestors", "").split("\n"))
-    return any(f"{kind.__module__}.{kind.__qualname__}" in ancestors for kind in task.retry_exceptions)
+    return any(f"{kind.__module__}.{kind.__name__}" in ancestors for kind in task.retry_exceptions)
+
+
+def _while_running(task: Pending, failure: Failure) -> Failure:
+    """The peer knows why a worker died, we know what it ran."""
+    return msgspec.structs.replace(
+        failure, message=f"{task.name} failed: {failure.message}", details={**failure.details, "task_name": task.name}
+    )
 
 
 def _cancelled(task: Pending) -> Result:

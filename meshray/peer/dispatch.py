@@ -54,6 +54,7 @@ class Dispatcher:
             m.Forget: _timeless(objects.on_forget),
             m.DeathSeen: _timeless(objects.on_death_seen),
             m.Sealed: _timeless(objects.on_sealed),
+            m.Pooled: _timeless(objects.on_pooled),
             m.CreateActor: actors.on_create,
             m.ActorReady: actors.on_ready,
             m.ActorExit: actors.on_exit,

@@ -61,10 +61,9 @@ class Ends:
         cores = self._parts.cores
         process_id = ended.process_id
         lease = cores.leases.lease_of(process_id)
-        grant = cores.leases.grant_of(process_id)
         by_source = self._read_journal(process_id)
         finished, started = by_source.pop(journal.source_of_lease(lease), ([], []))
-        failure = _failure(ended, how, last_words, grant.wanted.name if grant is not None else "")
+        failure = _failure(ended, how, last_words)
         cores.leases.on_process_died(process_id, finished, started, failure, now)
         cores.actors.on_process_died(process_id, how, by_source, now)
         cores.objects.on_process_died(process_id, ended.exit_text)
@@ -135,8 +134,7 @@ def _wait_stopped(pid: int, timeout_s: float) -> None:
         os.sched_yield()
 
 
-def _failure(ended: ProcessEnded, how: str, last_words: str, name: str) -> Failure:
+def _failure(ended: ProcessEnded, how: str, last_words: str) -> Failure:
     host = socket.gethostname()
-    task = f" while it ran {name}" if name else ""
     details = {"pid": str(ended.pid), "host": host, "exit": ended.exit_text, "stderr": last_words}
-    return Failure("WorkerCrashedError", f"a worker (pid {ended.pid}, {host}) died{task}: {how}", details=details)
+    return Failure("WorkerCrashedError", f"a worker (pid {ended.pid}, {host}) died: {how}", details=details)

@@ -170,7 +170,9 @@ class Actors:
         """One call, after all earlier ones of this process to this actor; its references at once."""
         engine = self._engine
         task_id = self._tasks.new_task_id()
-        arguments = self._tasks.arguments(FunctionSpec(_no_target, method), args, kwargs) if args or kwargs else NO_ARGUMENTS
+        arguments = (
+            self._tasks.arguments(FunctionSpec(_no_target, method), args, kwargs) if args or kwargs else NO_ARGUMENTS
+        )
         records: list[Record] = []
         call = Pending(task_id, method.encode(), arguments.data, records, _NO_MEAN)
         call.returns = options.num_returns
@@ -186,7 +188,9 @@ class Actors:
         call.refs, call.nested = arguments.refs, arguments.nested
         engine.call_inbox.append((actor_id, call, arguments.deps))
         link = engine.calls.known(actor_id)
-        if link is None or engine.calls.idle(link) or len(engine.call_inbox) >= BATCH_TASKS or engine.pump.unattended:
+        if link is not None and engine.calls.idle(link):
+            self._tasks.flush(receive=False)
+        elif link is None or len(engine.call_inbox) >= BATCH_TASKS or engine.pump.unattended:
             self._tasks.flush()
         return refs
 
@@ -200,4 +204,3 @@ class Actors:
             engine.pump.turn()
         finally:
             engine.pump.leave(raised)
-

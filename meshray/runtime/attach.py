@@ -63,7 +63,9 @@ def _choose(settings: InitSettings) -> PeerRecord | None:
         return peers[0] if peers else None
     if address == "auto":
         if not peers:
-            raise ConnectionError('no peer runs on this host: start one with `meshray start`, or leave out address="auto"')
+            raise ConnectionError(
+                'no peer runs on this host: start one with `meshray start`, or leave out address="auto"'
+            )
         return peers[0]
     for peer in find_peers(private=True):
         if Path(peer.folder) == Path(address):
@@ -176,8 +178,8 @@ def introduce(
             early.append((source, message))
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            raise ConnectionError(f"the peer does not answer (waited {ATTACH_TIMEOUT_S:g} s): it may be stopped or stuck")
+            raise ConnectionError(
+                f"the peer does not answer (waited {ATTACH_TIMEOUT_S:g} s): it may be stopped or stuck"
+            )
         if any(fd == peer_pidfd for fd, _ in poll.poll(left_s * 1000)):
             raise ConnectionError("the peer has died while this program attached to it")
-
-

@@ -42,8 +42,7 @@ def cancel_task(engine: Engine, task: Pending, force: bool, recursive: bool) -> 
         return
     assert task.state == IN_FLIGHT
     if force:
-        engine.submission.kill_worker(task)
-        return
+        engine.submission.kill_worker(task)  # if it runs; the message below takes it out of the worker's queue if not
     worker = link.worker if link is not None else task.lease.link.worker  # type: ignore[union-attr]
     engine.send(worker, m.Cancel(task.task_id, task.attempt, recursive))
 

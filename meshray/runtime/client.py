@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ from meshray.runtime.values import Values
 from meshray.runtime.waiting import Waiting
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
+
+
+_logger = logging.getLogger("meshray")
 
 
 class Current:
@@ -76,6 +80,7 @@ class Client:
         self.on_exit_actor: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.Lock()
+        engine.on_unfetched = self._report_unfetched
         self.get = self.waiting.get
         self.adopt_ref = self.values.adopt
         self.export_ref = self.values.export
@@ -192,12 +197,32 @@ class Client:
                 return
             try:
                 if not self.engine.pump.closed:
+                    self._tell_unfetched()
                     self._request(m.Detach, self.engine.config.shutdown_timeout_s)
             finally:
+                self.engine.pump.close()
                 self.waiting.close()
                 self.engine.close()
                 if self.on_shutdown is not None:
                     self.on_shutdown()
+
+    def _tell_unfetched(self) -> None:
+        if not self.is_driver:
+            return
+        raised = self.engine.pump.enter()
+        try:
+            self.engine.pump.turn()
+            self.engine.tell_unfetched()
+        finally:
+            self.engine.pump.leave(raised)
+
+    def _report_unfetched(self, failure: m.Failure) -> None:
+        """Under the pump's lock: a program's logging must not run here."""
+        name = failure.details.get("task_name") or "a task"
+        text = f"{failure.message}\n\n{failure.traceback}" if failure.traceback else failure.message
+        self.waiting.run_later(
+            functools.partial(_logger.error, "nobody fetched the error of %s: %s", name, text.rstrip())
+        )
 
 
 def _ask(what: str, argument: str, number: int) -> m.Ask:

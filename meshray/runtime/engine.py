@@ -35,6 +35,12 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
+TOLD_MAX = 10_000
+"""Failed tasks whose errors were fetched, remembered until their last reference goes."""
+
+UNFETCHED_KINDS = ("TaskError", "WorkerCrashedError")
+"""Failures that are worth a line when nobody fetches them: not the consequences of ends and cancels."""
+
 BATCH_TASKS = 64
 """Submissions gathered before the caller flushes them, when nothing is idle anyway."""
 
@@ -95,6 +101,9 @@ class Engine:
         self.broken: MeshrayError | None = None  # why nothing works any more
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
         self.on_infeasible: Callable[[str], None] | None = None
+        self.on_broken: Callable[[], None] | None = None  # nothing works any more
+        self.on_unfetched: Callable[[m.Failure], None] | None = None  # a task failed, and nobody will ever look
+        self._told: dict[bytes, None] = {}  # tasks whose failure somebody has seen, or was told of; `TOLD_MAX` at most
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
         self._next_request = 1
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
@@ -207,6 +216,8 @@ class Engine:
             )
         self.pump.closed = True
         self.pump.wake_all()
+        if self.on_broken is not None:
+            self.on_broken()
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -289,6 +300,7 @@ class Engine:
     def _set_dep(self, task: Pending, index: int, record: Record) -> None:
         value = record.value
         if isinstance(value, m.Failure):
+            self._remember_told(task_of(record.id))  # the task that fails with it is asked for instead
             self.fail(task, value)
             return
         if isinstance(value, m.Place):
@@ -319,9 +331,7 @@ class Engine:
 
     def _on_results(self, source: bytes, message: m.Results) -> None:
         if message.lease:
-            done = self.submission.on_results(
-                source, message.lease, message.results, message.busy_ns, time.monotonic()
-            )
+            done = self.submission.on_results(source, message.lease, message.results, message.busy_ns, time.monotonic())
         else:
             done = self.calls.on_results(source, message.results)
         self.complete(done, source)
@@ -334,6 +344,9 @@ class Engine:
             task.refs = None
             if refs is not None and result.kept:
                 self.pins[worker, task.task_id] = refs
+            if not records:
+                self._look_unfetched(task.task_id, values[0] if values else None)
+                continue
             if len(records) == 1 and not result.contained:
                 settle(records[0], values[0], None)
                 continue
@@ -341,6 +354,34 @@ class Engine:
             for index, record in enumerate(records):
                 value = values[index] if len(values) > index else values[0]
                 settle(record, value, contained[index] if contained else None)
+
+    # -- failures that nobody fetches ----------------------------------------------------------------------------------
+
+    def tell(self, records: list[Record]) -> None:
+        """The failures among these were seen by the program. From any thread."""
+        for record in records:
+            if type(record.value) is m.Failure:
+                self._remember_told(task_of(record.id))
+
+    def _remember_told(self, task_id: bytes) -> None:
+        self._told[task_id] = None
+        while len(self._told) > TOLD_MAX:
+            self._told.pop(next(iter(self._told)), None)
+
+    def _look_unfetched(self, task_id: bytes, value: Any) -> None:
+        """The last reference to a result is gone: if it was a failure that nobody has seen, say so, once per task."""
+        if type(value) is not m.Failure or value.kind not in UNFETCHED_KINDS or self.on_unfetched is None:
+            return
+        if task_id in self._told:
+            return
+        self._remember_told(task_id)
+        self.on_unfetched(value)
+
+    def tell_unfetched(self) -> None:
+        """The end: the same for all that is still referred to. Under the lock."""
+        for record in list(self.records.table.values()):
+            if record.owned and not record.promoted:
+                self._look_unfetched(task_of(record.id), record.value)
 
     def _receive_contained(self, task: Pending, result: m.Result, worker: bytes) -> list[list[ObjectRef[Any]]]:
         """Handles for the references inside a result; the worker pins them until the peer knows of us."""
@@ -421,12 +462,21 @@ class Engine:
     def _on_idle(self, record: Record) -> None:
         """An owned record that was never promoted has lost its last handle."""
         value = record.value
-        if isinstance(value, m.Place):
+        if type(value) is m.Failure:
+            self._look_unfetched(task_of(record.id), value)
+        elif isinstance(value, m.Place):
             if not record.exposed and self.store.created(value.segment):
-                self.store.free(value.segment)
+                self._pool(record.id, value.segment)
             else:
                 self.store.forget(value.segment)
                 self.send(self.peer, m.Release([record.id]))
+
+    def _pool(self, object_id: bytes, segment: str) -> None:
+        """Nobody else ever knew of this segment: it may be written again. The peer learns that first of all, and after
+        it learnt of the segment."""
+        self.endpoint.send(self.peer, m.Sealed(self.store.take_sealed()))
+        self.endpoint.send(self.peer, m.Pooled([object_id]))
+        self.store.free(segment)
 
     def _on_release(self, record: Record) -> bool:
         """A record of the peer's has lost its last handle here. False: not yet, calls of that actor are not done."""
@@ -445,6 +495,7 @@ class Engine:
         for actor_id in [a for a in self._leaving if not self.calls.outstanding(a)]:
             self._leaving.discard(actor_id)
             self.records.let_go(actor_id + FIRST_RETURN)
+
     def new_handles(self, object_ids: list[bytes]) -> list[ObjectRef[Any]]:
         """One more handle for each of these, which leave this process: their records are promoted. Under the lock."""
         self.queue.extend((object_id, None) for object_id in object_ids)

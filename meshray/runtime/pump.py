@@ -22,11 +22,12 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
 from meshray.config import Config
-from meshray.transport.endpoint import Endpoint
+from meshray.transport.endpoint import RECEIVE_BUDGET, Endpoint
 from meshray.wire.messages import Message
 
 POLL_MAX_S = 3600.0
@@ -208,18 +209,24 @@ class Pump:
 
     def turn(self) -> None:
         """Receive, dispatch, decide, flush. Under the lock."""
-        assert self._lock.locked()
         receive, handler = self._endpoint.receive, self._handler
         self._more = False
         for _ in range(ROUNDS_MAX):
             batch = receive()
-            if not batch:
+            if batch:
+                handler.on_messages(batch)
+            if len(batch) < RECEIVE_BUDGET:
                 break
-            handler.on_messages(batch)
         else:
             self._more = True
             self._signal(self._wake_leader)  # more is there: whoever polls must come again
             self._signal(self._wake_background)
+        self.push()
+
+    def push(self) -> None:
+        """Decide and flush, without a look at what has arrived: the part of a turn for who has only something to say.
+        Under the lock."""
+        handler = self._handler
         now = _monotonic()
         handler.on_turn(now)
         if _ident() != self._thread.ident:
@@ -259,19 +266,27 @@ class Pump:
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
-    def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
+    def wait(self, waiter: Waiter, deadline: float | None = None, begin: Callable[[], None] | None = None) -> bool:
         """Turn the pump until `waiter` has nothing missing (True), or until `deadline` (False).
 
-        Raises `KeyboardInterrupt` from the poll, or whatever else a signal handler raises there. Returns True too when
-        the pump was closed or the peer died: the caller looks.
+        `begin` is called first, under the lock: it tells others of the waiter. Raises `KeyboardInterrupt` from the
+        poll, or whatever else a signal handler raises there. Returns True too when the pump was closed or the peer
+        died: the caller looks.
         """
         raised = self.enter()
         try:
-            turn = self._more or self._handler.has_news
+            if begin is not None:
+                begin()
+            if self._more:
+                self.turn()
+            elif self._handler.has_news:
+                self.push()  # what has come since the last turn shows at the poll
+            first = True
             while True:
-                if turn:  # else the last turn left nothing to do, and what came since shows at the poll
+                if first:
+                    first = False
+                else:
                     self.turn()
-                turn = True
                 if waiter.missing <= 0 or self.closed:
                     return True
                 timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()

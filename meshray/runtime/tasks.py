@@ -93,18 +93,23 @@ class Tasks:
         inbox = engine.inbox
         inbox.append((task, arguments.deps))
         pump = engine.pump
-        if cls.idle or not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
+        if cls.idle:
+            self.flush(receive=False)
+        elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
             self.flush()
         return refs
 
-    def flush(self) -> None:
+    def flush(self, receive: bool = True) -> None:
         """Turn the pump, unless somebody does; then that one, or the background thread, sees the inbox."""
         pump = self._engine.pump
         if pump.closed:
             self._engine.check()
         if pump.try_enter():
             try:
-                pump.turn()
+                if receive:
+                    pump.turn()
+                else:
+                    pump.push()
             finally:
                 pump.leave_tried()
 
@@ -183,10 +188,7 @@ def profile_of(request: dict[str, int], env_vars: tuple[tuple[str, str], ...], a
     return m.Profile("GPU" in request, threads, dict(env_vars), actor)
 
 
-
-def _take_out(
-    result: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any], indices: list[int]
-) -> tuple[Any, ...]:
+def _take_out(result: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any], indices: list[int]) -> tuple[Any, ...]:
     """Take the references at the top level out. What is pickled then says where their values belong."""
     positions: list[int | str] = [*indices, *(key for key, value in kwargs.items() if type(value) is ObjectRef)]
     if not positions:

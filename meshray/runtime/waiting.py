@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import functools
 import queue
 import sys
 import threading
@@ -22,11 +25,12 @@ BLOCK_GRACE_S = 0.001
 """A task that waits longer gives its CPU and the tasks behind it back; a shorter wait is not worth the messages."""
 
 
+CALLBACKS_END_S = 1.0
+"""How long the end waits for callbacks that run; they are the program's own code."""
+
+
 class Blocker(Protocol):
     """What a worker does when one of its tasks waits."""
-
-    def before_wait(self) -> None:
-        """At once: results that others may wait for must leave."""
 
     def begin_block(self) -> object:
         """The wait is a long one."""
@@ -55,6 +59,10 @@ class Waiting:
         self.blocker: Blocker | None = None  # set in a worker
         self._callbacks: queue.SimpleQueue[Callable[[], None] | None] | None = None
         self._callback_lock = threading.Lock()
+        self._callback_thread: threading.Thread | None = None
+        self._outstanding: dict[int, Callable[[], None]] = {}  # callbacks whose value is not there; under the lock
+        self._callback_numbers = itertools.count()
+        engine.on_broken = self._run_outstanding
 
     # -- get ---------------------------------------------------------------------------------------------------------
 
@@ -63,20 +71,33 @@ class Waiting:
         records = self._records(refs)
         missing = [record for record in records if record.value is None]
         if missing:
-            self._await(missing, timeout)
-            failed = [record for record in missing if type(record.value) is Failure]
-            if failed:
-                self._values.load(failed[0].value)  # type: ignore[arg-type]
+            if len(missing) == len(records) or not self._any_failed(records):
+                self._await(missing, timeout)
+            if self._any_failed(records):
+                self._raise_first(records)
         load = self._values.load
-        return [load(record.value, record.inside) for record in records]  # type: ignore[arg-type]
+        try:
+            return [load(record.value, record.inside) for record in records]  # type: ignore[arg-type]
+        except Exception:
+            if self._any_failed(records):
+                self._engine.tell(records)
+            raise
+
+    @staticmethod
+    def _any_failed(records: list[Record]) -> bool:
+        return any(type(record.value) is Failure for record in records)
+
+    def _raise_first(self, records: list[Record]) -> None:
+        """Some have failed: raise the error of the first, however many others are still to come."""
+        self._engine.tell(records)
+        self._values.load(next(record.value for record in records if type(record.value) is Failure))
 
     def _await(self, missing: list[Record], timeout: float | None) -> None:
         engine = self._engine
         waiter = _GetWaiter(engine.pump, len(missing))
-        self._register(missing, waiter)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            done = self._block(waiter, deadline)
+            done = self._block(waiter, deadline, functools.partial(self._register, missing, waiter))
         except BaseException:
             self._unregister(missing, waiter)
             raise
@@ -88,25 +109,21 @@ class Waiting:
             engine.check()
 
     def _register(self, missing: list[Record], waiter: Waiter) -> None:
-        engine = self._engine
-        raised = engine.pump.enter()
-        try:
-            fetch = []
-            for record in missing:
-                if record.value is not None:
-                    waiter.missing -= 1
-                    if type(record.value) is Failure:
-                        waiter.missing = 0
-                    continue
-                if record.waiters is None:
-                    record.waiters = []
-                record.waiters.append(waiter)
-                if not record.owned and not record.fetching:
-                    fetch.append(record)
-            if fetch:
-                engine.records.fetch(fetch)
-        finally:
-            engine.pump.leave(raised)
+        """Have the waiter told of each of these. Under the lock."""
+        fetch = []
+        for record in missing:
+            if record.value is not None:
+                waiter.missing -= 1
+                if type(record.value) is Failure:
+                    waiter.missing = 0
+                continue
+            if record.waiters is None:
+                record.waiters = []
+            record.waiters.append(waiter)
+            if not record.owned and not record.fetching:
+                fetch.append(record)
+        if fetch:
+            self._engine.records.fetch(fetch)
 
     def _unregister(self, missing: list[Record], waiter: Waiter) -> None:
         raised = self._engine.pump.enter()
@@ -117,15 +134,14 @@ class Waiting:
         finally:
             self._engine.pump.leave(raised)
 
-    def _block(self, waiter: Waiter, deadline: float | None) -> bool:
+    def _block(self, waiter: Waiter, deadline: float | None, begin: Callable[[], None]) -> bool:
         pump, blocker = self._engine.pump, self.blocker
         if blocker is None:
-            return pump.wait(waiter, deadline)
-        blocker.before_wait()
+            return pump.wait(waiter, deadline, begin)
         grace = time.monotonic() + BLOCK_GRACE_S
         if deadline is not None and deadline <= grace:
-            return pump.wait(waiter, deadline)
-        if pump.wait(waiter, grace):
+            return pump.wait(waiter, deadline, begin)
+        if pump.wait(waiter, grace, begin):
             return True
         token = blocker.begin_block()
         try:
@@ -170,25 +186,20 @@ class Waiting:
         missing = [record for record in records if record.value is None]
         waiter = Waiter(self._engine.pump, num_returns - (len(records) - len(missing)))
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._register_plain(missing, waiter)
         try:
-            self._block(waiter, deadline)
+            self._block(waiter, deadline, functools.partial(self._register_plain, missing, waiter))
         finally:
             self._unregister(missing, waiter)
         if waiter.missing > 0:
             self._engine.check()
 
     def _register_plain(self, missing: list[Record], waiter: Waiter) -> None:
-        engine = self._engine
-        raised = engine.pump.enter()
-        try:
-            for record in missing:
-                if record.value is not None:
-                    waiter.missing -= 1
-                else:
-                    engine.await_record(record, waiter)
-        finally:
-            engine.pump.leave(raised)
+        """The same for any outcome."""
+        for record in missing:
+            if record.value is not None:
+                waiter.missing -= 1
+            else:
+                self._engine.await_record(record, waiter)
 
     def _glance(self, records: list[Record]) -> None:
         """A poll: one turn, and borrowed values are asked for."""
@@ -210,8 +221,10 @@ class Waiting:
         raised = pump.enter()
         try:
             if record.value is None:
-                self._engine.await_record(record, lambda _: self._run_later(callback))
                 self._engine.check()
+                number = next(self._callback_numbers)
+                self._outstanding[number] = callback
+                self._engine.await_record(record, functools.partial(self._run_number, number))
             else:
                 self._run_later(callback)
         finally:
@@ -235,12 +248,30 @@ class Waiting:
         self.when_ready(ref, finish)
         return future
 
+    def _run_number(self, number: int, _: Record) -> None:
+        """Its value has come. Under the lock."""
+        callback = self._outstanding.pop(number, None)
+        if callback is not None:
+            self._run_later(callback)
+
+    def _run_outstanding(self) -> None:
+        """No value will come any more: whoever waits for one is to find that out."""
+        while self._outstanding:
+            self._run_later(self._outstanding.popitem()[1])
+
+    def run_later(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` in the thread of callbacks. From any thread, with or without the lock."""
+        self._run_later(callback)
+
     def _run_later(self, callback: Callable[[], None]) -> None:
         if self._callbacks is None:
             with self._callback_lock:
                 if self._callbacks is None:
                     self._callbacks = queue.SimpleQueue()
-                    threading.Thread(target=self._run_callbacks, name="meshray-callbacks", daemon=True).start()
+                    self._callback_thread = threading.Thread(
+                        target=self._run_callbacks, name="meshray-callbacks", daemon=True
+                    )
+                    self._callback_thread.start()
         self._callbacks.put(callback)
 
     def _run_callbacks(self) -> None:
@@ -253,8 +284,13 @@ class Waiting:
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
     def close(self) -> None:
+        """After the pump was closed: the callbacks that are left run, and see that all is over."""
+        self._run_outstanding()
         if self._callbacks is not None:
             self._callbacks.put(None)
+            assert self._callback_thread is not None
+            if self._callback_thread is not threading.current_thread():
+                self._callback_thread.join(CALLBACKS_END_S)
 
 
 def _first_ready(records: list[Record], count: int) -> list[int]:
@@ -268,9 +304,7 @@ def _first_ready(records: list[Record], count: int) -> list[int]:
     return ready
 
 
-def _split(
-    refs: Sequence[ObjectRef[Any]], ready: list[int]
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def _split(refs: Sequence[ObjectRef[Any]], ready: list[int]) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     if len(ready) == 1:
         index = ready[0]
         return [refs[index]], [*refs[:index], *refs[index + 1 :]]

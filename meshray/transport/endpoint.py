@@ -141,7 +141,7 @@ class Endpoint:
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def receive(self, budget: int = RECEIVE_BUDGET) -> list[tuple[bytes, Message]]:
-        """What has arrived, as (source, message), at most `budget` of them; [] when there is nothing.
+        """What has arrived, as (source, message), at most `budget` of them: fewer when nothing more is there.
 
         What is no message of this protocol, or is meant for another incarnation, is counted in `refused`.
         """

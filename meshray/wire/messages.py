@@ -12,7 +12,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
     P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
-    A   -> P   Sealed, CreditRequest  P -> A     CreditGranted, TrimPool
+    A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines               D -> P     Detach           P -> W  Exit
@@ -407,6 +407,13 @@ class PoolTrimmed(Struct, array_like=True, tag=54):
     size: Count
 
 
+class Pooled(Struct, array_like=True, tag=57):
+    """A -> P: objects of the sender's own that never left it are gone; their files are in its pool, to be written again.
+    Said before the next Sealed of such a file."""
+
+    object_ids: list[ObjectId]
+
+
 class TrimPool(Struct, array_like=True, tag=55):
     """P -> A: the store is full: give back pool and unused credit now."""
 
@@ -582,6 +589,7 @@ Message = (
     | CreditGranted
     | SegmentsFree
     | PoolTrimmed
+    | Pooled
     | TrimPool
     | CreateActor
     | StartActor

@@ -7,12 +7,14 @@ at once when the queue is empty, after `SEND_TASKS` results or `SEND_AFTER_S` ot
 The tasks behind a long one are given back unasked: by the background thread when the current one has run
 `hold_back_after_s`, and at once when it blocks in `get` or `wait`, since one of them may be what it waits for.
 
-Cancelling is a SIGINT to the main thread. Its handler raises only while `_running` is the attempt to be cancelled and
-`_in_user_code` is set, both written by the main thread alone.
+Cancelling is a SIGINT to the main thread. Its handler raises only while `_running` is an attempt to be cancelled and
+`_in_user_code` is set, both written by the main thread alone. An attempt that is neither in the queue nor running may be
+just between the two, so it is remembered (`_cancelled`), and looked up when it begins.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -39,6 +41,9 @@ SEND_AFTER_S = 0.001
 
 _encode = msgspec.msgpack.Encoder().encode
 _perf_ns = time.perf_counter_ns
+
+CANCELLED_MAX = 256
+"""Cancelled attempts that are remembered: one of them may be about to begin, the others were finished already."""
 
 Item = tuple[bytes, int, m.Task]  # source, lease, task
 
@@ -68,11 +73,11 @@ class Executor:
         self._running: m.Task | None = None
         self._running_since_s = 0.0
         self._in_user_code = False
-        self._cancelling: tuple[bytes, int] | None = None
+        self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
         self._handles: dict[bytes, int] = {}  # journal handles by source
         self._last_lease_source = b""
         self._blocks = 0
-        self._children: dict[bytes, list[ObjectRef[Any]]] = {}  # what a running task has submitted
+        self._children: dict[bytes, list[bytes]] = {}  # what a running task has submitted: the results' ids
         self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
@@ -101,7 +106,7 @@ class Executor:
         children = self._children.get(task_id)
         if children is None:
             children = self._children[task_id] = []
-        children += refs
+        children += [ref._id for ref in refs]  # no handles: what nobody holds is not kept for a possible cancel
 
     def forget_children(self, task_id: bytes) -> None:
         """A task is over: what it submitted is not cancelled with it any more."""
@@ -144,10 +149,9 @@ class Executor:
             idle()
 
     def on_cancel(self, source: bytes, message: m.Cancel) -> None:
-        running = self._running
         if message.recursive:
-            for ref in self._children.get(message.task_id, ()):
-                record = self.engine.record_of(ref._id)
+            for object_id in list(self._children.get(message.task_id, ())):
+                record = self.engine.record_of(object_id)
                 if record is not None and record.task is not None:
                     cancel_task(self.engine, record.task, False, True)
         for item in list(self.queue):
@@ -162,8 +166,11 @@ class Executor:
         if self.actor is not None:
             self.actor.on_cancel(message)
             return
+        while len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[message.task_id, message.attempt] = None
+        running = self._running
         if running is not None and running.task_id == message.task_id and running.attempt == message.attempt:
-            self._cancelling = (message.task_id, message.attempt)
             assert self._main_ident is not None
             signal.pthread_kill(self._main_ident, signal.SIGINT)
 
@@ -247,9 +254,6 @@ class Executor:
 
     # -- waiting inside of a task (waiting.Blocker) ------------------------------------------------------------------
 
-    def before_wait(self) -> None:
-        return  # the wait begins with a turn, and that sends what is unsent
-
     def begin_block(self) -> object:
         if threading.get_ident() != self._main_ident or self._running is None:
             return None
@@ -306,15 +310,17 @@ class Executor:
 
     def wait_for_work(self) -> None:
         """Until something was pushed, an actor came to be hosted, or it is time to go."""
-        while not self._has_work() and not self.engine.pump.closed:
-            waiter = Waiter(self.engine.pump, 1)
-            raised = self.engine.pump.enter()
-            if self._has_work():
-                self.engine.pump.leave(raised)
-                return
+        pump = self.engine.pump
+        while not self._has_work() and not pump.closed:
+            waiter = Waiter(pump, 1)
+            pump.wait(waiter, None, functools.partial(self._rest, waiter))
+
+    def _rest(self, waiter: Waiter) -> None:
+        """Under the lock: `waiter` waits for work, unless some has just come."""
+        if self._has_work():
+            waiter()
+        else:
             self._idle = waiter
-            self.engine.pump.leave(raised)
-            self.engine.pump.wait(waiter)
 
     def _has_work(self) -> bool:
         return bool(self.queue) or self.exiting or (self.actor is not None and not self.hosting)
@@ -366,6 +372,8 @@ class Executor:
             name = name or own_name
             current.task_name = name
             announce(name)
+            if self._cancelled and (task.task_id, task.attempt) in self._cancelled:
+                raise KeyboardInterrupt  # cancelled between the queue and here
             if task.nested or task.deps or type(task.args) is not bytes:
                 carrier = Carrier(task.task_id, source)
             if task.args or task.deps:
@@ -402,8 +410,7 @@ class Executor:
         return result
 
     def _of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:
-        if self._cancelling == (task.task_id, task.attempt) and isinstance(error, KeyboardInterrupt):
-            self._cancelling = None
+        if isinstance(error, KeyboardInterrupt) and (task.task_id, task.attempt) in self._cancelled:
             return self.outcomes.cancelled(task, name)
         if isinstance(error, SystemExit):
             self.end_by_exit(error)
@@ -446,7 +453,7 @@ class Executor:
 
     def _on_sigint(self, signum: int, frame: object) -> None:
         running = self._running
-        if not self._in_user_code or running is None or self._cancelling != (running.task_id, running.attempt):
+        if not self._in_user_code or running is None or (running.task_id, running.attempt) not in self._cancelled:
             return
         pump = self.engine.pump
         if pump.shielded:

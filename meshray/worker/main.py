@@ -82,4 +82,3 @@ def _settle_in(bind: m.Bind, client: Client) -> None:
     client.engine.at.job_id = client.job_id = job.job
     client.engine.at.namespace = client.namespace = job.namespace
     context.set_runtime(client)
-

@@ -94,7 +94,8 @@ class Outcomes:
         if task is None or not task.retry_exceptions or "ancestors" in failure.details:
             return failure
         kinds = type(error).__mro__[:ANCESTORS_MAX]
-        ancestors = "\n".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        # by their short names: a class that was pickled by value has lost the functions and classes around it
+        ancestors = "\n".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
         return msgspec.structs.replace(failure, details={**failure.details, "ancestors": ancestors})
 
     def cancelled(self, task: m.Task, name: str) -> m.Result:

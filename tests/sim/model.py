@@ -169,7 +169,7 @@ class Process:
     def write(self, object_id: bytes) -> m.Place:
         """A sealed segment."""
         self.count += 1
-        place = m.Place(object_id, NODE, f"{self.label}-{self.count}", LARGE)
+        place = m.Place(object_id, NODE, f"{self.process[-8:].hex()}-{self.count:x}", LARGE)
         self.peer.files[place.segment] = self.process
         self.say(PEER, m.Sealed([m.SealedSegment(object_id, place.segment, LARGE, LARGE)]))
         return place

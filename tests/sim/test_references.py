@@ -7,12 +7,11 @@ when every handle is dropped nothing is left (I5).
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from meshray.config import preset
 from meshray.core.object_table import Record
+from meshray.wire.messages import Failure, Place
 from tests.sim.model import Process, Rules, excused
 from tests.sim.peer import SimPeer, lost_in
 from tests.sim.world import World, name
@@ -127,6 +126,10 @@ class Mesh:
             for object_id in process.records.table.keys() & self.ended:
                 record = process.records.table[object_id]
                 assert record.owned or not record.count, f"{name(process.process)} got {record!r} after its end (I6)"
+            for record in process.records.table.values():
+                value = record.value
+                if isinstance(value, Place) and record.count > 0 and value.segment not in self.peer.files:
+                    raise AssertionError(f"{name(process.process)} holds {record!r}, its file {value.segment} is gone (I9)")
 
     def quiet(self) -> None:
         """After the last fault: everything is answered, and everything goes."""
@@ -160,9 +163,7 @@ class Mesh:
         assert not any(live), "room is charged for nothing"
 
 
-def _killed() -> Any:
-    from meshray.wire.messages import Failure
-
+def _killed() -> Failure:
     return Failure("ActorDiedError", "killed at the end of the test")
 
 

@@ -41,6 +41,7 @@ class TaskContext(Protocol):
     resources: dict[str, float]
     gpu_ids: list[int]
     restarted: bool
+    cancelled: bool
 
 
 class Runtime(Protocol):

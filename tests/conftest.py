@@ -45,12 +45,13 @@ def _clean_room() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def shared_mesh() -> Iterator[ModuleType]:
-    """A mesh of two CPUs for all tests of a module; gives the module `meshray`."""
+def shared_mesh(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """A mesh for all tests of a module; gives the module `meshray`. It has two CPUs, unless the module's `MESH` names
+    other arguments of `init`."""
     import meshray
 
     with _clean_room():
-        meshray.init(num_cpus=2)
+        meshray.init(**getattr(request.module, "MESH", {"num_cpus": 2}))
         yield meshray
         meshray.shutdown()
 

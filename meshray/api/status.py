@@ -153,7 +153,9 @@ class RuntimeContext:
         raise NotImplementedError("get_runtime_env_string() is not there yet")
 
     def is_canceled(self) -> bool:
-        raise NotImplementedError("is_canceled() is not there yet")
+        """Whether the task or call that this code runs in was cancelled: a running method of an actor sees it only
+        here."""
+        return self._runtime.current().cancelled
 
     def _in_actor(self, what: str) -> None:
         if not self._runtime.current().actor_id:

@@ -105,12 +105,19 @@ class Calls(Core):
             call.state = READY
             self._dirty[link.actor_id] = link
 
+    def drop(self, call: Pending) -> None:
+        """A call that was not sent never will be: an argument failed. It holds the later ones no more."""
+        assert call.state != IN_FLIGHT, f"it is at the worker: {call!r}"
+        call.state = DONE
+        link: ActorLink = call.cls
+        self._dirty[link.actor_id] = link
+
     def cancel(self, call: Pending) -> bool:
         """Mark a call. True when it is at the worker; else it is DONE and is never sent."""
         call.cancelled = True
         if call.state == IN_FLIGHT:
             return True
-        call.state = DONE
+        self.drop(call)
         return False
 
     # -- events from the peer and the worker -------------------------------------------------------------------------
@@ -165,15 +172,24 @@ class Calls(Core):
                 if seq in started and call.retries_left > 0:
                     call.retries_left -= 1
                 call.attempt += 1
-                call.state = READY
                 again.append(call)
             else:
                 call.state = DONE
                 text = f"the actor's worker died while it ran {call.name}; the actor is restarting"
                 done.append((call, Result(seq, [Failure("ActorUnavailableError", text)])))
         link.in_flight.clear()
-        link.queue.extendleft(reversed(again))
+        for call in reversed(again):
+            self._put_back(link, call)
         return done
+
+    def _put_back(self, link: ActorLink, call: Pending) -> None:
+        """It is tried again, in its old place: behind earlier calls that wait for the same (task ids count up)."""
+        call.state = READY
+        place = 0
+        while place < len(link.queue) and link.queue[place].task_id < call.task_id:
+            place += 1
+        link.queue.insert(place, call)
+        self._dirty[link.actor_id] = link
 
     def on_results(self, worker: bytes, results: list[Result]) -> Done:
         """Outcomes of calls. Returns those that are done."""
@@ -207,9 +223,7 @@ class Calls(Core):
                 if call.retries_left > 0:
                     call.retries_left -= 1
                 call.attempt += 1
-                call.state = READY
-                link.queue.appendleft(call)
-                self._dirty[link.actor_id] = link
+                self._put_back(link, call)
                 continue
             call.state = DONE
             done.append((call, result))

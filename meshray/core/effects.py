@@ -19,7 +19,7 @@ class Send(Struct, frozen=True):
     """Send a message to a process (16 bytes id)."""
 
     to: bytes
-    message: Message  # type: ignore[valid-type]
+    message: Message
 
 
 class StartWorker(Struct, frozen=True):
@@ -95,7 +95,8 @@ class UnlinkSegment(Struct, frozen=True):
 
 
 class SweepSegments(Struct, frozen=True):
-    """Remove what a dead process left in the store folder, but for `keep`: segments of its pool and half-written ones."""
+    """Remove what a dead process left in the store folder, but for `keep`: segments of its pool and half-written
+    ones."""
 
     process: bytes
     keep: tuple[str, ...]

@@ -273,7 +273,9 @@ class Leases(Core):
         worker = self.workers.on_died(process)
         if worker is not None:
             grant = self._grants.get(worker.grant)
-            if not worker.dying and not worker.used and worker.key is not None and not finished and not started:
+            hosts = grant is not None and grant.wanted.is_actor  # its death is its actor's affair
+            unused = not worker.used and not finished and not started and not hosts
+            if unused and not worker.dying and worker.key is not None:
                 self.workers.on_crash(worker.key.job, failure.message, now)
             if grant is not None:
                 self._lose(grant, finished, started, failure, now)

@@ -3,15 +3,17 @@
 A *record* stands for one object here, from the birth of its first handle to the death of the last. There are two kinds:
 
 - **owned**: this process made the reference. It costs no message as long as it never leaves. When a handle is pickled
-  (`export`), the record is *promoted*: the peer gets its value (now, or when it is there) and answers for it from then on.
+  (`export`), the record is *promoted*: the peer gets its value (now, or when it is there) and answers for it from then
+  on.
 - **borrowed**: the reference arrived from elsewhere, inside a *carrier*: a task's arguments, a result, or another
   object's value. The carrier's sender keeps the reference alive until the carrier ends, so while it lasts nothing needs
   to be said. When it ends and handles still live, the peer is told (`Hold`), and only when it has answered (`HoldDone`)
   does the carrier's sender learn that it may let go (`CarrierDone`). That is law G2: nobody lets go of a reference that
   it passed on until the owner knows of the receiver.
 
-Handles are born and die in any thread at any bytecode. Both go through one queue, births as `(id, carrier)` and deaths as
-`id`, and `drain` accounts them in order. So a count of zero means: no handle lives, and none was born before this point.
+Handles are born and die in any thread at any bytecode. Both go through one queue, births as `(id, carrier)` and deaths
+as `id`, and `drain` accounts them in order. So a count of zero means: no handle lives, and none was born before this
+point.
 
 A live view on a segment counts like a handle. What is said to the peer is said in order, on one link.
 """
@@ -273,7 +275,7 @@ class Records(Core):
             return
         if carrier.container is not None:
             self._let_go(carrier.container)
-        else:
+        elif carrier.source:  # the constructor of an actor has none: the peer itself keeps what it needs
             self._effects.append(Send(carrier.source, CarrierDone([carrier.id])))
 
     # -- the link to the peer ----------------------------------------------------------------------------------------

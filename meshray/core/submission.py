@@ -1,8 +1,9 @@
 """Which worker runs which of this process's tasks, and when.
 
-A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room. It is
-bound late: to a worker that can start it within milliseconds. `fill` pushes ahead as much as hides a round trip: an
-expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run before.
+A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room. It
+is bound late: to a worker that can start it within milliseconds. `fill` pushes ahead as much as hides a round trip: an
+expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run
+before.
 
 The life of a task::
 
@@ -458,6 +459,11 @@ class Submission(Core):
     def busy(self) -> bool:
         """Whether anything is leased, ready or in flight."""
         return bool(self._leases) or any(cls.ready for cls in self._classes.values())
+
+    def name_of(self, class_id: int) -> str:
+        """A task of the class that waits, or waited last."""
+        cls = self._classes.get(class_id)
+        return "" if cls is None else cls.ready[0].name if cls.ready else cls.name
 
     def classes(self) -> list[SchedulingClass]:
         return list(self._classes.values())

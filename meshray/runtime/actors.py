@@ -12,7 +12,7 @@ from typing import Any
 
 from meshray.core.records import Record
 from meshray.core.submission import Mean, Pending
-from meshray.errors import ActorDiedError, MeshrayError
+from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
@@ -135,8 +135,11 @@ class Actors:
             engine.check()
             raise MeshrayError("the mesh ended before it answered")
         answer = answers[0]
-        if answer.failure is not None:
-            raise exception_from_failure(answer.failure)
+        failure = answer.failure
+        if failure is not None:
+            if failure.kind == "ValueError":  # no error of the mesh: what the program asked for is not there
+                raise ValueError(failure.message)
+            raise exception_from_failure(failure)
         return Found(answer.actor_id, answer.methods or methods, answer.created)
 
     def find(self, name: str, namespace: str | None) -> Found:
@@ -157,10 +160,7 @@ class Actors:
             engine.request(lambda number: m.FindActor(number, name, space), reply)
         finally:
             engine.pump.leave(raised)
-        try:
-            return self._answer(waiter, answers, b"")
-        except ActorDiedError as error:
-            raise ValueError(str(error)) from None
+        return self._answer(waiter, answers, b"")
 
     # -- calls -------------------------------------------------------------------------------------------------------
 

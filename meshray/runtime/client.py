@@ -1,4 +1,5 @@
-"""`Client`: the runtime of one process, as programs reach it through `context`. It only hands on to the files beside it."""
+"""`Client`: the runtime of one process, as programs reach it through `context`. It only hands on to the files beside
+it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,6 @@ from meshray.runtime.values import Values
 from meshray.runtime.waiting import Waiting
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
-
 
 _logger = logging.getLogger("meshray")
 
@@ -81,6 +81,7 @@ class Client:
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.Lock()
         engine.on_unfetched = self._report_unfetched
+        engine.on_infeasible = self._report_infeasible
         self.get = self.waiting.get
         self.adopt_ref = self.values.adopt
         self.export_ref = self.values.export
@@ -223,6 +224,10 @@ class Client:
         self.waiting.run_later(
             functools.partial(_logger.error, "nobody fetched the error of %s: %s", name, text.rstrip())
         )
+
+    def _report_infeasible(self, text: str) -> None:
+        """Likewise. What a worker logs appears at the driver."""
+        self.waiting.run_later(functools.partial(_logger.warning, "%s", text))
 
 
 def _ask(what: str, argument: str, number: int) -> m.Ask:

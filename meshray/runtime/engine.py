@@ -1,9 +1,9 @@
 """The engine of one process: its endpoint, its cores, and the turn that ties them together.
 
-Drivers and workers embed the same engine. Everything that decides is in `core/` and is touched under the pump's lock only;
-this file receives for the cores, performs their effects, and hands finished tasks to their records. What programs call
-is made of it by the files beside it: `tasks` (submit), `waiting` (get, wait, futures), `values` (payloads and segments),
-`actors`, `asking`.
+Drivers and workers embed the same engine. Everything that decides is in `core/` and is touched under the pump's lock
+only; this file receives for the cores, performs their effects, and hands finished tasks to their records. What programs
+call is made of it by the files beside it: `tasks` (submit), `waiting` (get, wait, futures), `values` (payloads and
+segments), `actors`, `asking`.
 
 Without the lock, from any thread: handles append to `queue` (births and deaths), `.remote()` appends to `inbox`.
 """
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from meshray import context
 from meshray.config import Config
-from meshray.core.calls import Calls
+from meshray.core.calls import ActorLink, Calls
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import DONE, WAITING, Pending, Submission
 from meshray.errors import MeshrayError, NodeDiedError
@@ -215,6 +215,21 @@ class Engine:
                 "Call meshray.shutdown(), then meshray.init() to go on with another"
             )
         self.pump.closed = True
+        self._tell_broken()
+
+    def has_work(self) -> bool:
+        return bool(self.inbox or self.call_inbox)
+
+    def on_failure(self, error: BaseException) -> None:
+        if self.broken is None:
+            self.broken = MeshrayError(
+                f"meshray was interrupted in the middle of its own work, or made a mistake ({type(error).__name__}: "
+                f"{error}): this mesh is over. Call meshray.shutdown(), then meshray.init() to go on with another"
+            )
+        self.pump.closed = True
+        self._tell_broken()
+
+    def _tell_broken(self) -> None:
         self.pump.wake_all()
         if self.on_broken is not None:
             self.on_broken()
@@ -246,9 +261,7 @@ class Engine:
             task, deps = inbox.popleft()
             if task.state == DONE:
                 continue  # cancelled before anybody looked
-            if deps is None:
-                submission.on_ready(task)
-            elif self.resolve(task, deps, functools.partial(submission.on_ready, task)):
+            if deps is None or self.resolve(task, deps, functools.partial(submission.on_ready, task)):
                 submission.on_ready(task)
 
     def take_calls(self) -> None:
@@ -399,7 +412,10 @@ class Engine:
 
     def fail(self, task: Pending, failure: m.Failure) -> None:
         """A task that never runs. Under the lock."""
-        task.state = DONE
+        if isinstance(task.cls, ActorLink):
+            self.calls.drop(task)
+        else:
+            task.state = DONE
         self.complete([(task, m.Result(0, [failure]))], b"")
 
     def _on_given_back(self, source: bytes, message: m.GivenBack) -> None:
@@ -433,7 +449,8 @@ class Engine:
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
         if message.message and self.on_infeasible is not None:
-            self.on_infeasible(message.message)
+            name = self.submission.name_of(message.class_id)
+            self.on_infeasible(f"{name} waits: {message.message}" if name else message.message)
 
     # -- references --------------------------------------------------------------------------------------------------
 

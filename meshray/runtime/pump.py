@@ -1,21 +1,27 @@
 """Leader and followers: who waits at the socket.
 
-There is no I/O thread in the way of a reply. Whoever blocks in `wait` *turns the pump* himself: takes the lock, receives,
-dispatches for everybody, flushes, lets go of the lock, and polls. The lock is held only for a turn, never during a poll,
-so any thread may submit and flush at any time. Three parts:
+There is no I/O thread in the way of a reply. Whoever blocks in `wait` *turns the pump* himself: takes the lock,
+receives, dispatches for everybody, flushes, lets go of the lock, and polls. The lock is held only for a turn, never
+during a poll, so any thread may submit and flush at any time. Three parts:
 
-- **The leader** is the one waiting thread that polls. **Followers** wait on a lock of their own until the leader, or any
-  thread that turns the pump, completes what they wait for; a leader that leaves wakes one of them to lead.
-- **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and dependent
-  tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits long, it sleeps.
-- **Interrupts** enter only at the poll. Everything else in the main thread is shielded: our SIGINT handler sets a flag that
-  is raised at the section's end (an exception inside a transition would leave half a message or half a state).
+- **The leader** is the one waiting thread that polls. **Followers** wait on a lock of their own until the leader, or
+  any thread that turns the pump, completes what they wait for; a leader that leaves wakes one of them to lead.
+- **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and
+  dependent tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits
+  long, it sleeps.
+- **Interrupts** enter only at the poll. Everything else in the main thread is shielded: a signal that comes meanwhile
+  is noted, and its handler runs at the section's end (an exception inside a transition would leave half a message or
+  half a state). For that, the Python handlers that stand are wrapped, and handlers that the program installs later are
+  when it next calls us. What comes out of a turn all the same is the end of this mesh: its state cannot be trusted.
 
-The descriptor of the endpoint is edge-triggered: a turn receives until nothing is there, and only then does anybody poll.
+The descriptor of the endpoint is edge-triggered: a turn receives until nothing is there, and only then does anybody
+poll.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import logging
 import os
 import select
 import signal
@@ -40,6 +46,22 @@ DEEP_AFTER_TURNS_S = 0.01
 LOOK_IN_S = 0.2
 """How often the background thread looks in while an event loop watches the endpoint."""
 
+GUARDED_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGALRM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGHUP,
+)
+"""Signals whose handlers wait for the end of a shielded section: those that programs raise exceptions from."""
+
+CLOSE_STEP_S = 0.0005
+CLOSE_TIMEOUT_S = 2.0
+"""How long `close` waits for other threads to leave their polls, which it has woken."""
+
+_getsignal = _signal.getsignal  # a tenth of the cost of signal.getsignal, and asked for in each wait
+_logger = logging.getLogger("meshray")
 _monotonic = time.monotonic
 _ident = threading.get_ident
 
@@ -60,8 +82,14 @@ class Handler(Protocol):
     def next_timer_s(self, now: float) -> float | None:
         """Seconds until `on_turn` wants to be called by itself; None for never."""
 
+    def has_work(self) -> bool:
+        """Whether something was submitted that no turn has looked at. From any thread, also without the lock."""
+
     def on_peer_death(self) -> None:
         """The peer's process is gone."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """An exception has left a turn: what it was in the middle of is half done."""
 
 
 class Waiter:
@@ -92,13 +120,18 @@ class Pump:
         self._owner = 0  # the thread that holds the lock
         self._main = threading.main_thread().ident
         self._shielded = False  # main thread only: interrupts wait for the section's end
-        self._interrupted = False  # one waits
-        self._previous_sigint: Any = None
+        self._interrupted = False  # a KeyboardInterrupt waits
+        self._pid = os.getpid()  # a forked child has handlers of ours, and nothing to shield
+        self._handlers: dict[int, Any] = {}  # guarded signal -> its handler, as it stood when we looked last
+        self._wrapped: dict[int, Any] = {}  # guarded signal -> the handler that ours stands for
+        self._deferred: deque[int] = deque()  # signals that came in a shielded section
         self._leader: Waiter | None = None
         self._leader_polls = False  # it is, or is about to be, in its poll
         self._followers: deque[Waiter] = deque()
         self._last_turn_s = 0.0  # of the last turn by another thread than the background's
-        self.closed = False
+        self.closed = False  # nobody waits any more
+        self._ended = False  # `close` was called
+        self._inside: list[int] = []  # the threads in `wait`
         self._more = True  # the last turn may have left something in the endpoint
         self.attended = False  # an event loop of the main thread watches the endpoint
         self._wake_leader = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -127,15 +160,12 @@ class Pump:
     def enter(self) -> bool:
         """Take the lock, shielded. Returns what `leave` wants back: whether this call put the shield up."""
         me = _ident()
-        raised = False
-        if me == self._main and not self._shielded:
-            self._shielded = raised = True
-        if not self._lock.acquire(False):
-            if self._owner == me:
-                if raised:
-                    self._shielded = False
-                raise RuntimeError("meshray was called from a signal handler or a finaliser that interrupted meshray")
-            self._lock.acquire()
+        raised = me == self._main
+        if (self._shielded and raised) or self._owner == me:
+            raise RuntimeError("meshray was called from a signal handler or a finaliser that interrupted meshray")
+        if raised:
+            self._shielded = True
+        self._lock.acquire()
         self._owner = me
         return raised
 
@@ -149,9 +179,12 @@ class Pump:
         """
         me = _ident()
         main = me == self._main
+        if self._owner == me:
+            return False  # a finaliser interrupted us
         if main:
             if self._shielded:
-                return False  # a signal handler of the user's interrupted us
+                return False  # a finaliser or a signal handler of the user's interrupted us
+            self._guard()
             self._shielded = True
         if self._lock.acquire(self._owner == self._thread.ident or not self._owner):
             self._owner = me
@@ -173,6 +206,8 @@ class Pump:
 
     def _unshield(self) -> None:
         self._shielded = False
+        if self._deferred:
+            self._run_deferred()
         if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
@@ -186,49 +221,97 @@ class Pump:
         """Raise KeyboardInterrupt at the end of the shielded section. From a signal handler."""
         self._interrupted = True
 
+    # -- signals -----------------------------------------------------------------------------------------------------
+
     def take_over_sigint(self) -> None:
-        """Where the default SIGINT handler stands, wrap it. Main thread only; elsewhere nothing is changed."""
-        if _ident() == self._main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._previous_sigint = signal.signal(signal.SIGINT, self._on_sigint)
+        """Guard the handlers that stand now. Main thread only; elsewhere nothing is changed."""
+        if _ident() == self._main:
+            self._guard()
+
+    def _guard(self) -> None:
+        """Wrap the Python handlers that were installed since the last look. Main thread only, not shielded."""
+        handlers = self._handlers
+        for number in GUARDED_SIGNALS:
+            if _getsignal(number) is not handlers.get(number):
+                self._wrap(number)
+
+    def _wrap(self, number: int) -> None:
+        handler = _getsignal(number)
+        while getattr(handler, "stands_for", None) is not None:  # an earlier one of ours, put back by the program
+            handler = handler.stands_for
+        if callable(handler) and not self.closed:
+            self._wrapped[number] = handler
+            handler = self._standing_in(number, handler)
+            signal.signal(number, handler)
+        self._handlers[number] = handler
+
+    def _standing_in(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> Any:
+        def handle(signum: int, frame: FrameType | None) -> None:
+            if self._shielded and os.getpid() == self._pid:
+                if number not in self._deferred:
+                    self._deferred.append(number)
+            else:
+                handler(signum, frame)
+
+        handle.stands_for = handler  # type: ignore[attr-defined]
+        return handle
+
+    def _run_deferred(self) -> None:
+        """Run the handlers of signals that came in the section which has just ended. What one raises leaves from here;
+        the others run at the next end of a section."""
+        while self._deferred:
+            number = self._deferred.popleft()
+            handler = self._wrapped.get(number)
+            if handler is not None:
+                handler(number, None)
 
     def give_back_sigint(self) -> None:
-        """Undo `take_over_sigint`, unless somebody has put another handler there."""
-        if self._previous_sigint is None or _ident() != self._main:
+        """Put the program's own handlers back where ours still stand. Main thread only; elsewhere ours go on to call
+        theirs."""
+        if _ident() != self._main:
             return
-        if signal.getsignal(signal.SIGINT) == self._on_sigint:
-            signal.signal(signal.SIGINT, self._previous_sigint)
-        self._previous_sigint = None
-
-    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
-        if self._shielded:
-            self._interrupted = True
-        else:
-            self._previous_sigint(signum, frame)
+        for number, handler in self._wrapped.items():
+            if _getsignal(number) is self._handlers[number]:
+                signal.signal(number, handler)
+        self._wrapped.clear()
+        self._handlers.clear()
 
     # -- turning -----------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Receive, dispatch, decide, flush. Under the lock."""
+        """Receive, dispatch, decide, flush. Under the lock. Nothing once the pump is closed."""
+        if self.closed:
+            return
         receive, handler = self._endpoint.receive, self._handler
         self._more = False
-        for _ in range(ROUNDS_MAX):
-            batch = receive()
-            if batch:
-                handler.on_messages(batch)
-            if len(batch) < RECEIVE_BUDGET:
-                break
-        else:
-            self._more = True
-            self._signal(self._wake_leader)  # more is there: whoever polls must come again
-            self._signal(self._wake_background)
+        try:
+            for _ in range(ROUNDS_MAX):
+                batch = receive()
+                if batch:
+                    handler.on_messages(batch)
+                if len(batch) < RECEIVE_BUDGET:
+                    break
+            else:
+                self._more = True
+                self._signal(self._wake_leader)  # more is there: whoever polls must come again
+                self._signal(self._wake_background)
+        except BaseException as error:
+            handler.on_failure(error)
+            raise
         self.push()
 
     def push(self) -> None:
         """Decide and flush, without a look at what has arrived: the part of a turn for who has only something to say.
         Under the lock."""
+        if self.closed:
+            return
         handler = self._handler
         now = _monotonic()
-        handler.on_turn(now)
+        try:
+            handler.on_turn(now)
+        except BaseException as error:
+            handler.on_failure(error)
+            raise
         if _ident() != self._thread.ident:
             self._last_turn_s = now
             if self._background_polls:
@@ -244,9 +327,10 @@ class Pump:
             self._signal(self._wake_leader)
 
     def wake_all(self) -> None:
-        """Everything is over: nobody shall wait on."""
+        """Everything is over: nobody shall wait on. Under the lock."""
         self._signal(self._wake_leader)
         self._signal(self._wake_background)
+        self._rouse()
         for waiter in list(self._followers):
             self.wake(waiter)
 
@@ -260,9 +344,9 @@ class Pump:
         self._signal(self._wake_background)
         self._rouse()
 
-    @staticmethod
-    def _signal(fd: int) -> None:
-        os.eventfd_write(fd, 1)
+    def _signal(self, fd: int) -> None:
+        if not self._ended:  # afterwards the number may be another file's
+            os.eventfd_write(fd, 1)
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -273,7 +357,11 @@ class Pump:
         poll, or whatever else a signal handler raises there. Returns True too when the pump was closed or the peer
         died: the caller looks.
         """
+        me = _ident()
+        if me == self._main and not self._shielded:
+            self._guard()
         raised = self.enter()
+        self._inside.append(me)
         try:
             if begin is not None:
                 begin()
@@ -281,7 +369,7 @@ class Pump:
                 self.turn()
             elif self._handler.has_news:
                 self.push()  # what has come since the last turn shows at the poll
-            first = True
+            first, looked = True, False
             while True:
                 if first:
                     first = False
@@ -291,14 +379,25 @@ class Pump:
                     return True
                 timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()
                 if timeout_s <= 0:
-                    return False
+                    if looked:
+                        return False
+                    timeout_s = 0  # one look at the least
+                looked = True
                 if self._leader is None or self._leader is waiter:
                     self._lead(waiter, timeout_s, raised)
                 else:
                     self._follow(waiter, timeout_s, raised)
         finally:
+            if raised:
+                self._shielded = True
+            if self._owner != me:
+                self._lock.acquire()  # whatever has raised did so before the lock was taken again
+                self._owner = me
+            self._inside.remove(me)
             if self._leader is waiter:
-                self._abdicate()
+                self._leader = None
+            if self._leader is None:
+                self._hand_over()
             self.leave(raised)
 
     def _lead(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
@@ -309,6 +408,8 @@ class Pump:
             timeout_s = min(timeout_s, timer_s)
         self._owner = 0
         self._lock.release()
+        if self._handler.has_work():
+            timeout_s = 0  # somebody submitted and could not take the lock, which we had
         try:
             if raised:
                 self._unshield()
@@ -340,9 +441,12 @@ class Pump:
             waiter.lock = None
             self._followers.remove(waiter)
 
-    def _abdicate(self) -> None:
-        """The leader has what it waited for: somebody else leads, or the background thread looks after things."""
-        self._leader = None
+    def _hand_over(self) -> None:
+        """Nobody leads: somebody else does, or the background thread looks after things.
+
+        One who was woken to lead may have got what he waits for meanwhile, or have given up: so everybody who leaves
+        hands over when nobody leads, not only the leader.
+        """
         for follower in self._followers:
             if follower.lock is not None:
                 self.wake(follower)
@@ -350,6 +454,8 @@ class Pump:
         self._rouse()
 
     def _look(self, events: list[tuple[int, int]], wake: int) -> None:
+        if self._ended:
+            return  # the descriptors may be other files' by now
         for fd, _ in events:
             if fd == wake:
                 try:
@@ -364,9 +470,18 @@ class Pump:
     def _rouse(self) -> None:
         if self._background_sleeps:
             self._background_sleeps = False
-            self._nap.release()
+            try:
+                self._nap.release()
+            except RuntimeError:
+                return  # two threads did at once: it is awake
 
     def _background(self) -> None:
+        try:
+            self._run_background()
+        except Exception:  # `on_failure` has told everybody who waits
+            _logger.exception("meshray has failed in its background thread")
+
+    def _run_background(self) -> None:
         while not self.closed:
             quiet_s = _monotonic() - self._last_turn_s
             if self.attended:
@@ -408,6 +523,8 @@ class Pump:
             self._background_polls = True
         finally:
             self.leave(False)
+        if self._handler.has_work():  # submitted before it could be seen that we shall not look
+            timer_s = 0.0
         events = self._background_poll.poll(POLL_MAX_S * 1000 if timer_s is None else timer_s * 1000 + 0.999)
         self.enter()
         self._background_polls = False
@@ -419,16 +536,24 @@ class Pump:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop the background thread and everybody's waiting. Not under the lock. Idempotent."""
-        if self.closed:
+        """Stop the background thread and everybody's waiting. Not under the lock. Idempotent.
+
+        When it returns, no other thread touches the endpoint or the descriptors any more (one that hangs in a signal
+        handler is not waited for). A call from within a wait, by a signal handler, is fine.
+        """
+        if self._ended:
             return
         raised = self.enter()
         self.closed = True
         self.wake_all()
-        self._rouse()
         self.leave(raised)
         if self._thread.is_alive() and _ident() != self._thread.ident:
             self._thread.join()
+        give_up_at = _monotonic() + CLOSE_TIMEOUT_S
+        me = _ident()
+        while any(thread != me for thread in list(self._inside)) and _monotonic() < give_up_at:
+            time.sleep(CLOSE_STEP_S)
+        self._ended = True
         self.give_back_sigint()
 
     def release_descriptors(self) -> None:

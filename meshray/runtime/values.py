@@ -1,7 +1,7 @@
 """Values in and out: pickled, inlined or written to the store, mapped and unpickled.
 
-References inside a value are noticed while it is pickled (`export`) and unpickled (`adopt`). Whoever sends a payload with
-references inside keeps handles to them (`pin_contained`) while the value itself still does.
+References inside a value are noticed while it is pickled (`export`) and unpickled (`adopt`). Whoever sends a payload
+with references inside keeps handles to them (`pin_contained`) while the value itself still does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class _Arriving(threading.local):
 
 
 class Values:
-    """The payload side of an engine. All methods may be called from any thread, none under the pump's lock unless said."""
+    """The payload side of an engine. All methods may be called from any thread, none under the pump's lock unless
+    said."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -130,7 +131,8 @@ class Values:
             self._arriving.carrier = before
 
     def _view(self, place: m.Place, carrier: Carrier | None) -> memoryview:
-        """The payload in its segment, read-only. A view counts like a handle: it dies with the last array made of it."""
+        """The payload in its segment, read-only. A view counts like a handle: it dies with the last array made of it.
+        """
         engine, object_id = self._engine, place.object_id
         engine.queue.append((object_id, carrier))
         dropped = engine.queue.append

@@ -148,7 +148,7 @@ class Endpoint:
         router = self._router
         arrived: list[tuple[bytes, Message]] = []
         known, process_id = self._known, self._process_id
-        while len(arrived) < budget and _get(router, _EVENTS) & _POLLIN:
+        while len(arrived) < budget and _get(router, _EVENTS) & _POLLIN:  # type: ignore[operator]
             source = _recv(router, _NOW)
             try:
                 if source in known:

@@ -1,8 +1,9 @@
 """The protocol: every message that crosses a process boundary, in one place.
 
 A message travels as one frame: an envelope, then the encoded message. The envelope is `destination process (16) source
-process (16)`, and whoever relays reads nothing else; a process id is drawn anew at every start, so it carries the incarnation, and a message for another one
-is refused. Control messages are never pickles; user values are opaque `bytes` that the peer passes on unread.
+process (16)`, and whoever relays reads nothing else; a process id is drawn anew at every start, so it carries the
+incarnation, and a message for another one is refused. Control messages are never pickles; user values are opaque
+`bytes` that the peer passes on unread.
 
 Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P peer; D driver; A any process)::
 
@@ -381,7 +382,8 @@ class Sealed(Struct, array_like=True, tag=50):
 
 
 class CreditRequest(Struct, array_like=True, tag=51):
-    """A -> P: the sender needs room for `size` more bytes. Answered with CreditGranted, at once or when there is room."""
+    """A -> P: the sender needs room for `size` more bytes. Answered with CreditGranted, at once or when there is
+    room."""
 
     request: int
     size: Count
@@ -408,8 +410,8 @@ class PoolTrimmed(Struct, array_like=True, tag=54):
 
 
 class Pooled(Struct, array_like=True, tag=57):
-    """A -> P: objects of the sender's own that never left it are gone; their files are in its pool, to be written again.
-    Said before the next Sealed of such a file."""
+    """A -> P: objects of the sender's own that never left it are gone; their files are in its pool, to be written
+    again. Said before the next Sealed of such a file."""
 
     object_ids: list[ObjectId]
 

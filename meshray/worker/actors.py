@@ -4,8 +4,8 @@ Calls come in order per caller, since links keep order, and begin in that order.
 
 - one at a time in the main thread (the default);
 - `max_concurrency` > 1: on as many threads, while the main thread pumps;
-- a class with `async def` methods: on an event loop in the main thread, which watches the endpoint itself, so that a call
-  costs no hand-over between threads. `max_concurrency` (1000) bounds the calls that have begun and not ended.
+- a class with `async def` methods: on an event loop in the main thread, which watches the endpoint itself, so that a
+  call costs no hand-over between threads. `max_concurrency` (1000) bounds the calls that have begun and not ended.
 """
 
 from __future__ import annotations

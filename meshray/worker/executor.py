@@ -1,15 +1,15 @@
 """Running attempts, one after the other, in the main thread.
 
 What was pushed waits in `queue`. Around each attempt stands the journal, so that a crash is charged to the attempt that
-was running. Results gather in `done` (any thread appends, whoever turns the pump takes out) and leave with the next turn:
-at once when the queue is empty, after `SEND_TASKS` results or `SEND_AFTER_S` otherwise, and before any wait.
+was running. Results gather in `done` (any thread appends, whoever turns the pump takes out) and leave with the next
+turn: at once when the queue is empty, after `SEND_TASKS` results or `SEND_AFTER_S` otherwise, and before any wait.
 
 The tasks behind a long one are given back unasked: by the background thread when the current one has run
 `hold_back_after_s`, and at once when it blocks in `get` or `wait`, since one of them may be what it waits for.
 
 Cancelling is a SIGINT to the main thread. Its handler raises only while `_running` is an attempt to be cancelled and
-`_in_user_code` is set, both written by the main thread alone. An attempt that is neither in the queue nor running may be
-just between the two, so it is remembered (`_cancelled`), and looked up when it begins.
+`_in_user_code` is set, both written by the main thread alone. An attempt that is neither in the queue nor running may
+be just between the two, so it is remembered (`_cancelled`), and looked up when it begins.
 """
 
 from __future__ import annotations

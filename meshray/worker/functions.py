@@ -33,8 +33,8 @@ class Functions:
             loaded = loads_function(blob.pickled)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot import: "
-                f"{error}",
+                f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot "
+                f"import: {error}",
                 name=error.name,
                 path=error.path,
             ) from error

@@ -18,9 +18,9 @@ from typing import NoReturn
 from meshray import context
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
-from meshray.runtime.attach import introduce
 from meshray.runtime.client import Client
 from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.joining import introduce
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import ConcurrentJournal, Journal
 from meshray.transport.endpoint import Endpoint
@@ -73,7 +73,7 @@ def _settle_in(bind: m.Bind, client: Client) -> None:
     try:
         os.chdir(job.folder)
     except OSError as error:
-        print(f"meshray: the driver's folder {job.folder} cannot be entered: {error}", file=sys.stderr)
+        sys.stderr.write(f"meshray: the driver's folder {job.folder} cannot be entered: {error}\n")
     sys.path[:] = job.sys_path
     sys.argv = [job.main_path or "meshray-worker"]
     random.seed()

@@ -334,10 +334,8 @@ class Process:
             self._again(task)
 
     def _again(self, task: Submitted) -> None:
-        living = [
-            p.process for p in self.world.parties.values() if isinstance(p, Process) and p.process not in self.dead
-        ]
-        others = [p for p in living if p not in (self.process, task.worker)]
+        attached = [p for p in self.world.parties if self.peer.objects.is_attached(p)]
+        others = [p for p in attached if p not in (self.process, task.worker)]
         self.attempts[task.record.id] = self.attempts.get(task.record.id, 0) + 1
         if others and self.world.random.random() < 0.7:
             task.worker = self.world.random.choice(others)

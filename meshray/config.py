@@ -41,6 +41,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 
+    # -- lineage -----------------------------------------------------------------------------------------------------
+    lineage_inline_max_bytes: int = 1024
+    """A small argument that was a reference stands in the lineage as its value; a larger one is borrowed instead."""
+
+    lineage_closure_max_records: int = 10_000
+    """How many records one promotion takes along with it: the arguments of a pending task, their arguments, ..."""
+
+    lineage_closure_max_bytes: int = 16 << 20
+    """The same in bytes of arguments; far below `frame_max_bytes`, since they travel in one message."""
+
+    lineage_max_records: int = 100_000
+    """How many pending tasks of others a peer can make again, in all; those beyond end with their submitter."""
+
+    lineage_max_bytes: int = 256 << 20
+    """The same in bytes of arguments."""
+
+    begun_remembered_max: int = 1024
+    """Attempts of submitters other than the driver that a worker remembers after it has lost their results: many more
+    than can be on their way from a submitter to its peer when it dies (I2: an attempt begun is never uncounted)."""
+
     # -- workers -----------------------------------------------------------------------------------------------------
     workers_max: int = 512
     """A bound on the worker processes of one peer: nested `get`s each keep one waiting."""

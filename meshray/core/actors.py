@@ -388,7 +388,7 @@ class Actors(Core):
         return actor
 
     def _state(self, actor: Actor) -> ActorState:
-        worker = actor.worker if actor.life is Life.ALIVE else b""
+        worker = actor.worker if actor.life is Life.ALIVE and not actor.killed else b""
         failure = actor.failure if actor.life is Life.DEAD else None
         return ActorState(actor.spec.actor_id, actor.incarnation, worker, failure)
 

@@ -26,6 +26,11 @@ WINDOW_CALLS = 4096
 """A bound on the calls in flight from one caller to one actor: more would only wait there instead of here."""
 
 
+ACKNOWLEDGE_CALLS = 256
+"""Results that may have arrived without the executor knowing: until then they fill its crash journal. More than that are
+acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
+
+
 class ActorLink:
     """What this process knows of one actor, and its calls that are not done."""
 
@@ -33,12 +38,14 @@ class ActorLink:
         "acknowledged",
         "actor_id",
         "creation_refs",
+        "doomed",
         "failure",
         "in_flight",
         "incarnation",
         "next_seq",
         "queue",
         "state",
+        "told",
         "worker",
     )
 
@@ -50,8 +57,10 @@ class ActorLink:
         self.queue: deque[Pending] = deque()  # not pushed, in the order of `.remote()`
         self.in_flight: dict[int, Pending] = {}  # pushed to this incarnation, by sequence number, oldest first
         self.next_seq = 1
-        self.acknowledged = 0
+        self.acknowledged = 0  # results up to this one have arrived
+        self.told = 0  # and this is what the worker knows of that
         self.failure: Failure | None = None  # why it is DEAD
+        self.doomed = False  # this process has it killed for good: no call goes there any more
         self.creation_refs: list[Any] | None = None  # handles of the constructor's arguments, until it has started
 
     def __repr__(self) -> str:
@@ -105,6 +114,13 @@ class Calls(Core):
             call.state = READY
             self._dirty[link.actor_id] = link
 
+    def on_kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """This process has it killed: its later calls must not reach the worker that is about to die."""
+        link = self._links.get(actor_id)
+        if link is not None and link.state != DEAD:
+            link.state = PENDING
+            link.doomed = link.doomed or no_restart
+
     def drop(self, call: Pending) -> None:
         """A call that was not sent never will be: an argument failed. It holds the later ones no more."""
         assert call.state != IN_FLIGHT, f"it is at the worker: {call!r}"
@@ -136,10 +152,10 @@ class Calls(Core):
             done += self._incarnation_died(link, set(message.started))
         link.incarnation = message.incarnation
         link.worker = message.worker
-        link.state = ALIVE if message.worker else PENDING
+        link.state = ALIVE if message.worker and not link.doomed else PENDING
         if message.worker:
             link.creation_refs = None  # the peer keeps what it needs to start it again
-            link.next_seq, link.acknowledged = 1, 0
+            link.next_seq, link.acknowledged, link.told = 1, 0, 0
             self._by_worker[message.worker] = link
             self._dirty[link.actor_id] = link
         return done
@@ -228,7 +244,7 @@ class Calls(Core):
             call.state = DONE
             done.append((call, result))
         link.acknowledged = next(iter(in_flight)) - 1 if in_flight else link.next_seq - 1
-        if link.queue:
+        if link.queue or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
             self._dirty[link.actor_id] = link
         return done
 
@@ -258,8 +274,16 @@ class Calls(Core):
             tasks.append(wire_task(call, seq, 0))
             seq += 1
         link.next_seq = seq
-        if tasks:
+        if tasks or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
+            link.told = link.acknowledged
             self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
+
+    def tick(self) -> None:
+        """Acknowledge what has arrived at actors that are not called any more."""
+        for link in self._by_worker.values():
+            if link.acknowledged > link.told and not link.in_flight:
+                link.told = link.acknowledged
+                self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
 
     def outstanding(self, actor_id: bytes) -> bool:
         """Whether calls of this process to the actor are not done."""

@@ -88,6 +88,15 @@ class ReleaseActorSlot(Struct, frozen=True):
     actor_id: bytes
 
 
+class ThawLease(Struct, frozen=True):
+    """Adoption to leases: a dead submitter left a lease on `worker`, which runs nothing for it any more; `kill`: it
+    runs what nobody wants. Repeats and mistakes change nothing."""
+
+    worker: bytes
+    submitter: bytes
+    kill: bool = False
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -112,6 +121,7 @@ Effect = (
     | RequestActorSlot
     | ActorPlaced
     | ReleaseActorSlot
+    | ThawLease
     | UnlinkSegment
     | SweepSegments
 )

@@ -10,9 +10,10 @@ Whenever something changes, `_pump` does three things:
    goes to whoever was granted first.
 3. *Revoke*: leases that have served their time while somebody waits are called back (`quantum`).
 
-A lease ends in one of four ways: returned by its submitter; lost, when its worker dies; dropped with its submitter,
-whose workers are killed, since nobody is left to take their results; or with its job. Ids of leases are never reused,
-so what arrives late for an ended one is ignored and counted in `stale`.
+A lease ends in one of four ways: returned by its submitter; lost, when its worker dies; with its job; or after its
+submitter. For that, the leases of a dead submitter are *frozen*: its workers may be running what the peer adopts
+(`core.adoption`), which says for each when nothing of the dead one runs there any more (`on_thawed`). Ids of leases
+are never reused, so what arrives late for an ended one is ignored and counted in `stale`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class Leases(Core):
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
-        self._drop_submitter(job)
+        for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
+            if self.workers.get(wanted.submitter) is None:  # its driver; this peer; a dead worker, frozen
+                self._drop(wanted, "its job ended")
         going_on = set(survivors)
         for worker in self.workers.of_job(job):
             if self._root_of(worker) in survivors:
@@ -128,8 +131,9 @@ class Leases(Core):
 
     # -- submitters --------------------------------------------------------------------------------------------------
 
-    def on_demand(self, submitter: bytes, demand: Demand, now: float) -> None:
-        job = self.job_of(submitter)
+    def on_demand(self, submitter: bytes, demand: Demand, now: float, for_job: bytes = b"") -> None:
+        """`for_job`: of a peer that submits for others."""
+        job = self.job_of(submitter) if not for_job else for_job if self.serves(for_job) else None
         key = (submitter, demand.class_id)
         wanted = self._demands.get(key)
         if job is None or (wanted is None and not demand.count):
@@ -170,6 +174,21 @@ class Leases(Core):
             for lease in sorted(wanted.grants & self._awaiting.keys(), reverse=True):
                 if len(wanted.grants) > wanted.count:
                     self._end_grant(self._grants[lease])
+
+    def on_thawed(self, worker: bytes, submitter: bytes, kill: bool, now: float) -> None:
+        """Nothing of a dead submitter runs on this worker any more; `kill`: what runs is not wanted. No effect unless
+        it holds a frozen lease of that one."""
+        grant = self.grant_of(worker)
+        if grant is None or not grant.orphan or grant.wanted.key[0] != submitter:
+            return
+        found = self.workers.get(worker)
+        assert found is not None
+        if kill:
+            self.workers.kill(found, "its submitter is gone")
+        elif not found.dying:
+            self._end_grant(grant)
+            self.workers.release(found, now)
+        self._pump(now)
 
     def on_driver_gone(self, process: bytes, now: float) -> None:
         """A driver's process is no more; its job was ended by `on_job_ended`."""
@@ -269,7 +288,8 @@ class Leases(Core):
     ) -> None:
         """A worker is gone. `finished`, `started`: of the journal, what concerns `lease_of(process)`;
         `failure`: WorkerCrashedError with how it ended."""
-        self._drop_submitter(process)
+        for wanted in self._demands.of_submitter(process):
+            self._freeze(wanted)
         worker = self.workers.on_died(process)
         if worker is not None:
             grant = self._grants.get(worker.grant)
@@ -297,6 +317,17 @@ class Leases(Core):
         """It asks for nothing any more, and takes no results: what runs for it is killed."""
         for wanted in self._demands.of_submitter(process):
             self._drop(wanted, "its submitter is gone")
+
+    def _freeze(self, wanted: Wanted) -> None:
+        """Its submitter is a worker that died: nobody pushes to its leases any more, but something may run there."""
+        wanted.count = 0
+        for lease in list(wanted.grants):
+            grant = self._grants[lease]
+            if grant.worker:
+                grant.orphan = True
+            else:
+                self._end_grant(grant)
+        self._demands.discard_if_empty(wanted)
 
     def _drop(self, wanted: Wanted, reason: str) -> None:
         """Nobody stands behind a class any more: its grants end, at once or when their workers are dead."""
@@ -495,6 +526,10 @@ class Leases(Core):
         if worker is not None:
             return None if worker.key is None or worker.dying else worker.key.job
         return process if process in self._jobs and process not in self._ended else None
+
+    def serves(self, job: bytes) -> bool:
+        """Whether something may run for a job; also after its driver has left, for its detached actors."""
+        return job in self._jobs
 
     def lease_of(self, process: bytes) -> int:
         """The lease that a worker serves; 0 for none."""

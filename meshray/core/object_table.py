@@ -37,7 +37,19 @@ NEXT: dict[Stage, frozenset[Stage]] = {
 class Record:
     """One object."""
 
-    __slots__ = ("contained", "handle", "holders", "id", "pins", "roots", "stage", "submitter", "value", "waiters")
+    __slots__ = (
+        "contained",
+        "handle",
+        "holders",
+        "id",
+        "lineages",
+        "pins",
+        "roots",
+        "stage",
+        "submitter",
+        "value",
+        "waiters",
+    )
 
     def __init__(self, object_id: bytes) -> None:
         self.id = object_id
@@ -45,8 +57,9 @@ class Record:
         self.value: bytes | Place | Failure | None = None  # set in SETTLED and LOST
         self.submitter = b""  # PENDING: who will resolve it
         self.holders: set[bytes] = set()  # processes with a handle, a view or a pin
-        self.pins = 0  # living containers, and actors that may start again with it
+        self.pins = 0  # living containers, actors that may start again with it, tasks that may be made again with it
         self.roots = 0  # those of `pins` that are actors
+        self.lineages = 0  # those of `pins` that are tasks
         self.contained: tuple[bytes, ...] = ()  # what this one pins
         self.waiters: set[bytes] = set()  # processes that asked for the value
         self.handle = False  # the handle of an actor: its value is of no interest, its end is
@@ -159,6 +172,15 @@ class ObjectTable:
         record.roots -= root
         self.tidy(record)
 
+    def pin_for_task(self, record: Record) -> None:
+        record.pins += 1
+        record.lineages += 1
+
+    def unpin_for_task(self, record: Record) -> None:
+        assert record.lineages > 0, f"let go by more tasks than had it: {record!r}"
+        record.lineages -= 1
+        self.unpin(record)
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def tidy(self, record: Record) -> None:
@@ -184,13 +206,14 @@ class ObjectTable:
             assert (record.value is not None) == (record.stage in (Stage.SETTLED, Stage.LOST)), repr(record)
             assert all(object_id in self._held[process] for process in record.holders), repr(record)
             assert all(object_id in self._waits[process] for process in record.waiters), repr(record)
-            assert record.pins >= record.roots >= 0, repr(record)
+            assert record.pins >= record.roots + record.lineages >= 0, repr(record)
             for inner in record.contained:
                 pins[inner] = pins.get(inner, 0) + 1
         for object_id, count in pins.items():
             assert object_id in self.records, f"contained and gone: {object_id.hex()}"
             inner_record = self.records[object_id]
-            assert inner_record.pins - inner_record.roots == count, f"in {count} containers: {inner_record!r}"
+            others = inner_record.roots + inner_record.lineages
+            assert inner_record.pins - others == count, f"in {count} containers: {inner_record!r}"
         for index in (self._owned, self._held, self._waits, self._pending):
             assert all(index.values()), "an index keeps an empty set"
             assert all(object_id in self.records for ids in index.values() for object_id in ids), "a stale index"

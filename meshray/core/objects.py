@@ -26,7 +26,7 @@ they answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -59,6 +59,35 @@ from meshray.wire.messages import (
 
 T = TypeVar("T")
 
+
+class Heirs(Protocol):
+    """Who makes the pending objects of dead submitters again (`core.adoption`). Events come in the midst of a change:
+    they must not fail, and may come back only through `pin_for_task` and `unpin_for_task`."""
+
+    def on_pending(self, submitter: bytes, promoted: Promoted) -> None:
+        """A reference was promoted without a value."""
+
+    def adopts(self, object_id: bytes) -> bool:
+        """Whether a pending object will be made although its submitter died."""
+
+    def on_outcome(self, object_id: bytes) -> None:
+        """A value or a failure is there."""
+
+    def on_settled(self, process: bytes) -> None:
+        """All that a dead process had sent is known."""
+
+
+class _NoHeirs:
+    """A peer that adopts nothing."""
+
+    def on_pending(self, submitter: bytes, promoted: Promoted) -> None: ...
+    def adopts(self, object_id: bytes) -> bool:
+        return False
+
+    def on_outcome(self, object_id: bytes) -> None: ...
+    def on_settled(self, process: bytes) -> None: ...
+
+
 GONE_MAX = 4096
 """How many processes that have ended are remembered with the reason, for the text of errors."""
 
@@ -78,12 +107,14 @@ class ObjectStats(Struct, frozen=True):
 class Objects(Core):
     """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
 
-    `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it.
+    `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
+    `core.adoption`, which puts itself there.
     """
 
     def __init__(self, config: Config, node: bytes, store: StoreAccounts) -> None:
         super().__init__()
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
+        self.heirs: Heirs = _NoHeirs()
         self._config = config
         self._node = node
         self._store = store
@@ -123,7 +154,8 @@ class Objects(Core):
         self._table.drop_waits_of(process)
         self._store.on_process_died(process)
         for record in self._table.pending_of(process):
-            self._lose(record)
+            if not self.heirs.adopts(record.id):
+                self._lose(record)
         for record in self._table.owned_by(process):
             if record.stage is Stage.EXPECTED:
                 self._lose(record)
@@ -173,6 +205,7 @@ class Objects(Core):
                     self._table.drop_holder(record, process)
             self._adopt_segments(process)
             self._store.on_death_settled(process)
+            self.heirs.on_settled(process)
             self._forget_owner(process)
             for witness in sorted(self._attached):
                 self._tell(witness, DeathSettled(process))
@@ -207,6 +240,7 @@ class Objects(Core):
                 self._lose(record)
             elif promoted.value is None:
                 self._table.enter(record, Stage.PENDING, submitter=sender)
+                self.heirs.on_pending(sender, promoted)
             else:
                 self._fill(record, promoted.value, promoted.contained)
 
@@ -227,6 +261,7 @@ class Objects(Core):
             self._table.pin(self._look_up(inner))
         if isinstance(value, Place) and value.node == self._node and not self._store.knows_segment(value.segment):
             self._unsealed[record.id] = value
+        self.heirs.on_outcome(record.id)
         self._answer(record, value)
 
     def _lose(self, record: Record) -> None:
@@ -236,6 +271,7 @@ class Objects(Core):
         self._table.enter(record, Stage.LOST)
         record.value = self._reason(record.id)
         contained, record.contained = record.contained, ()
+        self.heirs.on_outcome(record.id)
         self._answer(record, record.value)
         self._unpin_all(contained)
 
@@ -292,6 +328,14 @@ class Objects(Core):
         """The inverse of `pin_for_actor`."""
         self._table.unpin(self._table.records[object_id], root=True)
 
+    def pin_for_task(self, object_id: bytes) -> None:
+        """A task that may be made again needs it, or what it has made contains it."""
+        self._table.pin_for_task(self._look_up(object_id))
+
+    def unpin_for_task(self, object_id: bytes) -> None:
+        """The inverse of `pin_for_task`."""
+        self._table.unpin_for_task(self._table.records[object_id])
+
     def add_handle(self, actor_id: bytes, holder: bytes) -> None:
         """An actor was created; its handles are counted like references to its first return."""
         record = self._look_up(actor_id + FIRST_RETURN)
@@ -299,6 +343,42 @@ class Objects(Core):
         self._table.add_holder(record, holder)
         if record.stage is Stage.EXPECTED:
             self._fill(record, b"", [])
+
+    # -- adopted tasks -----------------------------------------------------------------------------------------------
+
+    def resolve(self, object_id: bytes, value: bytes | Place | Failure, contained: list[bytes]) -> None:
+        """What a task of a dead submitter has made. The first value counts."""
+        record = self._table.records.get(object_id)
+        if record is not None and record.stage is Stage.PENDING:
+            self._fill(record, value, contained)
+
+    def is_wanted(self, object_id: bytes) -> bool:
+        """Whether anybody holds it, or something that is held contains it."""
+        record = self._table.records.get(object_id)
+        return record is not None and bool(record.holders or record.pins or record.waiters)
+
+    def give_up(self, object_id: bytes) -> None:
+        """Nobody will make this pending object."""
+        record = self._table.records.get(object_id)
+        if record is not None and record.stage is Stage.PENDING:
+            self._lose(record)
+
+    def outcome_of(self, object_id: bytes) -> bytes | Place | Failure | None:
+        """Its value, or why there will be none; None while it may come."""
+        record = self._table.records.get(object_id)
+        if record is None:
+            return self._reason(object_id)
+        if record.stage is Stage.SEALED and record.owner not in self._attached:
+            return self._reason(object_id)
+        return record.value
+
+    def job_of(self, process: bytes) -> bytes:
+        """The job of a process that lives or owns something; b"" when its job has ended."""
+        return b"" if process in self._doomed else self._jobs.get(process, b"")
+
+    def unanswered_by(self, process: bytes) -> int:
+        """For how many dead processes this one has not accounted."""
+        return self._departures.unanswered_by(process)
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Grant:
     granted_at: float
     worker: bytes = b""  # b"" until a worker serves it
     revoked: bool = False  # its submitter was asked to return it
-    orphan: bool = False  # nobody is left who could return it: its worker is being killed
+    orphan: bool = False  # its submitter is dead: it ends when nothing of that one runs there, or with its worker
     given_back: int = 0  # the CPU that its blocked worker gave back
 
     @property

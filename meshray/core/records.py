@@ -24,7 +24,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import Struct
+
+from meshray.config import DEFAULT, Config
 from meshray.core.effects import Core, Send
+from meshray.core.lineage import Lineages, batches, describe
 from meshray.wire.messages import (
     CarrierDone,
     Failure,
@@ -34,47 +38,36 @@ from meshray.wire.messages import (
     Message,
     Place,
     Promote,
-    Promoted,
     Release,
     Resolve,
 )
 
 Value = bytes | Place | Failure
 
+RECORDS_AT_ONCE = 128
+"""So many small values travel in one Promote or Resolve: at `inline_max_bytes` each, far below `frame_max_bytes`."""
 
-class Record:
-    """One object, as this process sees it."""
 
-    __slots__ = (
-        "carriers",
-        "contained",
-        "count",
-        "exposed",
-        "fetching",
-        "held",
-        "id",
-        "inside",
-        "owned",
-        "promoted",
-        "task",
-        "value",
-        "waiters",
-    )
+class Record(Struct, gc=False, eq=False):
+    """One object, as this process sees it.
 
-    def __init__(self, object_id: bytes, owned: bool, count: int, task: Any = None) -> None:
-        self.id = object_id
-        self.count = count  # handles and views of this process, as far as drained
-        self.owned = owned  # this process made the reference
-        self.value: Value | None = None  # None while it is pending or, borrowed, not fetched
-        self.task = task  # the task that makes it, until it is there
-        self.waiters: list[Callable[[Record], None]] | None = None  # told once, when the value is there
-        self.contained: list[Any] | None = None  # handles of the references inside the value
-        self.promoted = False  # owned: the peer answers for it, and knows this process as a holder
-        self.held = False  # borrowed: the peer knows this process as a holder
-        self.fetching = False  # borrowed: the peer was asked for the value
-        self.exposed = False  # the place of its segment was told to another process
-        self.carriers: set[Carrier] | None = None  # borrowed: what keeps it alive without the peer knowing us
-        self.inside: Carrier | None = None  # as a container: covers what was unpickled from its value
+    (A Struct is made in C, and this one is not looked at by the garbage collector, which would otherwise wake every
+    hundred tasks: the cycle with `task` is broken by `settle` and by `clear`.)
+    """
+
+    id: bytes
+    owned: bool  # this process made the reference
+    count: int  # handles and views of this process, as far as drained
+    task: Any = None  # the task that makes it, until it is there
+    value: Value | None = None  # None while it is pending or, borrowed, not fetched
+    waiters: list[Callable[[Record], None]] | None = None  # told once, when the value is there
+    contained: list[Any] | None = None  # handles of the references inside the value
+    promoted: bool = False  # owned: the peer answers for it, and knows this process as a holder
+    held: bool = False  # borrowed: the peer knows this process as a holder
+    fetching: bool = False  # borrowed: the peer was asked for the value
+    exposed: bool = False  # the place of its segment was told to another process
+    carriers: set[Carrier] | None = None  # borrowed: what keeps it alive without the peer knowing us
+    inside: Carrier | None = None  # as a container: covers what was unpickled from its value
 
     def __repr__(self) -> str:
         kind = "owned" if self.owned else "borrowed"
@@ -112,6 +105,7 @@ class Records(Core):
         queue: Queue,
         on_idle: Callable[[Record], None],
         on_release: Callable[[Record], bool] = lambda _: True,
+        config: Config = DEFAULT,
     ) -> None:
         super().__init__()
         self.table: dict[bytes, Record] = {}
@@ -121,6 +115,13 @@ class Records(Core):
         self._on_release = on_release
         self._next_token = 1
         self._waiting: dict[int, Carrier] = {}  # carriers whose references the peer was told of, by token
+        self._lineages = Lineages(config, self.table)
+
+    def clear(self) -> None:
+        """The end of the mesh here: forget everything, and break the cycles that nobody else would."""
+        for record in self.table.values():
+            record.task = record.waiters = record.contained = None
+        self.table.clear()
 
     # -- births and deaths -------------------------------------------------------------------------------------------
 
@@ -202,7 +203,8 @@ class Records(Core):
         record.contained = contained
         record.task = None
         if record.promoted:
-            self._tell(Resolve([self._describe(record)]))
+            self._lineages.on_settled(record.id)
+            self._tell(Resolve([describe(record)]))
         waiters, record.waiters = record.waiters, None
         for waiter in waiters or ():
             waiter(record)
@@ -236,12 +238,8 @@ class Records(Core):
     def promote(self, record: Record) -> None:
         """A handle of an owned record leaves this process: the peer answers for it from now on."""
         if record.owned and not record.promoted:
-            record.promoted = True
-            record.exposed = True
-            self._tell(Promote([self._describe(record)]))
-
-    def _describe(self, record: Record) -> Promoted:
-        return Promoted(record.id, record.value, [ref.binary() for ref in record.contained or ()])
+            for batch in batches(self._lineages.closure(record)):
+                self._tell(Promote(batch))
 
     # -- carriers ----------------------------------------------------------------------------------------------------
 
@@ -285,7 +283,11 @@ class Records(Core):
         if self._effects:
             last = self._effects[-1].message
             if type(last) is type(message):
-                if isinstance(last, Promote | Resolve) and isinstance(message, Promote | Resolve):
+                if (
+                    isinstance(last, Promote | Resolve)
+                    and isinstance(message, Promote | Resolve)
+                    and len(last.records) < RECORDS_AT_ONCE
+                ):
                     last.records.extend(message.records)
                     return
                 if isinstance(last, Release | Fetch) and isinstance(message, Release | Fetch):

@@ -153,6 +153,8 @@ class StoreAccounts(Core):
         """The sender keeps its files of this object in its pool: they are to be Sealed anew, not given back."""
         for segment in [each for each in self._of_object.get(object_id, ()) if each.maker == sender]:
             self._remove(segment)
+        if self._queue:  # somebody waits for room: it shall not rest in a pool
+            self._effects.append(Send(sender, TrimPool()))
 
     def on_object_freed(self, object_id: bytes) -> None:
         """Nobody uses the object any more: its files go back to their makers, or away with them."""

@@ -22,11 +22,11 @@ from collections import deque
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.wire.messages import (
-    Argument,
     Blob,
     Demand,
     Failure,
@@ -38,6 +38,7 @@ from meshray.wire.messages import (
     Profile,
     Push,
     Result,
+    Retried,
     Task,
 )
 
@@ -59,53 +60,30 @@ class Mean:
         self.ns = ns if self.ns is None else self.ns + (ns - self.ns) * MEAN_WEIGHT
 
 
-class Pending:
+class Pending(Struct, gc=False, eq=False):
     """One task of this process, or one call of an actor, from `.remote()` to its result."""
 
-    __slots__ = (
-        "args",
-        "attempt",
-        "blob",
-        "cancelled",
-        "cls",
-        "deps",
-        "function",
-        "lease",
-        "mean",
-        "missing",
-        "name",
-        "nested",
-        "records",
-        "refs",
-        "retries_left",
-        "retry_exceptions",
-        "returns",
-        "seq",
-        "state",
-        "task_id",
-    )
-
-    def __init__(self, task_id: bytes, function: bytes, args: bytes | Place, records: list[Any], mean: Mean) -> None:
-        self.task_id = task_id
-        self.function = function  # the hash of the function, or the method's name
-        self.args = args
-        self.records = records  # one per return, to be settled
-        self.mean = mean
-        self.returns = 1  # what the function is asked to return; 0 has no record
-        self.blob: Blob | None = None
-        self.name = ""
-        self.deps: list[Argument] | list[Any] = []  # values of top-level references, as far as known
-        self.missing = 0  # how many of them are not there yet
-        self.refs: list[Any] | None = None  # handles that live until the result is there
-        self.nested = False  # references or segments travel along: the worker may keep some
-        self.cls: Any = None  # its SchedulingClass, or its ActorLink
-        self.lease: Lease | None = None
-        self.state = WAITING
-        self.seq = 0
-        self.attempt = 0
-        self.retries_left = 0  # -1: always
-        self.retry_exceptions: Any = False
-        self.cancelled = False
+    task_id: bytes
+    function: bytes  # the hash of the function, or the method's name
+    args: bytes | Place
+    records: list[Any]  # one per return, to be settled
+    mean: Mean
+    returns: int = 1  # what the function is asked to return; 0 has no record
+    blob: Blob | None = None
+    name: str = ""
+    deps: Any = ()  # values (`Argument`) of top-level references, as far as known
+    dep_refs: list[Any] | None = None  # the references that `deps` stand for, in their order
+    missing: int = 0  # how many of them are not there yet
+    refs: list[Any] | None = None  # handles that live until the result is there
+    nested: bool = False  # references or segments travel along: the worker may keep some
+    cls: Any = None  # its SchedulingClass, or its ActorLink
+    lease: Lease | None = None
+    state: str = WAITING
+    seq: int = 0
+    attempt: int = 0
+    retries_left: int = 0  # -1: always
+    retry_exceptions: Any = False
+    cancelled: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -195,6 +173,17 @@ class Submission(Core):
         cls.ready.append(task)
         self._dirty[cls.id] = cls
 
+    def drop_class(self, cls: SchedulingClass) -> None:
+        """Forget a class with its tasks and leases, without a word: those who would hear it know."""
+        for task in cls.ready:
+            task.state = DONE
+        for lease in cls.leases.values():
+            for task in lease.in_flight.values():
+                task.state = DONE
+            del self._leases[lease.id]
+        self._classes.pop(cls.id, None)
+        self._dirty.pop(cls.id, None)
+
     def cancel(self, task: Pending) -> bool:
         """Mark a task. True when it is at a worker: then the worker must be told; else it is DONE and never runs."""
         task.cancelled = True
@@ -258,6 +247,7 @@ class Submission(Core):
                     task.retries_left -= 1
                 task.state = READY
                 again.append(task)
+                self._tell_retried(task)
             else:
                 task.state = DONE
                 done.append((task, Result(seq, [_while_running(task, message.failure)])))
@@ -323,11 +313,17 @@ class Submission(Core):
                 task.attempt += 1
                 task.state = READY
                 lease.cls.ready.appendleft(task)
+                self._tell_retried(task)
                 continue
             task.state = DONE
             done.append((task, result))
         self._after(lease, now)
         return done
+
+    def _tell_retried(self, task: Pending) -> None:
+        """The peer, if it would have to make this task should we die."""
+        if any(record.promoted for record in task.records):
+            self._effects.append(Send(self._peer, Retried(task.task_id, task.attempt, task.retries_left)))
 
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease."""
@@ -500,7 +496,12 @@ def retriable(task: Pending, result: Result) -> bool:
     if task.retry_exceptions is True:
         return True
     ancestors = set(failure.details.get("ancestors", "").split("\n"))
-    return any(f"{kind.__module__}.{kind.__name__}" in ancestors for kind in task.retry_exceptions)
+    return any(exception_name(kind) in ancestors for kind in task.retry_exceptions)
+
+
+def exception_name(kind: type[BaseException] | str) -> str:
+    """As a result's `ancestors` names it; an adopted task has such names instead of classes."""
+    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
 
 
 def _while_running(task: Pending, failure: Failure) -> Failure:

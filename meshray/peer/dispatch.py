@@ -39,6 +39,7 @@ class Dispatcher:
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores
         leases, actors, objects, store = cores.leases, cores.actors, cores.objects, cores.store
+        adoption = cores.adoption
         return {
             m.Demand: leases.on_demand,
             m.LeaseReturned: lambda source, message, now: leases.on_returned(source, message.leases, now),
@@ -52,7 +53,13 @@ class Dispatcher:
             m.Release: _timeless(objects.on_release),
             m.Fetch: _timeless(objects.on_fetch),
             m.Forget: _timeless(objects.on_forget),
-            m.DeathSeen: _timeless(objects.on_death_seen),
+            m.DeathSeen: self._on_death_seen,
+            m.Retried: _timeless(adoption.on_retried),
+            m.Orphans: adoption.on_orphans,
+            m.OrphanDone: adoption.on_orphan_done,
+            m.Results: adoption.on_results,
+            m.GivenBack: adoption.on_given_back,
+            m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),
             m.Pooled: _timeless(objects.on_pooled),
             m.CreateActor: actors.on_create,
@@ -81,6 +88,10 @@ class Dispatcher:
         except Exception:
             self._parts.counters["failed handlers"] += 1
             note(f"a {kind.__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
+
+    def _on_death_seen(self, source: bytes, message: m.DeathSeen, now: float) -> None:
+        self._parts.cores.adoption.on_death_seen(source, message)
+        self._parts.cores.objects.on_death_seen(source, message)
 
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":

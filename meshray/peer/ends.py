@@ -66,6 +66,7 @@ class Ends:
         failure = _failure(ended, how, last_words)
         cores.leases.on_process_died(process_id, finished, started, failure, now)
         cores.actors.on_process_died(process_id, how, by_source, now)
+        cores.adoption.on_process_died(process_id, finished, failure, now)
         cores.objects.on_process_died(process_id, ended.exit_text)
 
     def _read_journal(self, process_id: bytes) -> dict[bytes, tuple[list[Result], list[int]]]:

@@ -108,6 +108,7 @@ class Jobs:
         cores.actors.on_job_ended(job)
         survivors = cores.leases.on_job_ended(job, cores.actors.survivors_of(job), now)
         cores.objects.on_job_ended(job, survivors)
+        cores.adoption.on_job_ended(job)
 
     def answer_leaving(self, now: float) -> None:
         """Let go of drivers whose workers are gone. Called after each batch."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from meshray.config import Config
 from meshray.core.actors import Actors
+from meshray.core.adoption import Adoption
 from meshray.core.leases import Leases
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
@@ -27,10 +28,11 @@ from meshray.transport.endpoint import Endpoint
 @dataclass(slots=True)
 class Cores:
     """What decides. The order is the one in which their effects are performed: what a dead worker left is told by
-    leases and actors before objects asks everybody to account for the dead."""
+    leases, actors and adoption before objects asks everybody to account for the dead."""
 
     leases: Leases
     actors: Actors
+    adoption: Adoption
     objects: Objects
     store: StoreAccounts
 

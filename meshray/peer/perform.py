@@ -20,12 +20,13 @@ from meshray.core.effects import (
     Send,
     StartWorker,
     SweepSegments,
+    ThawLease,
     UnlinkSegment,
 )
 from meshray.peer.parts import Parts
 from meshray.peer.starts import Starts
 from meshray.store.files import segments_of, unlink_segment
-from meshray.wire.messages import Bind, Exit, LogLine, LogLines
+from meshray.wire.messages import Bind, Demand, Exit, LeaseReturned, LogLine, LogLines
 
 EFFECT_ROUNDS_MAX = 100_000
 """Cores that answer each other for ever are a mistake of ours: better a loud end than a silent one."""
@@ -38,7 +39,7 @@ class Performer:
         self._parts = parts
         self._starts = starts
         cores = parts.cores
-        self._cores = (cores.leases, cores.actors, cores.objects, cores.store)
+        self._cores = (cores.leases, cores.actors, cores.adoption, cores.objects, cores.store)
         self._table: dict[type, Callable[[Any, float], None]] = {
             Send: self._send,
             StartWorker: starts.start,
@@ -49,6 +50,7 @@ class Performer:
             RequestActorSlot: self._request_slot,
             ActorPlaced: lambda effect, now: cores.leases.actor_placed(effect.actor_id, now),
             ReleaseActorSlot: lambda effect, now: cores.leases.release_actor(effect.actor_id, now),
+            ThawLease: lambda e, now: cores.leases.on_thawed(e.worker, e.submitter, e.kill, now),
             UnlinkSegment: self._unlink,
             SweepSegments: self._sweep,
         }
@@ -65,6 +67,9 @@ class Performer:
 
     def _send(self, effect: Send, now: float) -> None:
         parts = self._parts
+        if effect.to == parts.process_id:
+            self._tell_ourselves(effect.message, now)
+            return
         process = parts.processes.get(effect.to)
         if process is None:
             parts.counters["sends to the dead"] += 1  # a link to it would wait for ever
@@ -76,6 +81,20 @@ class Performer:
         elif type(message) is Exit:
             self._see_to_exit(effect.to, now)
         parts.endpoint.send(effect.to, message)
+
+    def _tell_ourselves(self, message: Any, now: float) -> None:
+        """Adoption submits tasks like anybody; between it and leases there is no wire."""
+        leases, adoption = self._parts.cores.leases, self._parts.cores.adoption
+        if isinstance(message, Demand):
+            job = adoption.job_of_class(message.class_id)
+            if leases.serves(job):
+                leases.on_demand(self._parts.process_id, message, now, job)
+            elif job:
+                adoption.on_job_ended(job)
+        elif isinstance(message, LeaseReturned):
+            leases.on_returned(self._parts.process_id, message.leases, now)
+        else:
+            adoption.on_own(message, now)
 
     def _see_to_exit(self, process_id: bytes, now: float) -> None:
         """An idle worker that was told to end has nothing to finish (an actor may have: its core looks after that)."""

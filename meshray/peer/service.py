@@ -21,6 +21,7 @@ from pathlib import Path
 
 from meshray.config import preset
 from meshray.core.actors import Actors
+from meshray.core.adoption import Adoption
 from meshray.core.leases import Device, Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
@@ -82,6 +83,7 @@ def serve(
         store = StoreAccounts(config, capacity)
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
+        adoption = Adoption(config, peer_process(node), objects)
         leases = Leases(host.totals, (executable, prefix), config, devices)
         leases.job_is_needed = lambda job: _has_living_actors(actors, job)
         record = read_record(claim.folder)
@@ -94,7 +96,7 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, objects, store),
+            cores=Cores(leases, actors, adoption, objects, store),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),

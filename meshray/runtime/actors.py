@@ -72,6 +72,7 @@ class Actors:
 
         raised = engine.pump.enter()
         try:
+            engine.check()
             deps = self._promote_deps(arguments)
             make = functools.partial(
                 m.CreateActor,
@@ -157,6 +158,7 @@ class Actors:
 
         raised = engine.pump.enter()
         try:
+            engine.check()
             engine.request(lambda number: m.FindActor(number, name, space), reply)
         finally:
             engine.pump.leave(raised)
@@ -199,7 +201,9 @@ class Actors:
         engine = self._engine
         raised = engine.pump.enter()
         try:
+            engine.check()
             engine.take_calls()
+            engine.calls.on_kill(actor_id, no_restart)
             engine.send(engine.peer, m.KillActor(actor_id, no_restart))
             engine.pump.turn()
         finally:

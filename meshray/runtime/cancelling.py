@@ -18,6 +18,7 @@ def cancel(engine: Engine, ref: ObjectRef[Any], force: bool, recursive: bool) ->
     """
     raised = engine.pump.enter()
     try:
+        engine.check()
         engine.pump.turn()
         record = engine.record_of(ref.binary())
         task = None if record is None else record.task

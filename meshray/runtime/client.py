@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -79,7 +80,7 @@ class Client:
         self.on_submit: Callable[[list[ObjectRef[Any]]], None] | None = None  # a worker notes what its task submits
         self.on_exit_actor: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
-        self._shutdown_lock = threading.Lock()
+        self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
         engine.on_unfetched = self._report_unfetched
         engine.on_infeasible = self._report_infeasible
         self.get = self.waiting.get
@@ -112,9 +113,10 @@ class Client:
         record.value = self.values.encode(object_id, payload)
         record.contained = contained
         engine.records.table[object_id] = record
+        ref: ObjectRef[Any] = ObjectRef(object_id)  # before anything that may be interrupted
         if len(engine.queue) > 1000 or engine.pump.unattended:
             self.tasks.flush()
-        return ObjectRef(object_id)
+        return ref
 
     def wait(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
@@ -196,16 +198,15 @@ class Client:
         with self._shutdown_lock:
             if self.engine.closed:
                 return
-            try:
+            with ExitStack() as ends:  # all of them, in reverse order, however often Ctrl-C is pressed
+                if self.on_shutdown is not None:
+                    ends.callback(self.on_shutdown)
+                ends.callback(self.engine.close)
+                ends.callback(self.waiting.close)
+                ends.callback(self.engine.pump.close)
                 if not self.engine.pump.closed:
                     self._tell_unfetched()
                     self._request(m.Detach, self.engine.config.shutdown_timeout_s)
-            finally:
-                self.engine.pump.close()
-                self.waiting.close()
-                self.engine.close()
-                if self.on_shutdown is not None:
-                    self.on_shutdown()
 
     def _tell_unfetched(self) -> None:
         if not self.is_driver:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
 
 from meshray.observe.folding import Line, LineFolder
 from meshray.wire.messages import LogLine
-
-_logger = logging.getLogger("meshray")
 
 FOLD_TICK_S = 1.0
 
@@ -36,10 +33,6 @@ class DriverLogs:
                 self._thread = threading.Thread(target=self._run, name="meshray-logs", daemon=True)
                 self._thread.start()
             self._ready.notify()
-
-    def on_infeasible(self, message: str) -> None:
-        """Something waits that can never run."""
-        _logger.warning("%s", message)
 
     def _run(self) -> None:
         while True:

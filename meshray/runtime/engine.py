@@ -168,6 +168,7 @@ class Engine:
             idle_s = self.config.lease_idle_resting_s if resting else self.config.lease_idle_s
             self._next_tick = now + self.config.lease_idle_resting_s
             submission.tick(now, idle_s)
+            calls.tick()
             self._trim(now)
         if self.queue:
             records.drain()
@@ -564,6 +565,7 @@ class Engine:
         self.closed = True
         self.pump.close()
         self.store.close()
+        self.records.clear()
         self.endpoint.close()
         self.pump.release_descriptors()
         os.close(self.at.peer_pidfd)

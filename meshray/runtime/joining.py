@@ -65,7 +65,6 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
     client = Client(engine)
     logs = DriverLogs(settings.log_to_driver)
     engine.on_log = logs.on_lines
-    engine.on_infeasible = logs.on_infeasible
 
     def end() -> None:
         logs.close()

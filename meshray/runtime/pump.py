@@ -5,14 +5,14 @@ receives, dispatches for everybody, flushes, lets go of the lock, and polls. The
 during a poll, so any thread may submit and flush at any time. Three parts:
 
 - **The leader** is the one waiting thread that polls. **Followers** wait on a lock of their own until the leader, or
-  any thread that turns the pump, completes what they wait for; a leader that leaves wakes one of them to lead.
+  any thread that turns the pump, completes what they wait for; one who leaves when nobody leads wakes another to lead.
 - **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and
   dependent tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits
   long, it sleeps.
 - **Interrupts** enter only at the poll. Everything else in the main thread is shielded: a signal that comes meanwhile
   is noted, and its handler runs at the section's end (an exception inside a transition would leave half a message or
-  half a state). For that, the Python handlers that stand are wrapped, and handlers that the program installs later are
-  when it next calls us. What comes out of a turn all the same is the end of this mesh: its state cannot be trusted.
+  half a state). For that, the Python handlers that stand are wrapped, and those that the program installs later are
+  when it next waits or flushes. What comes out of a turn all the same ends this mesh: its state cannot be trusted.
 
 The descriptor of the endpoint is edge-triggered: a turn receives until nothing is there, and only then does anybody
 poll.
@@ -134,6 +134,7 @@ class Pump:
         self._inside: list[int] = []  # the threads in `wait`
         self._more = True  # the last turn may have left something in the endpoint
         self.attended = False  # an event loop of the main thread watches the endpoint
+        self.attendant: Callable[[], None] | None = None  # has that loop turn the pump soon; from any thread
         self._wake_leader = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_background = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._peer_pidfd = peer_pidfd
@@ -336,11 +337,15 @@ class Pump:
 
     @property
     def unattended(self) -> bool:
-        """Whether nobody looks at queues by himself soon: all threads that could are in a poll."""
-        return self._background_polls or self._background_sleeps
+        """Whether nobody looks at queues by himself soon: all threads that could are in a poll, or all is over."""
+        return self._background_polls or self._background_sleeps or self.closed
 
     def kick(self) -> None:
-        """Have the background thread turn the pump soon. From any thread, with or without the lock."""
+        """Have the event loop that attends, or else the background thread, turn the pump soon. From any thread, with or
+        without the lock."""
+        if self.attendant is not None:
+            self.attendant()
+            return
         self._signal(self._wake_background)
         self._rouse()
 

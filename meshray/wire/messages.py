@@ -10,6 +10,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseRevoked, LeaseLost, Infeasible
     S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
+    S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
     P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
@@ -282,7 +283,62 @@ class KillWorker(Struct, array_like=True, tag=35):
     seq: int
 
 
+class Orphan(Struct, array_like=True):
+    """One attempt of a task whose submitter is dead, as its executor knows it."""
+
+    task_id: TaskId
+    attempt: int
+    lease: int = 0
+    seq: int = 0
+    result: Result | None = None
+
+
+class Orphans(Struct, array_like=True, tag=36):
+    """W -> P, before its DeathSeen: what the sender had of a dead submitter. What is not named here has not begun here
+    and never will. A repeat changes nothing."""
+
+    submitter: ProcessId
+    finished: list[Orphan]  # with results; the submitter may not have got them
+    running: list[Orphan]  # each is followed by one OrphanDone, or by the sender's death
+    begun: list[Orphan]  # begun at some time before, and over: their results are not here any more
+
+
+class OrphanDone(Struct, array_like=True, tag=37):
+    """W -> P: an attempt that Orphans called running is over. Answered with CarrierDone if references are inside."""
+
+    submitter: ProcessId
+    orphan: Orphan
+
+
+class Retried(Struct, array_like=True, tag=38):
+    """S -> P: a task whose lineage the peer has is tried again. Older attempts than the newest known are ignored."""
+
+    task_id: TaskId
+    attempt: int
+    retries_left: int
+
+
 # -- objects -----------------------------------------------------------------------------------------------------------
+
+
+class Lineage(Struct, frozen=True, array_like=True):
+    """What can make a task again when its submitter is gone. Never for calls of actors."""
+
+    task_id: TaskId
+    function: FunctionHash
+    blob: Blob | None  # with the first lineage of each function that a process sends
+    args: bytes | Place
+    deps: list[bytes | Place | Borrowed]  # Borrowed: what is not ready yet, large, or has references inside
+    pins: list[ObjectId]  # references inside `args` or borrowed in `deps`, and the place of `args`
+    returns: int
+    attempt: int  # the newest one begun or about to begin
+    retries_left: int  # after that attempt; -1: always
+    retry_exceptions: bool | list[Name]
+    nested: bool
+    request: Amounts
+    profile: Profile
+    depth: int
+    name: Name
 
 
 class Promoted(Struct, array_like=True):
@@ -291,6 +347,8 @@ class Promoted(Struct, array_like=True):
     object_id: ObjectId
     value: bytes | Place | Failure | None  # None: pending, the sender will Resolve it
     contained: list[ObjectId] = []
+    lineage: Lineage | None = None  # of a pending one; one per task, with the first of its returns that is promoted
+    evicted: bool = False  # its lineage was too much: if the sender dies, so does this
 
 
 class Promote(Struct, array_like=True, tag=40):
@@ -575,6 +633,9 @@ Message = (
     | Cancel
     | CarrierDone
     | KillWorker
+    | Orphans
+    | OrphanDone
+    | Retried
     | Promote
     | Resolve
     | Hold

@@ -22,6 +22,7 @@ because a `__reduce__` or a `__setstate__` may itself put and get.
 from __future__ import annotations
 
 import copyreg
+import functools
 import itertools
 import pickle
 import struct
@@ -226,7 +227,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def __init__(self, chunks: list[Buffer], buffers: list[memoryview] | None) -> None:
         self._buffers = buffers
         self.dispatch_table = _reducers()
-        callback = None if buffers is None else self._beside
+        # No method of ours: a pickler in a circle with itself would keep all that it pickled until the next collection.
+        callback = None if buffers is None else functools.partial(_beside, buffers)
         pickle.Pickler.__init__(self, _Sink(chunks), PROTOCOL, buffer_callback=callback)
         self.globals_ref: dict[int, dict[str, Any]] = {}  # cloudpickle: functions that share globals go on doing so
         self.proto = PROTOCOL
@@ -235,21 +237,21 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     def dump_plainly(self, value: Any) -> None:
         pickle.Pickler.dump(self, value)
 
-    def _beside(self, buffer: pickle.PickleBuffer) -> bool:
-        """Take a buffer out of band; True leaves it to the pickler (which refuses what is not contiguous)."""
-        assert self._buffers is not None
-        try:
-            self._buffers.append(buffer.raw())
-        except BufferError:
-            return True
-        return False
-
     def reducer_override(self, value: Any) -> Any:
         if type(value) is self._ndarray:
             return _reduce_array(value) if self._buffers is not None else NotImplemented
         if value is _array_from:
             return NotImplemented  # by name; cloudpickle would first look at it for long
         return super().reducer_override(value)
+
+
+def _beside(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    """Take a buffer out of band; True leaves it to the pickler (which refuses what is not contiguous)."""
+    try:
+        buffers.append(buffer.raw())
+    except BufferError:
+        return True
+    return False
 
 
 _registered: dict[Any, Any] = {}  # what `copyreg` held when `_merged` was made

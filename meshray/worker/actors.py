@@ -16,6 +16,7 @@ import inspect
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from meshray.runtime.client import Current
 from meshray.runtime.failures import headline_of
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
-from meshray.worker.executor import ActorExitRequest, Executor, Item
+from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor, Item
 from meshray.worker.streams import announce
 
 ASYNC_CONCURRENCY = 1000
@@ -43,22 +44,29 @@ class ActorHost:
         self._start = start
         self._instance: Any = None
         self._name = start.name or start.blob.name
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._special: dict[str, Callable[..., Any]] = {
+            "__ray_ready__": lambda: True,
+            "__ray_call__": lambda function, *args, **kwargs: function(self._instance, *args, **kwargs),
+            "__ray_terminate__": _terminate,
+        }
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False  # the loop will look at the queue
         self._flushing = False  # the loop will send what is done
+        self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
-        self._flags: dict[bytes, Current] = {}  # running calls, by task id
+        self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id
         self._active = 0  # calls that have begun and not ended, on threads or the loop
         self._leaving = False  # it ends itself
+        self._main = threading.main_thread().ident
         self._local = threading.local()
+        self._between = self._new_current(None)  # of code that no call of ours has led to, such as a user's own threads
 
     # -- context -----------------------------------------------------------------------------------------------------
 
     def current(self) -> Current | None:
         """What runs in this thread, or in this coroutine."""
         found: Current | None = getattr(self._local, "current", None)
-        return found or _current.get()
+        return found or _current.get() or self._between
 
     def _new_current(self, task: m.Task | None) -> Current:
         current = Current()
@@ -73,7 +81,7 @@ class ActorHost:
             current.resources = to_quantities(bind.resources)
         if task is not None:
             current.task_id = task.task_id
-            current.task_name = f"{self._name}.{task.function.decode()}"
+            current.task_name = f"{start.blob.name}.{task.function.decode()}"
             current.depth = task.depth + 1
         return current
 
@@ -87,14 +95,43 @@ class ActorHost:
         self._scheduled = True
         loop.call_soon_threadsafe(self._schedule)
 
+    def on_submitted(self) -> None:
+        """A loop sends it when the coroutine pauses, many in one go: nobody else looks at the queues soon."""
+        loop = self._loop
+        if loop is None or self._flushing:
+            return
+        self._flushing = True
+        if threading.get_ident() == self._main:
+            loop.call_soon(self._flush)
+        else:
+            loop.call_soon_threadsafe(self._flush)
+
     def on_cancel(self, message: m.Cancel) -> None:
         """A running coroutine gets CancelledError; a running method only a flag."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_soon, message.task_id)
+            return
         flagged = self._flags.get(message.task_id)
         if flagged is not None:
             flagged.cancelled = True
-        call = self._calls.get(message.task_id)
-        if call is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(call.cancel)
+
+    def _cancel_soon(self, task_id: bytes) -> None:
+        """In the loop. A call whose first step is still to come is cancelled after that: else nothing of it would run,
+        and nobody would hear of its end."""
+        call, current = self._calls.get(task_id), self._flags.get(task_id)
+        if call is None:
+            return
+        if current is None:
+            assert self._loop is not None
+            self._loop.call_soon(self._cancel_soon, task_id)
+            return
+        current.cancelled = True
+        call.cancel()
+
+    @property
+    def behind(self) -> bool:
+        """Whether calls wait for those that run."""
+        return bool(self._executor.queue) or not self._work.empty()
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -102,17 +139,23 @@ class ActorHost:
         """Construct it, then serve until it ends. In the main thread."""
         start = self._start
         announce(self._name)
-        self._local.current = self._new_current(None)
         try:
             cls = loads_function(start.blob.pickled)
             is_async = _has_coroutines(cls)
-            self._instance = self._construct(cls)
+            if is_async:
+                loop = asyncio.new_event_loop()
+                asyncio.set_event_loop(loop)
+                loop.run_until_complete(self._construct_in_loop(cls))
+            else:
+                self._construct(cls)
+        except ActorExitRequest:
+            self._exit()
+            return
         except BaseException as error:
             self._ready(self._construction_failed(error))
             return
         if is_async:
-            self._local.current = None
-            self._serve_loop()
+            self._serve_loop(loop)
         elif start.max_concurrency > 1:
             self._ready(None)
             self._serve_threads()
@@ -120,15 +163,18 @@ class ActorHost:
             self._ready(None)
             self._serve_here()
 
-    def _construct(self, cls: Any) -> Any:
+    async def _construct_in_loop(self, cls: Any) -> None:
+        """With a running loop, so that a constructor can start tasks of its own."""
+        self._construct(cls)
+
+    def _construct(self, cls: Any) -> None:
         start = self._start
         carrier = Carrier(start.actor_id, b"")
         task = m.Task(0, start.actor_id, b"", start.args, start.deps)
         args, kwargs = self._executor.arguments(task, carrier)
-        instance = cls(*args, **kwargs)
+        self._instance = cls(*args, **kwargs)
         del args, kwargs
         self._executor.outcomes.end_carrier(carrier)
-        return instance
 
     def _construction_failed(self, error: BaseException) -> m.Failure:
         failure = self._executor.outcomes.failure(None, f"{self._name}.__init__", error)
@@ -158,10 +204,12 @@ class ActorHost:
         executor, calls = self._executor, self._executor.queue
         while not self._leaving and not executor.engine.pump.closed:
             executor.wait_for_work()
-            while calls and not self._leaving:
-                item = calls.popleft()
+            since_s = time.monotonic()
+            while not self._leaving and (item := executor.next_item()) is not None:
                 executor.done.append((item, self._call(item)))
-                if len(executor.done) >= 64:
+                now = time.monotonic()
+                if len(executor.done) >= SEND_TASKS or (calls and now - since_s > SEND_AFTER_S):
+                    since_s = now
                     executor.flush()
             if executor.exiting and not calls:
                 return
@@ -169,16 +217,14 @@ class ActorHost:
     # -- on threads --------------------------------------------------------------------------------------------------
 
     def _serve_threads(self) -> None:
-        executor = self._executor
-        work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        executor, work = self._executor, self._work
         threads: list[threading.Thread] = []
         idle = threading.Semaphore(0)  # how many threads wait for work
         while not self._leaving and not executor.engine.pump.closed:
             executor.wait_for_work()
-            while executor.queue:
-                item = executor.queue.popleft()
+            while (item := executor.next_item()) is not None:
                 if not idle.acquire(blocking=False) and len(threads) < self._start.max_concurrency:
-                    thread = threading.Thread(target=self._thread, args=(work, idle), daemon=True)
+                    thread = threading.Thread(target=self._thread, args=(idle,), daemon=True)
                     threads.append(thread)
                     thread.start()
                 work.put(item)
@@ -190,12 +236,12 @@ class ActorHost:
             for thread in threads:
                 thread.join()
 
-    def _thread(self, work: queue.SimpleQueue[Item | None], idle: threading.Semaphore) -> None:
-        executor = self._executor
+    def _thread(self, idle: threading.Semaphore) -> None:
+        executor, work = self._executor, self._work
         while (item := work.get()) is not None:
             executor.done.append((item, self._call(item)))
             idle.release()
-            if work.empty() or len(executor.done) >= 64:
+            if work.empty() or len(executor.done) >= SEND_TASKS:
                 executor.flush()
             if self._leaving:
                 executor.on_leaving()
@@ -236,20 +282,9 @@ class ActorHost:
         return method(*args, **kwargs)
 
     def _method(self, name: str) -> Callable[..., Any]:
-        method = self._methods.get(name)
-        if method is None:
-            method = self._special(name) or getattr(self._instance, name)
-            self._methods[name] = method
+        # Looked up anew each time: the actor may have replaced it.
+        method: Callable[..., Any] = self._special.get(name) or getattr(self._instance, name)
         return method
-
-    def _special(self, name: str) -> Callable[..., Any] | None:
-        if name == "__ray_ready__":
-            return lambda: True
-        if name == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self._instance, *args, **kwargs)
-        if name == "__ray_terminate__":
-            return _terminate
-        return None
 
     def _exit_result(self, task: m.Task) -> m.Result:
         self._exit()
@@ -258,19 +293,20 @@ class ActorHost:
 
     # -- on an event loop --------------------------------------------------------------------------------------------
 
-    def _serve_loop(self) -> None:
+    def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         engine = self._executor.engine
-        loop = self._loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
+        self._loop = loop
         loop.add_reader(engine.endpoint.fd, self._executor.flush)
         loop.add_reader(engine.at.peer_pidfd, os._exit, 1)
         engine.pump.attended = True
+        engine.pump.attendant = self.on_submitted
         loop.call_soon(self._ready, None)
         loop.call_soon(self.on_work)
         try:
             loop.run_forever()
         finally:
             engine.pump.attended = False
+            engine.pump.attendant = None
 
     def _schedule(self) -> None:
         """Begin what came, in order, within the bound."""
@@ -279,8 +315,7 @@ class ActorHost:
         limit = self._start.max_concurrency or ASYNC_CONCURRENCY
         calls, loop = executor.queue, self._loop
         assert loop is not None
-        while calls and self._active < limit and not self._leaving:
-            item = calls.popleft()
+        while self._active < limit and not self._leaving and (item := executor.next_item()) is not None:
             self._active += 1
             self._calls[item[2].task_id] = loop.create_task(self._run(item))
         if executor.exiting and not calls and not self._active:
@@ -325,11 +360,7 @@ class ActorHost:
             result.kept = True
         executor.done.append((item, executor.journaled(handle, task, result)))
         self._active -= 1
-        loop = self._loop
-        assert loop is not None
-        if not self._flushing:
-            self._flushing = True
-            loop.call_soon(self._flush)
+        self.on_submitted()
 
     def _flush(self) -> None:
         self._flushing = False

@@ -20,7 +20,8 @@ import signal
 import threading
 import time
 from collections import deque
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -32,6 +33,7 @@ from meshray.runtime.client import Client, Current
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import ConcurrentJournal, source_of_lease
 from meshray.wire import messages as m
+from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
 from meshray.worker.outcomes import Outcomes
 from meshray.worker.streams import announce
@@ -52,10 +54,36 @@ class ActorExitRequest(BaseException):
     """Raised by `exit_actor()` through user code; a BaseException, so that `except Exception` does not stop it."""
 
 
+class Hosted(Protocol):
+    """The actor of a worker. What happens to it (`on_...`) is told under the pump's lock, unless it says otherwise."""
+
+    def run(self) -> None:
+        """Construct it, then serve until it ends. In the main thread."""
+
+    def current(self) -> Current | None:
+        """What runs in this thread, or in this coroutine."""
+
+    def on_work(self) -> None:
+        """Something came into the queue, or it is time to go."""
+
+    def on_submitted(self) -> None:
+        """Its code has submitted something. From any thread, not under the lock."""
+
+    def on_cancel(self, message: m.Cancel) -> None:
+        """A call that may have begun is to be cancelled."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether calls wait for those that run."""
+
+
 class Executor:
     """See the head of this file. `actor` is set once this worker hosts one; then attempts are its business."""
 
-    def __init__(self, client: Client, journal: ConcurrentJournal) -> None:
+    def __init__(
+        self, client: Client, journal: ConcurrentJournal, host: Callable[[Executor, m.StartActor], Hosted]
+    ) -> None:
+        self._host = host  # makes the actor
         self.client = client
         self.engine = client.engine
         self.journal = journal
@@ -65,7 +93,7 @@ class Executor:
         self.bound: Waiter | None = None
         self.bind: m.Bind | None = None
         self.exiting = False  # the peer said Exit: end when the queue is empty
-        self.actor: Any = None  # worker.actors.ActorHost
+        self.actor: Hosted | None = None
         self.hosting = False  # the main thread has begun to run it
         self._idle: Waiter | None = None  # the main thread waits for work with it
         self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
@@ -81,20 +109,28 @@ class Executor:
         self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
+        os.register_at_fork(after_in_child=self._in_forked_child)
         client.current_in_worker = self.current
         client.on_submit = self._note_children
         client.on_exit_actor = self._exit_actor
         client.waiting.blocker = self
+
+    def _in_forked_child(self) -> None:
+        """The user's code has forked: what the child does with it must not become an attempt's outcome."""
+        child: Any = ChildOfWorker()
+        self.outcomes = self.journal = child
 
     # -- context -----------------------------------------------------------------------------------------------------
 
     def current(self) -> Current:
         """What runs in this thread; a thread of the user's own counts for the main one."""
         if self.actor is not None:
-            found: Current | None = self.actor.current()
+            found = self.actor.current()
             if found is not None:
                 return found
-        return self._main
+        main, running = self._main, self._running
+        main.cancelled = running is not None and (running.task_id, running.attempt) in self._cancelled
+        return main
 
     def on_bound(self, bind: m.Bind) -> None:
         """The job of this worker, and what every task of it may use."""
@@ -102,6 +138,8 @@ class Executor:
         self._main.resources = to_quantities(bind.resources)
 
     def _note_children(self, refs: list[ObjectRef[Any]]) -> None:
+        if self.actor is not None:
+            self.actor.on_submitted()
         task_id = self.current().task_id
         children = self._children.get(task_id)
         if children is None:
@@ -180,9 +218,7 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            from meshray.worker.actors import ActorHost
-
-            self.actor = ActorHost(self, message)
+            self.actor = self._host(self, message)
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -223,7 +259,9 @@ class Executor:
         return self._running is not None or self.actor is not None
 
     def next_timer_s(self, now: float) -> float | None:
-        if self._running is not None and (self.queue or self.done) and self.actor is None:
+        if self.actor is not None:  # its results must not wait for the call behind
+            return self.engine.config.hold_back_after_s if self.done or self.actor.behind else None
+        if self._running is not None and (self.queue or self.done):
             return max(0.0005, self._running_since_s + self.engine.config.hold_back_after_s - now)
         return None
 
@@ -255,7 +293,7 @@ class Executor:
     # -- waiting inside of a task (waiting.Blocker) ------------------------------------------------------------------
 
     def begin_block(self) -> object:
-        if threading.get_ident() != self._main_ident or self._running is None:
+        if threading.get_ident() != self._main_ident or (self._running is None and self.actor is None):
             return None
         engine = self.engine
         raised = engine.pump.enter()
@@ -324,6 +362,13 @@ class Executor:
 
     def _has_work(self) -> bool:
         return bool(self.queue) or self.exiting or (self.actor is not None and not self.hosting)
+
+    def next_item(self) -> Item | None:
+        """The next in the queue, if any: other threads take some out when they are cancelled."""
+        try:
+            return self.queue.popleft()
+        except IndexError:
+            return None
 
     def _run_queue(self) -> None:
         queue, since = self.queue, 0

@@ -26,6 +26,7 @@ from meshray.store.journal import ConcurrentJournal, Journal
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.boot import unpack_config, unpack_settings
+from meshray.worker.actors import ActorHost
 from meshray.worker.executor import Executor
 
 
@@ -52,7 +53,7 @@ def main(packed: bytes) -> NoReturn:
         )
     )
     client = Client(engine)
-    executor = Executor(client, ConcurrentJournal(Journal(settings.journal)))
+    executor = Executor(client, ConcurrentJournal(Journal(settings.journal)), ActorHost)
     engine.host = executor
     waiter = executor.bound = Waiter(engine.pump, 1)
     engine.on_messages(early)

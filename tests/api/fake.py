@@ -33,6 +33,7 @@ class FakeTask:
     resources: dict[str, float] = field(default_factory=dict)
     gpu_ids: list[int] = field(default_factory=list)
     restarted: bool = False
+    cancelled: bool = False
 
 
 class FakeRuntime:

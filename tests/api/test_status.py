@@ -67,12 +67,13 @@ def test_the_context_of_an_actor(fake: FakeRuntime) -> None:
     assert here.get_accelerator_ids() == {"GPU": ["3"]}
     assert ray.get_gpu_ids() == [3]
     assert here.was_current_actor_reconstructed
+    assert here.is_canceled() is False
     assert here.current_actor == handle
     assert fake.adopted == [actor + FIRST_RETURN]
     assert here.get()["actor_id"] == actor.hex()
 
 
-@pytest.mark.parametrize("name", ["get_placement_group_id", "get_node_labels", "get_runtime_env_string", "is_canceled"])
+@pytest.mark.parametrize("name", ["get_placement_group_id", "get_node_labels", "get_runtime_env_string"])
 def test_what_is_not_there_yet_says_so(fake: FakeRuntime, name: str) -> None:
     with pytest.raises(NotImplementedError, match=name):
         getattr(ray.get_runtime_context(), name)()

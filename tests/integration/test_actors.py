@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -542,7 +542,7 @@ class TestConstructor:
         with pytest.raises(AttributeError, match="nonsense"):
             counter.nonsense  # noqa: B018
         with pytest.raises(TypeError):
-            Counter.remote(lambda lock=__import__("threading").Lock(): lock)
+            Counter.remote(threading.Lock())
 
     def test_it_may_wait_for_tasks_on_a_mesh_that_is_full(self) -> None:
         @ray.remote(num_cpus=2)
@@ -795,96 +795,6 @@ class TestCancel:
         assert get(ref) == 1
 
 
-class TestThreads:
-    def test_calls_run_side_by_side(self) -> None:
-        @ray.remote(max_concurrency=4)
-        class Meeting:
-            def __init__(self) -> None:
-                import threading
-
-                self.barrier = threading.Barrier(4, timeout=LIMIT_S)
-
-            def meet(self) -> int:
-                return self.barrier.wait()
-
-        meeting = Meeting.remote()
-        assert sorted(get([meeting.meet.remote() for _ in range(4)])) == [0, 1, 2, 3]
-        assert sorted(get([meeting.meet.remote() for _ in range(8)])) == [0, 0, 1, 1, 2, 2, 3, 3]
-
-    def test_no_more_than_asked_for(self) -> None:
-        @ray.remote(max_concurrency=2)
-        class Crowd:
-            def __init__(self) -> None:
-                self.inside = self.most = 0
-
-            def enter(self) -> None:
-                self.inside += 1
-                self.most = max(self.most, self.inside)
-                time.sleep(0.02)
-                self.inside -= 1
-
-            def max(self) -> int:
-                return self.most
-
-        crowd = Crowd.remote()
-        get([crowd.enter.remote() for _ in range(10)])
-        assert get(crowd.max.remote()) == 2
-
-    def test_a_slow_call_does_not_keep_the_result_of_a_fast_one(self) -> None:
-        @ray.remote(max_concurrency=2)
-        class Mixed:
-            def __init__(self) -> None:
-                import threading
-
-                self.event = threading.Event()
-
-            def fast(self) -> str:
-                return "fast"
-
-            def slow(self) -> str:
-                return "released" if self.event.wait(LIMIT_S) else "timed out"
-
-            def release(self) -> None:
-                self.event.set()
-
-        mixed = Mixed.remote()
-        fast, slow = [mixed.fast.remote() for _ in range(20)], mixed.slow.remote()
-        assert get(fast) == ["fast"] * 20
-        get(mixed.release.remote())
-        assert get(slow) == "released"
-
-    def test_context_exceptions_and_nested_calls_in_threads(self) -> None:
-        @ray.remote(max_concurrency=3)
-        class Busy:
-            def ask(self, number: int) -> tuple[int, str | None]:
-                value = ray.get(after.remote(0, number), timeout=LIMIT_S)
-                return value, ray.get_runtime_context().get_task_id()
-
-            def fail(self) -> None:
-                raise KeyError("in a thread")
-
-        busy = Busy.remote()
-        refs = [busy.ask.remote(number) for number in range(9)]
-        assert get(refs) == [(number, ref.task_id().hex()) for number, ref in enumerate(refs)]
-        with pytest.raises(KeyError, match="in a thread"):
-            get(busy.fail.remote())
-
-    def test_exit_actor_in_a_thread(self) -> None:
-        counter = Counter.options(max_concurrency=2).remote()
-        pid = get(counter.pid.remote())
-        with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
-            get(counter.leave.remote())
-        with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
-            get(counter.add.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
-
-    def test_the_last_handle_ends_it(self) -> None:
-        counter = Counter.options(max_concurrency=2).remote()
-        pid = get(counter.pid.remote())
-        del counter
-        wait_until(lambda: not psutil.pid_exists(pid))
-
-
 def test_results_do_not_wait_for_the_next_call() -> None:
     notes = Notes.remote()
     get(notes.__ray_ready__.remote())
@@ -910,7 +820,7 @@ def test_a_hundred_actors() -> None:
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
-def test_an_actor_that_can_never_be_placed_is_reported(capfd: pytest.CaptureFixture[str], shared_mesh: ModuleType) -> None:
+def test_an_actor_that_can_never_be_placed_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     actor = Counter.options(num_cpus=64).remote()
     ref = actor.add.remote()
     seen = []

@@ -105,6 +105,7 @@ class Process:
         self.count = 0
         self.failures: list[tuple[bytes, m.Failure]] = []
         self.finding = 0  # questions that are open
+        self.creating: dict[int, Ref] = {}  # request -> handle of a named actor that may not come to be
         self.put_off: list[bytes] = []  # actor handles to let go of when none is
         self.states: dict[bytes, m.ActorState] = {}  # the last of each actor
         self.hosted: m.StartActor | None = None
@@ -403,31 +404,43 @@ class Process:
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
-    def create_actor(self, name: str = "", detached: bool = False, restarts: int = 0, get_if_exists: bool = False) -> None:
+    def create_actor(
+        self, name: str = "", detached: bool = False, restarts: int = 0, get_if_exists: bool = False
+    ) -> None:
         """An actor whose constructor gets references; a handle of it."""
         record, ref = self.own(b"")
         record.promoted = True  # CreateActor makes its record at the peer
         actor_id = record.id[:24]
         args = [copy.binary() for copy in self.passing(self.some(self.variables, 2))]
         blob = m.Blob(bytes(16), "A", b"")
-        if name:
+        request = 0
+        if name:  # `.remote()` waits for the answer: until then nobody gets the handle
             self.finding += 1
+            request = self.count
+            self.creating[request] = ref
         message = m.CreateActor(
             actor_id, blob, b"", [], {}, {}, m.Profile(actor=True), restarts, 0, 0, self.job, b"", name, "", detached,
-            get_if_exists, len(self.states) + 1, args,
+            get_if_exists, request, args,
         )  # fmt: skip
         self.say(PEER, message)
-        self.variables.append(ref)
-        self.say(PEER, m.WatchActor(actor_id))
+        if not name:
+            self.variables.append(ref)
+            self.say(PEER, m.WatchActor(actor_id))
 
     def find(self, name: str) -> None:
         self.finding += 1
-        self.say(PEER, m.FindActor(1, name, ""))
+        self.count += 1
+        self.say(PEER, m.FindActor(self.count, name, ""))
 
     def _on_ActorFound(self, source: bytes, message: m.ActorFound) -> None:
-        self.finding = max(0, self.finding - 1)
-        if message.actor_id and not message.created:
+        created = self.creating.pop(message.request, None)
+        if message.actor_id and message.created:
+            assert created is not None, "an answer to nothing"
+            self.variables.append(created)
+            self.say(PEER, m.WatchActor(message.actor_id))
+        elif message.actor_id:
             object_id = message.actor_id + FIRST_RETURN
+            self.records.drain()
             record = self.records.table.get(object_id)
             if record is None:
                 record = self.records.table[object_id] = Record(object_id, False, 0)
@@ -435,6 +448,7 @@ class Process:
             self.variables.append(self.ref(object_id))
             self.records.drain()
             self.say(PEER, m.WatchActor(message.actor_id))
+        self.finding -= 1  # only now: the new handle is counted
         if not self.finding:
             put_off, self.put_off = self.put_off, []
             for object_id in put_off:

@@ -22,8 +22,6 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.wire import messages as m
 from tests.sim.world import NODE, PEER, World
 
-DROPPED_IN_DEATH = (m.Wake,)
-
 
 class SimPeer:
     """One peer. `on_freed(record)` hears of each record that ends; `journal_of(process)` is what a dead worker left."""
@@ -40,8 +38,6 @@ class SimPeer:
         self.files: dict[str, bytes] = {}  # segment -> maker: what lies in the store folder
         self.slots: dict[bytes, bytes] = {}  # actor -> its worker, b"" while it waits for one
         self.jobs_ended: set[bytes] = set()
-        self.stale_ready = 0
-        self._refused: set[bytes] = set()
         self._next_deadline = float("inf")
         table = self.objects._table
         real = table._on_free
@@ -63,7 +59,9 @@ class SimPeer:
     def attach(self, process: bytes, job: bytes) -> None:
         self.objects.on_process_attached(process, 1000 + len(self.world.parties), job)
 
-    def process_died(self, process: bytes, finished: dict[bytes, list[m.Result]], lost: list[tuple[bytes, Any]]) -> None:
+    def process_died(
+        self, process: bytes, finished: dict[bytes, list[m.Result]], lost: list[tuple[bytes, Any]]
+    ) -> None:
         """Its pidfd is readable. `finished`: its journal by submitter; `lost`: what leases say, and to whom."""
         now = self.world.now
         journal = {caller: (results, []) for caller, results in finished.items()}

@@ -1,11 +1,13 @@
 """References under fire: kills between any two messages, and nothing is freed while it is held, nothing is left behind.
 
 Checked after every step: the books of all cores agree (`check`), and I6 at the moment when a record ends: no living
-process may hold it. Checked when all is quiet: every question was answered (I1), only with errors that are deserved, and
-when every handle is dropped nothing is left (I5).
+process may hold it. Checked when all is quiet: every question was answered (I1), only with errors that are deserved,
+and when every handle is dropped nothing is left (I5).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.sim.peer import SimPeer, lost_in
 from tests.sim.world import World, name
 
 SEEDS = 240
+SEEDS_WITH_ACTORS = 100
 
 
 class Mesh:
@@ -129,7 +132,9 @@ class Mesh:
             for record in process.records.table.values():
                 value = record.value
                 if isinstance(value, Place) and record.count > 0 and value.segment not in self.peer.files:
-                    raise AssertionError(f"{name(process.process)} holds {record!r}, its file {value.segment} is gone (I9)")
+                    raise AssertionError(
+                        f"{name(process.process)} holds {record!r}, its file {value.segment} is gone (I9)"
+                    )
 
     def quiet(self) -> None:
         """After the last fault: everything is answered, and everything goes."""
@@ -181,3 +186,31 @@ def run(seed: int, rules: Rules | None = None, actors: bool = False) -> None:
 def test_nothing_is_freed_while_held_and_nothing_is_left(block: int) -> None:
     for seed in range(block, SEEDS, 8):
         run(seed)
+
+
+@pytest.mark.fault(3, 7, 8)
+@pytest.mark.parametrize("block", range(4))
+def test_actors_live_as_long_as_somebody_can_call_them(block: int) -> None:
+    for seed in range(block, SEEDS_WITH_ACTORS, 4):
+        run(seed, actors=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "seeds", "actors"),
+    [
+        ("hold", range(150), False),
+        ("announce", range(250), False),
+        ("retried", range(250), False),
+        ("settle", range(700, 950), False),
+        ("calm", range(150), True),
+    ],
+)
+def test_each_rule_of_the_runtime_is_needed(rule: str, seeds: range, actors: bool) -> None:
+    """The simulation finds what goes wrong without it: so it would find a runtime that breaks it."""
+    broken = replace(Rules(), **{rule: False})
+    for seed in seeds:
+        try:
+            run(seed, broken, actors)
+        except AssertionError:
+            return
+    pytest.fail(f"nothing went wrong without the rule {rule!r}: the simulation does not reach it any more")

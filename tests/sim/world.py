@@ -1,10 +1,10 @@
 """A whole mesh in one thread: a virtual clock, one seed, links that delay and lose, processes that are killed.
 
-General layout. `World` moves messages: one first-in-first-out queue per pair of processes, each message with a delay of
-its own, so that messages of different links overtake each other. A kill may fall between any two deliveries: of what the
-dead one had sent, each link delivers a random part and loses the rest, and its peer hears of the death a while later.
-`SimPeer` is the shell of the shipped cores, `model.Process` stands for a driver or a worker. After every step `checks`
-run; what a seed finds, `World(seed)` repeats exactly.
+General layout. `World` moves messages: one first-in-first-out queue per pair of processes, each message with a delay
+of its own, so that messages of different links overtake each other. A kill may fall between any two deliveries: of what
+the dead one had sent, each link delivers a random part and loses the rest, and its peer hears of the death a while
+later. `SimPeer` is the shell of the shipped cores, `model.Process` stands for a driver or a worker. After every step
+`checks` run; what a seed finds, `World(seed)` repeats exactly.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""What can make a pending task again, told to the peer together with the promoted reference.
+
+A reference that leaves its process while its task is pending would die with the process. So its promotion takes along
+the *lineage*: function, arguments, and how often the task may still be tried. What the arguments refer to must live as
+long: references inside them were promoted when they were pickled; those at the top level (`Pending.dep_refs`) are
+promoted here, with lineages of their own where they are pending too. That is the *closure*; it is bounded, and what
+lies beyond is marked evicted: it then ends with its process, with an error that says so.
+
+Small values that are there already stand in the lineage themselves, if no reference is inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from meshray.config import Config
+from meshray.core.submission import Pending, SchedulingClass, exception_name
+from meshray.ids import task_of
+from meshray.wire.messages import Borrowed, Lineage, Place, Promoted
+
+INLINED_MAX_BYTES = 64 << 10
+"""Small values that stand in one lineage, in all."""
+
+BATCH_BYTES = 1 << 20
+"""What travels in one Promote, but for the record that exceeds it: far below `frame_max_bytes`."""
+
+
+class Lineages:
+    """The lineages that one process has told its peer. `table`: the records of the process."""
+
+    def __init__(self, config: Config, table: dict[bytes, Any]) -> None:
+        self._config = config
+        self._table = table
+        self._shipped: set[bytes] = set()  # hashes of functions that the peer has
+        self._told: set[bytes] = set()  # pending tasks whose lineage the peer has
+
+    def closure(self, record: Any) -> list[Promoted]:
+        """The record, which is about to be promoted, and what its lineage needs. Marks them all as promoted."""
+        promoted: list[Promoted] = []
+        todo = [record]
+        record.promoted = record.exposed = True
+        size = 0
+        while todo:  # grows while it runs
+            record = todo.pop()
+            task = record.task
+            if record.value is not None or not self._can_be_made_again(task):
+                promoted.append(describe(record))
+                continue
+            room = len(promoted) + len(todo) < self._config.lineage_closure_max_records
+            if not room or size > self._config.lineage_closure_max_bytes:
+                promoted.append(Promoted(record.id, None, evicted=True))
+                continue
+            lineage, needed = self._lineage(task)
+            size += lineage_bytes(lineage)
+            promoted.append(Promoted(record.id, None, [], lineage))
+            for other in needed:
+                other.promoted = other.exposed = True
+                todo.append(other)
+        return promoted
+
+    def _can_be_made_again(self, task: Any) -> bool:
+        """Whether the peer shall have a lineage, and has none yet."""
+        return (
+            isinstance(task, Pending)
+            and isinstance(task.cls, SchedulingClass)
+            and not task.cancelled
+            and task.task_id not in self._told
+        )
+
+    def _lineage(self, task: Pending) -> tuple[Lineage, list[Any]]:
+        """And the records that must be promoted for it."""
+        self._told.add(task.task_id)
+        deps: list[bytes | Place | Borrowed] = []
+        inlined: set[bytes] = set()
+        room = INLINED_MAX_BYTES
+        for ref in task.dep_refs or ():
+            value = self._inline(ref.binary())
+            if value is None or (len(value) > room and ref.binary() not in inlined):
+                deps.append(Borrowed(ref.binary()))
+            else:
+                deps.append(value)
+                inlined.add(ref.binary())
+                room -= len(value)
+        pins = list(dict.fromkeys(ref.binary() for ref in task.refs or () if ref.binary() not in inlined))
+        known = [self._table[object_id] for object_id in pins if object_id in self._table]
+        blob = None
+        if task.function not in self._shipped:
+            self._shipped.add(task.function)
+            blob = task.blob
+        retry_exceptions: bool | list[str] = bool(task.retry_exceptions)
+        if task.retry_exceptions and task.retry_exceptions is not True:
+            retry_exceptions = [exception_name(kind) for kind in task.retry_exceptions]
+        cls: SchedulingClass = task.cls
+        lineage = Lineage(
+            task.task_id,
+            task.function,
+            blob,
+            task.args,
+            deps,
+            pins,
+            task.returns,
+            task.attempt,
+            task.retries_left,
+            retry_exceptions,
+            task.nested or bool(pins),
+            cls.request,
+            cls.profile,
+            cls.depth,
+            task.name,
+        )
+        return lineage, [record for record in known if record.owned and not record.promoted]
+
+    def _inline(self, object_id: bytes) -> bytes | None:
+        """The value of a dependency, where it is there, small, and nothing else hangs on it."""
+        record = self._table.get(object_id)
+        if record is None or type(record.value) is not bytes or record.contained or record.inside is not None:
+            return None
+        return record.value if len(record.value) <= self._config.lineage_inline_max_bytes else None
+
+    def on_settled(self, object_id: bytes) -> None:
+        """A promoted record has its value: its task will not be made again."""
+        self._told.discard(task_of(object_id))
+
+
+def describe(record: Any) -> Promoted:
+    """A record with its value as far as it is there, and nothing to make it again."""
+    return Promoted(record.id, record.value, [ref.binary() for ref in record.contained or ()])
+
+
+def batches(promoted: list[Promoted]) -> Iterator[list[Promoted]]:
+    """Split what one message should not carry."""
+    batch: list[Promoted] = []
+    size = 0
+    for each in promoted:
+        batch.append(each)
+        size += 100 + (len(each.value) if type(each.value) is bytes else 0) + 28 * len(each.contained)
+        if each.lineage is not None:
+            size += lineage_bytes(each.lineage)
+        if size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def lineage_bytes(lineage: Lineage) -> int:
+    """What it weighs, roughly."""
+    size = 200 + 28 * len(lineage.pins) + sum(len(dep) if type(dep) is bytes else 28 for dep in lineage.deps)
+    size += len(lineage.args) if type(lineage.args) is bytes else 60
+    return size + (len(lineage.blob.pickled) if lineage.blob is not None else 0)

@@ -1,0 +1,263 @@
+"""Lives of actors: creation, names, restarts, all the ways to end, and who is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.core.actors import Actors
+from meshray.core.effects import ActorPlaced, KillProcess, ReleaseActorSlot, RequestActorSlot, Send
+from meshray.core.objects import Objects
+from meshray.core.store_accounts import StoreAccounts
+from meshray.ids import FIRST_RETURN
+from meshray.wire import messages as m
+
+NODE = b"thispeer"
+D, V, E = (NODE + label.ljust(8, b"-") for label in (b"driver", b"caller", b"enemy"))
+W1, W2, W3 = (NODE + label.ljust(8, b"-") for label in (b"w1", b"w2", b"w3"))
+
+
+def aid(number: int = 1, owner: bytes = D) -> bytes:
+    return owner + number.to_bytes(8, "big")
+
+
+class Peer:
+    def __init__(self) -> None:
+        self.objects = Objects(DEFAULT, NODE, StoreAccounts(DEFAULT, 1 << 30))
+        self.core = Actors(DEFAULT, NODE, self.objects)
+        for process in (D, V, W1, W2, W3):
+            self.objects.on_process_attached(process, 1, D)
+        self.objects.on_process_attached(E, 1, E)
+
+    def effects(self) -> list[Any]:
+        self.core.check()
+        self.objects.check()
+        return self.core.take_effects()
+
+    def said(self, to: bytes, kind: type) -> list[Any]:
+        return [e.message for e in self.effects() if isinstance(e, Send) and e.to == to and type(e.message) is kind]
+
+    def create(self, number: int = 1, sender: bytes = D, **options: Any) -> bytes:
+        actor_id = aid(number, sender)
+        message = m.CreateActor(
+            actor_id, m.Blob(bytes(16), "Counter", b"x"), b"args", [], {"CPU": 1}, {}, m.Profile(actor=True),
+            options.pop("max_restarts", 0), 0, 0, sender if sender == E else D, b"methods", **options,
+        )  # fmt: skip
+        self.core.on_create(sender, message, 0.0)
+        return actor_id
+
+    def alive(self, number: int = 1, worker: bytes = W1, **options: Any) -> bytes:
+        actor_id = self.create(number, **options)
+        self.core.on_slot(actor_id, worker, 0.0)
+        self.core.on_ready(worker, m.ActorReady(actor_id, 1), 0.1)
+        self.core.on_watch(V, m.WatchActor(actor_id))
+        self.effects()
+        return actor_id
+
+    def dies(self, worker: bytes, journal: Any = None, now: float = 1.0) -> None:
+        self.core.on_process_died(worker, "killed by signal 11 (SIGSEGV)", journal or {}, now)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+def test_a_caller_learns_the_worker_when_the_constructor_has_returned(peer: Peer) -> None:
+    actor_id = peer.create()
+    assert peer.effects() == [RequestActorSlot(actor_id, D, {"CPU": 1}, {}, m.Profile(actor=True), False)]
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    assert peer.said(V, m.ActorState) == [m.ActorState(actor_id, 1)]
+    peer.core.on_slot(actor_id, W1, 0.0)
+    (start,) = peer.said(W1, m.StartActor)
+    assert (start.incarnation, start.args, start.methods) == (1, b"args", b"methods")
+    peer.core.on_ready(W1, m.ActorReady(actor_id, 1), 0.1)
+    effects = peer.effects()
+    assert ActorPlaced(actor_id) in effects
+    assert Send(V, m.ActorState(actor_id, 1, W1)) in effects
+
+
+def test_a_repeated_creation_is_ignored(peer: Peer) -> None:
+    peer.create()
+    peer.effects()
+    peer.create()
+    assert peer.effects() == []
+
+
+def test_questions_that_overtake_the_creation_wait_for_it(peer: Peer) -> None:
+    peer.core.on_watch(V, m.WatchActor(aid()))
+    peer.core.on_watch(V, m.WatchActor(aid(7, W3)))
+    assert peer.effects() == []
+    peer.create()
+    assert peer.said(V, m.ActorState) == [m.ActorState(aid(), 1)]
+    peer.dies(W3)
+    (state,) = peer.said(V, m.ActorState)
+    assert state.failure.kind == "ActorDiedError"
+    assert peer.core.stats().early == 0
+
+
+@pytest.mark.fault(3)
+def test_a_crash_without_restarts_is_the_end_and_says_why(peer: Peer) -> None:
+    actor_id = peer.alive()
+    journal = {V: ([m.Result(1, [b"done"])], [2])}
+    peer.dies(W1, journal)
+    (state,) = peer.said(V, m.ActorState)
+    assert state.failure.kind == "ActorDiedError"
+    assert "SIGSEGV" in state.failure.message
+    assert "Counter" in state.failure.message
+    assert (state.finished, state.started) == journal[V]
+    peer.core.on_watch(E, m.WatchActor(actor_id))
+    assert peer.said(E, m.ActorState)[0].failure == state.failure
+
+
+@pytest.mark.fault(3)
+def test_restarts_count_pause_and_run_out(peer: Peer) -> None:
+    actor_id = peer.alive(max_restarts=2)
+    peer.dies(W1, {V: ([], [5])})
+    effects = peer.effects()
+    assert Send(V, m.ActorState(actor_id, 2, b"", None, [], [5])) in effects
+    assert [type(e) for e in effects if not isinstance(e, Send)] == [ReleaseActorSlot, RequestActorSlot]
+    peer.core.on_slot(actor_id, W2, 1.0)
+    peer.effects()
+    peer.dies(W2, now=1.1)  # in its constructor: that costs a restart too, and now there is a pause
+    assert [type(e) for e in peer.effects()] == [ReleaseActorSlot, Send]
+    assert peer.core.next_deadline() == pytest.approx(1.1 + DEFAULT.actor_backoff_s)
+    peer.core.tick(1.3)
+    assert [type(e) for e in peer.effects()] == [RequestActorSlot]
+    peer.core.on_slot(actor_id, W3, 1.4)
+    peer.dies(W3, now=1.5)
+    (state,) = peer.said(V, m.ActorState)
+    assert "2 restarts are used up" in state.failure.message
+
+
+def test_words_of_an_older_incarnation_are_stale(peer: Peer) -> None:
+    actor_id = peer.alive(max_restarts=-1)
+    peer.dies(W1)
+    peer.core.on_slot(actor_id, W2, 1.0)
+    peer.effects()
+    peer.core.on_ready(W1, m.ActorReady(actor_id, 1), 1.0)
+    peer.core.on_ready(W2, m.ActorReady(actor_id, 1), 1.0)
+    peer.core.on_exit(W1, m.ActorExit(actor_id, 1), 1.0)
+    assert peer.effects() == []
+    assert peer.core.stats().stale == 3
+
+
+def test_a_constructor_that_fails_ends_the_actor_with_its_cause(peer: Peer) -> None:
+    actor_id = peer.create(max_restarts=5)
+    peer.core.on_slot(actor_id, W1, 0.0)
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    peer.effects()
+    cause = m.Failure("TaskError", "ValueError: boom", "Traceback ...", b"pickled", {"task_name": "__init__"})
+    peer.core.on_ready(W1, m.ActorReady(actor_id, 1, cause), 0.5)
+    assert len(peer.said(W1, m.Exit)) == 1
+    peer.dies(W1)
+    (state,) = peer.said(V, m.ActorState)
+    assert "ValueError: boom" in state.failure.message
+    assert (state.failure.traceback, state.failure.cause) == ("Traceback ...", b"pickled")
+
+
+def test_kill_without_restart_and_with(peer: Peer) -> None:
+    actor_id = peer.alive(max_restarts=1)
+    peer.core.on_kill(V, m.KillActor(actor_id, no_restart=False))
+    assert isinstance(peer.effects()[0], KillProcess)
+    peer.dies(W1)
+    assert peer.said(V, m.ActorState)[0].failure is None
+    peer.core.on_slot(actor_id, W2, 2.0)
+    peer.core.on_kill(V, m.KillActor(actor_id, no_restart=True))
+    assert any(isinstance(e, KillProcess) and e.process == W2 for e in peer.effects())
+    peer.dies(W2)
+    (state,) = peer.said(V, m.ActorState)
+    assert "killed" in state.failure.message
+
+
+def test_kill_of_one_that_waits_for_its_slot(peer: Peer) -> None:
+    actor_id = peer.create()
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    peer.core.on_kill(V, m.KillActor(actor_id, no_restart=True))
+    effects = peer.effects()
+    assert ReleaseActorSlot(actor_id) in effects
+    peer.core.on_slot(actor_id, W1, 1.0)  # was on its way
+    assert peer.effects() == [ReleaseActorSlot(actor_id)]
+
+
+def test_exit_actor_is_no_crash_and_a_worker_that_hangs_is_killed(peer: Peer) -> None:
+    actor_id = peer.alive(max_restarts=-1)
+    peer.core.on_exit(W1, m.ActorExit(actor_id, 1), 3.0)
+    assert peer.effects() == []
+    peer.core.tick(3.0 + DEFAULT.actor_exit_timeout_s)
+    assert isinstance(peer.effects()[0], KillProcess)
+    peer.dies(W1)
+    assert "exit_actor" in peer.said(V, m.ActorState)[0].failure.message
+
+
+def test_the_last_handle_ends_the_actor_in_good_order(peer: Peer) -> None:
+    actor_id = peer.alive(max_restarts=-1)
+    handle = actor_id + FIRST_RETURN
+    peer.objects.on_hold(V, m.Hold(1, [handle]))
+    peer.objects.on_release(D, m.Release([handle]))
+    assert peer.effects() == []
+    peer.objects.on_release(V, m.Release([handle]))
+    assert len(peer.said(W1, m.Exit)) == 1
+    peer.core.tick(9.0)
+    assert peer.core.next_deadline() == 9.0 + DEFAULT.actor_exit_timeout_s
+    peer.dies(W1)
+    assert "out of scope" in peer.said(V, m.ActorState)[0].failure.message
+    assert peer.core.all() == []
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    assert "out of scope" in peer.said(V, m.ActorState)[0].failure.message
+
+
+def test_names(peer: Peer) -> None:
+    actor_id = peer.alive(name="n", namespace="s", request_id=4)
+    peer.core.on_find(E, m.FindActor(1, "n", "s"))
+    assert peer.said(E, m.ActorFound) == [m.ActorFound(1, actor_id, b"methods")]
+    assert E in peer.objects.holders_of(actor_id + FIRST_RETURN)
+    peer.create(2, name="n", namespace="s", request_id=5)
+    assert peer.said(D, m.ActorFound)[0].failure.kind == "ActorAlreadyExistsError"
+    peer.create(3, name="n", namespace="s", request_id=6, get_if_exists=True)
+    assert peer.said(D, m.ActorFound) == [m.ActorFound(6, actor_id, b"methods")]
+    peer.core.on_find(E, m.FindActor(2, "n", "t"))
+    failure = peer.said(E, m.ActorFound)[0].failure
+    assert failure.kind == "ValueError"
+    assert "'s'" in failure.message
+    peer.core.on_kill(D, m.KillActor(actor_id, True))
+    peer.create(4, name="n", namespace="s", request_id=7)  # free before the process is gone
+    assert peer.said(D, m.ActorFound) == [m.ActorFound(7, aid(4), b"methods", created=True)]
+    assert list(peer.core.named("s")) == [("s", "n", aid(4))]
+
+
+def test_the_end_of_a_job_spares_detached_actors(peer: Peer) -> None:
+    peer.alive(1, W1)
+    detached = peer.alive(2, W2, name="n", detached=True)
+    assert peer.core.survivors_of(D) == {W2}
+    peer.core.on_job_ended(D)
+    assert [e.process for e in peer.effects() if isinstance(e, KillProcess)] == [W1]
+    peer.objects.on_release(D, m.Release([detached + FIRST_RETURN]))
+    peer.core.on_find(E, m.FindActor(1, "n", ""))
+    assert peer.said(E, m.ActorFound)[0].actor_id == detached
+    peer.objects.on_job_ended(D, frozenset({W2}))
+    peer.create(3)  # from a process of the ended job: on its way when it ended
+    assert peer.effects() == []
+
+
+def test_the_constructors_arguments_are_kept_for_restarts_and_no_longer(peer: Peer) -> None:
+    inner = aid(9) + FIRST_RETURN
+    peer.objects.on_promote(D, m.Promote([m.Promoted(inner, b"value")]))
+    peer.alive(max_restarts=1, contained=[inner])
+    peer.objects.on_release(D, m.Release([inner]))
+    peer.dies(W1)
+    assert peer.objects.knows(inner)
+    peer.core.on_slot(aid(), W2, 1.0)
+    peer.dies(W2)
+    assert not peer.objects.knows(inner)
+    peer.effects()
+
+
+def test_no_worker_can_be_started(peer: Peer) -> None:
+    actor_id = peer.create()
+    peer.core.on_watch(D, m.WatchActor(actor_id))
+    peer.effects()
+    peer.core.on_slot_failed(actor_id, "no module named x")
+    assert "no module named x" in peer.said(D, m.ActorState)[0].failure.message

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Never
 
 from meshray import context
-from meshray.api.arity import Arity, arity_of
+from meshray.api.arity import UNREAD, Arity, arity_of
 from meshray.api.functions import readable_name
 from meshray.api.methods import MethodInfo, MethodTable, encode_class, table_from
 from meshray.api.options import METHOD_CALL, actor_options, check_options, freeze_exceptions
@@ -54,6 +54,8 @@ class ActorClass:
         Raises `TypeError` when the arguments do not fit the constructor, `ValueError` when the name is taken.
         """
         if kwargs or not self._arity.low <= len(args) <= self._arity.high:
+            if self._arity is UNREAD:
+                self._arity = arity_of(self._class)
             self._arity.check(self._spec.name, args, kwargs)
         if self._methods is None:
             self._methods = encode_class(self._class, self._options.max_task_retries)
@@ -78,7 +80,7 @@ class ActorClass:
         return f"ActorClass({self._spec.name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorClass, (self._class, self._raw_options)
+        return _arrived_class, (self._class, self._raw_options)
 
 
 class ActorHandle:
@@ -202,6 +204,11 @@ def _method_options(info: MethodInfo, options: Mapping[str, Any]) -> TaskOptions
         retry_exceptions=freeze_exceptions(given.get("retry_exceptions", info.retry_exceptions)),
         name=given.get("name", ""),
     )
+
+
+def _arrived_class(cls: type, options: Mapping[str, Any]) -> ActorClass:
+    """Unpickling."""
+    return ActorClass(cls, options, arity=UNREAD)
 
 
 def _arrived(ref: ObjectRef[Any], encoded: bytes) -> ActorHandle:

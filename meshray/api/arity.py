@@ -63,6 +63,12 @@ class Arity:
 
 ANYTHING = Arity(None)
 
+UNREAD = Arity(None)
+"""Of what was just unpickled: a function or class that refers to itself is half-built then, so it is read at the first
+call. Every call takes the slow path until that has happened."""
+
+UNREAD.low, UNREAD.high = 1, 0
+
 
 def arity_of(target: Callable[..., Any], *, drop_first: bool = False) -> Arity:
     """The arity of `target`, without its first parameter (`self`) if told; `ANYTHING` when it does not say."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from meshray import context
-from meshray.api.arity import Arity, arity_of
+from meshray.api.arity import UNREAD, Arity, arity_of
 from meshray.api.options import task_options
 from meshray.options import FunctionSpec
 
@@ -51,11 +51,17 @@ class RemoteFunction:
         Raises `TypeError` when the arguments do not fit the function's signature.
         """
         if kwargs or not self._low <= len(args) <= self._high:
-            self._arity.check(self._spec.name, args, kwargs)
+            self._check(args, kwargs)
         refs = context.runtime().submit(self._spec, args, kwargs, self._options)
         if self._returns == 1:
             return refs[0]
         return refs if self._returns else None
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._arity is UNREAD:
+            self._arity = arity_of(self._function)
+            self._low, self._high = self._arity.low, self._arity.high
+        self._arity.check(self._spec.name, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options; those not named stay."""
@@ -69,7 +75,12 @@ class RemoteFunction:
         return f"RemoteFunction({self._spec.name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteFunction, (self._function, self._raw_options)
+        return _arrived, (self._function, self._raw_options)
+
+
+def _arrived(function: Callable[..., Any], options: Mapping[str, Any]) -> RemoteFunction:
+    """Unpickling."""
+    return RemoteFunction(function, options, spec=FunctionSpec(function, readable_name(function)), arity=UNREAD)
 
 
 def readable_name(target: Callable[..., Any]) -> str:

@@ -103,12 +103,11 @@ class Adoption(Core):
     def on_pending(self, submitter: bytes, promoted: Promoted) -> None:
         """A pending reference was promoted: keep what can make it."""
         lineage = promoted.lineage
-        blobs = self._blobs.setdefault(submitter, {})
         if lineage is not None and lineage.blob is not None:
-            blobs[lineage.function] = lineage.blob
+            self._blobs.setdefault(submitter, {})[lineage.function] = lineage.blob
         heir = self._heirs.get(task_of(promoted.object_id))
         if heir is None and lineage is not None and not self._full(lineage):
-            heir = self._keep(lineage, blobs.get(lineage.function), submitter)
+            heir = self._keep(lineage, self._blobs.get(submitter, {}).get(lineage.function), submitter)
         if heir is not None:
             heir.objects.add(promoted.object_id)
         elif promoted.evicted or lineage is not None:

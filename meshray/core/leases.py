@@ -110,7 +110,7 @@ class Leases(Core):
 
     def _root_of(self, worker: Worker) -> bytes:
         """Who has caused what this worker does: itself if it hosts an actor or idles, else the root of its
-        submitter."""
+        submitter; b"" if tasks of two workers run at each other's, which have ended themselves then."""
         for _ in range(len(self._grants) + 1):
             grant = self._grants.get(worker.grant)
             if grant is None or grant.wanted.is_actor:
@@ -119,7 +119,7 @@ class Leases(Core):
             if parent is None:
                 return grant.wanted.submitter
             worker = parent
-        raise AssertionError(f"the submitters of {worker} form a circle")
+        return b""
 
     def _forget_ended(self) -> None:
         for job in [job for job in self._ended if not self.workers.of_job(job)]:
@@ -429,7 +429,8 @@ class Leases(Core):
             wanted = grant.wanted
             shown = wanted.request if wanted.running_request is None else wanted.running_request
             key = WorkerKey.of(grant.job, shown, wanted.profile, grant.gpu_ids)
-            worker = self.workers.acquire(key, interpreter, grant.id, dedicated=wanted.is_actor)
+            submitter = b"" if wanted.is_actor else wanted.submitter
+            worker = self.workers.acquire(key, interpreter, grant.id, dedicated=wanted.is_actor, but=submitter)
             count = needed.get(interpreter, (0, job))[0]
             needed[interpreter] = (count + (worker is None), job)
             if 0 < wanted.depth < ACTOR_DEPTH and (worker is None or worker.key is None):

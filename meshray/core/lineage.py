@@ -17,6 +17,7 @@ from typing import Any
 from meshray.config import Config
 from meshray.core.submission import Pending, SchedulingClass, exception_name
 from meshray.ids import task_of
+from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Lineage, Place, Promoted
 
 INLINED_MAX_BYTES = 64 << 10
@@ -27,9 +28,10 @@ BATCH_BYTES = 1 << 20
 
 
 class Lineages:
-    """The lineages that one process has told its peer. `table`: the records of the process."""
+    """The lineages that one process has told its peer. `table`: the records of the process. Without `config`, none is
+    ever told: the tasks of a driver end with it."""
 
-    def __init__(self, config: Config, table: dict[bytes, Any]) -> None:
+    def __init__(self, config: Config | None, table: dict[bytes, Any]) -> None:
         self._config = config
         self._table = table
         self._shipped: set[bytes] = set()  # hashes of functions that the peer has
@@ -40,6 +42,9 @@ class Lineages:
         promoted: list[Promoted] = []
         todo = [record]
         record.promoted = record.exposed = True
+        config = self._config
+        if config is None:
+            return [describe(record)]
         size = 0
         while todo:  # grows while it runs
             record = todo.pop()
@@ -47,11 +52,11 @@ class Lineages:
             if record.value is not None or not self._can_be_made_again(task):
                 promoted.append(describe(record))
                 continue
-            room = len(promoted) + len(todo) < self._config.lineage_closure_max_records
-            if not room or size > self._config.lineage_closure_max_bytes:
+            room = len(promoted) + len(todo) < config.lineage_closure_max_records
+            if not room or size > config.lineage_closure_max_bytes:
                 promoted.append(Promoted(record.id, None, evicted=True))
                 continue
-            lineage, needed = self._lineage(task)
+            lineage, needed = self._lineage(task, config.lineage_inline_max_bytes)
             size += lineage_bytes(lineage)
             promoted.append(Promoted(record.id, None, [], lineage))
             for other in needed:
@@ -68,7 +73,7 @@ class Lineages:
             and task.task_id not in self._told
         )
 
-    def _lineage(self, task: Pending) -> tuple[Lineage, list[Any]]:
+    def _lineage(self, task: Pending, inline_max_bytes: int) -> tuple[Lineage, list[Any]]:
         """And the records that must be promoted for it."""
         self._told.add(task.task_id)
         deps: list[bytes | Place | Borrowed] = []
@@ -76,13 +81,15 @@ class Lineages:
         room = INLINED_MAX_BYTES
         for ref in task.dep_refs or ():
             value = self._inline(ref.binary())
-            if value is None or (len(value) > room and ref.binary() not in inlined):
+            if value is None or len(value) > min(room, inline_max_bytes):
                 deps.append(Borrowed(ref.binary()))
+                inlined.discard(ref.binary())
             else:
                 deps.append(value)
                 inlined.add(ref.binary())
                 room -= len(value)
-        pins = list(dict.fromkeys(ref.binary() for ref in task.refs or () if ref.binary() not in inlined))
+        refs = [ref.binary() for ref in task.refs or () if isinstance(ref, ObjectRef)]
+        pins = [object_id for object_id in dict.fromkeys(refs) if object_id not in inlined]
         known = [self._table[object_id] for object_id in pins if object_id in self._table]
         blob = None
         if task.function not in self._shipped:
@@ -112,11 +119,12 @@ class Lineages:
         return lineage, [record for record in known if record.owned and not record.promoted]
 
     def _inline(self, object_id: bytes) -> bytes | None:
-        """The value of a dependency, where it is there, small, and nothing else hangs on it."""
+        """The value of a dependency, where it is there and nothing else hangs on it."""
         record = self._table.get(object_id)
         if record is None or type(record.value) is not bytes or record.contained or record.inside is not None:
             return None
-        return record.value if len(record.value) <= self._config.lineage_inline_max_bytes else None
+        value: bytes = record.value
+        return value
 
     def on_settled(self, object_id: bytes) -> None:
         """A promoted record has its value: its task will not be made again."""

@@ -228,6 +228,24 @@ def is_free(record: Record) -> bool:
     return record.stage is not Stage.EXPECTED or not record.waiters
 
 
+def unreachable(containers: list[Record]) -> list[Record]:
+    """Those of `containers` that nothing keeps but each other: circles, and what hangs on them."""
+    by_id = {record.id: record for record in containers}
+    among: dict[bytes, int] = {}  # pins by each other
+    for record in containers:
+        for inner in record.contained:
+            if inner in by_id:
+                among[inner] = among.get(inner, 0) + 1
+    todo = [record for record in containers if record.holders or record.pins > among.get(record.id, 0)]
+    reached = {record.id for record in todo}
+    for record in todo:  # grows while it runs
+        for inner in record.contained:
+            if inner in by_id and inner not in reached:
+                reached.add(inner)
+                todo.append(by_id[inner])
+    return [record for record in containers if record.id not in reached]
+
+
 def _remove(index: Index, process: bytes, object_id: bytes) -> None:
     entries = index.get(process)
     if entries is not None:

@@ -33,7 +33,7 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.departures import Departures
 from meshray.core.effects import Core, Send
-from meshray.core.object_table import ObjectTable, Record, Stage
+from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
 from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
 from meshray.wire.messages import (
@@ -126,6 +126,7 @@ class Objects(Core):
         self._gone: dict[bytes, str] = {}  # processes that have ended -> why; bounded, the oldest go first
         self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
         self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
+        self._lost_containers: set[bytes] = set()  # LOST records of ended jobs that still contain others
         self._refused = 0
 
     # -- processes ---------------------------------------------------------------------------------------------------
@@ -205,10 +206,20 @@ class Objects(Core):
                     self._table.drop_holder(record, process)
             self._adopt_segments(process)
             self._store.on_death_settled(process)
+            if process in self._doomed:
+                self._end_circles()
             self.heirs.on_settled(process)
             self._forget_owner(process)
             for witness in sorted(self._attached):
                 self._tell(witness, DeathSettled(process))
+
+    def _end_circles(self) -> None:
+        """Counting alone never ends objects of an ended job that contain each other."""
+        lost = [self._table.records[object_id] for object_id in sorted(self._lost_containers)]
+        for record in unreachable(lost):
+            self._lost_containers.discard(record.id)
+            contained, record.contained = record.contained, ()
+            self._unpin_all(contained)
 
     def _forget_owner(self, process: bytes) -> None:
         if process not in self._attached and process not in self._departures and not self._table.owns_any(process):
@@ -270,10 +281,10 @@ class Objects(Core):
             return
         self._table.enter(record, Stage.LOST)
         record.value = self._reason(record.id)
-        contained, record.contained = record.contained, ()
+        if record.contained:  # who has read it may hold what is inside through it alone: that stays as long as it
+            self._lost_containers.add(record.id)
         self.heirs.on_outcome(record.id)
         self._answer(record, record.value)
-        self._unpin_all(contained)
 
     def _reason(self, object_id: bytes) -> Failure:
         """Why nobody can answer for an object."""
@@ -396,7 +407,7 @@ class Objects(Core):
             if value is None:
                 self._table.add_waiter(record, sender)
                 continue
-            batch.append(Promoted(object_id, value, list(record.contained)))
+            batch.append(Promoted(object_id, value, _inside(record)))
             size += len(value) if isinstance(value, bytes) else 0
             self._table.tidy(record)  # it may have been made for this question alone
             if size > self._config.push_batch_max_bytes:
@@ -413,7 +424,7 @@ class Objects(Core):
     def _answer(self, record: Record, value: bytes | Place | Failure) -> None:
         """Tell those who wait for it. The record may end with this."""
         for waiter in self._table.take_waiters(record):
-            promoted = Promoted(record.id, value, list(record.contained))
+            promoted = Promoted(record.id, value, _inside(record))
             last = self._effects[-1] if self._effects else None
             if (
                 isinstance(last, Send)
@@ -457,9 +468,12 @@ class Objects(Core):
         if record.waiters:
             text = f"object {record.id.hex()} was freed while somebody waited for it"
             self._answer(record, Failure("ObjectFreedError", text))
-        self._store.on_object_freed(record.id)
-        if self._unsealed.pop(record.id, None) is not None:  # its maker's word of the segment is still on its way
+        retried = self._store.on_object_freed(record.id)
+        if self._unsealed.pop(record.id, None) is not None or retried:
+            # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
+            # once more.
             _remember(self._early, record.id, None, self._config.early_messages_max)
+        self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
         self._unpin_all(contained)
         self._forget_owner(record.owner)
@@ -520,6 +534,11 @@ class Objects(Core):
         self._store.check()
         for object_id in self._store.live_segments().values():
             assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
+
+
+def _inside(record: Record) -> list[bytes]:
+    """What a reader of the value gets with it."""
+    return list(record.contained) if record.stage is Stage.SETTLED else []
 
 
 def _remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:

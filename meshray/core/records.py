@@ -26,7 +26,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from meshray.config import DEFAULT, Config
+from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.lineage import Lineages, batches, describe
 from meshray.wire.messages import (
@@ -105,8 +105,9 @@ class Records(Core):
         queue: Queue,
         on_idle: Callable[[Record], None],
         on_release: Callable[[Record], bool] = lambda _: True,
-        config: Config = DEFAULT,
+        lineage: Config | None = None,
     ) -> None:
+        """`lineage`: tell the peer how to make pending records again, within these bounds."""
         super().__init__()
         self.table: dict[bytes, Record] = {}
         self._peer = peer
@@ -115,7 +116,7 @@ class Records(Core):
         self._on_release = on_release
         self._next_token = 1
         self._waiting: dict[int, Carrier] = {}  # carriers whose references the peer was told of, by token
-        self._lineages = Lineages(config, self.table)
+        self._lineages = Lineages(lineage, self.table)
 
     def clear(self) -> None:
         """The end of the mesh here: forget everything, and break the cycles that nobody else would."""
@@ -232,6 +233,21 @@ class Records(Core):
             waiters, record.waiters = record.waiters, None
             for waiter in waiters or ():
                 waiter(record)
+
+    # -- deaths of others --------------------------------------------------------------------------------------------
+
+    def on_process_died(self, process: bytes) -> None:
+        """What it had sent here, and kept alive for us, the peer must know of before it learns that we have seen its
+        death. Drain first."""
+        covered = [
+            record
+            for record in self.table.values()
+            if record.carriers and not record.held and any(carrier.source == process for carrier in record.carriers)
+        ]
+        for record in covered:
+            record.held = True
+        if covered:
+            self._tell(Hold(0, [record.id for record in covered]))
 
     # -- promotion ---------------------------------------------------------------------------------------------------
 

@@ -156,15 +156,19 @@ class StoreAccounts(Core):
         if self._queue:  # somebody waits for room: it shall not rest in a pool
             self._effects.append(Send(sender, TrimPool()))
 
-    def on_object_freed(self, object_id: bytes) -> None:
-        """Nobody uses the object any more: its files go back to their makers, or away with them."""
+    def on_object_freed(self, object_id: bytes) -> bool:
+        """Nobody uses the object any more: its files go back to their makers, or away with them. True when one of the
+        makers is dead: then another process may have made the object once more."""
+        of_dead = False
         for segment in list(self._of_object.get(object_id, ())):
             self._remove(segment)
             if segment.maker in self._accounts:
                 self._give_back(segment)
             else:
+                of_dead = True
                 self._effects.append(UnlinkSegment(segment.name))
         self._serve()
+        return of_dead
 
     def _remove(self, segment: _Segment) -> None:
         """Out of the books. A living maker stays charged: the file goes into its pool."""

@@ -154,6 +154,9 @@ class Submission(Core):
         self._leases: dict[int, Lease] = {}
         self._dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
         self._next_class = 1
+        self.kept_by_failed: list[tuple[bytes, Pending]] = []
+        """(worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
+        pins those for it, and empties this."""
         self.stale = 0  # results that nobody waited for
 
     # -- events from this process ------------------------------------------------------------------------------------
@@ -189,6 +192,8 @@ class Submission(Core):
         task.cancelled = True
         if task.state == IN_FLIGHT:
             return True
+        if task.state == READY:
+            self._dirty[task.cls.id] = task.cls  # fewer leases are wanted
         task.state = DONE  # a ready one is skipped when its turn comes
         return False
 
@@ -295,12 +300,14 @@ class Submission(Core):
                 task.state = READY
                 again.append(task)
         lease.cls.ready.extendleft(reversed(again))
-        self._after(lease, now)
+        if done or again:
+            self._after(lease, now)
         return done
 
     def _accept(self, lease: Lease, results: list[Result], now: float) -> list[tuple[Pending, Result]]:
         done: list[tuple[Pending, Result]] = []
         in_flight = lease.in_flight
+        before = len(in_flight)
         for result in results:
             task = in_flight.pop(result.seq, None)
             if task is None:
@@ -313,11 +320,14 @@ class Submission(Core):
                 task.attempt += 1
                 task.state = READY
                 lease.cls.ready.appendleft(task)
+                if result.kept:
+                    self.kept_by_failed.append((lease.link.worker, task))
                 self._tell_retried(task)
                 continue
             task.state = DONE
             done.append((task, result))
-        self._after(lease, now)
+        if len(in_flight) < before:
+            self._after(lease, now)
         return done
 
     def _tell_retried(self, task: Pending) -> None:
@@ -326,7 +336,7 @@ class Submission(Core):
             self._effects.append(Send(self._peer, Retried(task.task_id, task.attempt, task.retries_left)))
 
     def _after(self, lease: Lease, now: float) -> None:
-        """Something left this lease."""
+        """Something left this lease, which was not empty before."""
         in_flight = lease.in_flight
         self._dirty[lease.cls.id] = lease.cls
         if in_flight:

@@ -139,16 +139,18 @@ class Workers:
 
     # -- serving -----------------------------------------------------------------------------------------------------
 
-    def acquire(self, key: WorkerKey, interpreter: Interpreter, grant: int, *, dedicated: bool) -> Worker | None:
+    def acquire(
+        self, key: WorkerKey, interpreter: Interpreter, grant: int, *, dedicated: bool, but: bytes = b""
+    ) -> Worker | None:
         """A ready worker for a grant of `key`; `worker.key` is None when it must be bound first.
 
-        A dedicated one (for an actor) is always fresh: nothing that a task left behind shows in an actor.
+        A dedicated one (for an actor) is always fresh: nothing that a task left behind shows in an actor. `but`: not
+        this one, the submitter itself: when it dies, executors must tell which of its tasks had begun.
         """
-        idle = None if dedicated else self._idle.get(key)
-        if idle:
-            worker = idle.pop()  # the last one used: its caches are warm
-            if not idle:
-                del self._idle[key]
+        idle = () if dedicated else self._idle.get(key, ())
+        worker = next((found for found in reversed(idle) if found.process != but), None)  # its caches are warm
+        if worker is not None:
+            self._remove_idle(worker)
         else:
             unbound = self._unbound.get(interpreter)
             if not unbound:

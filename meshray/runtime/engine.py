@@ -41,6 +41,9 @@ TOLD_MAX = 10_000
 UNFETCHED_KINDS = ("TaskError", "WorkerCrashedError")
 """Failures that are worth a line when nobody fetches them: not the consequences of ends and cancels."""
 
+DEAD_MAX = 4096
+"""How many dead processes are remembered: what arrives from them late is refused."""
+
 BATCH_TASKS = 64
 """Submissions gathered before the caller flushes them, when nothing is idle anyway."""
 
@@ -86,7 +89,8 @@ class Engine:
         self.peer = attachment.peer_id
         self.process_id = attachment.process_id
         self.queue = context.dropped
-        self.records = Records(self.peer, self.queue, self._on_idle, self._on_release)
+        lineage = None if attachment.is_driver else attachment.config
+        self.records = Records(self.peer, self.queue, self._on_idle, self._on_release, lineage)
         self.submission = Submission(self.peer, self.config)
         self.calls = Calls(self.peer)
         self.store = SegmentStore(
@@ -107,7 +111,7 @@ class Engine:
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
         self._next_request = 1
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
-        self._dead: set[bytes] = set()  # processes that were said to be dead and are not settled yet
+        self.dead: dict[bytes, None] = {}  # processes that were said to be dead; the last `DEAD_MAX`
         self._leaving: set[bytes] = set()  # actors whose last handle here is gone, but not their last call
         self._next_tick = 0.0
         self._wrote = False
@@ -137,7 +141,7 @@ class Engine:
 
     def on_messages(self, batch: list[tuple[bytes, Any]]) -> None:
         for source, message in batch:
-            if source in self._dead:
+            if source in self.dead:
                 continue  # its death was accounted for: this came too late
             handler = self._table.get(type(message))
             if handler is not None:
@@ -176,17 +180,19 @@ class Engine:
 
     def flush(self) -> None:
         """Perform the effects of the cores, then send what the shell has to say. Under the lock."""
-        send = self.endpoint.send
+        send, dead = self.endpoint.send, self.dead
         if self.store.sealed:
             send(self.peer, m.Sealed(self.store.take_sealed()))
         for core in (self.records, self.submission, self.calls):
             if core._effects:
                 for effect in core.take_effects():
-                    send(effect.to, effect.message)
+                    if effect.to not in dead:  # a link to it would wait for ever
+                        send(effect.to, effect.message)
         if self._outbox:
             outbox, self._outbox = self._outbox, []
             for destination, message in outbox:
-                send(destination, message)
+                if destination not in dead:
+                    send(destination, message)
         if self.endpoint.clogged:
             self.endpoint.flush()
 
@@ -353,6 +359,8 @@ class Engine:
     def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
         """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""
         settle = self.records.settle
+        if self.submission.kept_by_failed:
+            self._pin_for_failed()
         for task, result in done:
             values, records, refs = result.values, task.records, task.refs
             task.refs = None
@@ -369,13 +377,23 @@ class Engine:
                 value = values[index] if len(values) > index else values[0]
                 settle(record, value, contained[index] if contained else None)
 
+    def _pin_for_failed(self) -> None:
+        kept, self.submission.kept_by_failed = self.submission.kept_by_failed, []
+        for worker, task in kept:
+            if task.refs is not None:
+                self.pins[worker, task.task_id] = list(task.refs)
+
     # -- failures that nobody fetches ----------------------------------------------------------------------------------
 
     def tell(self, records: list[Record]) -> None:
-        """The failures among these were seen by the program. From any thread."""
-        for record in records:
-            if type(record.value) is m.Failure:
-                self._remember_told(task_of(record.id))
+        """The failures among these were seen by the program. Not under the lock."""
+        raised = self.pump.enter()
+        try:
+            for record in records:
+                if type(record.value) is m.Failure:
+                    self._remember_told(task_of(record.id))
+        finally:
+            self.pump.leave(raised)
 
     def _remember_told(self, task_id: bytes) -> None:
         self._told[task_id] = None
@@ -456,24 +474,33 @@ class Engine:
     # -- references --------------------------------------------------------------------------------------------------
 
     def pin(self, receiver: bytes, carrier: bytes, refs: list[Any]) -> None:
-        """Keep these handles until the receiver says CarrierDone, or is dead and settled. Under the lock."""
-        self.pins[receiver, carrier] = refs
+        """Keep these handles until the receiver says CarrierDone, or is dead and settled. Under the lock. What is for a
+        dead process is for the peer, which adopts its tasks."""
+        self.pins[self.peer if receiver in self.dead else receiver, carrier] = refs
+
+    def pin_for_peer(self, receiver: bytes, carrier: bytes) -> None:
+        """The receiver of these is dead: the peer takes them instead. Under the lock."""
+        refs = self.pins.pop((receiver, carrier), None)
+        if refs is not None:
+            self.pins[self.peer, carrier] = refs
 
     def _on_carrier_done(self, source: bytes, message: m.CarrierDone) -> None:
         for carrier in message.carriers:
             self.pins.pop((source, carrier), None)
 
     def _on_process_died(self, _: bytes, message: m.ProcessDied) -> None:
+        self.dead[message.process] = None
+        if len(self.dead) > DEAD_MAX:
+            del self.dead[next(iter(self.dead))]
         if self.host is not None:
             self.host.on_process_died(message.process)
-        self._dead.add(message.process)
         self.records.drain()
+        self.records.on_process_died(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
         self.endpoint.drop(message.process)
 
     def _on_death_settled(self, _: bytes, message: m.DeathSettled) -> None:
-        self._dead.discard(message.process)
         for key in [key for key in self.pins if key[0] == message.process]:
             del self.pins[key]
 

@@ -126,6 +126,7 @@ class Pump:
         self._wrapped: dict[int, Any] = {}  # guarded signal -> the handler that ours stands for
         self._deferred: deque[int] = deque()  # signals that came in a shielded section
         self._leader: Waiter | None = None
+        self._leader_thread = 0  # its thread
         self._leader_polls = False  # it is, or is about to be, in its poll
         self._followers: deque[Waiter] = deque()
         self._last_turn_s = 0.0  # of the last turn by another thread than the background's
@@ -367,6 +368,11 @@ class Pump:
             self._guard()
         raised = self.enter()
         self._inside.append(me)
+        outer, poll = None, self._leader_poll
+        if self._leader_thread == me and self._leader is not None:
+            # A signal handler waits, in the poll of the leader further down this stack: it leads for the time being.
+            outer, self._leader = self._leader, None
+            poll = self._new_poll(self._wake_leader)  # the other one is in use
         try:
             if begin is not None:
                 begin()
@@ -389,7 +395,7 @@ class Pump:
                     timeout_s = 0  # one look at the least
                 looked = True
                 if self._leader is None or self._leader is waiter:
-                    self._lead(waiter, timeout_s, raised)
+                    self._lead(waiter, timeout_s, raised, poll)
                 else:
                     self._follow(waiter, timeout_s, raised)
         finally:
@@ -401,12 +407,16 @@ class Pump:
             self._inside.remove(me)
             if self._leader is waiter:
                 self._leader = None
-            if self._leader is None:
+            if outer is not None and self._leader is None:
+                self._leader, self._leader_polls = outer, True
+                self._signal(self._wake_leader)  # what it waits for may have come meanwhile
+            elif self._leader is None:
                 self._hand_over()
             self.leave(raised)
 
-    def _lead(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
+    def _lead(self, waiter: Waiter, timeout_s: float, raised: bool, poll: select.poll) -> None:
         self._leader = waiter
+        self._leader_thread = _ident()
         self._leader_polls = True
         timer_s = self._handler.next_timer_s(_monotonic())
         if timer_s is not None:
@@ -418,7 +428,7 @@ class Pump:
         try:
             if raised:
                 self._unshield()
-            events = self._leader_poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
+            events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
             if raised:
                 self._shielded = True
@@ -450,9 +460,10 @@ class Pump:
         """Nobody leads: somebody else does, or the background thread looks after things.
 
         One who was woken to lead may have got what he waits for meanwhile, or have given up: so everybody who leaves
-        hands over when nobody leads, not only the leader.
+        hands over when nobody leads, not only the leader. The last comes first: an earlier one of the same thread is
+        interrupted by a signal handler that waits, too.
         """
-        for follower in self._followers:
+        for follower in reversed(self._followers):
             if follower.lock is not None:
                 self.wake(follower)
                 return

@@ -89,7 +89,7 @@ class Tasks:
         task.retries_left = options.max_retries
         task.retry_exceptions = options.retry_exceptions
         if arguments is not NO_ARGUMENTS:
-            task.refs, task.nested = arguments.refs, arguments.nested
+            task.refs, task.nested, task.dep_refs = arguments.refs, arguments.nested, arguments.deps
         inbox = engine.inbox
         inbox.append((task, arguments.deps))
         pump = engine.pump

@@ -104,8 +104,10 @@ class Waiting:
             self._unregister(missing, waiter)
             count = sum(record.value is None for record in missing)
             raise GetTimeoutError(f"get timed out after {timeout} s: {count} of {len(missing)} values are not there")
-        if any(r.value is None for r in missing) and not any(type(r.value) is Failure for r in missing):
-            engine.check()
+        if any(r.value is None for r in missing):
+            self._unregister(missing, waiter)
+            if not self._any_failed(missing):
+                engine.check()
 
     def _register(self, missing: list[Record], waiter: Waiter) -> None:
         """Have the waiter told of each of these. Under the lock."""

@@ -28,7 +28,8 @@ from meshray.runtime.client import Current
 from meshray.runtime.failures import headline_of
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
-from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor, Item
+from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
+from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
 ASYNC_CONCURRENCY = 1000
@@ -127,6 +128,10 @@ class ActorHost:
             return
         current.cancelled = True
         call.cancel()
+
+    def runs_for(self, caller: bytes) -> bool:
+        """Whether calls of this process run, or may soon: task ids begin with their submitter."""
+        return self.behind or any(task_id.startswith(caller) for task_id in [*self._flags, *self._calls])
 
     @property
     def behind(self) -> bool:

@@ -35,6 +35,7 @@ from meshray.store.journal import ConcurrentJournal, source_of_lease
 from meshray.wire import messages as m
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
+from meshray.worker.orphans import Item, Orphanage
 from meshray.worker.outcomes import Outcomes
 from meshray.worker.streams import announce
 
@@ -46,8 +47,6 @@ _perf_ns = time.perf_counter_ns
 
 CANCELLED_MAX = 256
 """Cancelled attempts that are remembered: one of them may be about to begin, the others were finished already."""
-
-Item = tuple[bytes, int, m.Task]  # source, lease, task
 
 
 class ActorExitRequest(BaseException):
@@ -71,6 +70,9 @@ class Hosted(Protocol):
 
     def on_cancel(self, message: m.Cancel) -> None:
         """A call that may have begun is to be cancelled."""
+
+    def runs_for(self, caller: bytes) -> bool:
+        """Whether calls of this process run, or may soon."""
 
     @property
     def behind(self) -> bool:
@@ -97,6 +99,8 @@ class Executor:
         self.hosting = False  # the main thread has begun to run it
         self._idle: Waiter | None = None  # the main thread waits for work with it
         self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
+        self._at_hand: Item | None = None  # the last that was taken from the queue to be run
+        self.orphans = Orphanage(client.engine)
         self._busy_ns = 0  # time spent on what is in `done`; only the main thread of tasks counts it
         self._running: m.Task | None = None
         self._running_since_s = 0.0
@@ -104,6 +108,7 @@ class Executor:
         self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
         self._handles: dict[bytes, int] = {}  # journal handles by source
         self._last_lease_source = b""
+        self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
         self._blocks = 0
         self._children: dict[bytes, list[bytes]] = {}  # what a running task has submitted: the results' ids
         self._main = Current()  # of tasks, and of the user's threads
@@ -134,6 +139,7 @@ class Executor:
 
     def on_bound(self, bind: m.Bind) -> None:
         """The job of this worker, and what every task of it may use."""
+        self.orphans.driver = bind.job.job
         self._main.gpu_ids = list(bind.gpu_ids)
         self._main.resources = to_quantities(bind.resources)
 
@@ -179,6 +185,8 @@ class Executor:
                 self._last_lease_source = name
             handle = self._handles[name] = self.journal.source(name)
         self.journal.acknowledged(handle, message.acknowledged)
+        if self.orphans.unacknowledged:
+            self.orphans.on_acknowledged(lease, message.acknowledged)
         self.queue.extend([(source, lease, task) for task in message.tasks])
         if self.actor is not None:
             self.actor.on_work()
@@ -238,8 +246,23 @@ class Executor:
     def on_process_died(self, process: bytes) -> None:
         """Calls of a dead caller are not begun any more."""
         for item in [item for item in list(self.queue) if item[0] == process]:
-            if item in self.queue:
+            try:
                 self.queue.remove(item)
+            except ValueError:
+                continue  # the main thread was quicker
+        if self.actor is None:
+            self.orphans.tell(process, self.done, self._at_hand)
+        elif process in self._handles:
+            self._dead_callers.add(process)
+            self._forget_callers()
+
+    def _forget_callers(self) -> None:
+        """Dead callers whose last call has ended need no place in the journal. Under the lock."""
+        assert self.actor is not None
+        for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
+            self._dead_callers.discard(caller)
+            self._handles.pop(caller, None)
+            self.journal.forget(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -267,16 +290,23 @@ class Executor:
 
     def _send_results(self) -> None:
         """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
+        orphans = self.orphans
         done, groups = self.done, dict[tuple[bytes, int], list[m.Result]]()
         busy, self._busy_ns = self._busy_ns, 0
         while done:
-            (source, lease, _), result = done.popleft()
+            item, result = done.popleft()
+            source, lease, _ = item
+            if source != orphans.driver and lease and orphans.takes(item, result):
+                continue
             group = groups.get((source, lease))
             if group is None:
                 group = groups[source, lease] = []
             group.append(result)
         for (source, lease), results in groups.items():
-            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+            if source not in self._dead_callers:
+                self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+        if self._dead_callers:
+            self._forget_callers()
 
     def give_back(self) -> None:
         """What has not begun goes to another worker. Under the lock."""
@@ -377,6 +407,9 @@ class Executor:
                 item = queue.popleft()
             except IndexError:
                 return
+            self._at_hand = item
+            if self.engine.dead and not self._still_wanted(item):
+                continue
             began = _perf_ns()
             if not self.done:
                 since = began
@@ -385,6 +418,16 @@ class Executor:
             self._busy_ns += ended - began
             if queue and (len(self.done) >= SEND_TASKS or ended - since > SEND_AFTER_S * 1e9):
                 self.flush()
+
+    def _still_wanted(self, item: Item) -> bool:
+        """Whether this task is for somebody who lives, or was reported as an orphan that runs here."""
+        if item[0] not in self.engine.dead:
+            return True
+        raised = self.engine.pump.enter()
+        try:
+            return self.orphans.runs(item)
+        finally:
+            self.engine.pump.leave(raised)
 
     def flush(self) -> None:
         """One turn: what is unsent leaves."""
@@ -396,8 +439,8 @@ class Executor:
             pump.leave(raised)
 
     def journal_handle(self, item: Item) -> int:
-        """The journal's handle for the pusher of an item."""
-        return self._handles[source_of_lease(item[1]) if item[1] else item[0]]
+        """The journal's handle for the pusher of an item; 0, which it ignores, for one that has died meanwhile."""
+        return self._handles.get(source_of_lease(item[1]) if item[1] else item[0], 0)
 
     def attempt(self, item: Item) -> m.Result:
         """Run one attempt of a task."""

@@ -285,7 +285,7 @@ def test_the_end_of_a_job_loses_its_objects_to_others(peer: Peer) -> None:
         peer.core.on_process_died(process)
     for process in (A, B, C):
         peer.core.on_death_seen(other, m.DeathSeen(process))
-    assert not peer.core.knows(inner)
+    assert peer.core.knows(inner), "who has read the container may hold what is inside through it"
     peer.release(other, x)
     assert peer.core.stats().records == 0
 
@@ -323,3 +323,42 @@ def test_departures_settle_in_a_chain() -> None:
     assert departures.answered(b"3", b"2") == [b"2", b"1"]
     assert departures.open(b"3", []) == [b"3"]
     assert len(departures) == 0
+
+
+def test_who_has_read_a_container_keeps_what_is_inside_when_its_job_ends(peer: Peer) -> None:
+    other, third = NODE + b"other---", NODE + b"third---"
+    for process in (other, third):
+        peer.core.on_process_attached(process, 9, process)
+    outer, inner = oid(A), oid(third)
+    peer.promote(third, inner, b"value")
+    peer.promote(A, outer, b"[inner]", inner)
+    peer.hold(other, outer)
+    peer.fetch(other, outer)  # and unpickles the inner one, which it holds through the outer one
+    peer.release(third, inner)
+    peer.core.on_job_ended(A)
+    assert peer.core.value_of(inner) == b"value"
+    peer.hold(other, inner)
+    peer.release(other, outer, inner)
+    peer.release(A, outer)
+    assert peer.core.stats().records == 0
+
+
+def test_circles_of_an_ended_job_go_with_its_last_process(peer: Peer) -> None:
+    x, y = oid(A, 1), oid(A, 2)
+    peer.promote(A, x, b"[y]", y)
+    peer.promote(A, y, b"[x]", x)
+    peer.release(A, x, y)
+    assert peer.core.stats().records == 2
+    peer.core.on_job_ended(A)
+    peer.settle(A)
+    assert peer.core.stats().records == 0
+
+
+def test_the_late_word_of_a_second_attempt_finds_its_object_released(peer: Peer) -> None:
+    x = oid(A)
+    peer.seal(B, x)  # and B dies before its result arrives: the task runs once more, at C
+    peer.settle(B)
+    peer.release(A, x)
+    peer.seal(C, x)
+    assert not peer.core.knows(x)
+    assert not peer.store.live_segments()

@@ -366,6 +366,38 @@ class TestKill:
         assert seen[2] in (1, 2, 3)
 
 
+class TestCallersThatDie:
+    @pytest.mark.parametrize("max_concurrency", [1, 3])
+    def test_their_queued_calls_are_dropped_and_others_are_served(self, journal: Path, max_concurrency: int) -> None:
+        gate = journal.parent / "gate"
+        mortal = Mortal.options(max_concurrency=max_concurrency).remote(journal)
+        get(mortal.__ray_ready__.remote())
+
+        @ray.remote
+        class Caller:
+            def pid(self) -> int:
+                return os.getpid()
+
+            def call(self, mortal: Any, gate: Path) -> None:
+                self.kept = [mortal.__ray_call__.remote(_until, gate) for _ in range(4)]
+                self.kept += [mortal.call.remote("queued") for _ in range(20)]
+
+        for _ in range(3):
+            caller = Caller.remote()
+            get(caller.call.remote(mortal, gate))
+            os.kill(get(caller.pid.remote()), signal.SIGKILL)
+            wait_until(lambda caller=caller: _is_dead(caller))
+        gate.touch()
+        assert get(mortal.call.remote("own")) >= 1
+        get([mortal.call.remote(number) for number in range(100)])
+
+
+def _until(instance: Any, gate: Path) -> None:
+    give_up_at = time.monotonic() + LIMIT_S
+    while not gate.exists() and time.monotonic() < give_up_at:
+        time.sleep(0.005)
+
+
 class TestChildren:
     @pytest.mark.fault(8)
     def test_an_actor_that_owns_references_dies(self) -> None:

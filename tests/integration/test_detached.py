@@ -77,7 +77,8 @@ def double(x):
 
 ray.init(address="auto", namespace="app")
 array = ray.put(np.ones(200_000))
-store = Store.options(name="store", lifetime="detached", max_restarts=1, max_task_retries=1).remote(array, [ray.put("inside")])
+options = dict(name="store", lifetime="detached", max_restarts=1, max_task_retries=1)
+store = Store.options(**options).remote(array, [ray.put("inside")])
 mortal = Store.options(name="mortal").remote(array, [])
 assert ray.get(store.put.remote("key", "value"), timeout=30) == 1
 print(ray.get(store.pid.remote(), timeout=30), ray.get(mortal.pid.remote(), timeout=30))
@@ -180,23 +181,23 @@ def test_results_of_an_ended_program_are_not_kept_by_a_detached_actor(peer: None
         "import meshray as ray\n"
         "ray.init(address='auto', namespace='app')\n"
         "keeper = ray.get_actor('keeper')\n"
-        "ray.get(keeper.keep.remote([ray.put('mine')]), timeout=30)\n"
-        "print(ray.get(keeper.look.remote(), timeout=30))\n"
+        "ray.get(keeper.keep.remote([ray.put('seen'), ray.put('unseen')]), timeout=30)\n"
+        "print(ray.get(keeper.look.remote(0), timeout=30))\n"
     )
 
     class Keeper:
         def keep(self, box: list[Any]) -> None:
             self.box = box
 
-        def look(self) -> Any:
-            return ray.get(self.box[0], timeout=LIMIT_S)
+        def look(self, index: int) -> Any:
+            return ray.get(self.box[index], timeout=LIMIT_S)
 
     ray.init(address="auto", namespace="app")
     keeper = ray.remote(Keeper).options(name="keeper", lifetime="detached").remote()
     get(keeper.__ray_ready__.remote())
-    assert run(str(program)).strip() == "mine"
+    assert run(str(program)).strip() == "seen"
     with pytest.raises(ray.exceptions.OwnerDiedError, match="job"):
-        get(keeper.look.remote())
+        get(keeper.look.remote(1))
     ray.kill(keeper)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -310,10 +311,12 @@ class TestOwnHandlers:
 
     def test_one_that_calls_us(self, shared_mesh: ModuleType, tmp_path: Path) -> None:
         """A handler may submit and get: it runs between our sections, never inside one."""
-        got: list[int] = []
+        got: list[tuple[int, int]] = []
+        numbers = itertools.count()
 
         def handle(*_: object) -> None:
-            got.append(ray.get(plus_one.remote(len(got)), timeout=LIMIT_S))
+            number = next(numbers)
+            got.append((number, ray.get(plus_one.remote(number), timeout=LIMIT_S)))
 
         previous = signal.signal(signal.SIGUSR1, handle)
         main = threading.main_thread().ident
@@ -335,7 +338,7 @@ class TestOwnHandlers:
             thread.join(LIMIT_S)
             signal.signal(signal.SIGUSR1, previous)
         assert got
-        assert sorted(got) == list(range(1, len(got) + 1))
+        assert all(value == number + 1 for number, value in got)
         assert healthy()
 
 
@@ -360,7 +363,7 @@ class TestStorms:
                 assert storm.until_done(lambda r=refs: ray.wait(r, num_returns=20, timeout=LIMIT_S)) == (refs, [])
                 large = storm.until_done(lambda: ray.put(b"x" * 300_000))
                 assert storm.until_done(lambda ref=large: ray.get(ref, timeout=LIMIT_S)) == b"x" * 300_000
-                call = storm.until_done(lambda: counter.add.remote())
+                call = storm.until_done(counter.add.remote)
                 added += 1
                 assert storm.until_done(lambda ref=call: ray.get(ref, timeout=LIMIT_S)) >= before + added
         assert storm.raised > 10

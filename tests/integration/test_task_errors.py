@@ -119,7 +119,9 @@ def test_an_exception_that_was_caught_in_between(shared_mesh: ModuleType) -> Non
     assert ray.get(outer.remote(), timeout=GET_S) == "caught 1"
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, StopIteration, FileNotFoundError], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [KeyboardInterrupt, GeneratorExit, StopIteration, FileNotFoundError], ids=lambda k: k.__name__
+)
 def test_unusual_exceptions(shared_mesh: ModuleType, kind: type[BaseException]) -> None:
     ray = shared_mesh
 
@@ -283,7 +285,9 @@ def test_an_error_that_nobody_fetches_is_logged_once(shared_mesh: ModuleType, ca
         until(lambda text=text: f"ValueError: {text}" in caplog.text, f"a line about {text!r}")  # type: ignore[misc]
     messages = [record.getMessage() for record in caplog.records]
     assert sum("forgotten pair" in message for message in messages) == 1
-    assert any("nobody fetched the error of one" in message and "raise ValueError(text)" in message for message in messages)
+    assert any(
+        "nobody fetched the error of one" in message and "raise ValueError(text)" in message for message in messages
+    )
 
 
 def test_an_error_that_was_fetched_or_passed_on_is_not_logged(

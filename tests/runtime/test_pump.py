@@ -226,10 +226,10 @@ def test_one_that_was_woken_to_lead_and_leaves_wakes_the_next(bench: Bench) -> N
     first, second, third = (bench.waiter() for _ in range(3))
     leader = Waiting(bench, first)
     wait_until(lambda: polling(bench, first))
-    followers = [Waiting(bench, second)]
-    wait_until(lambda: following(bench, second))
-    followers.append(Waiting(bench, third))
+    followers = [Waiting(bench, third)]
     wait_until(lambda: following(bench, third))
+    followers.insert(0, Waiting(bench, second))
+    wait_until(lambda: following(bench, second))
     bench.pump.enter()
     try:
         first()  # the leader will leave, and wake the second to lead: while we hold the lock, all three are as good as
@@ -455,6 +455,32 @@ def test_close_from_a_signal_handler_in_the_poll(bench: Bench) -> None:
         assert bench.pump.wait(bench.waiter(), deadline())
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["the leader", "a follower"])
+def test_a_signal_handler_in_the_poll_may_wait_too(bench: Bench, leads: bool) -> None:
+    """It leads, or follows, in the place of the one that it has interrupted; which then goes on."""
+    first, inner, outer = (bench.waiter() for _ in range(3))
+    done: list[str] = []
+
+    def handle(*_: object) -> None:
+        threading.Timer(0.01, bench.endpoint.deliver, [first]).start()  # a leader leaves: somebody of ours must lead
+        threading.Timer(0.02, bench.endpoint.deliver, [outer]).start()  # comes while the inner one waits
+        threading.Timer(0.03, bench.endpoint.deliver, [inner]).start()
+        done.append("inner" if bench.pump.wait(inner, deadline()) else "late")
+
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        bench.pump.start()
+        leader = None if leads else Waiting(bench, first)
+        wait_until(lambda: leads or polling(bench, first))
+        threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        done.append("outer" if bench.pump.wait(outer, deadline()) else "late")
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert done == ["inner", "outer"]
+    assert leader is None or leader.end()
+    assert bench.pump._leader is None
 
 
 # -- interrupts --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 One `ActorLink` per actor that this process calls. Its states, as the actor's owner tells them (`ActorState`)::
 
     PENDING     not created yet, or restarting: calls wait here
-    ALIVE       calls go to its worker, numbered anew for each incarnation
+    ALIVE       calls go to its worker, numbered anew for each incarnation, and never twice for the same one: its journal
+                knows calls by number, also those from before this process let go of the actor and met it again
     DEAD        every call fails with the reason, for ever
 
 A call whose arguments are not ready holds the later ones: that is what order means. When an incarnation dies, calls in
@@ -82,6 +83,7 @@ class Calls(Core):
         self._links: dict[bytes, ActorLink] = {}
         self._by_worker: dict[bytes, ActorLink] = {}
         self._dirty: dict[bytes, ActorLink] = {}
+        self._numbers: dict[bytes, int] = {}  # living worker of a forgotten actor -> the next sequence number for it
         self.stale = 0
 
     def link(self, actor_id: bytes) -> ActorLink:
@@ -155,7 +157,8 @@ class Calls(Core):
         link.state = ALIVE if message.worker and not link.doomed else PENDING
         if message.worker:
             link.creation_refs = None  # the peer keeps what it needs to start it again
-            link.next_seq, link.acknowledged, link.told = 1, 0, 0
+            link.next_seq = self._numbers.pop(message.worker, 1)
+            link.acknowledged = link.told = link.next_seq - 1
             self._by_worker[message.worker] = link
             self._dirty[link.actor_id] = link
         return done
@@ -293,9 +296,17 @@ class Calls(Core):
     def forget(self, actor_id: bytes) -> None:
         """No handle and no call of this process is left."""
         link = self._links.pop(actor_id, None)
-        if link is not None:
-            self._by_worker.pop(link.worker, None)
-            self._dirty.pop(actor_id, None)
+        if link is None:
+            return
+        self._dirty.pop(actor_id, None)
+        if self._by_worker.pop(link.worker, None) is not None and link.next_seq > 1:
+            self._numbers[link.worker] = link.next_seq
+            if link.acknowledged > link.told:
+                self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
+
+    def on_process_died(self, process: bytes) -> None:
+        """It hosts nothing any more."""
+        self._numbers.pop(process, None)
 
     def idle(self, link: ActorLink) -> bool:
         """Whether a new call would start at once."""

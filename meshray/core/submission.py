@@ -154,9 +154,9 @@ class Submission(Core):
         self._leases: dict[int, Lease] = {}
         self._dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
         self._next_class = 1
+        # (worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
+        # pins those for it, and empties this
         self.kept_by_failed: list[tuple[bytes, Pending]] = []
-        """(worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
-        pins those for it, and empties this."""
         self.stale = 0  # results that nobody waited for
 
     # -- events from this process ------------------------------------------------------------------------------------
@@ -435,9 +435,7 @@ class Submission(Core):
         cls.demanded = count
         if cls.ready:
             cls.name = cls.ready[0].name
-        self._effects.append(
-            Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name))
-        )
+        self._effects.append(Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name)))
 
     def tick(self, now: float, idle_s: float) -> None:
         """Give back leases that had nothing to do for `idle_s`; at once when another class of ours has none at all."""

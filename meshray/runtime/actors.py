@@ -63,6 +63,7 @@ class Actors:
         waiter = Waiter(engine.pump, 1)
 
         def reply(answer: m.ActorFound) -> None:
+            engine.finding -= 1
             answers.append(answer)
             if answer.created:
                 self._born(actor_id, arguments.refs)
@@ -99,6 +100,7 @@ class Actors:
                 self._born(actor_id, arguments.refs)
                 engine.pump.turn()
                 return Found(actor_id, methods, True)
+            engine.finding += 1
             engine.request(lambda number: make(request_id=number), reply)
         finally:
             engine.pump.leave(raised)
@@ -151,6 +153,7 @@ class Actors:
         waiter = Waiter(engine.pump, 1)
 
         def reply(answer: m.ActorFound) -> None:
+            engine.finding -= 1
             answers.append(answer)
             if answer.failure is None:
                 self._adopt(answer.actor_id)
@@ -159,6 +162,7 @@ class Actors:
         raised = engine.pump.enter()
         try:
             engine.check()
+            engine.finding += 1
             engine.request(lambda number: m.FindActor(number, name, space), reply)
         finally:
             engine.pump.leave(raised)

@@ -28,6 +28,7 @@ from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
 from meshray.runtime.pump import Pump
+from meshray.store.files import segment_prefix
 from meshray.store.segments import SegmentStore
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
@@ -112,6 +113,7 @@ class Engine:
         self._next_request = 1
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
         self.dead: dict[bytes, None] = {}  # processes that were said to be dead; the last `DEAD_MAX`
+        self.finding = 0  # unanswered questions for actors by name: the answer counts a handle that is not made yet
         self._leaving: set[bytes] = set()  # actors whose last handle here is gone, but not their last call
         self._next_tick = 0.0
         self._wrote = False
@@ -363,6 +365,9 @@ class Engine:
             self._pin_for_failed()
         for task, result in done:
             values, records, refs = result.values, task.records, task.refs
+            if task.attempt:
+                for record in records:
+                    record.exposed = True
             task.refs = None
             if refs is not None and result.kept:
                 self.pins[worker, task.task_id] = refs
@@ -445,23 +450,21 @@ class Engine:
         self.complete(done, source)
 
     def _on_lease_lost(self, _: bytes, message: m.LeaseLost) -> None:
-        self._announce_places(message.worker, message.finished)
         self.complete(self.submission.on_lost(message, time.monotonic()), message.worker)
 
     def _on_actor_state(self, _: bytes, message: m.ActorState) -> None:
         link = self.calls.known(message.actor_id)
         worker = b"" if link is None else link.worker
-        if message.finished:
-            self._announce_places(worker, message.finished)
         self.complete(self.calls.on_state(message), worker)
 
-    def _announce_places(self, worker: bytes, results: list[m.Result]) -> None:
-        """Segments that a dead worker wrote: its own word of them may have been lost with it."""
+    def _announce_places(self, dead: bytes) -> None:
+        """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost with
+        it. Not those that were released: the peer would wait for a release that never comes."""
+        prefix = segment_prefix(dead)
         segments = [
-            m.SealedSegment(value.object_id, value.segment, value.size, value.size, worker)
-            for result in results
-            for value in result.values
-            if isinstance(value, m.Place)
+            m.SealedSegment(record.id, record.value.segment, record.value.size, record.value.size, dead)
+            for record in self.records.table.values()
+            if isinstance(record.value, m.Place) and record.value.segment.startswith(prefix)
         ]
         if segments:
             self.send(self.peer, m.Sealed(segments))
@@ -494,8 +497,10 @@ class Engine:
             del self.dead[next(iter(self.dead))]
         if self.host is not None:
             self.host.on_process_died(message.process)
+        self.calls.on_process_died(message.process)
         self.records.drain()
         self.records.on_process_died(message.process)
+        self._announce_places(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
         self.endpoint.drop(message.process)
@@ -515,6 +520,8 @@ class Engine:
             else:
                 self.store.forget(value.segment)
                 self.send(self.peer, m.Release([record.id]))
+        elif record.exposed:  # an earlier attempt may have written a segment that nobody spoke of
+            self.send(self.peer, m.Release([record.id]))
 
     def _pool(self, object_id: bytes, segment: str) -> None:
         """Nobody else ever knew of this segment: it may be written again. The peer learns that first of all, and after
@@ -530,14 +537,14 @@ class Engine:
         actor_id = task_of(record.id)
         if self.calls.known(actor_id) is None:
             return True
-        if self.calls.outstanding(actor_id) or any(actor == actor_id for actor, _, _ in self.call_inbox):
+        if self.finding or self.calls.outstanding(actor_id) or any(each[0] == actor_id for each in self.call_inbox):
             self._leaving.add(actor_id)
             return False
         self.calls.forget(actor_id)
         return True
 
     def _release_actors(self) -> None:
-        for actor_id in [a for a in self._leaving if not self.calls.outstanding(a)]:
+        for actor_id in [a for a in self._leaving if not self.calls.outstanding(a)] if not self.finding else ():
             self._leaving.discard(actor_id)
             self.records.let_go(actor_id + FIRST_RETURN)
 

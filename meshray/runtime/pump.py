@@ -214,6 +214,19 @@ class Pump:
             self._interrupted = False
             raise KeyboardInterrupt
 
+    def shield(self) -> bool:
+        """Put the shield up without the lock, for what must not be interrupted and calls none of us. Returns what
+        `unshield` wants back."""
+        if _ident() != self._main or self._shielded:
+            return False
+        self._shielded = True
+        return True
+
+    def unshield(self, raised: bool) -> None:
+        """The end of `shield`; raises what came meanwhile."""
+        if raised:
+            self._unshield()
+
     @property
     def shielded(self) -> bool:
         """Whether the main thread is in a section that an exception must not leave."""

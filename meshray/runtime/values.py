@@ -51,12 +51,16 @@ class Values:
         """Write a payload to the store, asking the peer for room where that is needed."""
         engine = self._engine
         while True:
+            shield = engine.pump.shield()  # a Ctrl-C in between would leave a descriptor open, or credit spent
             try:
                 place = engine.store.write(object_id, payload)
                 engine.wrote()
                 return place
             except NeedCredit as need:
-                self._ask_for_room(need.size)
+                size = need.size
+            finally:
+                engine.pump.unshield(shield)
+            self._ask_for_room(size)
 
     def _ask_for_room(self, size: int) -> None:
         engine = self._engine
@@ -134,13 +138,17 @@ class Values:
         """The payload in its segment, read-only. A view counts like a handle: it dies with the last array made of it.
         """
         engine, object_id = self._engine, place.object_id
-        engine.queue.append((object_id, carrier))
         dropped = engine.queue.append
+        shield = engine.pump.shield()
         try:
-            return engine.store.open(place, lambda: dropped(object_id))
-        except BaseException:
-            dropped(object_id)
-            raise
+            engine.queue.append((object_id, carrier))
+            try:
+                return engine.store.open(place, lambda: dropped(object_id))
+            except BaseException:
+                dropped(object_id)
+                raise
+        finally:
+            engine.pump.unshield(shield)
 
     def adopt(self, object_id: bytes) -> None:
         """A handle was unpickled in this thread."""

@@ -44,7 +44,12 @@ def capacity_for(nbytes: int) -> int:
 
 def segment_name(process: bytes, number: int) -> str:
     """The name of the `number`-th segment that `process` made. No name is used twice."""
-    return f"{process[-8:].hex()}-{number:x}"
+    return f"{segment_prefix(process)}{number:x}"
+
+
+def segment_prefix(process: bytes) -> str:
+    """How the names of all segments of `process` begin."""
+    return process[-8:].hex() + "-"
 
 
 def is_segment_name(name: str) -> bool:
@@ -55,7 +60,7 @@ def is_segment_name(name: str) -> bool:
 
 def segments_of(folder: Path, process: bytes) -> list[str]:
     """The segments that a process made and that are still there: what a dead one left, sealed or not."""
-    prefix = process[-8:].hex() + "-"
+    prefix = segment_prefix(process)
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.name.startswith(prefix))
 

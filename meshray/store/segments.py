@@ -113,7 +113,7 @@ class SegmentStore:
         self.sealed: list[SealedSegment] = []  # to be told to the peer; `take_sealed` drains it
         self._node = node
         self._process = process
-        self._prefix = files.segment_name(process, 0)[:-1]  # of the names of this process's segments
+        self._prefix = files.segment_prefix(process)  # of the names of this process's segments
         self._pid = os.getpid()  # a forked child removes nothing
         self._clock = clock
         self._idle_s = config.pool_idle_s

@@ -286,3 +286,19 @@ def test_exit_actor_is_for_actors(fake: FakeRuntime) -> None:
 def test_a_half_built_handle_does_not_recurse() -> None:
     with pytest.raises(AttributeError):
         _ = ActorHandle.__new__(ActorHandle).add
+
+
+def test_a_class_that_refers_to_itself_keeps_its_constructor(fake: FakeRuntime) -> None:
+    @ray.remote
+    class Tree:
+        def __init__(self, depth: int, name: str = "root") -> None:
+            self.name = name
+
+        def own_class(self) -> Any:
+            return Tree
+
+    again = travelled(Tree.__wrapped__)(1).own_class()
+    again.remote(2)
+    again.remote(2, name="leaf")
+    with pytest.raises(TypeError, match="missing a required argument"):
+        again.remote()

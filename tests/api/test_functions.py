@@ -86,6 +86,20 @@ def test_it_can_be_captured_also_by_itself(fake: FakeRuntime) -> None:
     assert ray.get(inner.remote(4)) == 24
 
 
+def test_a_function_that_refers_to_itself_keeps_its_defaults(fake: FakeRuntime) -> None:
+    @ray.remote
+    def down(n: int, total: int = 0, *, step: int = 1) -> Any:
+        return down, n, total, step
+
+    # As a worker gets it: the function itself, which holds its remote form.
+    again = travelled(down.__wrapped__)(1)[0]
+    assert isinstance(again, RemoteFunction)
+    assert ray.get(again.remote(3, step=2))[1:] == (3, 0, 2)
+    assert ray.get(again.remote(3))[1:] == (3, 0, 1)
+    with pytest.raises(TypeError, match="missing a required argument"):
+        again.remote()
+
+
 def test_anything_callable_can_be_remote(fake: FakeRuntime) -> None:
     assert ray.get(ray.remote(lambda x: x + 1).remote(1)) == 2
     assert ray.get(ray.remote(max).remote(1, 2)) == 2

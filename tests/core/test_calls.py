@@ -269,6 +269,31 @@ def test_forgetting(alive: Caller) -> None:
     assert not alive.core.outstanding(ACTOR)
     alive.core.forget(ACTOR)
     assert alive.core.known(ACTOR) is None
+    assert alive.pushes() == [(WORKERS[0], Push(0, 1, []))]
+
+
+def test_numbers_are_not_used_twice_for_one_incarnation(alive: Caller) -> None:
+    """Its journal still knows the calls from before: they would be taken for the new ones when it dies."""
+    alive.call(), alive.call()
+    old = alive.pushed()
+    alive.results(WORKERS[0], *map(ok, old))
+    alive.core.forget(ACTOR)
+    alive.link = alive.core.link(ACTOR)
+    alive.state(1, WORKERS[0])
+    call = alive.call()
+    (new,) = alive.pushed()
+    assert new.seq == 3
+    assert alive.link.acknowledged == 2
+    alive.state(2, finished=[ok(task) for task in old])
+    assert call.task_id not in alive.done
+
+
+def test_numbers_are_forgotten_with_the_process(alive: Caller) -> None:
+    alive.call()
+    alive.results(WORKERS[0], *map(ok, alive.pushed()))
+    alive.core.forget(ACTOR)
+    alive.core.on_process_died(WORKERS[0])
+    assert not alive.core._numbers
 
 
 STEPS = st.lists(

@@ -69,9 +69,12 @@ def test_an_owned_object_that_never_leaves_costs_no_message() -> None:
     shell.own(1)
     shell.born(1)
     shell.dies(1)
-    assert shell.said() == [] and 1 in shell
+    assert shell.said() == []
+    assert 1 in shell
     shell.dies(1)
-    assert shell.said() == [] and 1 not in shell and shell.idle == [oid(1)]
+    assert shell.said() == []
+    assert 1 not in shell
+    assert shell.idle == [oid(1)]
     shell.dies(1)
     assert shell.said() == [], "of an ended mesh, say: no matter"
 
@@ -89,9 +92,11 @@ def test_a_pending_record_lives_until_its_value_comes() -> None:
     shell = Shell()
     record = shell.own(1, None, task="the task")
     shell.dies(1)
-    assert shell.said() == [] and 1 in shell
+    assert shell.said() == []
+    assert 1 in shell
     shell.records.settle(record, b"late", None)
-    assert 1 not in shell and shell.idle == [oid(1)]
+    assert 1 not in shell
+    assert shell.idle == [oid(1)]
 
 
 def test_the_first_value_counts_and_waiters_are_told_once() -> None:
@@ -101,7 +106,9 @@ def test_the_first_value_counts_and_waiters_are_told_once() -> None:
     record.waiters = [told.append, told.append]
     shell.records.settle(record, b"one", None)
     shell.records.settle(record, b"two", None)
-    assert record.value == b"one" and told == [record, record] and record.task is None
+    assert record.value == b"one"
+    assert told == [record, record]
+    assert record.task is None
 
 
 # -- promotion ---------------------------------------------------------------------------------------------------------
@@ -117,11 +124,13 @@ def test_promotion_tells_the_value_now_or_later_and_the_end() -> None:
     assert [(p.object_id, p.value) for message in said for p in message.records] == [(oid(1), b"v"), (oid(2), None)]
     shell.records.settle(pending, Failure("TaskError", "no"), None)
     (resolve,) = shell.said()
-    assert isinstance(resolve, Resolve) and resolve.records[0].object_id == oid(2)
+    assert isinstance(resolve, Resolve)
+    assert resolve.records[0].object_id == oid(2)
     shell.dies(1)
     shell.dies(2)
     assert shell.said() == [Release([oid(1), oid(2)])], "in one message"
-    assert not shell.idle and not shell.records.table
+    assert not shell.idle
+    assert not shell.records.table
 
 
 # -- borrowed ----------------------------------------------------------------------------------------------------------
@@ -132,8 +141,10 @@ def test_what_a_carrier_brought_and_nobody_kept_costs_no_message() -> None:
     carrier = Carrier(b"t" * 24, SENDER)
     shell.born(1, carrier)
     shell.dies(1)
-    assert shell.said() == [] and 1 not in shell
-    assert not shell.records.end_carrier(carrier) and shell.said() == []
+    assert shell.said() == []
+    assert 1 not in shell
+    assert not shell.records.end_carrier(carrier)
+    assert shell.said() == []
 
 
 def test_law_g2_the_sender_lets_go_only_when_the_owner_knows_us() -> None:
@@ -162,7 +173,8 @@ def test_a_release_follows_the_hold_also_when_the_handle_dies_between() -> None:
     assert shell.records.end_carrier(carrier)
     shell.dies(1)
     hold, release = shell.said()
-    assert isinstance(hold, Hold) and release == Release([oid(1)])
+    assert isinstance(hold, Hold)
+    assert release == Release([oid(1)])
     shell.records.on_hold_done(hold.token)
     assert shell.said() == [CarrierDone([carrier.id])]
 
@@ -184,7 +196,8 @@ def test_an_own_reference_that_comes_back_needs_no_carrier() -> None:
     carrier = Carrier(b"t" * 24, SENDER)
     shell.born(1, carrier)
     shell.records.drain()
-    assert not shell.records.end_carrier(carrier) and shell.said() == []
+    assert not shell.records.end_carrier(carrier)
+    assert shell.said() == []
 
 
 def test_a_reference_out_of_band_is_held_at_once() -> None:
@@ -207,7 +220,8 @@ def test_fetching_asks_once_and_tells_the_waiters() -> None:
     record.waiters = [told.append]
     shell.records.on_fetched(Fetched([Promoted(oid(1), b"v", []), Promoted(oid(9), b"v", [])]))
     shell.records.on_fetched(Fetched([Promoted(oid(1), b"another", [])]))
-    assert record.value == b"v" and told == [record]
+    assert record.value == b"v"
+    assert told == [record]
 
 
 def test_a_container_is_let_go_of_when_the_owner_knows_us_for_what_was_inside() -> None:
@@ -220,9 +234,12 @@ def test_a_container_is_let_go_of_when_the_owner_knows_us_for_what_was_inside() 
     shell.born(2, inside)
     shell.dies(1)
     (hold,) = shell.said()
-    assert hold == Hold(hold.token, [oid(2)]) and 1 in shell
+    assert hold == Hold(hold.token, [oid(2)])
+    assert 1 in shell
     shell.records.on_hold_done(hold.token)
-    assert shell.said() == [Release([oid(1)])] and 1 not in shell and 2 in shell
+    assert shell.said() == [Release([oid(1)])]
+    assert 1 not in shell
+    assert 2 in shell
 
 
 def test_a_release_that_is_put_off() -> None:
@@ -313,4 +330,6 @@ def test_the_peer_knows_us_for_what_lives_and_for_nothing_else(seed: int) -> Non
     for token in tokens:
         shell.records.on_hold_done(token)
     listen()
-    assert not held and not shell.records.table and done == kept
+    assert not held
+    assert not shell.records.table
+    assert done == kept

@@ -112,7 +112,8 @@ def check_idle(core: Submission) -> None:
 def test_a_task_is_bound_when_a_lease_comes_and_not_before() -> None:
     shell = Shell()
     (task,) = shell.submit()
-    assert shell.demands() == [1] and task.state == READY
+    assert shell.demands() == [1]
+    assert task.state == READY
     shell.grant(1)
     assert task.state == IN_FLIGHT
     assert [(to, type(message)) for to, message in shell.sent] == [(PEER, Demand), (worker(1), Push)]
@@ -155,7 +156,8 @@ def test_functions_are_shipped_once_per_worker() -> None:
     shell.submit(1)
     pushes = [message for _, message in shell.sent if isinstance(message, Push)]
     assert [len(push.blobs) for push in pushes] == [1, 0]
-    assert pushes[1].acknowledged == 2 and pushes[1].tasks[0].seq == 3
+    assert pushes[1].acknowledged == 2
+    assert pushes[1].tasks[0].seq == 3
 
 
 # -- depth -------------------------------------------------------------------------------------------------------------
@@ -231,7 +233,8 @@ def test_a_result_counts_once() -> None:
     (task,) = shell.submit()
     shell.grant(1)
     result = Result(1, [VALUE])
-    assert shell.results(1, [result]) == [(task, result)] and task.state == DONE
+    assert shell.results(1, [result]) == [(task, result)]
+    assert task.state == DONE
     assert shell.results(1, [result]) == []
     assert shell.core.on_results(worker(2), 1, [result], 0, 0.0) == []
     assert shell.core.on_results(worker(9), 9, [result], 0, 0.0) == []
@@ -264,7 +267,8 @@ def test_which_failures_are_tried_again(wanted: Any, failure: Failure, again: bo
     done = shell.results(1, [Result(1, [failure])])
     assert bool(done) is not again
     if again:
-        assert task.attempt == 1 and shell.pushed(1)[1].attempt == 1
+        assert task.attempt == 1
+        assert shell.pushed(1)[1].attempt == 1
         assert shell.results(1, [Result(2, [failure])])[0][1].values == [failure], "no retry is left"
 
 
@@ -289,7 +293,8 @@ def test_a_death_charges_what_had_begun() -> None:
     assert [task.task_id for task in shell.pushed(2)] == [task.task_id for task in tasks[1:]], "in their old order"
     assert all(task.attempt == 1 for task in shell.pushed(2))
     ((failed, result),) = shell.lose(2, [], [1])
-    assert failed is tasks[1] and isinstance(result.values[0], Failure)
+    assert failed is tasks[1]
+    assert isinstance(result.values[0], Failure)
     assert result.values[0].kind == "WorkerCrashedError"
     check_idle(shell.core)
 
@@ -300,7 +305,8 @@ def test_the_death_of_an_idle_worker_leaves_the_books_in_order() -> None:
     shell.grant(1)
     shell.results(1, [Result(1, [VALUE])])
     shell.lose(1, [], [])
-    assert shell.cls.idle == 0 and not shell.cls.leases
+    assert shell.cls.idle == 0
+    assert not shell.cls.leases
     assert shell.returned() == [], "there is nothing to give back"
 
 
@@ -314,8 +320,15 @@ def test_given_back_tasks_go_first_and_uncharged() -> None:
     shell.fill()
     assert sorted(task.task_id for task in shell.pushed(2)) <= [task.task_id for task in tasks[1:]]
     assert all(task.retries_left == 0 and task.attempt == 0 for task in tasks)
-    assert shell.core.on_given_back(worker(1), 1, [2], 0.0) == [] and shell.core.stale == 1
+    assert shell.core.on_given_back(worker(1), 1, [2], 0.0) == []
+    assert shell.core.stale == 1
     check_idle(shell.core)
+
+
+def kind_of(result: Result) -> str:
+    (failure,) = result.values
+    assert isinstance(failure, Failure)
+    return failure.kind
 
 
 # -- cancelling --------------------------------------------------------------------------------------------------------
@@ -325,18 +338,21 @@ def test_cancelled_tasks() -> None:
     shell = Shell()
     shell.mean.add(1000)
     waiting = shell.task()
-    assert not shell.core.cancel(waiting) and waiting.state == DONE
+    assert not shell.core.cancel(waiting)
+    assert waiting.state == DONE
     first, second, third = shell.submit(3, retries_left=3)
     assert not shell.core.cancel(second)
     shell.grant(1)
     assert [task.task_id for task in shell.pushed(1)] == [first.task_id, third.task_id]
-    assert shell.core.cancel(first) and shell.core.cancel(third), "the worker must be told"
+    assert [shell.core.cancel(task) for task in (first, third)] == [True, True], "the worker must be told"
     ((task, result),) = shell.core.on_given_back(worker(1), 1, [third.seq], 0.0)
-    assert task is third and result.values[0].kind == "TaskCancelledError"  # type: ignore[union-attr]
+    assert task is third
+    assert kind_of(result) == "TaskCancelledError"
     shell.core.kill_worker(first)
     assert shell.fill()[-1] == (PEER, KillWorker(1, first.seq))
     ((task, result),) = shell.lose(1, [], [first.seq])
-    assert task is first and result.values[0].kind == "TaskCancelledError"  # type: ignore[union-attr]
+    assert task is first
+    assert kind_of(result) == "TaskCancelledError"
 
 
 def test_a_cancelled_task_is_not_retried_and_may_still_have_a_value() -> None:
@@ -387,7 +403,8 @@ def test_a_revoked_lease_gets_no_more_and_goes_back_when_it_is_empty() -> None:
     shell.fill()
     assert shell.returned() == []
     shell.results(1, [Result(1, [VALUE])])
-    assert shell.returned() == [1] and len(shell.pushed(1)) == 1
+    assert shell.returned() == [1]
+    assert len(shell.pushed(1)) == 1
     shell.grant(2)
     shell.core.on_revoked(7)
     assert len(shell.pushed(2)) == 1
@@ -433,7 +450,8 @@ class Run:
         self.shell.now += 100
         self.shell.core.tick(self.shell.now, 0.2)
         self.settle()
-        assert not self.shell.core.busy and self.shell.cls.demanded == 0
+        assert not self.shell.core.busy
+        assert self.shell.cls.demanded == 0
 
     def settle(self) -> None:
         self.shell.fill()

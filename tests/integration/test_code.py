@@ -112,7 +112,8 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def assert_done(ended: subprocess.CompletedProcess[str]) -> None:
-    assert ended.returncode == 0 and "done" in ended.stdout, ended.stdout + ended.stderr
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "done" in ended.stdout
 
 
 def test_a_script_run_from_another_folder(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_ten_thousand_references_in_one_get_and_in_one_object(shared_mesh: Modul
 
     refs = [same.remote(n) for n in range(10_000)]
     ready, rest = ray.wait(refs, num_returns=10_000, timeout=GET_S)
-    assert len(ready) == 10_000 and not rest
+    assert len(ready) == 10_000
+    assert not rest
     assert ray.get(refs, timeout=GET_S) == list(range(10_000))
     box = ray.put(refs)
     del refs, ready

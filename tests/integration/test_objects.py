@@ -193,10 +193,12 @@ def test_wait_over_ready_failed_and_lost(shared_mesh: ModuleType, tmp_path: Path
     held, failed, lost, there = hold.remote(), fail.remote(), lose.remote(), ray.put(1)
     refs = [held, failed, lost, there]
     ready, rest = ray.wait(refs, num_returns=3, timeout=GET_S)
-    assert ready == [failed, lost, there] and rest == [held]
+    assert ready == [failed, lost, there]
+    assert rest == [held]
     assert ray.wait(refs, timeout=0) == ([failed], [held, lost, there])  # no more than was asked for, in order
     ready, rest = ray.wait(refs, num_returns=4, timeout=0.05)
-    assert len(ready) == 3 and rest == [held]
+    assert len(ready) == 3
+    assert rest == [held]
     go.touch()
     assert ray.wait(refs, num_returns=4, timeout=GET_S) == (refs, [])
     for ref, kind in ((failed, ValueError), (lost, Exception)):
@@ -228,7 +230,7 @@ def test_top_level_references_are_replaced_and_others_are_not(shared_mesh: Modul
 
     @ray.remote
     def kinds(a: Any, b: Any, *, c: Any, d: Any) -> tuple[str, ...]:
-        return tuple(type(each).__name__ for each in (a, b[0], c, d["x"])) + (str(float(ray.get(b[0])[0])),)
+        return *(type(each).__name__ for each in (a, b[0], c, d["x"])), str(float(ray.get(b[0])[0]))
 
     @ray.remote
     def make() -> Any:
@@ -407,7 +409,8 @@ def test_arrays_of_every_kind(shared_mesh: ModuleType, name: str) -> None:
 
     for ref in (ray.put(array), same.remote(array), same.remote(ray.put(array))):
         got = ray.get(ref, timeout=GET_S)
-        assert got.dtype == array.dtype and got.shape == array.shape
+        assert got.dtype == array.dtype
+        assert got.shape == array.shape
         assert digest(got) == digest(array)
         assert name != "fortran" or got.flags.f_contiguous
 
@@ -422,7 +425,8 @@ def test_large_values_that_are_no_arrays(shared_mesh: ModuleType, value: Any) ->
 
     for ref in (ray.put(value), same.remote(value)):
         got = ray.get(ref, timeout=GET_S)
-        assert got == value and type(got) is type(value)
+        assert got == value
+        assert type(got) is type(value)
 
 
 def test_large_arrays_are_read_only_and_not_copied(shared_mesh: ModuleType) -> None:
@@ -436,7 +440,8 @@ def test_large_arrays_are_read_only_and_not_copied(shared_mesh: ModuleType) -> N
     assert ray.get(look.remote(ref), timeout=GET_S) == (False, False)
     one, two = ray.get(ref), ray.get(ref)
     address = one.__array_interface__["data"][0]
-    assert address == two.__array_interface__["data"][0] and not one.flags.writeable
+    assert address == two.__array_interface__["data"][0]
+    assert not one.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
         one[0] = 1
 

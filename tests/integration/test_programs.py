@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -61,8 +62,8 @@ class TestEnds:
             tmp_path,
             """
             actor = Counter.remote()
-            refs = [slow.remote() for _ in range(10)] + [ray.put(b"x" * 1_000_000)]
             print(ray.get([plus_one.remote(1), actor.add.remote()]))
+            refs = [slow.remote() for _ in range(10)] + [ray.put(b"x" * 1_000_000)]
             """,
         )
         assert "[2, 1]" in run(*python(path))
@@ -256,6 +257,40 @@ class TestStarts:
             assert "value 2" in program.end()
 
 
+class TestAttaching:
+    def test_where_a_peer_runs(self) -> None:
+        """No address: it is joined; "auto": the same; "local": a private one all the same; resources: refused."""
+        f = ray.remote(os.getpid)
+        with standing_peer() as record:
+            for address, private in ((None, 0), ("auto", 0), (record.folder, 0), ("local", 1)):
+                context = ray.init(address)
+                assert len(find_peers(private=True)) == 1 + private
+                assert (context["node_id"] == record.node) == (not private)
+                assert ray.get(f.remote(), timeout=LIMIT_S) != os.getpid()
+                ray.shutdown()
+            for resources in ({"num_cpus": 1}, {"resources": {"x": 1}}, {"object_store_memory": 1 << 28}):
+                with pytest.raises(ValueError, match="cannot be given"):
+                    ray.init(**resources)  # type: ignore[arg-type]
+            assert not ray.is_initialized()
+
+    def test_where_none_runs(self) -> None:
+        with pytest.raises(ConnectionError, match="meshray start"):
+            ray.init("auto")
+        with ray.init() as context:
+            assert [peer.node for peer in find_peers(private=True)] == [context["node_id"]]
+        assert find_peers(private=True) == []
+
+    def test_cpus_are_those_that_this_program_may_use(self) -> None:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            ray.init()
+            assert ray.cluster_resources()["CPU"] == 1
+            ray.shutdown()
+        finally:
+            os.sched_setaffinity(0, before)
+
+
 # -- two at once -------------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +469,7 @@ class TestAnotherInterpreter:
 
     @pytest.mark.fault(4)
     def test_one_in_which_workers_cannot_start(self, tmp_path: Path) -> None:
-        """A budget of crashes, then the task fails with the traceback; others on the same peer do not notice."""
+        """A budget of crashes, then the driver is told the traceback; others on the same peer do not notice."""
         trap = "import os, sys; 'IS_DRIVER' in os.environ or sys.modules.__setitem__('zmq', None)"
         interpreter = virtual_environment(tmp_path / "venv", trap)
         path = write(
@@ -447,18 +482,15 @@ class TestAnotherInterpreter:
                 return 1
 
             ray.init()
-            try:
-                ray.get(f.remote(), timeout=60)
-            except ray.exceptions.GetTimeoutError:
-                raise
-            except ray.exceptions.MeshrayError as error:
-                print("told:", type(error).__name__, error)
+            ray.get(f.remote())
             """,
         )
-        with standing_peer():
-            told = run(interpreter, path, env={"IS_DRIVER": "1"})
-            assert "told:" in told
-            assert "zmq" in told
+        with standing_peer(), running(interpreter, path, env={"IS_DRIVER": "1"}) as broken:
+            told = broken.read_until("import of zmq halted")
+            assert "5 times" in told
+            assert "Traceback" in told
             ray.init()
             assert ray.get(ray.remote(lambda: 5).remote(), timeout=LIMIT_S) == 5
+            broken.send(signal.SIGINT)
+            broken.end(-signal.SIGINT)
             ray.shutdown()

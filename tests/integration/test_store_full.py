@@ -77,8 +77,10 @@ def test_a_full_store_says_who_holds_what(shared_mesh: ModuleType) -> None:
     with pytest.raises(ObjectStoreFullError, match="no room for") as caught:
         ray.put(array(30))
     text = str(caught.value)
-    assert held[0].hex() in text and text.index(held[0].hex()) < text.index(held[1].hex())
-    assert "24.0 MiB" in text and f"made by pid {os.getpid()}" in text
+    assert held[0].hex() in text
+    assert text.index(held[0].hex()) < text.index(held[1].hex())
+    assert "24.0 MiB" in text
+    assert f"made by pid {os.getpid()}" in text
     assert [value.nbytes for value in ray.get(held, timeout=GET_S)] == [24 * MB, 16 * MB, 8 * MB]
 
     @ray.remote
@@ -155,7 +157,7 @@ print("all there")
     done = in_small_shared_memory(program, tmp_path, "64m")
     assert done.returncode == 0, done.stderr
     assert "all there" in done.stdout
-    assert "/dev/shm" in done.stderr and "remount" in done.stderr or "shm-size" in done.stderr
+    assert ("/dev/shm" in done.stderr and "remount" in done.stderr) or "shm-size" in done.stderr
 
 
 @pytest.mark.fault(36)

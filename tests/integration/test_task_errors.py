@@ -71,11 +71,17 @@ def test_an_exception_is_both_a_task_error_and_its_own_type(shared_mesh: ModuleT
     with pytest.raises(Kept) as caught:
         ray.get(fail.remote(), timeout=GET_S)
     error: Any = caught.value
-    assert isinstance(error, TaskError) and error.code == 42 and error.more == {"a": [1]}
-    assert type(error.cause) is Kept and error.cause.code == 42
-    assert "raise Kept(42)" in str(error) and "in fail (pid=" in str(error)
+    assert isinstance(error, TaskError)
+    assert error.code == 42
+    assert error.more == {"a": [1]}
+    assert type(error.cause) is Kept
+    assert error.cause.code == 42
+    assert "raise Kept(42)" in str(error)
+    assert "in fail (pid=" in str(error)
     again = pickle.loads(pickle.dumps(error))
-    assert isinstance(again, Kept) and isinstance(again, TaskError) and str(again) == str(error)
+    assert isinstance(again, Kept)
+    assert isinstance(again, TaskError)
+    assert str(again) == str(error)
 
 
 def test_an_exception_crosses_several_hops(shared_mesh: ModuleType) -> None:
@@ -98,7 +104,9 @@ def test_an_exception_crosses_several_hops(shared_mesh: ModuleType) -> None:
             ray.get(ref, timeout=GET_S)
         text = str(caught.value)
         assert type(caught.value.cause) is Kept  # type: ignore[attr-defined]
-        assert "raise Kept(1)" in text and "in inner" in text and "came through middle" in text
+        assert "raise Kept(1)" in text
+        assert "in inner" in text
+        assert "came through middle" in text
 
 
 def test_an_exception_that_was_caught_in_between(shared_mesh: ModuleType) -> None:
@@ -172,7 +180,8 @@ def test_exceptions_that_cannot_travel(shared_mesh: ModuleType) -> None:
     for how, text in (("rebuilt", "cannot be rebuilt"), ("locked", "holds a lock"), ("bomb", "ValueError: bomb")):
         with pytest.raises(TaskError, match=text) as caught:
             ray.get(fail.remote(how), timeout=GET_S)
-        assert caught.value.cause is None and "in fail (pid=" in str(caught.value)
+        assert caught.value.cause is None
+        assert "in fail (pid=" in str(caught.value)
 
 
 @pytest.mark.fault(49)
@@ -253,7 +262,7 @@ def test_wrong_arguments_are_refused_at_once(shared_mesh: ModuleType) -> None:
     def task(a: int, *, b: int = 2) -> int:
         return a + b
 
-    for call in (lambda: task.remote(), lambda: task.remote(1, 2), lambda: task.remote(1, c=3)):
+    for call in (task.remote, lambda: task.remote(1, 2), lambda: task.remote(1, c=3)):
         with pytest.raises(TypeError, match="task"):
             call()
     assert ray.get(task.remote(1, b=3), timeout=GET_S) == 4
@@ -317,7 +326,9 @@ def test_an_error_that_was_fetched_or_passed_on_is_not_logged(
     gc.collect()
     fail.remote("the last one")
     until(lambda: "the last one" in caplog.text, "the line that tells that all before were looked at")
-    assert "seen" not in caplog.text and "passed on" not in caplog.text and "by a future" not in caplog.text
+    assert "seen" not in caplog.text
+    assert "passed on" not in caplog.text
+    assert "by a future" not in caplog.text
 
 
 # -- reports of workers that die ---------------------------------------------------------------------------------------

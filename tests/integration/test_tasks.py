@@ -355,7 +355,9 @@ def test_gpus_are_ids_in_the_environment(shared_mesh: ModuleType, tmp_path: Path
         return looks_at_import.seen, ray.get_gpu_ids(), ray.get_runtime_context().get_accelerator_ids()["GPU"]
 
     seen, ids, texts = ray.get(look.options(num_gpus=1).remote(), timeout=GET_S)
-    assert seen in ("0", "1") and ids == [int(seen)] and texts == [seen]
+    assert seen in ("0", "1")
+    assert ids == [int(seen)]
+    assert texts == [seen]
     assert ray.get(look.options(num_gpus=2).remote(), timeout=GET_S) == ("0,1", [0, 1], ["0", "1"])
     assert ray.get(look.options(num_gpus=0.5).remote(), timeout=GET_S)[0] in ("0", "1")
     assert ray.get(look.remote(), timeout=GET_S) == ("", [], [])
@@ -468,7 +470,8 @@ def test_functions_of_every_kind(shared_mesh: ModuleType) -> None:
     assert ray.get(ray.remote(lambda n: n * 2).remote(4), timeout=GET_S) == 8
     assert ray.get(ray.remote(closure).remote(n=2), timeout=GET_S) == 7
     made = ray.get(ray.remote(lambda: Adder(3)).remote(), timeout=GET_S)
-    assert made.add(1) == 4 and type(made) is Adder
+    assert made.add(1) == 4
+    assert type(made) is Adder
     passed: Callable[[int], int] = ray.get(ray.remote(lambda f: f).remote(closure), timeout=GET_S)
     assert passed(0) == 5
 
@@ -497,4 +500,5 @@ def test_many_threads_submit_and_get(shared_mesh: ModuleType) -> None:
         thread.start()
     for thread in threads:
         thread.join(GET_S)
-    assert not failures and not any(thread.is_alive() for thread in threads)
+    assert not failures
+    assert not any(thread.is_alive() for thread in threads)

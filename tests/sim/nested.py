@@ -1,0 +1,505 @@
+"""Nested submitters in a simulation: the shipped cores on both sides, and user code that is a plan.
+
+General layout. A `Plan` is what a task does: how long it runs, which tasks it submits, what they get from each other,
+and whose references it returns. `Process` is a driver or a worker: `core.records`, `core.submission` and
+`worker.orphans` as shipped, and a faithful model of the engine around them. `NestedPeer` is the shell of `core.leases`,
+`core.objects` and `core.adoption`. The value of a task is its number plus those of its arguments, so that each result
+can be checked (I9).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from meshray.config import Config
+from meshray.core.adoption import Adoption
+from meshray.core.effects import KillProcess, Send, StartWorker, SweepSegments, ThawLease, UnlinkSegment
+from meshray.core.leases import Leases
+from meshray.core.objects import Objects
+from meshray.core.records import Carrier, Record, Records
+from meshray.core.store_accounts import StoreAccounts
+from meshray.core.submission import DONE, WAITING, Mean, Pending, SchedulingClass, Submission
+from meshray.ids import FIRST_RETURN, owner_process_of
+from meshray.refs import ObjectRef
+from meshray.wire import messages as m
+from meshray.worker.orphans import Item, Orphanage
+from tests.sim.world import NODE, PEER, World, process_id
+
+FUNCTION = m.Blob(b"f" * 16, "f", b"code")
+CPU = {"CPU": 10_000}
+
+
+@dataclass
+class Plan:
+    """What one task does."""
+
+    number: int
+    seconds: float
+    retries: int = 3
+    children: list[Plan] = field(default_factory=list)
+    argument: int = -1  # of a child: the sibling that it gets the value of
+    inside: int = -1  # of a child: the sibling whose reference it gets, and returns
+    returned: list[int] = field(default_factory=list)  # the children whose references it returns
+    expected: int = 0  # its value
+
+
+class _Handle(ObjectRef[Any]):
+    """A handle that reports its death to its own process, not to the one that runs the simulation."""
+
+    __slots__ = ("queue",)
+
+    def __init__(self, object_id: bytes, queue: deque[Any]) -> None:
+        self._id = object_id
+        self.queue = queue
+
+    def __del__(self) -> None:
+        self.queue.append(self._id)
+
+
+class NestedPeer:
+    """The shell of the peer's cores."""
+
+    def __init__(self, world: World, config: Config, cpus: int) -> None:
+        self.world, self.process, self.alive, self.config = world, PEER, True, config
+        self.store = StoreAccounts(config, 1 << 40)
+        self.objects = Objects(config, NODE, self.store)
+        self.adoption = Adoption(config, PEER, self.objects)
+        self.leases = Leases({"CPU": cpus * 10_000}, ("python", "/usr"), config)
+        self.new_worker: Callable[[], Process] = lambda: None  # type: ignore[assignment, return-value]
+        self._next_tick = float("inf")
+        world.parties[PEER] = self
+        world.checks.append(self.check)
+
+    def check(self) -> None:
+        self.objects.check()
+        self.leases.check()
+        self.adoption.check()
+
+    def start_job(self, driver: bytes) -> None:
+        self.objects.on_process_attached(driver, 1, driver)
+        self.leases.on_job_started(m.JobInfo(driver, "python", "/usr", [], "/", "", "ns"))
+
+    def process_died(self, process: bytes, finished: list[m.Result], started: list[int]) -> None:
+        """Its pidfd is readable; its journal, for the lease that it served."""
+        failure = m.Failure("WorkerCrashedError", "killed")
+        self.leases.on_process_died(process, finished, started, failure, self.world.now)
+        self.adoption.on_process_died(process, finished, failure, self.world.now)
+        self.objects.on_process_died(process, "it was killed")
+        self.perform()
+
+    def end_job(self, job: bytes) -> None:
+        survivors = self.leases.on_job_ended(job, frozenset(), self.world.now)
+        self.objects.on_job_ended(job, survivors)
+        self.adoption.on_job_ended(job)
+        self.leases.on_driver_gone(job, self.world.now)
+        self.objects.on_process_died(job, "its driver has ended")
+        self.perform()
+
+    def receive(self, source: bytes, message: Any) -> None:
+        leases, objects, adoption, now = self.leases, self.objects, self.adoption, self.world.now
+        handlers: dict[type, Callable[[], None]] = {
+            m.Demand: lambda: leases.on_demand(source, message, now),
+            m.LeaseReturned: lambda: leases.on_returned(source, message.leases, now),
+            m.Promote: lambda: objects.on_promote(source, message),
+            m.Resolve: lambda: objects.on_resolve(source, message),
+            m.Hold: lambda: objects.on_hold(source, message),
+            m.Release: lambda: objects.on_release(source, message),
+            m.Fetch: lambda: objects.on_fetch(source, message),
+            m.Retried: lambda: adoption.on_retried(source, message),
+            m.Orphans: lambda: adoption.on_orphans(source, message, now),
+            m.OrphanDone: lambda: adoption.on_orphan_done(source, message, now),
+            m.Results: lambda: adoption.on_results(source, message, now),
+            m.GivenBack: lambda: adoption.on_given_back(source, message, now),
+            m.CarrierDone: lambda: None,
+        }
+        if isinstance(message, m.DeathSeen):
+            adoption.on_death_seen(source, message)
+            objects.on_death_seen(source, message)
+        else:
+            handlers[type(message)]()
+        self.perform()
+
+    def perform(self) -> None:
+        cores: tuple[Any, ...] = (self.leases, self.adoption, self.objects, self.store)
+        while effects := next((found for core in cores if (found := core.take_effects())), None):
+            for effect in effects:
+                self._perform(effect)
+        deadline = self.leases.deadline()
+        if deadline is not None and deadline < self._next_tick:
+            self._next_tick = max(deadline, self.world.now)
+            self.world.at(self._next_tick - self.world.now, self._tick)
+
+    def _tick(self) -> None:
+        self._next_tick = float("inf")
+        self.leases.tick(self.world.now)
+        self.perform()
+
+    def _perform(self, effect: Any) -> None:
+        now = self.world.now
+        match effect:
+            case Send(to=to, message=message) if to == PEER:
+                self._tell_ourselves(message)
+            case Send():
+                if isinstance(effect.message, m.Bind):
+                    self.objects.on_process_attached(effect.to, 1, effect.message.job.job)
+                self.world.send(PEER, effect.to, effect.message)
+            case StartWorker():
+                self.world.at(self.world.random.random() * 0.01, lambda: self._started(effect.ticket))
+            case KillProcess():
+                victim: Any = self.world.parties[effect.process]
+                victim.die()
+            case ThawLease():
+                self.leases.on_thawed(effect.worker, effect.submitter, effect.kill, now)
+            case UnlinkSegment() | SweepSegments():
+                return
+            case _:
+                raise AssertionError(f"the shell cannot perform {effect!r}")
+
+    def _tell_ourselves(self, message: Any) -> None:
+        now = self.world.now
+        if isinstance(message, m.Demand):
+            job = self.adoption.job_of_class(message.class_id)
+            if self.leases.serves(job):
+                self.leases.on_demand(PEER, message, now, job)
+            elif job:
+                self.adoption.on_job_ended(job)
+        elif isinstance(message, m.LeaseReturned):
+            self.leases.on_returned(PEER, message.leases, now)
+        else:
+            self.adoption.on_own(message, now)
+
+    def _started(self, ticket: int) -> None:
+        worker = self.new_worker()
+        self.objects.on_process_attached(worker.process, 1)
+        self.leases.on_worker_ready(ticket, worker.process, self.world.now)
+        self.perform()
+
+
+class Process:
+    """A driver or a worker; what `runtime.engine` and `worker.executor` do, in short."""
+
+    def __init__(self, world: World, peer: NestedPeer, label: str, history: History, driver: bool = False) -> None:
+        self.world, self.peer_shell, self.label, self.history = world, peer, label, history
+        self.process, self.peer, self.config = process_id(label), PEER, peer.config
+        self.alive = True
+        self.queue: deque[Any] = deque()
+        self.records = Records(PEER, self.queue, lambda _: None, lambda _: True, None if driver else peer.config)
+        self.submission = Submission(PEER, peer.config)
+        self.pins: dict[tuple[bytes, bytes], list[Any]] = {}
+        self.dead: dict[bytes, None] = {}
+        self.classes: dict[int, SchedulingClass] = {}
+        self.orphans = Orphanage(self)  # type: ignore[arg-type]
+        self.items: deque[Item] = deque()
+        self.done: deque[tuple[Item, m.Result]] = deque()
+        self.at_hand: Item | None = None
+        self.running: Item | None = None
+        self.journal: dict[int, tuple[dict[int, m.Result], set[int]]] = {}  # lease -> finished, started
+        self.count = 0
+        self._ticking = False
+        world.parties[self.process] = self
+
+    # -- what Orphanage asks of its engine ---------------------------------------------------------------------------
+
+    def send(self, to: bytes, message: Any) -> None:
+        self.flush()
+        if to not in self.dead:
+            self.world.send(self.process, to, message)
+
+    def pin_for_peer(self, receiver: bytes, carrier: bytes) -> None:
+        refs = self.pins.pop((receiver, carrier), None)
+        if refs is not None:
+            self.pins[PEER, carrier] = refs
+
+    # -- handles and tasks -------------------------------------------------------------------------------------------
+
+    def handle(self, object_id: bytes, carrier: Carrier | None) -> _Handle:
+        self.queue.append((object_id, carrier))
+        return _Handle(object_id, self.queue)
+
+    def passing(self, object_ids: list[bytes]) -> list[Any]:
+        """Handles that leave this process."""
+        self.queue.extend((object_id, None) for object_id in object_ids)
+        self.records.drain()
+        for object_id in object_ids:
+            self.records.promote(self.records.table[object_id])
+        return [_Handle(object_id, self.queue) for object_id in object_ids]
+
+    def submit(self, plan: Plan, depth: int, argument: _Handle | None = None, inside: _Handle | None = None) -> _Handle:
+        self.count += 1
+        task_id = self.process + self.count.to_bytes(8, "big")
+        ids = [inside.binary()] if inside is not None else []
+        args = msgspec.msgpack.encode((plan.number, ids))
+        task = Pending(task_id, FUNCTION.hash, args, [], Mean())
+        refs: list[Any] = self.passing(ids)
+        task.nested = bool(refs)
+        if argument is not None:
+            task.dep_refs = [self.handle(argument.binary(), None)]
+            refs += task.dep_refs
+        task.refs = refs or None
+        task.blob = FUNCTION
+        task.retries_left = plan.retries
+        if depth not in self.classes:
+            self.classes[depth] = self.submission.new_class(CPU, m.Profile(), depth)
+        task.cls = self.classes[depth]
+        object_id = task_id + FIRST_RETURN
+        record = self.records.table[object_id] = Record(object_id, True, 1, task)
+        task.records.append(record)
+        self.history.plans[task_id] = plan
+        if argument is None:
+            self.submission.on_ready(task)
+        else:
+            self.records.drain()
+            task.deps = [None]
+            self._await(self.records.table[argument.binary()], lambda found: self._argument_is_there(task, found))
+        return _Handle(object_id, self.queue)
+
+    def _await(self, record: Record, waiter: Callable[[Record], None]) -> None:
+        if record.value is not None:
+            waiter(record)
+            return
+        if record.waiters is None:
+            record.waiters = []
+        record.waiters.append(waiter)
+        self.records.fetch([record])
+
+    def _argument_is_there(self, task: Pending, record: Record) -> None:
+        if isinstance(record.value, m.Failure):
+            task.state = DONE
+            self._complete([(task, m.Result(0, [record.value]))], b"")
+        elif task.state == WAITING:
+            task.deps = [record.value]
+            task.nested = task.nested or bool(record.contained) or record.inside is not None
+            self.submission.on_ready(task)
+
+    def _complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
+        for task, result in done:
+            refs, task.refs = task.refs, None
+            if refs is not None and result.kept:
+                self.pins[worker, task.task_id] = refs
+            contained: list[Any] | None = None
+            if result.contained:
+                carrier = Carrier(task.task_id, worker)
+                contained = []
+                for object_id in result.contained[0]:
+                    self.records.borrow(object_id, carrier)
+                    contained.append(_Handle(object_id, self.queue))
+                if not self.records.end_carrier(carrier):
+                    self.send(worker, m.CarrierDone([task.task_id]))
+            del refs
+            self.records.settle(task.records[0], result.values[0], contained)
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def receive(self, source: bytes, message: Any) -> None:
+        if source in self.dead:
+            return
+        now = self.world.now
+        match message:
+            case m.Bind():
+                self.orphans.driver = message.job.job
+            case m.Push():
+                self._on_push(source, message)
+            case m.Results():
+                self._complete(self.submission.on_results(source, message.lease, message.results, 1, now), source)
+            case m.GivenBack():
+                self._complete(self.submission.on_given_back(source, message.lease, message.seqs, now), source)
+            case m.LeaseGranted():
+                self.submission.on_granted(message, now)
+            case m.LeaseRevoked():
+                self.submission.on_revoked(message.lease)
+            case m.LeaseLost():
+                self._complete(self.submission.on_lost(message, now), message.worker)
+            case m.CarrierDone():
+                for carrier in message.carriers:
+                    self.pins.pop((source, carrier), None)
+            case m.HoldDone():
+                self.records.on_hold_done(message.token)
+            case m.Fetched():
+                self.records.drain()
+                self.records.on_fetched(message)
+            case m.ProcessDied():
+                self._on_process_died(message.process)
+            case m.DeathSettled():
+                for key in [key for key in self.pins if key[0] == message.process]:
+                    del self.pins[key]
+            case m.Exit():
+                self.die()
+                return
+        self.turn()
+
+    def _on_process_died(self, process: bytes) -> None:
+        self.dead[process] = None
+        self.items = deque(item for item in self.items if item[0] != process)
+        self.orphans.tell(process, self.done, self.at_hand)
+        self.records.drain()
+        self.records.on_process_died(process)
+        self.send(PEER, m.DeathSeen(process))
+
+    def turn(self) -> None:
+        if not self.alive:
+            return
+        self.records.drain()
+        self._send_results()
+        self.submission.fill(self.world.now)
+        self.flush()
+        if self.submission.busy and not self._ticking:
+            self._ticking = True
+            self.world.at(0.02, self._tick)
+        if self.running is None and self.items:
+            self._begin(self.items.popleft())
+
+    def _tick(self) -> None:
+        self._ticking = False
+        if self.alive:
+            self.submission.tick(self.world.now, 0.01)
+            self.turn()
+
+    def flush(self) -> None:
+        self.records.drain()
+        for core in (self.records, self.submission):
+            for effect in core.take_effects():
+                if effect.to not in self.dead:
+                    self.world.send(self.process, effect.to, effect.message)
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def _on_push(self, source: bytes, message: m.Push) -> None:
+        if message.lease not in self.journal:
+            self.journal = {message.lease: ({}, set())}
+        finished, _ = self.journal[message.lease]
+        for seq in [seq for seq in finished if seq <= message.acknowledged]:
+            del finished[seq]
+        self.orphans.on_acknowledged(message.lease, message.acknowledged)
+        self.items.extend((source, message.lease, task) for task in message.tasks)
+
+    def _begin(self, item: Item) -> None:
+        """The main thread takes a task: its arguments first."""
+        self.at_hand = self.running = item
+        source, lease, task = item
+        self.journal[lease][1].add(task.seq)
+        self.history.begun[task.task_id] += 1
+        assert isinstance(task.args, bytes)
+        number, ids = msgspec.msgpack.decode(task.args)
+        carrier = Carrier(task.task_id, source)
+        scope = SimpleNamespace(item=item, carrier=carrier, refs=[self.handle(i, carrier) for i in ids], value=number)
+        missing = [dep.object_id for dep in task.deps if isinstance(dep, m.Borrowed)]
+        scope.value += sum(msgspec.msgpack.decode(dep) for dep in task.deps if isinstance(dep, bytes))
+        borrowed = [self.handle(object_id, carrier) for object_id in missing]
+        self.records.drain()
+        if not borrowed:
+            self._run(scope)
+        for ref in borrowed:  # at most one
+            self._await(self.records.table[ref.binary()], lambda record: self._fetched(scope, record, ref))  # noqa: B023
+        self.turn()
+
+    def _fetched(self, scope: Any, record: Record, ref: _Handle) -> None:
+        assert isinstance(record.value, bytes), "an adopted task began without its argument"
+        scope.value += msgspec.msgpack.decode(record.value)
+        self._run(scope)
+
+    def _run(self, scope: Any) -> None:
+        """User code: some children now, the others later."""
+        plan = self.history.plans[scope.item[2].task_id]
+        scope.children = []
+        half = len(plan.children) // 2
+        self._submit_children(scope, plan, plan.children[:half])
+        self.world.at(plan.seconds, lambda: self._return(scope, plan, half))
+
+    def _submit_children(self, scope: Any, plan: Plan, children: list[Plan]) -> None:
+        for child in children:
+            argument = scope.children[child.argument] if child.argument >= 0 else None
+            inside = scope.children[child.inside] if child.inside >= 0 else None
+            scope.children.append(self.submit(child, scope.item[2].depth + 1, argument, inside))
+
+    def _return(self, scope: Any, plan: Plan, half: int) -> None:
+        if not self.alive:
+            return
+        self._submit_children(scope, plan, plan.children[half:])
+        source, lease, task = scope.item
+        inside = [scope.children[index].binary() for index in plan.returned] + [ref.binary() for ref in scope.refs]
+        pinned = self.passing(inside)
+        if pinned:
+            self.pins[PEER if source in self.dead else source, task.task_id] = pinned
+        result = m.Result(task.seq, [msgspec.msgpack.encode(scope.value)], [inside] if inside else [])
+        scope.children.clear()
+        scope.refs.clear()
+        self.records.drain()
+        if self.records.end_carrier(scope.carrier):
+            result.kept = True
+        finished, started = self.journal[lease]
+        started.discard(task.seq)
+        finished[task.seq] = result
+        self.running = None
+        self.done.append((scope.item, result))
+        self.turn()
+
+    def _send_results(self) -> None:
+        while self.done:
+            item, result = self.done.popleft()
+            source, lease, _ = item
+            if source != self.orphans.driver and self.orphans.takes(item, result):
+                continue
+            self.send(source, m.Results(lease, [result]))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def die(self) -> None:
+        if not self.alive:
+            return
+        self.world.kill(self.process)
+        self.world.at(self.world.random.random() * 0.005, self._death_is_noticed)
+
+    def _death_is_noticed(self) -> None:
+        lease = self.peer_shell.leases.lease_of(self.process)
+        finished, started = self.journal.get(lease, ({}, set()))
+        self.peer_shell.process_died(self.process, list(finished.values()), sorted(started))
+
+
+@dataclass
+class History:
+    """What has happened, for the checks."""
+
+    plans: dict[bytes, Plan] = field(default_factory=dict)  # task -> what it does
+    begun: Counter[bytes] = field(default_factory=Counter)  # task -> executions
+
+
+class Driver(Process):
+    """The user's program: it submits plans, and fetches every reference that it gets, however deep."""
+
+    def __init__(self, world: World, peer: NestedPeer, history: History) -> None:
+        super().__init__(world, peer, "driver", history, driver=True)
+        self.orphans.driver = self.process
+        self.asked: dict[bytes, _Handle] = {}
+        self.values: dict[bytes, Any] = {}
+        peer.start_job(self.process)
+
+    def ask(self, ref: _Handle) -> None:
+        object_id = ref.binary()
+        if object_id in self.asked:
+            return
+        self.asked[object_id] = ref
+        self.records.drain()
+        self._await(self.records.table[object_id], self._got)
+
+    def _got(self, record: Record) -> None:
+        self.values[record.id] = record.value
+        ids = [ref.binary() for ref in record.contained or ()]
+        if record.inside is not None:
+            ids = self.inside_of[record.id]
+        for object_id in ids:
+            self.ask(self.handle(object_id, record.inside))
+
+    def receive(self, source: bytes, message: Any) -> None:
+        if isinstance(message, m.Fetched):
+            self.inside_of = {promoted.object_id: promoted.contained for promoted in message.records}
+        super().receive(source, message)
+
+    def owner_is_dead(self, object_id: bytes) -> bool:
+        owner: Any = self.world.parties.get(owner_process_of(object_id))
+        return owner is None or not owner.alive

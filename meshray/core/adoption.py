@@ -37,7 +37,7 @@ from meshray.core.effects import Core, Send, ThawLease
 from meshray.core.heirs import Heir, result_of
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
-from meshray.core.submission import READY, WAITING, Pending, SchedulingClass, Submission, retriable
+from meshray.core.submission import READY, WAITING, Mean, Pending, SchedulingClass, Submission, retriable
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
 from meshray.wire.messages import (
     Blob,
@@ -88,6 +88,7 @@ class Adoption(Core):
         self._heirs: dict[bytes, Heir] = {}  # by task
         self._of_submitter: dict[bytes, set[bytes]] = {}  # submitter -> tasks; no empty sets
         self._at: dict[bytes, set[bytes]] = {}  # worker -> orphans that run there; no empty sets
+        self._means: dict[bytes, Mean] = {}  # of adopted functions, while anything can be adopted
         self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it has told
         self._evicted: dict[bytes, set[bytes]] = {}  # submitter -> pending objects without lineage; no empty sets
         self._departing: dict[bytes, _Departing] = {}
@@ -348,7 +349,7 @@ class Adoption(Core):
 
     def _accept(self, heir: Heir, result: Result) -> None:
         """An outcome of the dead submitter's own attempts: it may be one to retry."""
-        task = heir.make_task()
+        task = heir.make_task(Mean())
         if task.retry_exceptions and retriable(task, result) and heir.charge():
             self._submit(heir)
         else:
@@ -373,7 +374,7 @@ class Adoption(Core):
             self._resolve(heir, Result(0, [Failure("ObjectReconstructionFailedError", text)]))
             return
         self.adopted += 1
-        heir.task = heir.make_task()
+        heir.task = heir.make_task(self._means.setdefault(heir.lineage.function, Mean()))
         heir.task.cls = self._class_of(heir)
         for dep in heir.lineage.deps:
             if isinstance(dep, Borrowed) and self._objects.outcome_of(dep.object_id) is None:
@@ -421,6 +422,8 @@ class Adoption(Core):
             del self._of_submitter[heir.submitter]
         self._stop_running(heir)
         self._bytes -= heir.size
+        if not self._heirs:
+            self._means.clear()
         if heir.task is not None and heir.task.state in (WAITING, READY):
             self._submission.cancel(heir.task)
         for object_id in (*lineage.pins, *heir.held):

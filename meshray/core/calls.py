@@ -3,8 +3,8 @@
 One `ActorLink` per actor that this process calls. Its states, as the actor's owner tells them (`ActorState`)::
 
     PENDING     not created yet, or restarting: calls wait here
-    ALIVE       calls go to its worker, numbered anew for each incarnation, and never twice for the same one: its journal
-                knows calls by number, also those from before this process let go of the actor and met it again
+    ALIVE       calls go to its worker, numbered anew for each incarnation; but never twice for the same one, whose
+                journal knows calls by number, also those from before this process let go of the actor and met it again
     DEAD        every call fails with the reason, for ever
 
 A call whose arguments are not ready holds the later ones: that is what order means. When an incarnation dies, calls in
@@ -28,8 +28,8 @@ WINDOW_CALLS = 4096
 
 
 ACKNOWLEDGE_CALLS = 256
-"""Results that may have arrived without the executor knowing: until then they fill its crash journal. More than that are
-acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
+"""Results that may have arrived without the executor knowing: until then they fill its crash journal. More than that
+are acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
 
 
 class ActorLink:

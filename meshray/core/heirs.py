@@ -84,10 +84,10 @@ class Heir:
         self.seen, self.unheard = UNSEEN, 0
         return True
 
-    def make_task(self) -> Pending:
-        """The next attempt, as a task of the peer's own."""
+    def make_task(self, mean: Mean) -> Pending:
+        """The next attempt, as a task of the peer's own. `mean`: of its function."""
         lineage = self.lineage
-        task = Pending(lineage.task_id, lineage.function, lineage.args, [], Mean())
+        task = Pending(lineage.task_id, lineage.function, lineage.args, [], mean)
         task.returns = lineage.returns
         task.blob = self.blob
         task.name = lineage.name

@@ -460,6 +460,11 @@ class Submission(Core):
     # -- for people --------------------------------------------------------------------------------------------------
 
     @property
+    def has_idle_leases(self) -> bool:
+        """Whether `tick` may have something to give back."""
+        return any(cls.idle for cls in self._classes.values())
+
+    @property
     def busy(self) -> bool:
         """Whether anything is leased, ready or in flight."""
         return bool(self._leases) or any(cls.ready for cls in self._classes.values())

@@ -200,14 +200,16 @@ class Engine:
 
     @property
     def has_news(self) -> bool:
-        return bool(self.queue or self.inbox or self.call_inbox or self._outbox or (self.host and self.host.has_news))
+        if self.queue or self.inbox or self.call_inbox or self._outbox or self.records._effects:  # a Fetch, say
+            return True
+        return self.host is not None and self.host.has_news
 
     def next_timer_s(self, now: float) -> float | None:
         if self.endpoint.clogged:
             return 0.001
         idle = not (self.records.table or self.queue or self.inbox or self.call_inbox)
         timers = [] if idle else [IDLE_DRAIN_S]
-        if self.submission.busy:
+        if self.submission.has_idle_leases:  # else `tick` has nothing to do: 200 nested waits must not tick in vain
             timers.append(max(0.0, self._next_tick - now))
         if self.host is not None:
             host = self.host.next_timer_s(now)

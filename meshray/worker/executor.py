@@ -267,9 +267,10 @@ class Executor:
     def on_turn(self, now: float) -> None:
         if self.done:
             self._send_results()
-        if self.queue and self._running is not None and self.actor is None:
-            if now - self._running_since_s >= self.engine.config.hold_back_after_s:
-                self.give_back()
+        if not self.queue or self._running is None or self.actor is not None:
+            return
+        if now - self._running_since_s >= self.engine.config.hold_back_after_s:
+            self.give_back()
 
     @property
     def has_news(self) -> bool:

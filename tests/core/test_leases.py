@@ -85,6 +85,10 @@ class Host:
         self.leases.on_demand(submitter, Demand(class_id, count, amounts, profile, depth, f"f{depth}"), self.now)
         self.perform()
 
+    def thaw(self, worker: bytes, submitter: bytes, kill: bool = False) -> None:
+        self.leases.on_thawed(worker, submitter, kill, self.now)
+        self.perform()
+
     def give_back(self, submitter: bytes, *granted: LeaseGranted) -> None:
         self.leases.on_returned(submitter, [grant.lease for grant in granted], self.now)
         self.perform()
@@ -329,16 +333,54 @@ def test_a_dead_worker_is_told_with_its_journal() -> None:
     assert host.leases.stale == 1
 
 
-def test_the_workers_of_a_dead_submitter_are_killed() -> None:
+def frozen() -> tuple[Host, LeaseGranted, LeaseGranted]:
+    """A host where a submitter has died: its own lease, and the one it left behind."""
     host = Host(CPU=2)
     host.demand(A, 1)
     (outer,) = host.take(LeaseGranted)
     host.demand(outer.worker, 1, depth=1)
     (inner,) = host.take(LeaseGranted, outer.worker)
     host.die(outer.worker, started=[1])
+    return host, outer, inner
+
+
+def test_the_leases_of_a_dead_submitter_are_frozen() -> None:
+    host, outer, inner = frozen()
+    assert not host.killed
+    host.demand(A, 3)
+    assert all(grant.worker != inner.worker for grant in host.take(LeaseGranted, A))
+    host.thaw(inner.worker, A)  # whose it is not
+    host.give_back(outer.worker, inner)  # late
+    assert not host.take(LeaseGranted)
+    host.thaw(inner.worker, outer.worker)
+    (again,) = host.take(LeaseGranted, A)
+    assert again.worker == inner.worker
+
+
+def test_a_frozen_worker_that_runs_what_nobody_wants_is_killed() -> None:
+    host, outer, inner = frozen()
+    host.thaw(inner.worker, outer.worker, kill=True)
     assert host.killed == [inner.worker]
     host.die(inner.worker)
     assert not host.take(LeaseLost, outer.worker)
+    assert host.available() == 1  # the driver asks for one again
+
+
+def test_the_end_of_a_job_takes_frozen_workers() -> None:
+    host, _, inner = frozen()
+    host.leases.on_job_ended(A, frozenset(), host.now)
+    host.perform()
+    assert host.killed == [inner.worker]
+
+
+def test_a_worker_does_not_get_its_own_tasks() -> None:
+    host = Host(CPU=2)
+    host.demand(A, 1)
+    (outer,) = host.take(LeaseGranted)
+    host.demand(A, 0)
+    host.give_back(A, outer)  # its task has ended, what it submitted has not
+    host.demand(outer.worker, 2, depth=1)
+    assert all(grant.worker != outer.worker for grant in host.take(LeaseGranted, outer.worker))
 
 
 def test_the_end_of_a_job_takes_its_workers() -> None:

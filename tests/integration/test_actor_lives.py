@@ -262,6 +262,31 @@ class TestRestarts:
             assert list(dict.fromkeys(own)) == [f"{name}{number}" for number in range(100)]
             assert len(own) <= 101  # at most the one that was running is repeated
 
+    def test_a_caller_that_meets_it_again_is_not_given_the_results_of_its_earlier_calls(self) -> None:
+        @ray.remote(max_restarts=1, max_task_retries=-1)
+        class Echo:
+            def echo(self, what: str) -> str:
+                return what
+
+            def die_once(self) -> str:
+                if not ray.get_runtime_context().was_current_actor_reconstructed:
+                    os._exit(1)
+                return "died"
+
+        @ray.remote
+        class Caller:
+            def use(self, echo: Any, words: list[str]) -> list[str]:
+                return ray.get([echo.echo.remote(word) for word in words], timeout=LIMIT_S)
+
+            def kill_and_use(self, echo: Any, words: list[str]) -> list[str]:
+                refs = [echo.die_once.remote(), *(echo.echo.remote(word) for word in words)]
+                return ray.get(refs, timeout=LIMIT_S)
+
+        echo, caller = Echo.remote(), Caller.remote()
+        first, second = [[f"{name}{number}" for number in range(100)] for name in "ab"]
+        assert get(caller.use.remote(echo, first)) == first
+        assert get(caller.kill_and_use.remote(echo, second)) == ["died", *second]
+
     def test_the_constructor_may_crash_and_succeed_later(self, journal: Path) -> None:
         @ray.remote(max_restarts=3)
         class Slow:

@@ -230,16 +230,16 @@ def test_one_that_was_woken_to_lead_and_leaves_wakes_the_next(bench: Bench) -> N
     wait_until(lambda: following(bench, third))
     followers.insert(0, Waiting(bench, second))
     wait_until(lambda: following(bench, second))
-    bench.pump.enter()
-    try:
-        first()  # the leader will leave, and wake the second to lead: while we hold the lock, all three are as good as
-        bench.pump._leader = None  # ... gone from their poll
-        bench.pump._hand_over()
-        assert second.lock is None
-        second()
-        second.missing = 0  # the second's value came before he got the lock
-    finally:
-        bench.pump.leave(True)
+    hand_over = bench.pump._hand_over
+
+    def hand_over_and_complete() -> None:
+        bench.pump._hand_over = hand_over  # type: ignore[method-assign]
+        hand_over()
+        assert second.lock is None, "another one was woken"
+        second()  # under the same lock, so before he could take it
+
+    bench.pump._hand_over = hand_over_and_complete  # type: ignore[method-assign]
+    bench.endpoint.deliver(first)
     assert leader.end()
     assert followers[0].end()
     wait_until(lambda: polling(bench, third))

@@ -289,7 +289,10 @@ class Leases(Core):
         """A worker is gone. `finished`, `started`: of the journal, what concerns `lease_of(process)`;
         `failure`: WorkerCrashedError with how it ended."""
         for wanted in self._demands.of_submitter(process):
-            self._freeze(wanted)
+            if wanted.job in self._ended:
+                self._drop(wanted, "its submitter is gone, and its job has ended")
+            else:
+                self._freeze(wanted)
         worker = self.workers.on_died(process)
         if worker is not None:
             grant = self._grants.get(worker.grant)
@@ -529,8 +532,8 @@ class Leases(Core):
         return process if process in self._jobs and process not in self._ended else None
 
     def serves(self, job: bytes) -> bool:
-        """Whether something may run for a job; also after its driver has left, for its detached actors."""
-        return job in self._jobs
+        """Whether this peer may submit something for a job."""
+        return job in self._jobs and job not in self._ended
 
     def lease_of(self, process: bytes) -> int:
         """The lease that a worker serves; 0 for none."""

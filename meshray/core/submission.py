@@ -19,6 +19,7 @@ is stale, and counted.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -66,7 +67,7 @@ class Pending(Struct, gc=False, eq=False):
     task_id: bytes
     function: bytes  # the hash of the function, or the method's name
     args: bytes | Place
-    records: list[Any]  # one per return, to be settled
+    records: Sequence[Any]  # one per return, to be settled
     mean: Mean
     returns: int = 1  # what the function is asked to return; 0 has no record
     blob: Blob | None = None
@@ -175,6 +176,16 @@ class Submission(Core):
         task.state = READY
         cls.ready.append(task)
         self._dirty[cls.id] = cls
+
+    def on_all_ready(self, tasks: list[Pending]) -> None:
+        """The same for many: they come in batches."""
+        dirty = self._dirty
+        for task in tasks:
+            assert task.state == WAITING, f"ready twice: {task!r}"
+            cls: SchedulingClass = task.cls
+            task.state = READY
+            cls.ready.append(task)
+            dirty[cls.id] = cls
 
     def drop_class(self, cls: SchedulingClass) -> None:
         """Forget a class with its tasks and leases, without a word: those who would hear it know."""

@@ -98,7 +98,7 @@ class Engine:
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
         )
         self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
-        self.inbox: deque[tuple[Pending, list[ObjectRef[Any]] | None]] = deque()  # submitted, not yet looked at
+        self.inbox: deque[Pending] = deque()  # submitted, not yet looked at
         self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
         self.pins: dict[tuple[bytes, bytes], list[Any]] = {}  # (receiver, carrier) -> handles kept for it
         self.host: Host | None = None
@@ -268,12 +268,15 @@ class Engine:
 
     def _take_in(self) -> None:
         inbox, submission = self.inbox, self.submission
+        ready: list[Pending] = []
         while inbox:
-            task, deps = inbox.popleft()
+            task = inbox.popleft()
             if task.state == DONE:
                 continue  # cancelled before anybody looked
+            deps = task.dep_refs
             if deps is None or self.resolve(task, deps, functools.partial(submission.on_ready, task)):
-                submission.on_ready(task)
+                ready.append(task)
+        submission.on_all_ready(ready)
 
     def take_calls(self) -> None:
         """Calls from the inbox take their places in the order of their actors. Under the lock."""

@@ -56,7 +56,7 @@ class Tasks:
         return self._prefix + next(self._counter).to_bytes(8, "big")
 
     def submit(
-        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions, depth: int
+        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions, depth: int = 0
     ) -> list[ObjectRef[Any]]:
         """One task; its references at once. Raises what pickling the arguments raises."""
         engine = self._engine
@@ -67,31 +67,31 @@ class Tasks:
         cls = known[1] if known is not None else self._class_of(options, depth)
         task_id = self._prefix + next(self._counter).to_bytes(8, "big")
         arguments = self.arguments(function, args, kwargs) if args or kwargs else NO_ARGUMENTS
-        records: list[Record] = []
-        task = Pending(task_id, blob.hash, arguments.data, records, function.statistics)
         table = engine.records.table
         count = options.num_returns
         if count == 1:
             object_id = task_id + FIRST_RETURN
-            table[object_id] = record = Record(object_id, True, 1, task)
-            records.append(record)
+            record = Record(object_id, True, 1)
+            task = Pending(task_id, blob.hash, arguments.data, (record,), function.statistics, 1, blob)
+            record.task = task
+            table[object_id] = record
             refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
         else:
-            task.returns = count
+            records = [Record(object_id, True, 1) for object_id in return_ids(task_id, count)]
+            task = Pending(task_id, blob.hash, arguments.data, records, function.statistics, count, blob)
             refs = []
-            for object_id in return_ids(task_id, count):
-                table[object_id] = record = Record(object_id, True, 1, task)
-                records.append(record)
-                refs.append(ObjectRef(object_id))
+            for record in records:
+                record.task = task
+                table[record.id] = record
+                refs.append(ObjectRef(record.id))
         task.cls = cls
-        task.blob = blob
         task.name = options.name or function.name
         task.retries_left = options.max_retries
         task.retry_exceptions = options.retry_exceptions
         if arguments is not NO_ARGUMENTS:
             task.refs, task.nested, task.dep_refs = arguments.refs, arguments.nested, arguments.deps
         inbox = engine.inbox
-        inbox.append((task, arguments.deps))
+        inbox.append(task)
         pump = engine.pump
         if cls.idle:
             self.flush(receive=False)

@@ -31,7 +31,7 @@ from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client, Current
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, source_of_lease
+from meshray.store.journal import ConcurrentJournal, Journal, source_of_lease
 from meshray.wire import messages as m
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
@@ -83,12 +83,13 @@ class Executor:
     """See the head of this file. `actor` is set once this worker hosts one; then attempts are its business."""
 
     def __init__(
-        self, client: Client, journal: ConcurrentJournal, host: Callable[[Executor, m.StartActor], Hosted]
+        self, client: Client, journal: Journal, host: Callable[[Executor, m.StartActor], Hosted]
     ) -> None:
         self._host = host  # makes the actor
         self.client = client
         self.engine = client.engine
-        self.journal = journal
+        self._journal = journal
+        self.journal: Journal | ConcurrentJournal = journal  # of tasks: the main thread's alone; of an actor: locked
         self.functions = Functions()
         self.outcomes = Outcomes(client)
         self.queue: deque[Item] = deque()
@@ -106,7 +107,10 @@ class Executor:
         self._running_since_s = 0.0
         self._in_user_code = False
         self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
+        self._pushes: deque[tuple[bytes, int, int]] = deque()  # (source, lease, acknowledged) the journal is to know
         self._handles: dict[bytes, int] = {}  # journal handles by source
+        self._last_lease = 0  # the lease that has pushed last, and its handle
+        self._last_handle = 0
         self._last_lease_source = b""
         self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
         self._blocks = 0
@@ -175,16 +179,9 @@ class Executor:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
-        name = source_of_lease(lease) if lease else source
-        handle = self._handles.get(name)
-        if handle is None:
-            if lease and self._last_lease_source:
-                self._handles.pop(self._last_lease_source, None)
-                self.journal.forget(self._last_lease_source)
-            if lease:
-                self._last_lease_source = name
-            handle = self._handles[name] = self.journal.source(name)
-        self.journal.acknowledged(handle, message.acknowledged)
+        self._pushes.append((source, lease, message.acknowledged))
+        if self.actor is not None:
+            self._note_pushes()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
         self.queue.extend([(source, lease, task) for task in message.tasks])
@@ -193,6 +190,22 @@ class Executor:
         if self._idle is not None:
             idle, self._idle = self._idle, None
             idle()
+
+    def _note_pushes(self) -> None:
+        """Tell the journal who has pushed, and what has arrived there. Of tasks it belongs to the main thread, which
+        does this before it begins one; that of an actor has a lock."""
+        while self._pushes:
+            source, lease, acknowledged = self._pushes.popleft()
+            name = source_of_lease(lease) if lease else source
+            handle = self._handles.get(name)
+            if handle is None:
+                if lease and self._last_lease_source:
+                    self._handles.pop(self._last_lease_source, None)
+                    self.journal.forget(self._last_lease_source)
+                handle = self._handles[name] = self.journal.source(name)
+            if lease:
+                self._last_lease_source, self._last_lease, self._last_handle = name, lease, handle
+            self.journal.acknowledged(handle, acknowledged)
 
     def on_cancel(self, source: bytes, message: m.Cancel) -> None:
         if message.recursive:
@@ -226,7 +239,9 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
+            self.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
+            self._note_pushes()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -441,7 +456,12 @@ class Executor:
 
     def journal_handle(self, item: Item) -> int:
         """The journal's handle for the pusher of an item; 0, which it ignores, for one that has died meanwhile."""
-        return self._handles.get(source_of_lease(item[1]) if item[1] else item[0], 0)
+        if self._pushes:
+            self._note_pushes()
+        lease = item[1]
+        if lease and lease == self._last_lease:
+            return self._last_handle
+        return self._handles.get(source_of_lease(lease) if lease else item[0], 0)
 
     def attempt(self, item: Item) -> m.Result:
         """Run one attempt of a task."""

@@ -22,7 +22,7 @@ from meshray.runtime.client import Client
 from meshray.runtime.engine import Attachment, Engine
 from meshray.runtime.joining import introduce
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal
+from meshray.store.journal import Journal
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.boot import unpack_config, unpack_settings
@@ -53,7 +53,7 @@ def main(packed: bytes) -> NoReturn:
         )
     )
     client = Client(engine)
-    executor = Executor(client, ConcurrentJournal(Journal(settings.journal)), ActorHost)
+    executor = Executor(client, Journal(settings.journal), ActorHost)
     engine.host = executor
     waiter = executor.bound = Waiter(engine.pump, 1)
     engine.on_messages(early)

@@ -293,15 +293,17 @@ class Pump:
 
     # -- turning -----------------------------------------------------------------------------------------------------
 
-    def turn(self) -> None:
-        """Receive, dispatch, decide, flush. Under the lock. Nothing once the pump is closed."""
+    def turn(self, likely: bool = False) -> None:
+        """Receive, dispatch, decide, flush. Under the lock. Nothing once the pump is closed. `likely`: the endpoint's
+        descriptor was readable just now."""
         if self.closed:
             return
         receive, handler = self._endpoint.receive, self._handler
         self._more = False
         try:
             for _ in range(ROUNDS_MAX):
-                batch = receive()
+                batch = receive(RECEIVE_BUDGET, likely)
+                likely = False
                 if batch:
                     handler.on_messages(batch)
                 if len(batch) < RECEIVE_BUDGET:
@@ -393,12 +395,12 @@ class Pump:
                 self.turn()
             elif self._handler.has_news:
                 self.push()  # what has come since the last turn shows at the poll
-            first, looked = True, False
+            first, looked, likely = True, False, False
             while True:
                 if first:
                     first = False
                 else:
-                    self.turn()
+                    self.turn(likely)
                 if waiter.missing <= 0 or self.closed:
                     return True
                 timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()
@@ -408,8 +410,9 @@ class Pump:
                     timeout_s = 0  # one look at the least
                 looked = True
                 if self._leader is None or self._leader is waiter:
-                    self._lead(waiter, timeout_s, raised, poll)
+                    likely = self._lead(waiter, timeout_s, raised, poll)
                 else:
+                    likely = False
                     self._follow(waiter, timeout_s, raised)
         finally:
             if raised:
@@ -427,7 +430,8 @@ class Pump:
                 self._hand_over()
             self.leave(raised)
 
-    def _lead(self, waiter: Waiter, timeout_s: float, raised: bool, poll: select.poll) -> None:
+    def _lead(self, waiter: Waiter, timeout_s: float, raised: bool, poll: select.poll) -> bool:
+        """Poll, for all. Whether something seems to have arrived."""
         self._leader = waiter
         self._leader_thread = _ident()
         self._leader_polls = True
@@ -448,7 +452,10 @@ class Pump:
             self._lock.acquire()
             self._owner = _ident()
             self._leader_polls = False
+        if len(events) == 1 and events[0][0] == self._endpoint.fd:
+            return True
         self._look(events, self._wake_leader)
+        return False
 
     def _follow(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
         lock = threading.Lock()

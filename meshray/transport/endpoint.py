@@ -140,16 +140,20 @@ class Endpoint:
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
-    def receive(self, budget: int = RECEIVE_BUDGET) -> list[tuple[bytes, Message]]:
+    def receive(self, budget: int = RECEIVE_BUDGET, likely: bool = False) -> list[tuple[bytes, Message]]:
         """What has arrived, as (source, message), at most `budget` of them: fewer when nothing more is there.
 
-        What is no message of this protocol, or is meant for another incarnation, is counted in `refused`.
+        `likely`: the descriptor was readable, so the first one is taken without asking. What is no message of this protocol, or is meant for another incarnation, is counted in `refused`.
         """
         router = self._router
         arrived: list[tuple[bytes, Message]] = []
         known, process_id = self._known, self._process_id
-        while len(arrived) < budget and _get(router, _EVENTS) & _POLLIN:  # type: ignore[operator]
-            source = _recv(router, _NOW)
+        while len(arrived) < budget and (likely or _get(router, _EVENTS) & _POLLIN):  # type: ignore[operator]
+            likely = False
+            try:
+                source = _recv(router, _NOW)
+            except zmq.Again:  # it was readable for another reason
+                continue
             try:
                 if source in known:
                     data = _recv(router, _NOW)

@@ -17,6 +17,7 @@ from meshray.resources import to_amounts
 from meshray.wire.messages import (
     Bind,
     Demand,
+    Exit,
     Failure,
     Infeasible,
     JobInfo,
@@ -50,6 +51,7 @@ class Host:
         self.told: list[tuple[bytes, Any]] = []
         self.started: list[StartWorker] = []
         self.killed: list[bytes] = []
+        self.exiting: list[bytes] = []
         self.slots: list[ActorSlot] = []
         self.waits: list[ActorWaits] = []
         self._workers = 0
@@ -61,6 +63,8 @@ class Host:
             for effect in effects:
                 if isinstance(effect, Send):
                     self.told.append((effect.to, effect.message))
+                    if isinstance(effect.message, Exit):
+                        self.exiting.append(effect.to)
                 elif isinstance(effect, StartWorker):
                     self.started.append(effect)
                     if self.starts_workers:
@@ -658,9 +662,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def bury(self) -> None:
-        for process in self.host.killed:
-            self.host.die(process)
-        self.host.killed.clear()
+        for gone in (self.host.killed, self.host.exiting):
+            for process in gone:
+                self.host.die(process)
+            gone.clear()
         self.collect()
 
     @invariant()
@@ -673,7 +678,7 @@ class AnyOrder(RuleBasedStateMachine):
         for job in self.jobs:
             self.host.leases.on_job_ended(job, frozenset(), self.host.now)
         self.host.perform()
-        while self.host.killed:
+        while self.host.killed or self.host.exiting:
             self.bury()
         used = {name: amount for name, amount in self.host.leases.slots.used.items() if amount}
         assert not used, f"left behind: {used}"

@@ -31,7 +31,7 @@ class FakeEndpoint:
         self.arrived.append(message)
         os.eventfd_write(self.fd, 1)
 
-    def receive(self, budget: int = 64) -> list[Any]:
+    def receive(self, budget: int = 64, likely: bool = False) -> list[Any]:
         try:
             os.eventfd_read(self.fd)
         except BlockingIOError:

@@ -100,9 +100,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
+    """A bound on one message, which is one frame."""
+
     frames_max: int = 4096
     nesting_max: int = 32
-    """Bounds per message; together with the number of frames they bound what a sender can make us hold."""
+    """For messages of several frames, and for a schema with recursive types: neither is there now, so nobody asks."""
 
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0

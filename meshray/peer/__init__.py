@@ -1,15 +1,15 @@
 """The peer process: performs what the core decides.
 
-    service.py    lifetime and loop: one wake is one batch
-    parts.py      what a peer consists of
-    dispatch.py   message -> the core that it is for
-    perform.py    effect -> what is done
-    jobs.py       drivers come and go, and their jobs with them
-    starts.py     workers on their way, from the request to their Attach
-    ends.py       processes that died: what they left, who is told
-    processes.py  who is attached
-    timers.py     what happens later
-    view.py       what it shows of itself; status.py makes the answers of that
-    zygotes.py, children.py, logs.py    workers as processes: forking, deaths, prints
-    detect.py     what the host has to offer
+service.py    lifetime and loop: one wake is one batch
+parts.py      what a peer consists of
+dispatch.py   message -> the core that it is for
+perform.py    effect -> what is done
+jobs.py       drivers come and go, and their jobs with them
+starts.py     workers on their way, from the request to their Attach
+ends.py       processes that died: what they left, who is told
+processes.py  who is attached
+timers.py     what happens later
+view.py       what it shows of itself; status.py makes the answers of that
+zygotes.py, children.py, logs.py    workers as processes: forking, deaths, prints
+detect.py     what the host has to offer
 """

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from meshray.launch import PeerSettings, spawn_peer
+from meshray.launch import PeerSettings, Started, spawn_peer
 from meshray.local import PeerRecord, find_peers
 from meshray.options import InitSettings
 
@@ -35,12 +39,10 @@ def attach(settings: InitSettings) -> Client:
                 "resources, labels and object_store_memory cannot be given when attaching to it. "
                 'Leave them out, or pass address="local"'
             )
-        from meshray.runtime.joining import join
-
-        return join(running, None, settings)
+        return _load_runtime()(running, None, settings)
     starting = spawn_peer(_peer_settings(settings))
     try:
-        from meshray.runtime.joining import join
+        join = _load_runtime()
     except BaseException:
         starting.wait().kill()
         raise
@@ -52,6 +54,24 @@ def attach(settings: InitSettings) -> Client:
     except BaseException:
         started.kill()
         raise
+
+
+def _load_runtime() -> Callable[[PeerRecord, Started | None, InitSettings], Client]:
+    """Import what joins. A Ctrl-C waits until that is done: a package of several modules that was interrupted while it
+    was imported (ZeroMQ's) cannot be imported again in this process."""
+    pressed: list[FrameType | None] = []
+    before = signal.getsignal(signal.SIGINT)
+    hold = callable(before) and threading.current_thread() is threading.main_thread()
+    if hold:
+        signal.signal(signal.SIGINT, lambda _, frame: pressed.append(frame))
+    try:
+        from meshray.runtime.joining import join
+    finally:
+        if hold:
+            signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(signal.SIGINT, pressed[0])
+    return join
 
 
 def _choose(settings: InitSettings) -> PeerRecord | None:

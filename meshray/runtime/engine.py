@@ -463,8 +463,8 @@ class Engine:
         self.complete(self.calls.on_state(message), worker)
 
     def _announce_places(self, dead: bytes) -> None:
-        """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost with
-        it. Not those that were released: the peer would wait for a release that never comes."""
+        """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost
+        with it. Not those that were released: the peer would wait for a release that never comes."""
         prefix = segment_prefix(dead)
         segments = [
             m.SealedSegment(record.id, record.value.segment, record.value.size, record.value.size, dead)

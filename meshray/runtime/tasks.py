@@ -56,7 +56,12 @@ class Tasks:
         return self._prefix + next(self._counter).to_bytes(8, "big")
 
     def submit(
-        self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions, depth: int = 0
+        self,
+        function: FunctionSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        depth: int = 0,
     ) -> list[ObjectRef[Any]]:
         """One task; its references at once. Raises what pickling the arguments raises."""
         engine = self._engine

@@ -135,8 +135,9 @@ class Values:
             self._arriving.carrier = before
 
     def _view(self, place: m.Place, carrier: Carrier | None) -> memoryview:
-        """The payload in its segment, read-only. A view counts like a handle: it dies with the last array made of it.
-        """
+        """The payload in its segment, read-only. A view counts like a handle; it dies with the last array made of it.
+
+        Raises what opening the segment raises."""
         engine, object_id = self._engine, place.object_id
         dropped = engine.queue.append
         shield = engine.pump.shield()

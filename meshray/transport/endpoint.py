@@ -143,7 +143,8 @@ class Endpoint:
     def receive(self, budget: int = RECEIVE_BUDGET, likely: bool = False) -> list[tuple[bytes, Message]]:
         """What has arrived, as (source, message), at most `budget` of them: fewer when nothing more is there.
 
-        `likely`: the descriptor was readable, so the first one is taken without asking. What is no message of this protocol, or is meant for another incarnation, is counted in `refused`.
+        `likely`: the descriptor was readable, so the first one is taken without asking. What is no message of this
+        protocol, or is meant for another incarnation, is counted in `refused`.
         """
         router = self._router
         arrived: list[tuple[bytes, Message]] = []

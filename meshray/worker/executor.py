@@ -82,9 +82,7 @@ class Hosted(Protocol):
 class Executor:
     """See the head of this file. `actor` is set once this worker hosts one; then attempts are its business."""
 
-    def __init__(
-        self, client: Client, journal: Journal, host: Callable[[Executor, m.StartActor], Hosted]
-    ) -> None:
+    def __init__(self, client: Client, journal: Journal, host: Callable[[Executor, m.StartActor], Hosted]) -> None:
         self._host = host  # makes the actor
         self.client = client
         self.engine = client.engine

@@ -38,6 +38,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     push_batch_max_bytes: int = 1 << 20
     """A bound on the arguments pushed to one worker ahead of their run."""
 
+    deps_inline_max_bytes: int = 1 << 20
+    """Values of a task's references that travel with it, in all; the executor fetches those beyond. (A task with a
+    thousand small ones would not fit into `frame_max_bytes`.)"""
+
+    function_max_bytes: int = 32 << 20
+    """A pickled function or class that is larger has captured data that belongs into the store; with what else may
+    travel in its message it stays below `frame_max_bytes`."""
+
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 

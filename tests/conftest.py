@@ -7,6 +7,7 @@ ends (a module uses one of the two, since a process has one mesh at a time).
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from types import ModuleType
 import pytest
 
 from tests.leaks import Snapshot, kill_left, runtime_folder, wait_clean
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: programs would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INTEGRATION = Path(__file__).parent / "integration"
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 STEP_S = 0.01
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
-def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+def until(condition: Callable[[], object], what: str = "what should happen", deadline_s: float = DEADLINE_S) -> None:
     """Returns once `condition()` is true. Raises `AssertionError` with `what` is missing after `deadline_s`."""
     end = time.monotonic() + deadline_s
     while not condition():

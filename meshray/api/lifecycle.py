@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Never, Self
 
 from meshray import context
-from meshray.api.options import check_resources, check_runtime_env, env_vars
+from meshray.api.options import check_resources, check_runtime_env, check_text, env_vars
 from meshray.context import NotInitialisedError, Runtime
 from meshray.ids import NODE_BYTES
 from meshray.options import InitSettings
@@ -256,6 +256,7 @@ def _check_text(name: str, value: object) -> str:
         raise TypeError(f"init: {name} takes a str, got {value!r}")
     if not value:
         raise ValueError(f"init: {name} cannot be an empty string")
+    check_text(f"init: {name}", value)
     return value
 
 

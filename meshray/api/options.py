@@ -46,8 +46,18 @@ def _text(name: str, value: Any) -> None:
         raise TypeError(f"option {name!r} takes a str, got {value!r}")
     if not value:
         raise ValueError(f"option {name!r} cannot be an empty string")
-    if len(value) > 1024:
-        raise ValueError(f"option {name!r} takes at most 1024 characters, got {len(value)}")
+    check_text(f"option {name!r}", value)
+
+
+def check_text(what: str, text: str, most: int = 1024) -> None:
+    """A text that a message can carry: the receiver would refuse any other, and never answer."""
+    if len(text) > most:
+        raise ValueError(f"{what} takes at most {most} characters, got {len(text)}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} cannot be written in UTF-8: {error}") from None
 
 
 def _memory(name: str, value: Any) -> None:
@@ -73,6 +83,7 @@ def check_resources(name: str, value: Any) -> None:
             raise ValueError(f"option {name!r} cannot hold {key!r}: use num_{key.lower()}s")
         if key in ("memory", "object_store_memory") or not key:
             raise ValueError(f"option {name!r} cannot hold {key!r}: use the option of that name")
+        check_text(f"a key of option {name!r}", key)
         _number(f"{name}[{key!r}]", quantity)
 
 
@@ -100,6 +111,8 @@ def check_runtime_env(name: str, value: Any) -> None:
                 raise TypeError(f"option {name}['env_vars'] takes str keys and values, got {variable!r}: {text!r}")
             if not variable or "=" in variable or "\0" in variable + text:
                 raise ValueError(f"option {name}['env_vars']: no such variable can be set: {variable!r}")
+            check_text(f"option {name}['env_vars']: the name of a variable", variable)
+            check_text(f"option {name}['env_vars'][{variable!r}]", text, 64 * 1024)
 
 
 def _strategy(name: str, value: Any) -> None:

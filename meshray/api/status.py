@@ -6,6 +6,7 @@ from typing import Any
 
 from meshray import context
 from meshray.api.actors import ActorHandle, handle_of, handle_of_self
+from meshray.api.options import check_text
 from meshray.ids import NODE_BYTES, task_of
 from meshray.refs import ObjectRef
 
@@ -33,6 +34,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
             raise TypeError(f"get_actor: {what} takes a str, got {text!r}")
         if not text:
             raise ValueError(f"get_actor: {what} cannot be an empty string")
+        check_text(f"get_actor: {what}", text)
     return handle_of(context.runtime().find_actor(name, namespace))
 
 

@@ -217,8 +217,11 @@ class Actors(Core):
             return
         self._end(actor, _died(actor, "its last handle went out of scope"), None)
 
-    def on_process_died(self, process: bytes, why: str, journal: Journal, now: float) -> None:
-        """`why` in words, as "killed by signal 9 (SIGKILL)"; `journal`: of a worker, per caller."""
+    def on_process_died(
+        self, process: bytes, why: str, journal: Journal, now: float, all_started: bool = False
+    ) -> None:
+        """`why` in words, as "killed by signal 9 (SIGKILL)"; `journal`: of a worker, per caller; `all_started`: it
+        could not name all calls that had begun."""
         for asker, question in self._early.on_process_died(process):
             self._say_unknown(asker, question)
         for watched in self._actors.values():
@@ -232,14 +235,14 @@ class Actors(Core):
             assert actor.failure is not None, f"ending for no reason: {actor!r}"
             self._die(actor, actor.failure, journal)
         elif actor.may_restart():
-            self._restart(actor, journal, now)
+            self._restart(actor, journal, now, all_started)
         else:
             cause = "it was killed (kill with no_restart=False)" if actor.killed else f"its process ended: {why}"
             if actor.spec.max_restarts:
                 cause += f", and its {actor.spec.max_restarts} restarts are used up"
             self._die(actor, _died(actor, cause), journal)
 
-    def _restart(self, actor: Actor, journal: Journal, now: float) -> None:
+    def _restart(self, actor: Actor, journal: Journal, now: float, all_started: bool) -> None:
         actor.restarts += 1
         actor.incarnation += 1
         actor.killed = False
@@ -250,7 +253,7 @@ class Actors(Core):
         else:
             actor.enter(Life.PLACING)
             self._request_slot(actor)
-        self._announce(actor, journal)
+        self._announce(actor, journal, all_started)
 
     def _kill(self, actor: Actor, failure: Failure) -> None:
         """The end, at once. The first reason stays."""
@@ -392,11 +395,12 @@ class Actors(Core):
         failure = actor.failure if actor.life is Life.DEAD else None
         return ActorState(actor.spec.actor_id, actor.incarnation, worker, failure)
 
-    def _announce(self, actor: Actor, journal: Journal) -> None:
+    def _announce(self, actor: Actor, journal: Journal, all_started: bool = False) -> None:
         """Tell the watchers, each with what the journal says of its own calls."""
         for watcher in sorted(actor.watchers):
             state = self._state(actor)
             state.finished, state.started = journal.get(watcher, ([], []))
+            state.all_started = all_started
             self._tell(watcher, state)
 
     def _tell(self, process: bytes, message: Message) -> None:

@@ -174,6 +174,7 @@ class Adoption(Core):
     def on_process_died(self, process: bytes, finished: list[Result], failure: Failure, now: float) -> None:
         """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served."""
         self._now = now
+        self._submission.on_process_died(process)
         for task_id in sorted(self._at.pop(process, ())):
             heir = self._heirs[task_id]
             assert heir.runner is not None

@@ -18,14 +18,18 @@ from collections import deque
 from typing import Any
 
 from meshray.core.effects import Core, Send
-from meshray.core.submission import DONE, IN_FLIGHT, READY, WAITING, Pending, retriable, wire_task
-from meshray.wire.messages import ActorState, Failure, Push, Result, WatchActor
+from meshray.core.submission import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
+from meshray.wire.messages import ActorState, Failure, Push, Result, Task, WatchActor
 
 PENDING, ALIVE, DEAD = "pending", "alive", "dead"
 
 WINDOW_CALLS = 4096
 """A bound on the calls in flight from one caller to one actor: more would only wait there instead of here."""
 
+
+PUSH_MAX_BYTES = 1 << 20
+"""What travels in one Push, but for the call that exceeds it: calls gather by the thousand while an actor starts, and
+a message beyond `frame_max_bytes` would not arrive."""
 
 ACKNOWLEDGE_CALLS = 256
 """Results that may have arrived without the executor knowing: until then they fill its crash journal. More than that
@@ -83,6 +87,8 @@ class Calls(Core):
         self._links: dict[bytes, ActorLink] = {}
         self._by_worker: dict[bytes, ActorLink] = {}
         self._dirty: dict[bytes, ActorLink] = {}
+        # As in `Submission`: (worker, call) of attempts that failed, are tried again, and left references behind.
+        self.kept_by_failed: list[tuple[bytes, Pending]] = []
         self._numbers: dict[bytes, int] = {}  # living worker of a forgotten actor -> the next sequence number for it
         self.stale = 0
 
@@ -151,7 +157,8 @@ class Calls(Core):
         if message.failure is not None:
             return done + self._die(link, message.failure)
         if link.worker:
-            done += self._incarnation_died(link, set(message.started))
+            started = set(link.in_flight) if message.all_started else set(message.started)
+            done += self._incarnation_died(link, started)
         link.incarnation = message.incarnation
         link.worker = message.worker
         link.state = ALIVE if message.worker and not link.doomed else PENDING
@@ -222,12 +229,14 @@ class Calls(Core):
         """Calls that the worker dropped because they were cancelled."""
         link = self._by_worker.get(worker)
         done: Done = []
-        for seq in seqs if link is not None else ():
-            assert link is not None
+        if link is None:
+            return done
+        for seq in seqs:
             call = link.in_flight.pop(seq, None)
             if call is not None:
                 call.state = DONE
                 done.append((call, _cancelled(call)))
+        self._dirty[link.actor_id] = link  # there is room for those that wait
         return done
 
     def _accept(self, link: ActorLink, results: list[Result]) -> Done:
@@ -243,6 +252,8 @@ class Calls(Core):
                     call.retries_left -= 1
                 call.attempt += 1
                 self._put_back(link, call)
+                if result.kept:
+                    self.kept_by_failed.append((link.worker, call))
                 continue
             call.state = DONE
             done.append((call, result))
@@ -262,8 +273,8 @@ class Calls(Core):
 
     def _push(self, link: ActorLink) -> None:
         queue, in_flight = link.queue, link.in_flight
-        seq = link.next_seq
-        tasks = []
+        seq, size = link.next_seq, 0
+        tasks: list[Task] = []
         while queue and len(in_flight) < WINDOW_CALLS:
             call = queue[0]
             if call.state == WAITING:
@@ -276,6 +287,13 @@ class Calls(Core):
             in_flight[seq] = call
             tasks.append(wire_task(call, seq, 0))
             seq += 1
+            if type(call.args) is bytes:
+                size += len(call.args)
+            if call.deps:
+                size += deps_bytes(call)
+            if size > PUSH_MAX_BYTES:
+                self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
+                link.told, tasks, size = link.acknowledged, [], 0
         link.next_seq = seq
         if tasks or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
             link.told = link.acknowledged

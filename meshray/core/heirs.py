@@ -10,11 +10,40 @@ Silence counts as one attempt per silent process: too many are better than one e
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from meshray.core.submission import Mean, Pending
-from meshray.wire.messages import Blob, Failure, Lineage, Result
+from meshray.wire.messages import Blob, Failure, Lineage, Promoted, Result
 
 UNSEEN = -1
+
+
+class Heirs(Protocol):
+    """Who makes the pending objects of dead submitters again (`core.adoption`). Events come in the midst of a change:
+    they must not fail, and may come back only through `pin_for_task` and `unpin_for_task`."""
+
+    def on_pending(self, submitter: bytes, promoted: Promoted) -> None:
+        """A reference was promoted without a value."""
+
+    def adopts(self, object_id: bytes) -> bool:
+        """Whether a pending object will be made although its submitter died."""
+
+    def on_outcome(self, object_id: bytes) -> None:
+        """A value or a failure is there."""
+
+    def on_settled(self, process: bytes) -> None:
+        """All that a dead process had sent is known."""
+
+
+class NoHeirs:
+    """A peer that adopts nothing."""
+
+    def on_pending(self, submitter: bytes, promoted: Promoted) -> None: ...
+    def adopts(self, object_id: bytes) -> bool:
+        return False
+
+    def on_outcome(self, object_id: bytes) -> None: ...
+    def on_settled(self, process: bytes) -> None: ...
 
 
 class Heir:

@@ -25,11 +25,11 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import ActorSlot, ActorWaits, Core, Send
-from meshray.core.quantum import Grant, next_look, victims
+from meshray.core.quantum import Grant, next_look, reserves, victims
 from meshray.core.slots import CPU, Slots, subtract
-from meshray.core.startup import CrashBudget
+from meshray.core.trouble import chain_of_waits, trouble
 from meshray.core.workers import Interpreter, Worker, WorkerKey, Workers, bind_env
-from meshray.resources import Amounts, fits
+from meshray.resources import Amounts
 from meshray.wire.messages import (
     Bind,
     Demand,
@@ -284,9 +284,15 @@ class Leases(Core):
             grant.given_back = 0
 
     def on_process_died(
-        self, process: bytes, finished: list[Result], started: list[int], failure: Failure, now: float
+        self,
+        process: bytes,
+        finished: list[Result],
+        started: list[int],
+        failure: Failure,
+        now: float,
+        all_started: bool = False,
     ) -> None:
-        """A worker is gone. `finished`, `started`: of the journal, what concerns `lease_of(process)`;
+        """A worker is gone. `finished`, `started`, `all_started`: of the journal, what concerns `lease_of(process)`;
         `failure`: WorkerCrashedError with how it ended."""
         for wanted in self._demands.of_submitter(process):
             if wanted.job in self._ended:
@@ -301,17 +307,16 @@ class Leases(Core):
             if unused and not worker.dying and worker.key is not None:
                 self.workers.on_crash(worker.key.job, failure.message, now)
             if grant is not None:
-                self._lose(grant, finished, started, failure, now)
+                self._lose(grant, LeaseLost(grant.id, grant.worker, finished, started, failure, all_started), now)
             self._report(now)
         self._forget_ended()
         self._pump(now)
 
-    def _lose(self, grant: Grant, finished: list[Result], started: list[int], failure: Failure, now: float) -> None:
+    def _lose(self, grant: Grant, lost: LeaseLost, now: float) -> None:
         wanted = grant.wanted
         if wanted.is_actor:
             wanted.count = 0
         elif not grant.orphan:
-            lost = LeaseLost(grant.id, grant.worker, finished, started, failure)
             self._effects.append(Send(wanted.submitter, lost))
         wanted.since = now
         self._end_grant(grant)
@@ -394,7 +399,7 @@ class Leases(Core):
             if self.slots.fits(wanted.request):
                 self._grant(wanted, now)
                 return True
-            if self._reserves(wanted, now):
+            if reserves(wanted, self._grants.values(), self.slots.total, now, self._config):
                 reserved.update(wanted.request)
         return False
 
@@ -405,18 +410,6 @@ class Leases(Core):
         self._grants[grant.id] = self._awaiting[grant.id] = grant
         wanted.grants.add(grant.id)
         self._demands.served(wanted, now)
-
-    def _reserves(self, wanted: Wanted, now: float) -> bool:
-        """Whether smaller requests must wait until this one fits. It keeps its place for `lease_reserve_s`, then lets
-        others pass for as long: one of them may be what a running task waits for."""
-        waited = now - wanted.since
-        if waited < self._config.lease_quantum_s or int(waited / self._config.lease_reserve_s) % 2:
-            return False
-        reachable = dict(self.slots.total)
-        for grant in self._grants.values():
-            if grant.wanted.is_actor:
-                reachable = subtract(reachable, grant.amounts)
-        return fits(wanted.request, reachable)
 
     def _paused(self, job: bytes, now: float) -> bool:
         budget = self.workers.budgets.get(job)
@@ -481,9 +474,12 @@ class Leases(Core):
 
     def _report(self, now: float) -> None:
         """Tell those who wait why they will wait long, once, and once more when that has changed."""
+        capped = self._awaiting and self.workers.at_cap
+        at_cap = chain_of_waits(self._grants.values(), self._config.workers_max) if capped else ""
         for wanted in list(self._demands):
             if wanted.waits or wanted.told or not self._awaiting.keys().isdisjoint(wanted.grants):
-                text = self._trouble(wanted, now)
+                patience_over = now >= wanted.since + self._config.infeasible_after_s
+                text = trouble(wanted, self._jobs[wanted.job], self.workers, at_cap, patience_over)
                 if text is not None and text != wanted.told:
                     self._tell(wanted, text)
 
@@ -495,32 +491,6 @@ class Leases(Core):
             self._effects.append(ActorWaits(submitter, wanted.job, text, broken and bool(text)))
         else:
             self._effects.append(Send(submitter, Infeasible(class_id, text)))
-
-    def _trouble(self, wanted: Wanted, now: float) -> str | None:
-        """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say."""
-        patience_over = now >= wanted.since + self._config.infeasible_after_s
-        if wanted.never:
-            return f"no member can ever run it: {wanted.never}" if patience_over else None
-        job = self._jobs[wanted.job]
-        for cause in ((job.executable, job.prefix), wanted.job):
-            budget: CrashBudget | None = self.workers.budgets.get(cause)
-            if budget is not None and budget.exhausted:
-                return budget.report()
-        if self._awaiting and self.workers.at_cap:
-            return self._cap_text() if patience_over else None
-        return ""
-
-    def _cap_text(self) -> str:
-        """The chain of those who wait, for people."""
-        blocked = sorted(
-            (grant for grant in self._grants.values() if grant.given_back), key=lambda grant: grant.wanted.depth
-        )
-        names = [grant.wanted.name or "a task" for grant in blocked]
-        chain = names if len(names) <= 10 else [*names[:5], f"... {len(names) - 10} more ...", *names[-5:]]
-        return (
-            f"all {self._config.workers_max} workers that this peer may have (workers_max) are taken, {len(blocked)} "
-            f"of them wait for tasks of their own: {' -> '.join(chain) or 'none'}"
-        )
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -26,16 +26,17 @@ they answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.departures import Departures
 from meshray.core.effects import Core, Send
+from meshray.core.gone import Gone, remember
+from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
-from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
+from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.wire.messages import (
     DeathSeen,
     DeathSettled,
@@ -56,40 +57,6 @@ from meshray.wire.messages import (
     Sealed,
     SealedSegment,
 )
-
-T = TypeVar("T")
-
-
-class Heirs(Protocol):
-    """Who makes the pending objects of dead submitters again (`core.adoption`). Events come in the midst of a change:
-    they must not fail, and may come back only through `pin_for_task` and `unpin_for_task`."""
-
-    def on_pending(self, submitter: bytes, promoted: Promoted) -> None:
-        """A reference was promoted without a value."""
-
-    def adopts(self, object_id: bytes) -> bool:
-        """Whether a pending object will be made although its submitter died."""
-
-    def on_outcome(self, object_id: bytes) -> None:
-        """A value or a failure is there."""
-
-    def on_settled(self, process: bytes) -> None:
-        """All that a dead process had sent is known."""
-
-
-class _NoHeirs:
-    """A peer that adopts nothing."""
-
-    def on_pending(self, submitter: bytes, promoted: Promoted) -> None: ...
-    def adopts(self, object_id: bytes) -> bool:
-        return False
-
-    def on_outcome(self, object_id: bytes) -> None: ...
-    def on_settled(self, process: bytes) -> None: ...
-
-
-GONE_MAX = 4096
-"""How many processes that have ended are remembered with the reason, for the text of errors."""
 
 ANSWERS_AT_ONCE = 64
 """At most so many values travel in one unasked Fetched."""
@@ -114,7 +81,7 @@ class Objects(Core):
     def __init__(self, config: Config, node: bytes, store: StoreAccounts) -> None:
         super().__init__()
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
-        self.heirs: Heirs = _NoHeirs()
+        self.heirs: Heirs = NoHeirs()
         self._config = config
         self._node = node
         self._store = store
@@ -123,7 +90,7 @@ class Objects(Core):
         self._attached: set[bytes] = set()  # living processes that count references
         self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
         self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
-        self._gone: dict[bytes, str] = {}  # processes that have ended -> why; bounded, the oldest go first
+        self._gone = Gone(node)
         self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
         self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
         self._lost_containers: set[bytes] = set()  # LOST records of ended jobs that still contain others
@@ -151,7 +118,7 @@ class Objects(Core):
         if process not in self._attached:
             return
         self._attached.discard(process)
-        _remember(self._gone, process, why or "its process died", GONE_MAX)
+        self._gone.add(process, why or "its process died")
         self._table.drop_waits_of(process)
         self._store.on_process_died(process)
         for record in self._table.pending_of(process):
@@ -161,7 +128,7 @@ class Objects(Core):
             if record.stage is Stage.EXPECTED:
                 self._lose(record)
             elif record.stage is Stage.SEALED:
-                self._answer(record, self._reason(record.id))
+                self._answer(record, self._gone.failure(record.id))
         for witness in sorted(self._attached):
             self._tell(witness, ProcessDied(process))
         self._settle(self._departures.open(process, self._attached))
@@ -178,7 +145,7 @@ class Objects(Core):
         ended = [process for process, its in self._jobs.items() if its == job and process not in survivors]
         for process in ended:
             self._doomed.add(process)
-            _remember(self._gone, process, "its job ended", GONE_MAX)
+            self._gone.add(process, "its job ended")
         kept = self._needed_by_actors()
         for process in ended:
             for record in self._table.owned_by(process):
@@ -280,21 +247,11 @@ class Objects(Core):
         if record.stage is Stage.LOST:
             return
         self._table.enter(record, Stage.LOST)
-        record.value = self._reason(record.id)
+        record.value = self._gone.failure(record.id)
         if record.contained:  # who has read it may hold what is inside through it alone: that stays as long as it
             self._lost_containers.add(record.id)
         self.heirs.on_outcome(record.id)
         self._answer(record, record.value)
-
-    def _reason(self, object_id: bytes) -> Failure:
-        """Why nobody can answer for an object."""
-        owner = owner_process_of(object_id)
-        if owner[:NODE_BYTES] != self._node:
-            why = f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
-        else:
-            why = f"{self._gone.get(owner, 'its process has ended')} (process {owner.hex()})"
-        text = f"object {object_id.hex()} is lost with its owner: {why}"
-        return Failure("OwnerDiedError", text, details={"object_id": object_id.hex(), "owner": owner.hex()})
 
     # -- holding -----------------------------------------------------------------------------------------------------
 
@@ -315,7 +272,7 @@ class Objects(Core):
             if record is not None and sender in record.holders:
                 self._table.drop_holder(record, sender)
             elif owner_process_of(object_id) == sender and (record is None or record.stage is Stage.EXPECTED):
-                _remember(self._early, object_id, None, self._config.early_messages_max)
+                remember(self._early, object_id, None, self._config.early_messages_max)
 
     def on_pooled(self, sender: bytes, message: Pooled) -> None:
         """The sender, maker and only holder of these, has freed them and keeps their files."""
@@ -378,9 +335,9 @@ class Objects(Core):
         """Its value, or why there will be none; None while it may come."""
         record = self._table.records.get(object_id)
         if record is None:
-            return self._reason(object_id)
+            return self._gone.failure(object_id)
         if record.stage is Stage.SEALED and record.owner not in self._attached:
-            return self._reason(object_id)
+            return self._gone.failure(object_id)
         return record.value
 
     def job_of(self, process: bytes) -> bytes:
@@ -403,7 +360,7 @@ class Objects(Core):
             record = self._look_up(object_id)
             value = record.value
             if record.stage is Stage.SEALED and record.owner not in self._attached:
-                value = self._reason(object_id)
+                value = self._gone.failure(object_id)
             if value is None:
                 self._table.add_waiter(record, sender)
                 continue
@@ -472,7 +429,7 @@ class Objects(Core):
         if self._unsealed.pop(record.id, None) is not None or retried:
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
-            _remember(self._early, record.id, None, self._config.early_messages_max)
+            remember(self._early, record.id, None, self._config.early_messages_max)
         self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
         self._unpin_all(contained)
@@ -500,7 +457,7 @@ class Objects(Core):
             record = self._table.add(object_id)
             if record.owner not in self._attached or record.owner in self._doomed:
                 self._table.enter(record, Stage.LOST)
-                record.value = self._reason(object_id)
+                record.value = self._gone.failure(object_id)
         return record
 
     def _tell(self, process: bytes, message: Message) -> None:
@@ -539,13 +496,6 @@ class Objects(Core):
 def _inside(record: Record) -> list[bytes]:
     """What a reader of the value gets with it."""
     return list(record.contained) if record.stage is Stage.SETTLED else []
-
-
-def _remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:
-    """Add to a memory that forgets the oldest."""
-    memory[key] = value
-    while len(memory) > at_most:
-        del memory[next(iter(memory))]
 
 
 def _nobody_cares(actor_id: bytes) -> None:

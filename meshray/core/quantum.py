@@ -9,6 +9,9 @@ flight is done. Two cases:
    equal rank: after the quantum, if that class has fewer leases. Something shallower waits for its turn.
 
 Nothing is revoked in vain: only if what waits would then fit, what already comes back counted.
+
+A request for much would wait for ever while small ones take whatever comes free: after a quantum, it makes them wait
+(`reserves`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass, field
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
+from meshray.core.slots import subtract
 from meshray.resources import fits
 from meshray.wire.messages import Profile
 
@@ -122,6 +126,19 @@ def next_look(waiting: list[Wanted], grants: Iterable[Grant], now: float, config
         if _outranks(wanted, grant, view.by_job) and not wanted.request.keys().isdisjoint(grant.amounts)
     )
     return min((time for time in times if time > now), default=None)
+
+
+def reserves(wanted: Wanted, grants: Iterable[Grant], total: dict[str, int], now: float, config: Config) -> bool:
+    """Whether smaller requests must wait until this one fits. It keeps its place for `lease_reserve_s`, then lets
+    others pass for as long: one of them may be what a running task waits for."""
+    waited = now - wanted.since
+    if waited < config.lease_quantum_s or int(waited / config.lease_reserve_s) % 2:
+        return False
+    reachable = dict(total)
+    for grant in grants:
+        if grant.wanted.is_actor:
+            reachable = subtract(reachable, grant.amounts)
+    return fits(wanted.request, reachable)
 
 
 def _outranks(wanted: Wanted, grant: Grant, by_job: dict[bytes, int]) -> bool:

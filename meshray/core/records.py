@@ -48,6 +48,10 @@ RECORDS_AT_ONCE = 128
 """So many small values travel in one Promote or Resolve: at `inline_max_bytes` each, far below `frame_max_bytes`."""
 
 
+IDS_AT_ONCE = 100_000
+"""So many ids travel in one Release or Fetch: 30 bytes each."""
+
+
 class Record(Struct, gc=False, eq=False):
     """One object, as this process sees it.
 
@@ -295,7 +299,7 @@ class Records(Core):
     # -- the link to the peer ----------------------------------------------------------------------------------------
 
     def _tell(self, message: Message) -> None:
-        """Say it to the peer, in order; what follows its own kind joins it."""
+        """Say it to the peer, in order; what follows its own kind joins it, within what one message may carry."""
         if self._effects:
             last = self._effects[-1].message
             if type(last) is type(message):
@@ -303,10 +307,15 @@ class Records(Core):
                     isinstance(last, Promote | Resolve)
                     and isinstance(message, Promote | Resolve)
                     and len(last.records) < RECORDS_AT_ONCE
+                    and not any(promoted.lineage and promoted.lineage.blob for promoted in message.records)
                 ):
                     last.records.extend(message.records)
                     return
-                if isinstance(last, Release | Fetch) and isinstance(message, Release | Fetch):
+                if (
+                    isinstance(last, Release | Fetch)
+                    and isinstance(message, Release | Fetch)
+                    and len(last.object_ids) < IDS_AT_ONCE
+                ):
                     last.object_ids.extend(message.object_ids)
                     return
         self._effects.append(Send(self._peer, message))

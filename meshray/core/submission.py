@@ -75,6 +75,7 @@ class Pending(Struct, gc=False, eq=False):
     deps: Any = ()  # values (`Argument`) of top-level references, as far as known
     dep_refs: list[Any] | None = None  # the references that `deps` stand for, in their order
     missing: int = 0  # how many of them are not there yet
+    inlined: int = 0  # bytes of those of `deps` that travel along
     refs: list[Any] | None = None  # handles that live until the result is there
     nested: bool = False  # references or segments travel along: the worker may keep some
     cls: Any = None  # its SchedulingClass, or its ActorLink
@@ -258,8 +259,8 @@ class Submission(Core):
             if task.cancelled:
                 done.append((task, _cancelled(task)))
                 task.state = DONE
-            elif seq not in started or task.retries_left != 0:
-                if seq in started and task.retries_left > 0:
+            elif task.retries_left != 0 or not (message.all_started or seq in started):
+                if task.retries_left > 0 and (message.all_started or seq in started):
                     task.retries_left -= 1
                 task.state = READY
                 again.append(task)
@@ -273,6 +274,10 @@ class Submission(Core):
         lease.cls.ready.extendleft(reversed(again))
         self._forget(lease)
         return done
+
+    def on_process_died(self, worker: bytes) -> None:
+        """It is no more. Its leases were lost before (`on_lost`); one without a lease is only forgotten."""
+        self._links.pop(worker, None)
 
     # -- events from workers -----------------------------------------------------------------------------------------
 
@@ -389,7 +394,7 @@ class Submission(Core):
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
         """At most `room` tasks for this lease, as far as the expected work in flight allows."""
-        ready, budget_ns = cls.ready, self._budget_ns
+        ready, budget_ns, shipped = cls.ready, self._budget_ns, lease.link.shipped
         batch: list[Pending] = []
         expected_ns, size, max_bytes = lease.expected_ns, 0, self._config.push_batch_max_bytes
         empty = not lease.in_flight
@@ -408,6 +413,10 @@ class Submission(Core):
             expected_ns += cost_ns
             if type(task.args) is bytes:
                 size += len(task.args)
+            if task.deps:
+                size += deps_bytes(task)
+            if task.function not in shipped and task.blob is not None:
+                size += len(task.blob.pickled)
         lease.expected_ns = expected_ns
         return batch
 
@@ -508,6 +517,11 @@ def wire_task(task: Pending, seq: int, depth: int) -> Task:
         task.name,
         bool(task.retry_exceptions),
     )
+
+
+def deps_bytes(task: Pending) -> int:
+    """What the values of its references add to the message that it travels in."""
+    return sum(len(dep) for dep in task.deps if type(dep) is bytes)
 
 
 def retriable(task: Pending, result: Result) -> bool:

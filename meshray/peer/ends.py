@@ -61,21 +61,22 @@ class Ends:
         cores = self._parts.cores
         process_id = ended.process_id
         lease = cores.leases.lease_of(process_id)
-        by_source = self._read_journal(process_id)
+        by_source, all_started = self._read_journal(process_id)
         finished, started = by_source.pop(journal.source_of_lease(lease), ([], []))
         failure = _failure(ended, how, last_words)
-        cores.leases.on_process_died(process_id, finished, started, failure, now)
-        cores.actors.on_process_died(process_id, how, by_source, now)
+        cores.leases.on_process_died(process_id, finished, started, failure, now, all_started)
+        cores.actors.on_process_died(process_id, how, by_source, now, all_started)
         cores.adoption.on_process_died(process_id, finished, failure, now)
         cores.objects.on_process_died(process_id, ended.exit_text)
 
-    def _read_journal(self, process_id: bytes) -> dict[bytes, tuple[list[Result], list[int]]]:
-        """Per source (a lease, or a caller of an actor): results that were finished, attempts that had begun."""
+    def _read_journal(self, process_id: bytes) -> tuple[dict[bytes, tuple[list[Result], list[int]]], bool]:
+        """Per source (a lease, or a caller of an actor): results that were finished, attempts that had begun. And
+        whether that is not all that had begun: more than the journal has room for, or it is damaged or gone."""
         by_source: dict[bytes, tuple[list[Result], list[int]]] = {}
         try:
             contents = journal.read(self._parts.journal_path(process_id))
         except OSError:
-            return by_source
+            return by_source, True
         self._parts.counters["damaged journals"] += contents.damaged
         for source, seq, encoded in contents.finished:
             results, started = by_source.setdefault(source, ([], []))
@@ -85,7 +86,7 @@ class Ends:
                 started.append(seq)
         for source, seq in contents.started:
             by_source.setdefault(source, ([], []))[1].append(seq)
-        return by_source
+        return by_source, contents.more_started
 
     # -- prints ------------------------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Ends:
         if not worker or pid is None or not parts.children.kill(worker, signal.SIGSTOP):
             return
         _wait_stopped(pid, STOP_TIMEOUT_S)
-        started = self._read_journal(worker).get(journal.source_of_lease(message.lease), ([], []))[1]
+        started = self._read_journal(worker)[0].get(journal.source_of_lease(message.lease), ([], []))[1]
         parts.children.kill(worker, signal.SIGKILL if message.seq in started else signal.SIGCONT)
 
 

@@ -1,0 +1,19 @@
+"""The part of drivers and workers that submits, gets, puts, waits and counts.
+
+General layout::
+
+    client          `Client`: what the api reaches through `context`; it only hands on to the files below
+    attach          a driver finds a peer or starts one
+    joining         introduce oneself to the peer, build the runtime around its answer
+    engine          the endpoint and the cores of one process, and the turn that ties them together
+    pump            who waits at the socket, and when an interrupt may come
+    waiting         `get`, `wait`, callbacks and futures
+    tasks           from a call's arguments to a pending task
+    actors          creating, finding, calling, killing
+    cancelling      `cancel` in all its cases
+    values          values to bytes or segments, and back
+    failures        exceptions to `Failure` messages, and back
+    driver_logs     what workers printed
+
+`engine` and `pump` are the hard ones; begin with `pump`'s theory.
+"""

@@ -336,6 +336,12 @@ class Engine:
         elif record.contained or record.inside is not None:
             task.nested = True
         assert value is not None
+        if type(value) is bytes:
+            task.inlined += len(value)
+            if task.inlined > self.config.deps_inline_max_bytes:  # too much for one message: the executor fetches it
+                self.records.promote(record)
+                task.nested = True
+                value = m.Borrowed(record.id)
         task.deps[index] = value
 
     def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:
@@ -366,7 +372,7 @@ class Engine:
     def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
         """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""
         settle = self.records.settle
-        if self.submission.kept_by_failed:
+        if self.submission.kept_by_failed or self.calls.kept_by_failed:
             self._pin_for_failed()
         for task, result in done:
             values, records, refs = result.values, task.records, task.refs
@@ -388,7 +394,8 @@ class Engine:
                 settle(record, value, contained[index] if contained else None)
 
     def _pin_for_failed(self) -> None:
-        kept, self.submission.kept_by_failed = self.submission.kept_by_failed, []
+        kept = self.submission.kept_by_failed + self.calls.kept_by_failed
+        self.submission.kept_by_failed, self.calls.kept_by_failed = [], []
         for worker, task in kept:
             if task.refs is not None:
                 self.pins[worker, task.task_id] = list(task.refs)
@@ -503,6 +510,7 @@ class Engine:
         if self.host is not None:
             self.host.on_process_died(message.process)
         self.calls.on_process_died(message.process)
+        self.submission.on_process_died(message.process)
         self.records.drain()
         self.records.on_process_died(message.process)
         self._announce_places(message.process)

@@ -167,6 +167,13 @@ class Tasks:
                 except Exception as error:
                     text = payloads.explain_unpicklable(function.target, error)
                     raise TypeError(f"{function.name} cannot be sent to workers: {text}") from error
+                at_most = self._engine.config.function_max_bytes
+                if len(pickled) > at_most:
+                    raise ValueError(
+                        f"{function.name} is too large to be sent to workers: {len(pickled) >> 20} MiB, at most "
+                        f"{at_most >> 20}. It has probably captured a large object from around its definition: "
+                        "put() that, and pass the reference as an argument"
+                    )
                 function.statistics = Mean()
                 function.blob = payloads.make_blob(pickled, function.name)
             blob: m.Blob = function.blob

@@ -66,7 +66,7 @@ class Endpoint:
     def __init__(self, folder: Path | str, process_id: bytes, config: Config = DEFAULT) -> None:
         self._folder = str(folder)
         self._process_id = process_id
-        self._config = config
+        self._data_max_bytes = config.frame_max_bytes
         path = self._path(process_id)
         if len(os.fsencode(path)) > IPC_PATH_MAX_BYTES:
             raise ValueError(
@@ -91,12 +91,20 @@ class Endpoint:
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, destination: bytes, message: Message) -> None:
-        """Send to a process of this host, in order per destination. What is too much for the link is queued here."""
+        """Send to a process of this host, in order per destination. What is too much for the link is queued here.
+
+        Raises `ValueError` for a message that its receiver would refuse for its size: that would be lost in silence.
+        """
         link = self._links.get(destination)
         if link is None:
             link = self._connect(destination)
         data = bytearray(link.envelope)
         encode_into(message, data, ENVELOPE_BYTES)
+        if len(data) > self._data_max_bytes:
+            raise ValueError(
+                f"a {type(message).__name__} of {len(data)} bytes to process {destination.hex()} is larger than a "
+                f"message may be (frame_max_bytes={self._data_max_bytes})"
+            )
         if link.queued:
             link.queued.append(data)
             return

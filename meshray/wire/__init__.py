@@ -1,0 +1,11 @@
+"""What crosses a border between processes, as bytes.
+
+General layout::
+
+    messages      the protocol: every message, who sends it to whom, what a repeat does
+    codec         messages to bytes and back, typed and bounded
+    payload       user values to bytes and back: the room that pickles
+    unpicklable   which part of a value cannot be pickled
+    boot          what a worker is told at its birth
+    forking       peer and zygote, over their own socket
+"""

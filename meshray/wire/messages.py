@@ -213,6 +213,7 @@ class LeaseLost(Struct, array_like=True, tag=24):
     finished: list[Result]
     started: list[int]  # sequence numbers of attempts that had begun and not finished: these are charged
     failure: Failure  # WorkerCrashedError with signal or exit code and the last lines of stderr
+    all_started: bool = False  # the journal could not name all that had begun: whatever is not finished counts as begun
 
 
 class Infeasible(Struct, array_like=True, tag=25):
@@ -548,6 +549,7 @@ class ActorState(Struct, array_like=True, tag=65):
     failure: Failure | None = None
     finished: list[Result] = []  # from the journal of the incarnation that died, this submitter's calls
     started: list[int] = []
+    all_started: bool = False  # as in LeaseLost
 
 
 class KillActor(Struct, array_like=True, tag=66):

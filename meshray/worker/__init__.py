@@ -1,0 +1,16 @@
+"""The worker process: from the zygote that forks it to its end.
+
+General layout::
+
+    zygote        the clean, preloaded process that forks workers
+    birth         how its copy becomes a worker
+    main          a worker's life: introduce itself, be bound to a job, run tasks or host one actor
+    executor      running attempts, one after the other, in the main thread
+    actors        the actor that a worker hosts, and its three ways to run calls
+    functions     functions and classes, unpickled once
+    outcomes      what a function returned or raised, as a `Result`
+    orphans       what it owes to the peer when a submitter dies
+    streams       whose line it is that was printed
+    forked        user code that forks and comes back
+    descendants   the end of what a dead worker left running
+"""

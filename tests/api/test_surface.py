@@ -150,6 +150,7 @@ def test_ids() -> None:
         assert not cls.from_random().is_nil()
     methods = ["hex", "binary", "task_id", "job_id", "future", "as_future", "__await__"]
     assert not [name for name in methods if not hasattr(meshray.ObjectRef, name)]
+    assert meshray.ObjectRef[int].__origin__ is meshray.ObjectRef  # type: ignore[attr-defined]
 
 
 def test_the_runtime_context_has_what_it_should() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -16,13 +16,6 @@ from textwrap import dedent
 from meshray.local import PeerRecord, find_peers
 
 LIMIT_S = 60.0
-
-
-def wait_until(condition: Callable[[], object], what: str = "it does not happen") -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, what
-        time.sleep(0.01)
 
 
 def write(path: Path, text: str) -> Path:

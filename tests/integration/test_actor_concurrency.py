@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 import meshray as ray
 from meshray.actor import exit_actor
+from tests.until import until
 
 LIMIT_S = 30.0
 
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.usefixtures("shared_mesh")
 
 def get(refs: Any) -> Any:
     return ray.get(refs, timeout=LIMIT_S)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 @ray.remote
@@ -131,13 +124,13 @@ class TestThreads:
             get(counter.leave.remote())
         with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
             get(counter.add.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_the_last_handle_ends_it(self) -> None:
         counter = Counter.options(max_concurrency=2).remote()
         pid = get(counter.pid.remote())
         del counter
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
 
 @ray.remote
@@ -301,7 +294,7 @@ class TestEventLoop:
 
         sender, loop = Sender.remote(), Loop.remote()
         sending = sender.send.remote(loop)
-        wait_until(lambda: get(loop.all.remote()) == [0, 1, 2])
+        until(lambda: get(loop.all.remote()) == [0, 1, 2])
         ray.cancel(sending)
 
     def test_results_with_references_and_arrays(self) -> None:
@@ -316,7 +309,7 @@ class TestCancelInTheLoop:
     def test_a_running_coroutine_gets_a_cancelled_error(self) -> None:
         loop = Loop.remote()
         ref = loop.wait_for.remote("nothing")
-        wait_until(lambda: get(loop.all.remote()) == ["waits for nothing"])
+        until(lambda: get(loop.all.remote()) == ["waits for nothing"])
         ray.cancel(ref)
         with pytest.raises(ray.exceptions.TaskCancelledError):
             get(ref)
@@ -355,11 +348,11 @@ class TestCancelInTheLoop:
 
         front = Front.remote()
         ref = front.forward.remote(other)
-        wait_until(lambda: get(other.all.remote()) == ["waits for nothing"])
+        until(lambda: get(other.all.remote()) == ["waits for nothing"])
         ray.cancel(ref)
         with pytest.raises(ray.exceptions.TaskCancelledError):
             get(ref)
-        wait_until(lambda: get(other.all.remote())[-1] == "nothing was cancelled")
+        until(lambda: get(other.all.remote())[-1] == "nothing was cancelled")
         assert get(loop.sync.remote(1)) == 1
 
     def test_force_is_an_error(self) -> None:
@@ -379,14 +372,14 @@ class TestEndOfTheLoop:
             get(loop.leave.remote())
         with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
             get(loop.sync.remote(1))
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_terminate(self) -> None:
         loop = Loop.remote()
         pid = get(loop.pid.remote())
         with pytest.raises(ray.exceptions.ActorDiedError):
             get(loop.__ray_terminate__.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_the_last_handle_goes_while_calls_run(self) -> None:
         loop = Loop.remote()
@@ -394,13 +387,13 @@ class TestEndOfTheLoop:
         refs = [loop.ask.remote(number) for number in range(5)]
         del loop
         assert get(refs) == list(range(5))
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     @pytest.mark.fault(3)
     def test_it_dies_with_many_calls_in_flight_and_starts_again(self) -> None:
         loop = Loop.options(max_restarts=1, max_task_retries=1).remote()
         waiting = [loop.wait_for.remote("go") for _ in range(10)]
-        wait_until(lambda: len(get(loop.all.remote())) == 10)
+        until(lambda: len(get(loop.all.remote())) == 10)
         dying = loop.die.options(max_task_retries=0).remote()
         with pytest.raises(ray.exceptions.ActorError):
             get(dying)
@@ -435,7 +428,7 @@ class TestEndOfTheLoop:
                 return self.ticks
 
         ticker = Ticker.remote()
-        wait_until(lambda: get(ticker.count.remote()) > 5)
+        until(lambda: get(ticker.count.remote()) > 5)
 
 
 def test_await_in_the_driver() -> None:

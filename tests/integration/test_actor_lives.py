@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 import meshray as ray
+from tests.until import until
 
 LIMIT_S = 30.0
 
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.usefixtures("shared_mesh")
 
 def get(refs: Any) -> Any:
     return ray.get(refs, timeout=LIMIT_S)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 @ray.remote
@@ -135,12 +128,12 @@ class TestWithoutRestarts:
             get(Loud.remote().die.remote())
 
     def test_its_resources_are_free_again(self) -> None:
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
         mortal = Mortal.options(num_cpus=2).remote()
         ref = mortal.die.remote()
         with pytest.raises(ray.exceptions.ActorDiedError):
             get(ref)
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
 
     def test_a_waiting_caller_in_another_process_is_told(self) -> None:
         @ray.remote
@@ -162,7 +155,7 @@ class TestRestarts:
         assert get([mortal.call.remote(), mortal.call.remote()]) == [1, 2]
         assert get(mortal.reconstructed.remote()) is False
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: not psutil.pid_exists(first))
+        until(lambda: not psutil.pid_exists(first))
         assert get(mortal.call.remote()) == 1
         second = get(mortal.pid.remote())
         assert second != first
@@ -236,13 +229,13 @@ class TestRestarts:
         assert ray.get_actor("phoenix") == mortal
 
     def test_its_resources_stay_its_own(self) -> None:
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
         mortal = Mortal.options(num_cpus=1, max_restarts=1, max_task_retries=1).remote()
         os.kill(get(mortal.pid.remote()), signal.SIGKILL)
         assert get(mortal.reconstructed.remote()) is True
         assert ray.available_resources()["CPU"] == 1.0
         del mortal
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
 
     def test_callers_in_several_processes(self, journal: Path) -> None:
         @ray.remote
@@ -253,7 +246,7 @@ class TestRestarts:
         mortal = Mortal.options(max_restarts=3).remote(journal)
         pid = get(mortal.pid.remote())
         refs = [call.remote(mortal, name) for name in "ab"]
-        wait_until(lambda: "b5\n" in journal.read_text())
+        until(lambda: "b5\n" in journal.read_text())
         os.kill(pid, signal.SIGKILL)
         assert get(refs) == [100, 100]
         written = journal.read_text().split()
@@ -358,11 +351,11 @@ class TestKill:
 
         endless = Endless.remote(journal)
         ref = endless.call.remote()
-        wait_until(lambda: journal.read_text().endswith("\n"))
+        until(lambda: journal.read_text().endswith("\n"))
         ray.kill(endless)
         with pytest.raises(ray.exceptions.ActorDiedError, match="kill"):
             get(ref)
-        wait_until(lambda: not psutil.pid_exists(int(journal.read_text())))
+        until(lambda: not psutil.pid_exists(int(journal.read_text())))
 
     def test_by_a_task(self) -> None:
         @ray.remote
@@ -372,7 +365,7 @@ class TestKill:
         mortal = Mortal.remote()
         pid = get(mortal.pid.remote())
         get(kill.remote(mortal))
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
         with pytest.raises(ray.exceptions.ActorDiedError, match="kill"):
             get(mortal.call.remote())
 
@@ -411,7 +404,7 @@ class TestCallersThatDie:
             caller = Caller.remote()
             get(caller.call.remote(mortal, gate))
             os.kill(get(caller.pid.remote()), signal.SIGKILL)
-            wait_until(lambda caller=caller: _is_dead(caller))
+            until(lambda caller=caller: _is_dead(caller))
         gate.touch()
         assert get(mortal.call.remote("own")) >= 1
         get([mortal.call.remote(number) for number in range(100)])
@@ -438,7 +431,7 @@ class TestChildren:
         large, small = get(owner.make.remote())
         assert get(small) == "small"
         os.kill(get(owner.pid.remote()), signal.SIGKILL)
-        wait_until(lambda: _is_dead(owner))
+        until(lambda: _is_dead(owner))
         assert get(small) == "small"
         assert get(large).sum() == 100_000.0
 
@@ -461,7 +454,7 @@ class TestChildren:
         held = get(parent.first.remote())
         first, second = get(parent.pids.remote())
         os.kill(get(parent.pid.remote()), signal.SIGKILL)
-        wait_until(lambda: not psutil.pid_exists(second))
+        until(lambda: not psutil.pid_exists(second))
         assert get(held.pid.remote()) == first
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 import meshray as ray
 from meshray.actor import exit_actor
+from tests.until import until
 
 LIMIT_S = 30.0
 
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.usefixtures("shared_mesh")
 
 def get(refs: Any) -> Any:
     return ray.get(refs, timeout=LIMIT_S)
-
-
-def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    give_up_at = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 @ray.remote
@@ -220,7 +213,7 @@ class TestHandles:
         del counter
         assert get([keeper.use.remote() for _ in range(3)]) == [1, 2, 3]
         ray.kill(keeper)
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_returned_by_a_task_that_made_the_actor(self) -> None:
         @ray.remote
@@ -288,10 +281,10 @@ class TestHandles:
 
         one, two, done = Ball.remote(), Ball.remote(), Notes.remote()
         one.hit.remote(two, 49, done)
-        wait_until(lambda: get(done.all.remote()) == ["over"])
+        until(lambda: get(done.all.remote()) == ["over"])
         assert get([one.count.remote(), two.count.remote()]) == [25, 25]
         get(one.again.remote(9))
-        wait_until(lambda: get(one.count.remote()) == 35)
+        until(lambda: get(one.count.remote()) == 35)
 
     def test_methods_travel_too(self) -> None:
         @ray.remote
@@ -379,7 +372,7 @@ class TestNames:
                 return True
             return False
 
-        wait_until(is_free)
+        until(is_free)
         assert get(Counter.options(name="reused").remote().add.remote()) == 1
 
 
@@ -453,7 +446,7 @@ class TestMethods:
             get(ended)
         with pytest.raises(ray.exceptions.ActorDiedError):
             get(counter.add.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_references_in_containers_are_kept(self) -> None:
         @ray.remote
@@ -588,7 +581,7 @@ class TestEnd:
         del worker
         pids = get(refs)
         assert get(notes.all.remote()) == [0, 1, 2, 3, 4]
-        wait_until(lambda: not psutil.pid_exists(pids[0]))
+        until(lambda: not psutil.pid_exists(pids[0]))
 
     def test_nobody_waits_for_the_queued_calls_and_they_run_all_the_same(self) -> None:
         notes = Notes.remote()
@@ -603,7 +596,7 @@ class TestEnd:
         for number in range(3):
             worker.work.remote(notes, number)
         del worker
-        wait_until(lambda: get(notes.all.remote()) == [0, 1, 2])
+        until(lambda: get(notes.all.remote()) == [0, 1, 2])
 
     def test_an_actor_that_nobody_ever_called(self) -> None:
         before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -611,8 +604,8 @@ class TestEnd:
         held = Counter.remote()
         pid = get(held.pid.remote())
         del held
-        wait_until(lambda: not psutil.pid_exists(pid))
-        wait_until(lambda: not _actors_alive(before))
+        until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not _actors_alive(before))
 
     def test_exit_actor(self) -> None:
         counter = Counter.remote()
@@ -623,7 +616,7 @@ class TestEnd:
         for ref in (leaving, behind, counter.add.remote()):
             with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
                 get(ref)
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
     def test_kill(self) -> None:
         counter = Counter.remote()
@@ -631,7 +624,7 @@ class TestEnd:
         ray.kill(counter)
         with pytest.raises(ray.exceptions.ActorDiedError, match="kill"):
             get(counter.add.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
         ray.kill(counter)  # once more does nothing
 
     def test_kill_before_it_has_started(self) -> None:
@@ -647,7 +640,7 @@ class TestEnd:
             return ray.get(counter.pid.remote(), timeout=LIMIT_S)
 
         pid = get(make.remote())
-        wait_until(lambda: not psutil.pid_exists(pid))
+        until(lambda: not psutil.pid_exists(pid))
 
 
 def _actors_alive(before: set[int]) -> bool:
@@ -716,13 +709,13 @@ class TestContext:
 
 class TestResources:
     def test_one_cpu_to_place_and_none_while_alive(self) -> None:
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
         actors = [Counter.remote() for _ in range(4)]
         get([actor.add.remote() for actor in actors])
         assert ray.available_resources()["CPU"] == 2.0
 
     def test_what_is_asked_for_is_held_and_given_back(self) -> None:
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
         actor = Counter.options(num_cpus=1.5).remote()
         get(actor.add.remote())
         assert ray.available_resources()["CPU"] == 0.5
@@ -733,7 +726,7 @@ class TestResources:
         assert get(waiting.add.remote()) == 2
         assert ray.available_resources()["CPU"] == 1.0
         del waiting
-        wait_until(lambda: ray.available_resources().get("CPU") == 2.0)
+        until(lambda: ray.available_resources().get("CPU") == 2.0)
 
     def test_the_call_that_was_waiting_is_not_lost(self) -> None:
         hog = Counter.options(num_cpus=2).remote()
@@ -776,7 +769,7 @@ class TestCancel:
 
         notes, patient = Notes.remote(), Patient.remote()
         ref = patient.run.remote(notes)
-        wait_until(lambda: get(notes.all.remote()) == ["runs"])
+        until(lambda: get(notes.all.remote()) == ["runs"])
         ray.cancel(ref)
         assert get(ref) == "saw the flag"
 
@@ -817,7 +810,7 @@ def test_a_hundred_actors() -> None:
     pids = get([actor.pid.remote() for actor in actors])
     assert len(set(pids)) == 100
     del actors
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
 def test_an_actor_that_can_never_be_placed_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
@@ -830,7 +823,7 @@ def test_an_actor_that_can_never_be_placed_is_reported(capfd: pytest.CaptureFixt
         seen.append(captured.out + captured.err)
         return "64" in "".join(seen)
 
-    wait_until(reported)
+    until(reported)
     assert "Counter" in "".join(seen)
     ready, _ = ray.wait([ref], timeout=0)
     assert not ready

@@ -13,15 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.until import until
+
 TIMEOUT_S = 30
 LARGE = 200_000  # bytes; beyond what travels inline
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.005)
 
 
 def lines(log: Path) -> list[str]:
@@ -88,7 +83,7 @@ def test_queued_and_running_tasks_outlive_their_submitter(
     shared_mesh: ModuleType, log: Path, gate: Path, submit: Callable[..., tuple[list[Any], int]]
 ) -> None:
     refs, pid = submit(shared_mesh, log, gate, 6)
-    wait_until(lambda: len(lines(log)) >= 1, "a task runs")
+    until(lambda: len(lines(log)) >= 1, "a task runs")
     os.kill(pid, signal.SIGKILL)
     gate.touch()
     assert shared_mesh.get(refs, timeout=TIMEOUT_S) == list(range(6))
@@ -102,7 +97,7 @@ def test_finished_tasks_outlive_their_submitter(
 ) -> None:
     gate.touch()
     refs, pid = submit(shared_mesh, log, gate, 4)
-    wait_until(lambda: len(lines(log)) == 4, "all tasks ran")
+    until(lambda: len(lines(log)) == 4, "all tasks ran")
     assert shared_mesh.wait(refs, num_returns=4, timeout=TIMEOUT_S)[1] == []
     os.kill(pid, signal.SIGKILL)
     assert shared_mesh.get(refs, timeout=TIMEOUT_S) == list(range(4))
@@ -142,7 +137,7 @@ def test_what_an_adopted_task_needs_is_kept(shared_mesh: ModuleType, log: Path, 
         return [total], os.getpid()
 
     refs, pid = mesh.get(mesh.remote(parent).remote(), timeout=TIMEOUT_S)
-    wait_until(lambda: len(lines(log)) == 1, "the first task runs")
+    until(lambda: len(lines(log)) == 1, "the first task runs")
     os.kill(pid, signal.SIGKILL)
     gate.touch()
     assert mesh.get(refs[0], timeout=TIMEOUT_S) == LARGE * (1 + 2 + 3) + 5
@@ -160,7 +155,7 @@ def test_references_inside_an_orphans_result(shared_mesh: ModuleType, log: Path,
         return [mesh.remote(child).remote()], os.getpid()
 
     (ref,), pid = mesh.get(mesh.remote(parent).remote(), timeout=TIMEOUT_S)
-    wait_until(lambda: len(lines(log)) == 1, "the child runs")
+    until(lambda: len(lines(log)) == 1, "the child runs")
     os.kill(pid, signal.SIGKILL)
     gate.touch()
     inside, _ = mesh.get(ref, timeout=TIMEOUT_S)
@@ -185,9 +180,9 @@ def test_an_orphan_whose_worker_dies_too_is_charged(
         return [mesh.remote(child).options(max_retries=retries).remote()], os.getpid()
 
     (ref,), pid = mesh.get(mesh.remote(parent).remote(), timeout=TIMEOUT_S)
-    wait_until(lambda: len(lines(log)) == 1, "the child runs")
+    until(lambda: len(lines(log)) == 1, "the child runs")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the submitter is gone")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the submitter is gone")
     gate.touch()
     if retries:
         assert mesh.get(ref, timeout=TIMEOUT_S) == 1
@@ -214,9 +209,9 @@ def test_an_exception_of_an_adopted_task_arrives_and_is_retried(shared_mesh: Mod
         return [retried.remote()], os.getpid()
 
     (ref,), pid = mesh.get(mesh.remote(parent).remote(), timeout=TIMEOUT_S)
-    wait_until(lambda: len(lines(log)) == 1, "the child runs")
+    until(lambda: len(lines(log)) == 1, "the child runs")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the submitter is gone")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the submitter is gone")
     gate.touch()
     assert mesh.get(ref, timeout=TIMEOUT_S) == 7
 
@@ -231,9 +226,9 @@ def test_what_nobody_holds_is_cancelled(shared_mesh: ModuleType, log: Path, gate
         return os.getpid()
 
     pid = mesh.get(mesh.remote(parent).remote(), timeout=TIMEOUT_S)
-    wait_until(lambda: len(lines(log)) >= 1, "a task runs")
+    until(lambda: len(lines(log)) >= 1, "a task runs")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: mesh.available_resources().get("CPU") == 2, "the slots are free again")
+    until(lambda: mesh.available_resources().get("CPU") == 2, "the slots are free again")
     ran = lines(log)
     gate.touch()
     assert mesh.get(mesh.remote(lambda: 1).remote(), timeout=TIMEOUT_S) == 1

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from meshray.cli.commands import meshray as command
 from meshray.ids import new_node
 from meshray.launch import PeerSettings
 from meshray.local import PeerRecord, find_peers, is_claimed
+from tests.until import until
 
 LIMIT_S = 60.0
 
@@ -38,13 +39,6 @@ def run(*words: str, code: int = 0) -> str:
     assert "Traceback" not in done.stderr
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -82,7 +76,7 @@ class TestStartAndStop:
     @pytest.mark.fault(18)
     def test_after_a_kill_the_next_start_sweeps(self, peer: PeerRecord) -> None:
         os.kill(peer.pid, signal.SIGKILL)
-        wait_until(lambda: not is_claimed(Path(peer.folder)))
+        until(lambda: not is_claimed(Path(peer.folder)))
         assert "No peer runs" in run("status", code=1)
         run("start", "--num-cpus", "1", "--name", "one")
         (again,) = find_peers()
@@ -127,7 +121,7 @@ class TestStartAndStop:
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=LIMIT_S, check=False)
         assert done.returncode == -signal.SIGKILL
-        wait_until(lambda: find_peers(private=True) == [])
+        until(lambda: find_peers(private=True) == [])
 
     @pytest.mark.fault(13)
     def test_a_peer_that_hangs_is_killed_in_bounded_time(

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,15 +21,9 @@ from meshray.exceptions import TaskError, WorkerCrashedError
 from meshray.ids import new_process
 from meshray.wire.codec import encode
 from meshray.wire.messages import Results, Wake
+from tests.until import until
 
 LIMIT_S = 30.0
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 def gone(pid: int) -> bool:
@@ -240,7 +233,7 @@ def tell_and_wait(path: Path) -> int:
 
 
 def pid_in(path: Path) -> int:
-    wait_until(lambda: (path / "pid").exists() and (path / "pid").read_text())
+    until(lambda: (path / "pid").exists() and (path / "pid").read_text())
     return int((path / "pid").read_text())
 
 
@@ -264,7 +257,7 @@ def test_a_stopped_worker_can_be_cancelled_by_force(shared_mesh: ModuleType, tmp
     ray.cancel(ref, force=True)
     with pytest.raises((ray.exceptions.TaskCancelledError, WorkerCrashedError)):
         ray.get(ref, timeout=LIMIT_S)
-    wait_until(lambda: gone(pid))
+    until(lambda: gone(pid))
 
 
 # -- children of workers -----------------------------------------------------------------------------------------------
@@ -284,7 +277,7 @@ def test_children_of_a_worker_die_with_it(shared_mesh: ModuleType, tmp_path: Pat
     with pytest.raises(WorkerCrashedError):
         ray.get(start_child.remote(tmp_path, True), timeout=LIMIT_S)
     child = int((tmp_path / "child").read_text())
-    wait_until(lambda: gone(child))
+    until(lambda: gone(child))
 
 
 @pytest.mark.fault(14)
@@ -293,7 +286,7 @@ def test_a_child_may_outlive_its_task_but_not_its_worker(shared_mesh: ModuleType
     child = int((tmp_path / "child").read_text())
     assert not gone(child)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: gone(child))
+    until(lambda: gone(child))
 
 
 @ray.remote(max_retries=0)
@@ -311,7 +304,7 @@ def fork_and_return(path: Path) -> str:
 def test_a_task_that_forks_and_whose_child_returns(shared_mesh: ModuleType, tmp_path: Path) -> None:
     assert ray.get(fork_and_return.remote(tmp_path), timeout=LIMIT_S) == "the parent"
     assert ray.get([square.remote(n) for n in range(50)], timeout=LIMIT_S) == [n * n for n in range(50)]
-    wait_until(lambda: gone(int((tmp_path / "child").read_text())))
+    until(lambda: gone(int((tmp_path / "child").read_text())))
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------

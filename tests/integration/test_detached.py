@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,13 @@ import psutil
 import pytest
 
 import meshray as ray
+from tests.until import until
 
 LIMIT_S = 30.0
 
 
 def get(refs: Any) -> Any:
     return ray.get(refs, timeout=LIMIT_S)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < give_up_at, "it does not happen"
-        time.sleep(0.01)
 
 
 def run(*words: str) -> str:
@@ -94,7 +87,7 @@ def creator(tmp_path: Path) -> Path:
 
 def test_it_outlives_its_program_and_is_found_by_another(peer: None, creator: Path) -> None:
     store_pid, mortal_pid = map(int, run(str(creator)).split())
-    wait_until(lambda: not psutil.pid_exists(mortal_pid))
+    until(lambda: not psutil.pid_exists(mortal_pid))
     ray.init(address="auto", namespace="app")
     store = ray.get_actor("store")
     assert get(store.pid.remote()) == store_pid
@@ -114,7 +107,7 @@ def test_it_outlives_its_program_and_is_found_by_another(peer: None, creator: Pa
     store = ray.get_actor("store", namespace="app")
     assert get(store.get.remote("key")) == "value"
     ray.kill(store)
-    wait_until(lambda: not psutil.pid_exists(store_pid))
+    until(lambda: not psutil.pid_exists(store_pid))
     with pytest.raises(ray.exceptions.ActorDiedError, match="kill"):
         get(store.get.remote("key"))
 
@@ -135,7 +128,7 @@ def test_it_is_restarted_after_its_creator_is_gone(peer: None, creator: Path) ->
     pid = get(store.pid.remote())
     ray.shutdown()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not psutil.pid_exists(pid))
+    until(lambda: not psutil.pid_exists(pid))
     ray.init(address="auto", namespace="app")
 
     def is_free() -> bool:
@@ -145,7 +138,7 @@ def test_it_is_restarted_after_its_creator_is_gone(peer: None, creator: Path) ->
             return True
         return False
 
-    wait_until(is_free)
+    until(is_free)
 
 
 @pytest.mark.fault(7)
@@ -155,7 +148,7 @@ def test_it_lives_on_when_its_program_is_killed(peer: None, creator: Path) -> No
     done = subprocess.run([sys.executable, str(creator)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     store_pid, mortal_pid = map(int, done.stdout.split())
-    wait_until(lambda: not psutil.pid_exists(mortal_pid))
+    until(lambda: not psutil.pid_exists(mortal_pid))
     ray.init(address="auto", namespace="app")
     assert get(ray.get_actor("store").pid.remote()) == store_pid
 
@@ -223,4 +216,4 @@ def test_a_detached_actor_of_a_private_mesh_ends_with_it() -> None:
     actor = ray.remote(_Other).options(name="private", lifetime="detached").remote()
     pid = get(actor.__ray_call__.remote(lambda self: os.getpid()))
     ray.shutdown()
-    wait_until(lambda: not psutil.pid_exists(pid))
+    until(lambda: not psutil.pid_exists(pid))

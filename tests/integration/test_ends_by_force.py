@@ -20,7 +20,8 @@ from meshray import context
 from meshray.exceptions import MeshrayError, NodeDiedError
 from meshray.ids import new_node
 from meshray.local import find_peers, read_record, runtime_folder, store_root
-from tests.integration.programs import LIMIT_S, alive, kill, python, running, standing_peer, wait_until, write
+from tests.integration.programs import LIMIT_S, alive, kill, python, running, standing_peer, write
+from tests.until import until
 
 
 @ray.remote
@@ -51,7 +52,7 @@ class TestThePeerIsKilled:
     def test_get_wait_and_remote_say_so_at_once(self, mesh: ModuleType, tmp_path: Path) -> None:
         ref = wait_for.remote(tmp_path / "go on")
         value = ray.put(b"x" * 1_000_000)
-        wait_until((tmp_path / "go on.begun").exists)
+        until((tmp_path / "go on.begun").exists)
         told: list[BaseException] = []
 
         def get_it() -> None:
@@ -92,7 +93,7 @@ class TestThePeerIsKilled:
         runtime: Any = context.current_runtime()
         assert ray.get(square.remote(2), timeout=LIMIT_S) == 4
         kill(peer_pid())
-        wait_until(lambda: runtime.engine.broken is not None)  # nobody waits: the background thread sees it
+        until(lambda: runtime.engine.broken is not None)  # nobody waits: the background thread sees it
         before = signal.getsignal(signal.SIGINT)
         ray.shutdown()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler is not before
@@ -102,12 +103,12 @@ class TestThePeerIsKilled:
     @pytest.mark.fault(6)
     def test_workers_end_with_their_peer(self, mesh: ModuleType, tmp_path: Path) -> None:
         refs = [wait_for.remote(tmp_path / name) for name in "ab"]
-        wait_until(lambda: all((tmp_path / name).with_suffix(".begun").exists() for name in "ab"))
+        until(lambda: all((tmp_path / name).with_suffix(".begun").exists() for name in "ab"))
         peer = psutil.Process(peer_pid())
         below = [child.pid for child in peer.children(recursive=True)]
         assert len(below) >= 3  # a zygote and two workers
         kill(peer.pid)
-        wait_until(lambda: not any(alive(pid) for pid in below))
+        until(lambda: not any(alive(pid) for pid in below))
         del refs
 
     @pytest.mark.fault(6, 18)
@@ -121,7 +122,7 @@ class TestThePeerIsKilled:
                 ray.get(wait_for.remote(Path("/nowhere")), timeout=LIMIT_S)
             ray.shutdown()
             del value
-            wait_until(lambda: not alive(record.pid))
+            until(lambda: not alive(record.pid))
             assert find_peers() == []
             ray.init(num_cpus=1)
             assert ray.get(square.remote(3), timeout=LIMIT_S) == 9
@@ -171,8 +172,8 @@ class TestTheDriverIsKilled:
             (record,) = find_peers(private=True)
             assert len(below) >= 4
             program.send(number)
-            wait_until(lambda: not any(alive(pid) for pid in below))
-            wait_until(lambda: not Path(record.folder).exists() and not Path(record.store).exists())
+            until(lambda: not any(alive(pid) for pid in below))
+            until(lambda: not Path(record.folder).exists() and not Path(record.store).exists())
 
     @pytest.mark.fault(7)
     def test_on_a_standing_peer_its_job_goes_and_detached_actors_stay(self, tmp_path: Path) -> None:
@@ -182,14 +183,14 @@ class TestTheDriverIsKilled:
                 keeper, stays = int(told[0]), int(told[1])
                 program.send(signal.SIGKILL)
                 program.end(None)
-            wait_until(lambda: not alive(keeper))
+            until(lambda: not alive(keeper))
             assert alive(stays)
             ray.init(namespace="test")
             assert ray.get([square.remote(n) for n in range(10)], timeout=LIMIT_S) == [n * n for n in range(10)]
             with pytest.raises(ValueError, match="keeper"):
                 ray.get_actor("keeper")
             assert ray.get(ray.get_actor("stays").pid.remote(), timeout=LIMIT_S) == stays
-            wait_until(lambda: not _segments(record.store))
+            until(lambda: not _segments(record.store))
             ray.kill(ray.get_actor("stays"))
             ray.shutdown()
 

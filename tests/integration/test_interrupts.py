@@ -17,7 +17,8 @@ import pytest
 
 import meshray as ray
 from meshray import context
-from tests.integration.programs import LIMIT_S, python, running, wait_until, write
+from tests.integration.programs import LIMIT_S, python, running, write
+from tests.until import until
 
 
 @ray.remote
@@ -109,7 +110,7 @@ def ctrl_c_when(condition: Callable[[], object]) -> Iterator[None]:
     """A Ctrl-C from outside, once the condition holds."""
 
     def press() -> None:
-        wait_until(condition)
+        until(condition)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)

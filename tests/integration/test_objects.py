@@ -82,18 +82,27 @@ def test_put_takes_the_value_as_it_is_now(shared_mesh: ModuleType, size: int) ->
     assert ray.get(later, timeout=GET_S) == 0
 
 
-def test_a_value_is_what_it_was_when_it_was_returned(shared_mesh: ModuleType) -> None:
+def test_a_value_is_what_it_was_when_it_was_returned(shared_mesh: ModuleType, tmp_path: Path) -> None:
     ray = shared_mesh
+    returned, changed = tmp_path / "returned", tmp_path / "changed"
 
     @ray.remote
     def make() -> Any:
         kept = np.zeros(LARGE)
-        make.kept = kept  # type: ignore[attr-defined]
-        threading.Timer(0.05, kept.fill, [1]).start()
+
+        def change() -> None:
+            while not returned.exists():
+                time.sleep(0.002)
+            kept.fill(1)
+            changed.touch()
+
+        threading.Thread(target=change).start()
         return kept
 
     ref = make.remote()
-    time.sleep(0.1)
+    ray.wait([ref], timeout=GET_S)
+    returned.touch()
+    until(changed.exists, "the worker to change its array")
     assert ray.get(ref, timeout=GET_S).sum() == 0
 
 

@@ -7,8 +7,7 @@ import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from meshray.launch import PeerSettings, Started, start_peer
 from meshray.local import peer_process
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
+from tests.until import until
 
 M = TypeVar("M")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -57,7 +57,7 @@ class Driver:
             found.extend(message for message in self.heard if isinstance(message, kind))
             return bool(found)
 
-        wait_until(look, timeout_s, f"no {kind.__name__}, only {self.heard}")
+        until(look, f"no {kind.__name__}, only {self.heard}", timeout_s)
         self.heard.remove(found[0])
         return found[0]
 
@@ -77,13 +77,6 @@ class Driver:
 
     def close(self) -> None:
         self.endpoint.close(linger_ms=0)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, story: str) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, story
-        time.sleep(0.005)
 
 
 def settings(**changes: Any) -> PeerSettings:
@@ -195,7 +188,7 @@ def test_a_driver_that_is_killed_leaves_nothing(peer: Started) -> None:
     victim.communicate()
     watcher = Driver(peer)
     watcher.attach(job=None, observer=True)
-    wait_until(lambda: watcher.ask("resources")["available"]["CPU"] == 2, TIMEOUT_S, "the slots are not free")
+    until(lambda: watcher.ask("resources")["available"]["CPU"] == 2, "the slots to be free")
     assert watcher.ask("status")["drivers"] == []
     watcher.close()
     driver.close()
@@ -218,7 +211,7 @@ def test_garbage_and_strangers_are_counted_and_harmless(peer: Started, driver: D
         counters = driver.ask("status")["counters"]
         return bool(counters["refused messages"] == 4 and counters["messages out of place"] == 1)
 
-    wait_until(counted, TIMEOUT_S, "not all was counted")
+    until(counted, "everything to be counted")
     stranger.close(linger=0)
     context.term()
 

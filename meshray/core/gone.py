@@ -1,0 +1,42 @@
+"""Why can nobody answer for an object? Processes that have ended, with the reason, for the text of errors."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from meshray.ids import NODE_BYTES, owner_process_of
+from meshray.wire.messages import Failure
+
+GONE_MAX = 4096
+"""How many processes that have ended are remembered with the reason."""
+
+T = TypeVar("T")
+
+
+class Gone:
+    """The processes of one peer (`node`) that have ended."""
+
+    def __init__(self, node: bytes) -> None:
+        self._node = node
+        self._why: dict[bytes, str] = {}  # bounded, the oldest go first
+
+    def add(self, process: bytes, why: str) -> None:
+        """It has ended; `why` in words. The last reason counts."""
+        remember(self._why, process, why, GONE_MAX)
+
+    def failure(self, object_id: bytes) -> Failure:
+        """What whoever asks for an object of an ended process gets."""
+        owner = owner_process_of(object_id)
+        if owner[:NODE_BYTES] != self._node:
+            why = f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
+        else:
+            why = f"{self._why.get(owner, 'its process has ended')} (process {owner.hex()})"
+        text = f"object {object_id.hex()} is lost with its owner: {why}"
+        return Failure("OwnerDiedError", text, details={"object_id": object_id.hex(), "owner": owner.hex()})
+
+
+def remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:
+    """Add to a memory that forgets the oldest."""
+    memory[key] = value
+    while len(memory) > at_most:
+        del memory[next(iter(memory))]

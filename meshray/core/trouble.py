@@ -1,0 +1,43 @@
+"""Why will this one wait long? What people are told who want slots and do not get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshray.core.demands import Wanted
+from meshray.core.quantum import Grant
+from meshray.core.startup import CrashBudget
+from meshray.core.workers import Workers
+from meshray.wire.messages import JobInfo
+
+CHAIN_MAX = 10
+"""So many names of those who wait for each other are told; of more, the first and the last."""
+
+
+def trouble(wanted: Wanted, job: JobInfo, workers: Workers, at_cap: str, patience_over: bool) -> str | None:
+    """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say.
+
+    `at_cap`: `chain_of_waits`, if a grant lacks a worker because there may be no more of them; else "".
+    """
+    if wanted.never:
+        return f"no member can ever run it: {wanted.never}" if patience_over else None
+    for cause in ((job.executable, job.prefix), wanted.job):
+        budget: CrashBudget | None = workers.budgets.get(cause)
+        if budget is not None and budget.exhausted:
+            return budget.report()
+    if at_cap:
+        return at_cap if patience_over else None
+    return ""
+
+
+def chain_of_waits(grants: Iterable[Grant], workers_max: int) -> str:
+    """All workers are taken: by whom, in order of depth."""
+    blocked = sorted((grant for grant in grants if grant.given_back), key=lambda grant: grant.wanted.depth)
+    names = [grant.wanted.name or "a task" for grant in blocked]
+    half = CHAIN_MAX // 2
+    left_out = f"... {len(names) - CHAIN_MAX} more ..."
+    chain = names if len(names) <= CHAIN_MAX else [*names[:half], left_out, *names[-half:]]
+    return (
+        f"all {workers_max} workers that this peer may have (workers_max) are taken, {len(blocked)} "
+        f"of them wait for tasks of their own: {' -> '.join(chain) or 'none'}"
+    )

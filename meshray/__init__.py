@@ -21,7 +21,7 @@ asks its host's peer for workers and then speaks to them directly.
 
 from __future__ import annotations
 
-from meshray import exceptions
+from meshray import actor, exceptions, util
 from meshray.api.lifecycle import Context, init, is_initialized, shutdown
 from meshray.api.objects import cancel, get, put, wait
 from meshray.api.remote import method, remote
@@ -52,6 +52,7 @@ __all__ = [
     "TaskID",
     "WorkerID",
     "__version__",
+    "actor",
     "available_resources",
     "cancel",
     "cluster_resources",
@@ -69,5 +70,6 @@ __all__ = [
     "remote",
     "shutdown",
     "timeline",
+    "util",
     "wait",
 ]

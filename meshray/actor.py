@@ -1,12 +1,13 @@
-"""What code inside an actor calls."""
+"""What code inside an actor calls, and the types of actors for annotations."""
 
 from __future__ import annotations
 
 from typing import Never
 
 from meshray import context
+from meshray.api.actors import ActorClass, ActorHandle, ActorMethod
 
-__all__ = ["exit_actor"]
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
 
 
 def exit_actor() -> Never:

@@ -139,6 +139,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- logs --------------------------------------------------------------------------------------------------------
     log_line_max_bytes: int = 16 * 1024
+    log_ahead_max_bytes: int = 8 << 20
+    """What was sent to a driver and it has not shown yet: beyond that what its workers print is not read."""
+
+    log_stall_s: float = 10.0
+    """A driver that shows nothing for so long does not hold up its tasks: what they print is left out, and counted."""
+
     stderr_tail_bytes: int = 4 * 1024
     """How much of a worker's last stderr goes into `WorkerCrashedError`."""
 

@@ -32,7 +32,10 @@ class ObjectRef(Generic[T]):
         self._id = object_id
 
     def __del__(self) -> None:
-        _dropped(self._id)
+        try:
+            _dropped(self._id)
+        except AttributeError:
+            return  # `__init__` refused its arguments: nothing was counted
 
     def binary(self) -> bytes:
         return self._id

@@ -18,6 +18,8 @@ from tempfile import gettempdir, mkdtemp
 
 import psutil
 
+from meshray.local import claimed_by
+
 RUNTIME_VARIABLE = "MESHRAY_RUNTIME_DIR"
 STORE_ROOT = Path(f"/dev/shm/meshray-{os.getuid()}")
 DEADLINE_S = 10.0
@@ -83,7 +85,12 @@ class Snapshot:
         if not new:
             return new
         others = _foreign_runtime_folders(self.runtime)
-        return {name for name in new if not any((folder / name).exists() for folder in others)}
+        return {
+            name
+            for name in new
+            if claimed_by(STORE_ROOT / name) in (None, *later.processes)
+            and not any((folder / name).exists() for folder in others)
+        }
 
 
 def wait_clean(before: Snapshot, deadline_s: float = DEADLINE_S) -> list[str]:

@@ -8,7 +8,9 @@ the garbage collector comes by.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any, Never
 
 from meshray import context
@@ -69,6 +71,18 @@ class ActorClass:
     def __call__(self, *args: Any, **kwargs: Any) -> Never:
         name = self._spec.name
         raise TypeError(f"an actor class cannot be instantiated directly: write {name}.remote() instead of {name}()")
+
+    def __getattr__(self, name: str) -> Any:
+        """The class's own constants, static and class methods, as if it were not remote."""
+        cls = self.__dict__.get("__wrapped__")  # None in a half-built instance, in `copy` or a debugger
+        if cls is None or name.startswith("_") or not hasattr(cls, name):
+            raise AttributeError(f"{self!r} has no attribute {name!r}" if cls else name)
+        if isinstance(inspect.getattr_static(cls, name), FunctionType):
+            raise AttributeError(
+                f"{cls.__name__}.{name} is a method of the actor, not of its class: "
+                f"create an actor with {cls.__name__}.remote(...), and call its {name}.remote(...)"
+            )
+        return getattr(cls, name)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> Never:
         raise TypeError(

@@ -9,6 +9,7 @@ after one of these. Whatever else ends the process, the peer notices by itself.
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import sys
@@ -93,7 +94,8 @@ def init(
     """
     unknown = [name for name in others if not name.startswith("_")]
     if unknown:
-        raise ValueError(f"Invalid option keyword {unknown[0]!r} for init.")
+        valid = sorted({*inspect.signature(init).parameters} - {"others"})
+        raise ValueError(f"Invalid option keyword {unknown[0]!r} for init. Valid ones are: {', '.join(valid)}.")
     settings = InitSettings(
         address=_check_address(address),
         num_cpus=_check_number("num_cpus", num_cpus),
@@ -116,7 +118,10 @@ def init(
     if _check_flag("ignore_reinit_error", ignore_reinit_error):
         return _context_of(running)
     if not running.is_driver:
-        raise RuntimeError("init() was called inside a task or an actor, which is part of a mesh already")
+        raise RuntimeError(
+            "init() was called inside a task or an actor, which is part of a mesh already. When a module calls it that "
+            'workers import, too, put it under `if __name__ == "__main__":`'
+        )
     raise RuntimeError("init() was called twice: call shutdown() in between, or pass ignore_reinit_error=True")
 
 

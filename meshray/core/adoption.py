@@ -37,7 +37,8 @@ from meshray.core.effects import Core, Send, ThawLease
 from meshray.core.heirs import Heir, result_of
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
-from meshray.core.submission import READY, WAITING, Mean, Pending, SchedulingClass, Submission, retriable
+from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
+from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
 from meshray.wire.messages import (
     Blob,

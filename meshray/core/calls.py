@@ -18,7 +18,7 @@ from collections import deque
 from typing import Any
 
 from meshray.core.effects import Core, Send
-from meshray.core.submission import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
+from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
 from meshray.wire.messages import ActorState, Failure, Push, Result, Task, WatchActor
 
 PENDING, ALIVE, DEAD = "pending", "alive", "dead"
@@ -86,7 +86,7 @@ class Calls(Core):
         self._peer = peer
         self._links: dict[bytes, ActorLink] = {}
         self._by_worker: dict[bytes, ActorLink] = {}
-        self._dirty: dict[bytes, ActorLink] = {}
+        self.dirty: dict[bytes, ActorLink] = {}
         # As in `Submission`: (worker, call) of attempts that failed, are tried again, and left references behind.
         self.kept_by_failed: list[tuple[bytes, Pending]] = []
         self._numbers: dict[bytes, int] = {}  # living worker of a forgotten actor -> the next sequence number for it
@@ -113,14 +113,14 @@ class Calls(Core):
             return [(call, Result(0, [link.failure]))]
         call.state = READY if ready else WAITING
         link.queue.append(call)
-        self._dirty[link.actor_id] = link
+        self.dirty[link.actor_id] = link
         return []
 
     def on_ready(self, link: ActorLink, call: Pending) -> None:
         """The arguments of a waiting call are there."""
         if call.state == WAITING:
             call.state = READY
-            self._dirty[link.actor_id] = link
+            self.dirty[link.actor_id] = link
 
     def on_kill(self, actor_id: bytes, no_restart: bool) -> None:
         """This process has it killed: its later calls must not reach the worker that is about to die."""
@@ -134,7 +134,7 @@ class Calls(Core):
         assert call.state != IN_FLIGHT, f"it is at the worker: {call!r}"
         call.state = DONE
         link: ActorLink = call.cls
-        self._dirty[link.actor_id] = link
+        self.dirty[link.actor_id] = link
 
     def cancel(self, call: Pending) -> bool:
         """Mark a call. True when it is at the worker; else it is DONE and is never sent."""
@@ -167,7 +167,7 @@ class Calls(Core):
             link.next_seq = self._numbers.pop(message.worker, 1)
             link.acknowledged = link.told = link.next_seq - 1
             self._by_worker[message.worker] = link
-            self._dirty[link.actor_id] = link
+            self.dirty[link.actor_id] = link
         return done
 
     def _die(self, link: ActorLink, failure: Failure) -> Done:
@@ -215,7 +215,7 @@ class Calls(Core):
         while place < len(link.queue) and link.queue[place].task_id < call.task_id:
             place += 1
         link.queue.insert(place, call)
-        self._dirty[link.actor_id] = link
+        self.dirty[link.actor_id] = link
 
     def on_results(self, worker: bytes, results: list[Result]) -> Done:
         """Outcomes of calls. Returns those that are done."""
@@ -236,7 +236,7 @@ class Calls(Core):
             if call is not None:
                 call.state = DONE
                 done.append((call, _cancelled(call)))
-        self._dirty[link.actor_id] = link  # there is room for those that wait
+        self.dirty[link.actor_id] = link  # there is room for those that wait
         return done
 
     def _accept(self, link: ActorLink, results: list[Result]) -> Done:
@@ -259,14 +259,14 @@ class Calls(Core):
             done.append((call, result))
         link.acknowledged = next(iter(in_flight)) - 1 if in_flight else link.next_seq - 1
         if link.queue or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
-            self._dirty[link.actor_id] = link
+            self.dirty[link.actor_id] = link
         return done
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
         """Push the calls that are ready, in order."""
-        dirty, self._dirty = self._dirty, {}
+        dirty, self.dirty = self.dirty, {}
         for link in dirty.values():
             if link.state == ALIVE:
                 self._push(link)
@@ -316,7 +316,7 @@ class Calls(Core):
         link = self._links.pop(actor_id, None)
         if link is None:
             return
-        self._dirty.pop(actor_id, None)
+        self.dirty.pop(actor_id, None)
         if self._by_worker.pop(link.worker, None) is not None and link.next_seq > 1:
             self._numbers[link.worker] = link.next_seq
             if link.acknowledged > link.told:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from meshray.core.submission import Mean, Pending
+from meshray.core.pending import Mean, Pending
 from meshray.wire.messages import Blob, Failure, Lineage, Promoted, Result
 
 UNSEEN = -1

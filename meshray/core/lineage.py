@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshray.config import Config
-from meshray.core.submission import Pending, SchedulingClass, exception_name
+from meshray.core.pending import Pending, exception_name
+from meshray.core.submission import SchedulingClass
 from meshray.ids import task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Lineage, Place, Promoted

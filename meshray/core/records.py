@@ -143,7 +143,12 @@ class Records(Core):
                 if record.count <= 0:
                     self._dead(record)
             else:
-                self._born(*item)
+                object_id, carrier = item
+                record = table.get(object_id)
+                if record is not None and (record.owned or record.held or carrier is None):
+                    record.count += 1  # as `_born` would: ten thousand may come in one value
+                else:
+                    self._born(object_id, carrier)
 
     def _born(self, object_id: bytes, carrier: Carrier | None) -> None:
         record = self.table.get(object_id)

@@ -5,93 +5,39 @@ is bound late: to a worker that can start it within milliseconds. `fill` pushes 
 expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run
 before.
 
-The life of a task::
-
-    WAITING  -> READY        its arguments are there                        (decided by the caller of `submit`)
-    READY    -> IN_FLIGHT    pushed to a worker
-    IN_FLIGHT-> READY        given back unstarted; the worker died (within max_retries); its exception is retried
-    any      -> DONE         a result was accepted, or it was cancelled
-
-Cancellation is a flag on the task, not more states. Results are accepted once: a sequence number that is not in flight
-is stale, and counted.
+The states of a task are those of `pending`. Results are accepted once: a sequence number that is not in flight is
+stale, and counted.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, Send
+from meshray.core.pending import (
+    DONE,
+    IN_FLIGHT,
+    READY,
+    WAITING,
+    Pending,
+    cancelled_result,
+    deps_bytes,
+    retriable,
+    while_running,
+    wire_task,
+)
 from meshray.wire.messages import (
-    Blob,
     Demand,
-    Failure,
     KillWorker,
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
-    Place,
     Profile,
     Push,
     Result,
     Retried,
-    Task,
 )
-
-WAITING, READY, IN_FLIGHT, DONE = "waiting", "ready", "in flight", "done"
-
-MEAN_WEIGHT = 0.2
-"""Weight of the newest batch in a function's running mean."""
-
-
-class Mean:
-    """The running mean of a function's duration; None until it ran once."""
-
-    __slots__ = ("ns",)
-
-    def __init__(self) -> None:
-        self.ns: float | None = None
-
-    def add(self, ns: float) -> None:
-        self.ns = ns if self.ns is None else self.ns + (ns - self.ns) * MEAN_WEIGHT
-
-
-class Pending(Struct, gc=False, eq=False):
-    """One task of this process, or one call of an actor, from `.remote()` to its result."""
-
-    task_id: bytes
-    function: bytes  # the hash of the function, or the method's name
-    args: bytes | Place
-    records: Sequence[Any]  # one per return, to be settled
-    mean: Mean
-    returns: int = 1  # what the function is asked to return; 0 has no record
-    blob: Blob | None = None
-    name: str = ""
-    deps: Any = ()  # values (`Argument`) of top-level references, as far as known
-    dep_refs: list[Any] | None = None  # the references that `deps` stand for, in their order
-    missing: int = 0  # how many of them are not there yet
-    inlined: int = 0  # bytes of those of `deps` that travel along
-    refs: list[Any] | None = None  # handles that live until the result is there
-    nested: bool = False  # references or segments travel along: the worker may keep some
-    cls: Any = None  # its SchedulingClass, or its ActorLink
-    lease: Lease | None = None
-    state: str = WAITING
-    seq: int = 0
-    attempt: int = 0
-    retries_left: int = 0  # -1: always
-    retry_exceptions: Any = False
-    cancelled: bool = False
-
-    def __repr__(self) -> str:
-        return (
-            f"<Pending {self.name} {self.task_id.hex()} {self.state} attempt={self.attempt} "
-            f"retries_left={self.retries_left}{' cancelled' if self.cancelled else ''}>"
-        )
 
 
 class WorkerLink:
@@ -154,7 +100,7 @@ class Submission(Core):
         self._classes: dict[int, SchedulingClass] = {}
         self._links: dict[bytes, WorkerLink] = {}
         self._leases: dict[int, Lease] = {}
-        self._dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
+        self.dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
         self._next_class = 1
         # (worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
         # pins those for it, and empties this
@@ -176,11 +122,11 @@ class Submission(Core):
         cls: SchedulingClass = task.cls
         task.state = READY
         cls.ready.append(task)
-        self._dirty[cls.id] = cls
+        self.dirty[cls.id] = cls
 
     def on_all_ready(self, tasks: list[Pending]) -> None:
         """The same for many: they come in batches."""
-        dirty = self._dirty
+        dirty = self.dirty
         for task in tasks:
             assert task.state == WAITING, f"ready twice: {task!r}"
             cls: SchedulingClass = task.cls
@@ -197,7 +143,7 @@ class Submission(Core):
                 task.state = DONE
             del self._leases[lease.id]
         self._classes.pop(cls.id, None)
-        self._dirty.pop(cls.id, None)
+        self.dirty.pop(cls.id, None)
 
     def cancel(self, task: Pending) -> bool:
         """Mark a task. True when it is at a worker: then the worker must be told; else it is DONE and never runs."""
@@ -205,7 +151,7 @@ class Submission(Core):
         if task.state == IN_FLIGHT:
             return True
         if task.state == READY:
-            self._dirty[task.cls.id] = task.cls  # fewer leases are wanted
+            self.dirty[task.cls.id] = task.cls  # fewer leases are wanted
         task.state = DONE  # a ready one is skipped when its turn comes
         return False
 
@@ -230,7 +176,7 @@ class Submission(Core):
         lease = Lease(message.lease, cls, link, now)
         cls.leases[lease.id] = self._leases[lease.id] = lease
         cls.idle += 1
-        self._dirty[cls.id] = cls
+        self.dirty[cls.id] = cls
 
     def on_revoked(self, lease_id: int) -> None:
         """Somebody else waits: no more pushes to this one."""
@@ -240,7 +186,7 @@ class Submission(Core):
         lease.revoked = True
         if not lease.in_flight:
             self._return(lease)
-        self._dirty[lease.cls.id] = lease.cls
+        self.dirty[lease.cls.id] = lease.cls
 
     def on_lost(self, message: LeaseLost, now: float) -> list[tuple[Pending, Result]]:
         """The worker died. What its journal says was finished counts; what had started is charged; the rest goes to
@@ -257,7 +203,7 @@ class Submission(Core):
             task.lease = None
             task.attempt += 1
             if task.cancelled:
-                done.append((task, _cancelled(task)))
+                done.append((task, cancelled_result(task)))
                 task.state = DONE
             elif task.retries_left != 0 or not (message.all_started or seq in started):
                 if task.retries_left > 0 and (message.all_started or seq in started):
@@ -267,7 +213,7 @@ class Submission(Core):
                 self._tell_retried(task)
             else:
                 task.state = DONE
-                done.append((task, Result(seq, [_while_running(task, message.failure)])))
+                done.append((task, Result(seq, [while_running(task, message.failure)])))
         if not lease.in_flight:
             lease.cls.idle -= 1
         lease.in_flight.clear()
@@ -311,7 +257,7 @@ class Submission(Core):
             task.lease = None
             if task.cancelled:
                 task.state = DONE
-                done.append((task, _cancelled(task)))
+                done.append((task, cancelled_result(task)))
             else:
                 task.state = READY
                 again.append(task)
@@ -353,8 +299,9 @@ class Submission(Core):
 
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
-        in_flight = lease.in_flight
-        self._dirty[lease.cls.id] = lease.cls
+        in_flight, cls = lease.in_flight, lease.cls
+        if cls.ready or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
+            self.dirty[cls.id] = cls
         if in_flight:
             lease.link.acknowledged = next(iter(in_flight)) - 1
             oldest = next(iter(in_flight.values()))
@@ -363,7 +310,7 @@ class Submission(Core):
         lease.link.acknowledged = lease.link.next_seq - 1
         lease.expected_ns = 0.0
         lease.idle_since = now
-        lease.cls.idle += 1
+        cls.idle += 1
         if lease.revoked:
             self._return(lease)
 
@@ -371,7 +318,7 @@ class Submission(Core):
 
     def fill(self, now: float) -> None:
         """Push what there is room for, and tell the peer how many leases could be used."""
-        dirty, self._dirty = self._dirty, {}
+        dirty, self.dirty = self.dirty, {}
         for cls in dirty.values():
             while cls.ready and cls.ready[0].state != READY:
                 cls.ready.popleft()  # cancelled
@@ -380,6 +327,13 @@ class Submission(Core):
             self._demand(cls)
 
     def _fill_class(self, cls: SchedulingClass) -> None:
+        if cls.idle and len(cls.ready) == 1:  # a synchronous caller's: no balance to strike
+            for lease in cls.leases.values():
+                if not lease.in_flight and not lease.revoked:
+                    task = cls.ready.popleft()
+                    lease.expected_ns = self._budget_ns if task.mean.ns is None else task.mean.ns
+                    self._push(lease, [task])
+                    return
         leases = [lease for lease in cls.leases.values() if not lease.revoked]
         if not leases:
             return
@@ -475,7 +429,7 @@ class Submission(Core):
     def _forget(self, lease: Lease) -> None:
         del self._leases[lease.id]
         del lease.cls.leases[lease.id]
-        self._dirty[lease.cls.id] = lease.cls
+        self.dirty[lease.cls.id] = lease.cls
 
     # -- for people --------------------------------------------------------------------------------------------------
 
@@ -496,58 +450,3 @@ class Submission(Core):
 
     def classes(self) -> list[SchedulingClass]:
         return list(self._classes.values())
-
-
-def wire_task(task: Pending, seq: int, depth: int) -> Task:
-    """The message for one attempt."""
-    if not task.deps and not task.nested and task.returns == 1 and not depth and not task.attempt:
-        blob = task.blob
-        if not task.retry_exceptions and (blob is None or task.name == blob.name):
-            return Task(seq, task.task_id, task.function, task.args)
-    return Task(
-        seq,
-        task.task_id,
-        task.function,
-        task.args,
-        list(task.deps),
-        task.returns,
-        task.attempt,
-        task.nested,
-        depth,
-        task.name,
-        bool(task.retry_exceptions),
-    )
-
-
-def deps_bytes(task: Pending) -> int:
-    """What the values of its references add to the message that it travels in."""
-    return sum(len(dep) for dep in task.deps if type(dep) is bytes)
-
-
-def retriable(task: Pending, result: Result) -> bool:
-    """Whether the result is an exception of the task that its options say to retry."""
-    if len(result.values) != 1:
-        return False
-    failure = result.values[0]
-    if not isinstance(failure, Failure) or failure.kind != "TaskError":
-        return False
-    if task.retry_exceptions is True:
-        return True
-    ancestors = set(failure.details.get("ancestors", "").split("\n"))
-    return any(exception_name(kind) in ancestors for kind in task.retry_exceptions)
-
-
-def exception_name(kind: type[BaseException] | str) -> str:
-    """As a result's `ancestors` names it; an adopted task has such names instead of classes."""
-    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
-
-
-def _while_running(task: Pending, failure: Failure) -> Failure:
-    """The peer knows why a worker died, we know what it ran."""
-    return msgspec.structs.replace(
-        failure, message=f"{task.name} failed: {failure.message}", details={**failure.details, "task_name": task.name}
-    )
-
-
-def _cancelled(task: Pending) -> Result:
-    return Result(task.seq, [Failure("TaskCancelledError", f"task {task.name} was cancelled")])

@@ -32,6 +32,7 @@ class Dispatcher:
         self._table = self._for_cores() | {
             m.Detach: jobs.on_detach,
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
+            m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
             m.Ask: self._on_ask,
             m.Wake: _nothing,
         }

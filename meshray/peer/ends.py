@@ -47,15 +47,15 @@ class Ends:
                 self._jobs.on_driver_died(process, now)
             return
         last_words = parts.logs.close(ended.process_id)
-        self.send_lines()
+        self.send_lines(now)
         how = f"{ended.exit_text}\nlast lines of its stderr:\n{last_words}" if last_words else ended.exit_text
+        (parts.folder / ended.process_id[8:].hex()).unlink(missing_ok=True)
         if self._starts.on_died(ended.process_id, how, now):
             return
         self._on_worker_died(ended, how, last_words, now)
         parts.processes.remove(ended.process_id)
         parts.endpoint.drop(ended.process_id)
         parts.journal_path(ended.process_id).unlink(missing_ok=True)
-        (parts.folder / ended.process_id[8:].hex()).unlink(missing_ok=True)
 
     def _on_worker_died(self, ended: ProcessEnded, how: str, last_words: str, now: float) -> None:
         cores = self._parts.cores
@@ -90,7 +90,7 @@ class Ends:
 
     # -- prints ------------------------------------------------------------------------------------------------------
 
-    def send_lines(self) -> None:
+    def send_lines(self, now: float) -> None:
         """What workers printed goes to their drivers."""
         parts = self._parts
         for process_id, lines in parts.logs.take_lines().items():
@@ -98,8 +98,16 @@ class Ends:
             if driver is None:
                 self._keep(process_id, lines)
                 continue
+            if not parts.log_flow.admit(driver.id, lines, now):
+                continue
             for begin in range(0, len(lines), LINES_PER_MESSAGE):
                 parts.endpoint.send(driver.id, LogLines(lines[begin : begin + LINES_PER_MESSAGE]))
+
+    def on_shown(self, driver: bytes, size: int, now: float) -> None:
+        """A driver has shown lines; if some were left out meanwhile, it is to say so."""
+        notice = self._parts.log_flow.on_shown(driver, size, now)
+        if notice:
+            self._parts.endpoint.send(driver, LogLines(notice))
 
     def _keep(self, process_id: bytes, lines: list[LogLine]) -> None:
         """Nobody reads them, or nobody yet: a worker that has no job says why it cannot start. That goes to our log."""
@@ -119,8 +127,10 @@ class Ends:
         if not worker or pid is None or not parts.children.kill(worker, signal.SIGSTOP):
             return
         _wait_stopped(pid, STOP_TIMEOUT_S)
-        started = self._read_journal(worker)[0].get(journal.source_of_lease(message.lease), ([], []))[1]
-        parts.children.kill(worker, signal.SIGKILL if message.seq in started else signal.SIGCONT)
+        by_source, all_started = self._read_journal(worker)
+        started = by_source.get(journal.source_of_lease(message.lease), ([], []))[1]
+        runs = all_started or message.seq in started
+        parts.children.kill(worker, signal.SIGKILL if runs else signal.SIGCONT)
 
 
 def _wait_stopped(pid: int, timeout_s: float) -> None:

@@ -13,7 +13,7 @@ from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
 from meshray.peer.starts import Starts
 from meshray.wire.boot import pack_config
-from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach
+from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach, LogLines
 
 LINK_LINGER_S = 1.0
 """How long the link to a driver that has left stays open, so that our answer gets there."""
@@ -128,6 +128,9 @@ class Jobs:
         self._leaving.remove(driver)
         parts = self._parts
         assert driver.detaching is not None
+        notice = parts.log_flow.take_notice(driver.id)
+        if notice:
+            parts.endpoint.send(driver.id, LogLines(notice))
         parts.endpoint.send(driver.id, Answer(driver.detaching))
         parts.children.release(driver.id)
         self.forget(driver, "it has left", now)
@@ -147,6 +150,7 @@ class Jobs:
         self._parts.processes.remove(process.id)
         if process.kind is not Kind.DRIVER:
             return
+        self._parts.log_flow.forget(process.id)
         cores = self._parts.cores
         cores.leases.on_driver_gone(process.id, now)
         cores.actors.on_process_died(process.id, why, {}, now)

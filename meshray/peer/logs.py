@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
+from collections.abc import Callable
 
 from meshray.config import Config
 from meshray.observe.markers import split_markers
@@ -50,9 +51,11 @@ class Logs:
         for pipe in worker.pipes:
             self._by_fd[pipe.fd] = worker, pipe
 
-    def fds(self) -> list[int]:
-        """Descriptors to watch for input."""
-        return list(self._by_fd)
+    def fds(self, but: Callable[[bytes], bool] | None = None) -> list[int]:
+        """Descriptors to watch for input; not those of workers for which `but` is true."""
+        if but is None:
+            return list(self._by_fd)
+        return [fd for fd, (worker, _) in self._by_fd.items() if not but(worker.process_id)]
 
     def on_readable(self, fd: int) -> None:
         """Read some of a pipe. Unknown descriptors are ignored."""

@@ -18,6 +18,7 @@ from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
+from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.processes import Processes
 from meshray.peer.timers import Timers
@@ -53,6 +54,7 @@ class Parts:
     zygotes: Zygotes
     children: Children
     logs: Logs
+    log_flow: LogFlow
     timers: Timers
     processes: Processes
     started_at: float  # by the monotonic clock

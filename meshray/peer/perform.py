@@ -120,7 +120,7 @@ class Performer:
         actor = parts.cores.actors.actor(effect.actor_id)
         if driver is not None and actor is not None and effect.message:
             text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-            line = LogLine(actor.spec.blob.name, parts.record.pid, text[: parts.config.log_line_max_bytes], True)
+            line = LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
             parts.endpoint.send(driver.id, LogLines([line]))
 
     def _unlink(self, effect: UnlinkSegment, now: float) -> None:

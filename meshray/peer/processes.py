@@ -49,6 +49,11 @@ class Processes:
             return None
         return self._by_id.get(process.job.job)
 
+    def job_of(self, process_id: bytes) -> bytes:
+        """The job that a process serves; b"" for none."""
+        process = self._by_id.get(process_id)
+        return process.job.job if process is not None and process.job is not None else b""
+
     def workers_of(self, job: bytes) -> list[Process]:
         return [
             process

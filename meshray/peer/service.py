@@ -34,6 +34,7 @@ from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
 from meshray.peer.jobs import Jobs
+from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
@@ -101,6 +102,7 @@ def serve(
             zygotes=zygotes,
             children=Children(),
             logs=Logs(config),
+            log_flow=LogFlow(config),
             timers=Timers(),
             processes=Processes(),
             started_at=time.monotonic(),
@@ -195,7 +197,7 @@ class Loop:
                 self._signals.recv(4096)
         self._on_zygotes(ready, now)
         self._on_messages(now)
-        self._on_prints(ready)
+        self._on_prints(ready, now)
         self._on_deaths(ready, now)
         self._on_time(now)
         self._performer.settle(now)
@@ -211,7 +213,7 @@ class Loop:
         for fd in parts.zygotes.writers():
             wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
         wanted.update(dict.fromkeys(parts.children.fds(), select.POLLIN))
-        wanted.update(dict.fromkeys(parts.logs.fds(), select.POLLIN))
+        wanted.update(dict.fromkeys(self._pipes(), select.POLLIN))
         wanted[parts.endpoint.fd] = wanted[self._signals.fileno()] = select.POLLIN
         if self._driver_pidfd >= 0:
             wanted[self._driver_pidfd] = select.POLLIN
@@ -223,6 +225,14 @@ class Loop:
             if self._watched.get(fd) != events:
                 self._poller.register(fd, events)
         self._watched = wanted
+
+    def _pipes(self) -> list[int]:
+        """What workers print into, but for those whose drivers are behind with showing it."""
+        parts = self._parts
+        held_up = parts.log_flow.held_up(time.monotonic())
+        if not held_up:
+            return parts.logs.fds()
+        return parts.logs.fds(lambda worker: parts.processes.job_of(worker) in held_up)
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; None: for ever."""
@@ -238,6 +248,7 @@ class Loop:
             parts.timers.next_deadline(),
         ]
         now = time.monotonic()
+        times.append(parts.log_flow.next_deadline(now))
         if parts.endpoint.clogged:
             times.append(now + CLOGGED_RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)
@@ -277,13 +288,13 @@ class Loop:
             self._performer.settle(now)
         self._more = True
 
-    def _on_prints(self, ready: set[int]) -> None:
+    def _on_prints(self, ready: set[int], now: float) -> None:
         logs = self._parts.logs
         readable = ready.intersection(logs.fds())
         for fd in readable:
             logs.on_readable(fd)
         if readable:
-            self._ends.send_lines()
+            self._ends.send_lines(now)
 
     def _on_deaths(self, ready: set[int], now: float) -> None:
         children = self._parts.children

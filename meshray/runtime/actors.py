@@ -10,8 +10,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record
-from meshray.core.submission import Mean, Pending
 from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions

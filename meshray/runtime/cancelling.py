@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshray.core.calls import ActorLink
-from meshray.core.submission import DONE, IN_FLIGHT, Pending
+from meshray.core.pending import DONE, IN_FLIGHT, Pending
 from meshray.refs import ObjectRef
 from meshray.runtime.engine import Engine
 from meshray.wire import messages as m

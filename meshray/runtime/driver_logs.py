@@ -5,18 +5,25 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from meshray.observe.folding import Line, LineFolder
+from meshray.observe.weight import weight
 from meshray.wire.messages import LogLine
 
 FOLD_TICK_S = 1.0
+
+LINES_AT_ONCE = 1000
+"""So many are shown before the peer hears of it."""
 
 
 class DriverLogs:
     """Prints log lines in a thread of its own: a slow terminal must not hold up the pump."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: bool, on_shown: Callable[[int], None]) -> None:
+        """`on_shown(weight)` is called after lines were shown, in the thread that shows them."""
         self._enabled = enabled
+        self._on_shown = on_shown
         self._folder = LineFolder()
         self._lines: list[LogLine] = []  # not printed yet
         self._ready = threading.Condition()
@@ -42,15 +49,18 @@ class DriverLogs:
                 lines, self._lines = self._lines, []
                 closed = self._closed
             now = time.monotonic()
-            for line in lines:
-                self._print(
-                    self._folder.on_line(
-                        line.text, name=line.source, pid=line.pid, host="", stderr=line.stderr, now=now
-                    )
-                )
+            for begin in range(0, len(lines), LINES_AT_ONCE):
+                self._show(lines[begin : begin + LINES_AT_ONCE], now)
             self._print(self._folder.flush() if closed else self._folder.tick(now))
             if closed and not lines:
                 return
+
+    def _show(self, lines: list[LogLine], now: float) -> None:
+        for line in lines:
+            self._print(
+                self._folder.on_line(line.text, name=line.source, pid=line.pid, host="", stderr=line.stderr, now=now)
+            )
+        self._on_shown(weight(line.text for line in lines))
 
     def _print(self, printed: list[Line]) -> None:
         for line in printed:

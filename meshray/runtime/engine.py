@@ -22,8 +22,9 @@ from typing import Any, Protocol
 from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
+from meshray.core.pending import DONE, WAITING, Pending
 from meshray.core.records import Carrier, Record, Records
-from meshray.core.submission import DONE, WAITING, Pending, Submission
+from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
@@ -155,17 +156,27 @@ class Engine:
                     self.host.on_other(source, message)
 
     def on_turn(self, now: float) -> None:
-        records, submission, calls = self.records, self.submission, self.calls
-        if self.queue:
-            records.drain()
+        """What others wait for leaves first; then what can wait is accounted for, and leaves as well."""
+        submission, calls = self.submission, self.calls
         if self.inbox:
             self._take_in()
         if self.call_inbox:
             self.take_calls()
         if self.host is not None:
             self.host.on_turn(now)
-        submission.fill(now)
-        calls.fill()
+        if submission.dirty:
+            submission.fill(now)
+        if calls.dirty:
+            calls.fill()
+        self.flush()
+        if self.queue or self._leaving or now >= self._next_tick:
+            self._account(now)
+
+    def _account(self, now: float) -> None:
+        """The part of a turn that nobody waits for."""
+        records, submission = self.records, self.submission
+        if self.queue:
+            records.drain()
         if self._leaving:
             self._release_actors()
         if now >= self._next_tick:
@@ -174,8 +185,10 @@ class Engine:
             idle_s = self.config.lease_idle_resting_s if resting else self.config.lease_idle_s
             self._next_tick = now + self.config.lease_idle_resting_s
             submission.tick(now, idle_s)
-            calls.tick()
+            self.calls.tick()
             self._trim(now)
+        if submission.dirty:
+            submission.fill(now)
         if self.queue:
             records.drain()
         self.flush()
@@ -201,6 +214,9 @@ class Engine:
     @property
     def has_news(self) -> bool:
         if self.queue or self.inbox or self.call_inbox or self._outbox or self.records._effects:  # a Fetch, say
+            return True
+        submission, calls = self.submission, self.calls
+        if submission.dirty or calls.dirty or submission._effects or calls._effects or self._leaving:
             return True
         return self.host is not None and self.host.has_news
 
@@ -341,7 +357,8 @@ class Engine:
             if task.inlined > self.config.deps_inline_max_bytes:  # too much for one message: the executor fetches it
                 self.records.promote(record)
                 task.nested = True
-                value = m.Borrowed(record.id)
+                task.deps[index] = m.Borrowed(record.id)
+                return
         task.deps[index] = value
 
     def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:

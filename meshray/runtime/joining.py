@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import select
@@ -63,7 +64,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
     )
     engine.on_messages(early)
     client = Client(engine)
-    logs = DriverLogs(settings.log_to_driver)
+    logs = DriverLogs(settings.log_to_driver, functools.partial(_tell_shown, engine))
     engine.on_log = logs.on_lines
 
     def end() -> None:
@@ -75,6 +76,17 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
     engine.pump.take_over_sigint()
     engine.pump.start()
     return client
+
+
+def _tell_shown(engine: Engine, size: int) -> None:
+    """The peer sends more lines then. From the thread that shows them."""
+    raised = engine.pump.enter()
+    try:
+        if not engine.pump.closed:
+            engine.send(engine.peer, m.LogsShown(size))
+    finally:
+        engine.pump.leave(raised)
+    engine.pump.kick()
 
 
 def _end_private(started: Started, config: Config) -> None:

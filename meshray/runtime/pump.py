@@ -14,8 +14,8 @@ during a poll, so any thread may submit and flush at any time. Three parts:
   half a state). For that, the Python handlers that stand are wrapped, and those that the program installs later are
   when it next waits or flushes. What comes out of a turn all the same ends this mesh: its state cannot be trusted.
 
-The descriptor of the endpoint is edge-triggered: a turn receives until nothing is there, and only then does anybody
-poll.
+The descriptor of the endpoint is edge-triggered: only after a turn that received until nothing was there does anybody
+poll. (A turn that ends early, when its thread has what it waits for, sets `_more`; the next wait looks first.)
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ CLOSE_TIMEOUT_S = 2.0
 """How long `close` waits for other threads to leave their polls, which it has woken."""
 
 _getsignal = _signal.getsignal  # a tenth of the cost of signal.getsignal, and asked for in each wait
+_NUMBERS = tuple(map(int, GUARDED_SIGNALS))
 _logger = logging.getLogger("meshray")
 _monotonic = time.monotonic
 _ident = threading.get_ident
@@ -77,7 +78,7 @@ class Handler(Protocol):
 
     @property
     def has_news(self) -> bool:
-        """Whether `on_turn` has something to do that did not come through the endpoint."""
+        """Whether `on_turn` has something to do now, but for what still lies in the endpoint."""
 
     def next_timer_s(self, now: float) -> float | None:
         """Seconds until `on_turn` wants to be called by itself; None for never."""
@@ -123,6 +124,7 @@ class Pump:
         self._interrupted = False  # a KeyboardInterrupt waits
         self._pid = os.getpid()  # a forked child has handlers of ours, and nothing to shield
         self._handlers: dict[int, Any] = {}  # guarded signal -> its handler, as it stood when we looked last
+        self._standing: list[Any] = []  # the same handlers in the order of `_NUMBERS`, to compare them in one go
         self._wrapped: dict[int, Any] = {}  # guarded signal -> the handler that ours stands for
         self._deferred: deque[int] = deque()  # signals that came in a shielded section
         self._leader: Waiter | None = None
@@ -146,6 +148,7 @@ class Pump:
         self._nap = threading.Lock()
         self._nap.acquire()
         self._thread = threading.Thread(target=self._background, name="meshray-background", daemon=True)
+        self._background_ident = 0  # its ident, once it runs
 
     def _new_poll(self, wake: int) -> select.poll:
         poll = select.poll()
@@ -188,7 +191,7 @@ class Pump:
                 return False  # a finaliser or a signal handler of the user's interrupted us
             self._guard()
             self._shielded = True
-        if self._lock.acquire(self._owner == self._thread.ident or not self._owner):
+        if self._lock.acquire(self._owner == self._background_ident or not self._owner):
             self._owner = me
             return True
         if main:
@@ -245,10 +248,13 @@ class Pump:
 
     def _guard(self) -> None:
         """Wrap the Python handlers that were installed since the last look. Main thread only, not shielded."""
+        if list(map(_getsignal, _NUMBERS)) == self._standing:
+            return
         handlers = self._handlers
         for number in GUARDED_SIGNALS:
             if _getsignal(number) is not handlers.get(number):
                 self._wrap(number)
+        self._standing = [handlers.get(number) for number in GUARDED_SIGNALS]
 
     def _wrap(self, number: int) -> None:
         handler = _getsignal(number)
@@ -290,17 +296,32 @@ class Pump:
                 signal.signal(number, handler)
         self._wrapped.clear()
         self._handlers.clear()
+        self._standing = []
 
     # -- turning -----------------------------------------------------------------------------------------------------
 
-    def turn(self, likely: bool = False) -> None:
+    def turn(self, likely: bool = False, waiter: Waiter | None = None) -> None:
         """Receive, dispatch, decide, flush. Under the lock. Nothing once the pump is closed. `likely`: the endpoint's
-        descriptor was readable just now."""
+        descriptor was readable just now.
+
+        With a `waiter`, the turn ends as soon as the first message was all that it waited for, and left nothing to
+        decide: its thread goes on at once, and looks for more before it polls again, while somebody else works for it.
+        """
         if self.closed:
             return
         receive, handler = self._endpoint.receive, self._handler
         self._more = False
         try:
+            if likely and waiter is not None and not self.attended:  # (an event loop would not hear of the rest)
+                likely = False
+                batch = receive(1, True)
+                if batch:
+                    handler.on_messages(batch)
+                    if waiter.missing <= 0 and not handler.has_news:
+                        self._more = True
+                        self._last_turn_s = _monotonic()
+                        self._stir()
+                        return
             for _ in range(ROUNDS_MAX):
                 batch = receive(RECEIVE_BUDGET, likely)
                 likely = False
@@ -312,6 +333,8 @@ class Pump:
                 self._more = True
                 self._signal(self._wake_leader)  # more is there: whoever polls must come again
                 self._signal(self._wake_background)
+                if self.attendant is not None:
+                    self.attendant()
         except BaseException as error:
             handler.on_failure(error)
             raise
@@ -329,11 +352,15 @@ class Pump:
         except BaseException as error:
             handler.on_failure(error)
             raise
-        if _ident() != self._thread.ident:
+        if _ident() != self._background_ident:
             self._last_turn_s = now
-            if self._background_polls:
-                self._background_polls = False
-                self._signal(self._wake_background)
+            self._stir()
+
+    def _stir(self) -> None:
+        """The background thread is to leave its poll: what it would wait for may have been received already."""
+        if self._background_polls and _ident() != self._background_ident:
+            self._background_polls = False
+            self._signal(self._wake_background)
 
     def wake(self, waiter: Waiter) -> None:
         """What this waiter waits for is there. Under the lock."""
@@ -400,7 +427,7 @@ class Pump:
                 if first:
                     first = False
                 else:
-                    self.turn(likely)
+                    self.turn(likely, waiter)
                 if waiter.missing <= 0 or self.closed:
                     return True
                 timeout_s = POLL_MAX_S if deadline is None else deadline - _monotonic()
@@ -512,6 +539,7 @@ class Pump:
                 return  # two threads did at once: it is awake
 
     def _background(self) -> None:
+        self._background_ident = _ident()
         try:
             self._run_background()
         except Exception:  # `on_failure` has told everybody who waits

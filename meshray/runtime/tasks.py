@@ -10,8 +10,9 @@ import itertools
 import threading
 from typing import Any
 
+from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record
-from meshray.core.submission import Mean, Pending, SchedulingClass
+from meshray.core.submission import SchedulingClass
 from meshray.ids import FIRST_RETURN
 from meshray.options import FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
@@ -134,6 +135,9 @@ class Tasks:
             payload = payloads.dumps(value)
         except payloads.UnpicklableError as error:
             raise TypeError(payloads.explain_argument(error, function.target, function.name)) from error
+        except Exception as error:
+            error.add_note(f"(raised while the arguments of {function.name} were pickled)")
+            raise
         if payload.contained:
             result.nested = True
             pinned = self._values.pin_contained(payload)

@@ -44,9 +44,11 @@ class _GetWaiter(Waiter):
     __slots__ = ()
 
     def __call__(self, event: object = None) -> None:
+        self.missing -= 1
         if isinstance(event, Record) and type(event.value) is Failure:
             self.missing = 0
-        super().__call__(event)
+        if self.missing <= 0:
+            self._pump.wake(self)
 
 
 class Waiting:
@@ -67,6 +69,13 @@ class Waiting:
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values, in order. Raises the first error, or `GetTimeoutError`."""
+        if len(refs) == 1:  # a synchronous caller: most often of a small value
+            record = self._engine.records.table.get(refs[0]._id)
+            if record is not None:
+                if record.value is None:
+                    self._await([record], timeout)
+                if type(record.value) is bytes and record.inside is None:
+                    return [self._values.load(record.value)]
         records = self._records(refs)
         missing = [record for record in records if record.value is None]
         if missing:
@@ -104,7 +113,7 @@ class Waiting:
             self._unregister(missing, waiter)
             count = sum(record.value is None for record in missing)
             raise GetTimeoutError(f"get timed out after {timeout} s: {count} of {len(missing)} values are not there")
-        if any(r.value is None for r in missing):
+        if None in [record.value for record in missing]:
             self._unregister(missing, waiter)
             if not self._any_failed(missing):
                 engine.check()
@@ -296,7 +305,7 @@ class Waiting:
         while (callback := self._callbacks.get()) is not None:
             try:
                 callback()
-            except Exception:
+            except BaseException:  # `sys.exit` in a callback, say: the other callbacks have nothing to do with it
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
     def close(self) -> None:

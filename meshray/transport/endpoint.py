@@ -79,7 +79,7 @@ class Endpoint:
         os.chmod(path, 0o600)
         self._socket_path = path
         self._links: dict[bytes, _Link] = {}
-        self._known: set[bytes] = set()  # sources that have sent a sound message
+        self._known: dict[bytes, bytes] = {}  # sources that have sent a sound message -> the envelope of all of theirs
         self._clogged: set[bytes] = set()  # destinations with queued messages
         self.fd = int(self._router.getsockopt(zmq.FD))
         self.refused = 0  # messages that were no messages, or not for this incarnation
@@ -142,7 +142,7 @@ class Endpoint:
         """The process is gone: close the link and forget what waits for it."""
         link = self._links.pop(destination, None)
         self._clogged.discard(destination)
-        self._known.discard(destination)
+        self._known.pop(destination, None)
         if link is not None:
             link.dealer.close(linger=0)
 
@@ -156,7 +156,7 @@ class Endpoint:
         """
         router = self._router
         arrived: list[tuple[bytes, Message]] = []
-        known, process_id = self._known, self._process_id
+        known = self._known
         while len(arrived) < budget and (likely or _get(router, _EVENTS) & _POLLIN):  # type: ignore[operator]
             likely = False
             try:
@@ -164,9 +164,10 @@ class Endpoint:
             except zmq.Again:  # it was readable for another reason
                 continue
             try:
-                if source in known:
+                envelope = known.get(source)
+                if envelope is not None:
                     data = _recv(router, _NOW)
-                    if data[:PROCESS_BYTES] != process_id or data[PROCESS_BYTES:ENVELOPE_BYTES] != source:
+                    if not data.startswith(envelope):
                         raise ProtocolError(f"an envelope for {data[:ENVELOPE_BYTES].hex()} from {source.hex()}")
                     arrived.append((source, decode(memoryview(data)[ENVELOPE_BYTES:])))
                 else:
@@ -193,7 +194,7 @@ class Endpoint:
         if len(source) != PROCESS_BYTES or envelope != self._process_id + source:
             raise ProtocolError(f"an envelope for {envelope.hex()} from {source.hex()}")
         message = decode(memoryview(data)[ENVELOPE_BYTES:])
-        self._known.add(source)
+        self._known[source] = envelope
         return source, message
 
     # -- the end -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
-    P   -> D   LogLines               D -> P     Detach           P -> W  Exit
+    P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
 """
 
 from __future__ import annotations
@@ -611,6 +611,12 @@ class LogLines(Struct, array_like=True, tag=72):
     lines: list[LogLine]
 
 
+class LogsShown(Struct, array_like=True, tag=74):
+    """D -> P: so much of what LogLines brought was shown (`observe.weight`)."""
+
+    size: Count
+
+
 class Wake(Struct, array_like=True, tag=73):
     """A process to itself: look at your queues."""
 
@@ -668,6 +674,7 @@ Message = (
     | Ask
     | Answer
     | LogLines
+    | LogsShown
     | Wake
 )
 

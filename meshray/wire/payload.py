@@ -322,6 +322,8 @@ def loads(data: Buffer) -> Any:
 
     Raises `ValueError` when `data` is no encoded form, and whatever loading the value raises.
     """
+    if len(data) < _REF_PICKLE_MIN and data[:1] == b"\x80":
+        return _c_loads(data)
     return loads_noting(data)[0]
 
 

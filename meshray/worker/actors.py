@@ -60,6 +60,7 @@ class ActorHost:
         self._leaving = False  # it ends itself
         self._main = threading.main_thread().ident
         self._local = threading.local()
+        self._resources: dict[str, float] | None = None  # of its bind, for people
         self._between = self._new_current(None)  # of code that no call of ours has led to, such as a user's own threads
 
     # -- context -----------------------------------------------------------------------------------------------------
@@ -78,8 +79,10 @@ class ActorHost:
         current.restarted = start.incarnation > 1
         current.depth = 1
         if bind is not None:
+            if self._resources is None:  # the same for all calls: it was bound once
+                self._resources = to_quantities(bind.resources)
             current.gpu_ids = list(bind.gpu_ids)
-            current.resources = to_quantities(bind.resources)
+            current.resources = dict(self._resources)
         if task is not None:
             current.task_id = task.task_id
             current.task_name = f"{start.blob.name}.{task.function.decode()}"
@@ -128,6 +131,10 @@ class ActorHost:
             return
         current.cancelled = True
         call.cancel()
+
+    def runs(self, task_id: bytes) -> bool:
+        """Whether this call has begun and not ended. From any thread."""
+        return task_id in self._flags
 
     def runs_for(self, caller: bytes) -> bool:
         """Whether calls of this process run, or may soon: task ids begin with their submitter."""
@@ -216,6 +223,8 @@ class ActorHost:
                 if len(executor.done) >= SEND_TASKS or (calls and now - since_s > SEND_AFTER_S):
                     since_s = now
                     executor.flush()
+            if executor.done:
+                executor.send_done()  # before anything else: somebody waits for it
             if executor.exiting and not calls:
                 return
 

@@ -45,6 +45,12 @@ SEND_AFTER_S = 0.001
 _encode = msgspec.msgpack.Encoder().encode
 _perf_ns = time.perf_counter_ns
 
+CHILDREN_MAX = 1024
+"""So many tasks that one task has submitted are remembered before those that have ended are left out."""
+
+FAILURES_AT_ONCE = 32
+"""So many failures travel in one message: each may carry an exception of `exception_max_bytes`."""
+
 CANCELLED_MAX = 256
 """Cancelled attempts that are remembered: one of them may be about to begin, the others were finished already."""
 
@@ -70,6 +76,9 @@ class Hosted(Protocol):
 
     def on_cancel(self, message: m.Cancel) -> None:
         """A call that may have begun is to be cancelled."""
+
+    def runs(self, task_id: bytes) -> bool:
+        """Whether this call has begun and not ended. From any thread."""
 
     def runs_for(self, caller: bytes) -> bool:
         """Whether calls of this process run, or may soon."""
@@ -113,6 +122,7 @@ class Executor:
         self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
         self._blocks = 0
         self._children: dict[bytes, list[bytes]] = {}  # what a running task has submitted: the results' ids
+        self._prune_at = CHILDREN_MAX
         self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
@@ -149,10 +159,18 @@ class Executor:
         if self.actor is not None:
             self.actor.on_submitted()
         task_id = self.current().task_id
+        running = self._running
+        if not (self.actor.runs(task_id) if self.actor is not None else running and running.task_id == task_id):
+            return  # a thread or a coroutine that nobody can cancel through a task of ours, and that may go on for ever
         children = self._children.get(task_id)
         if children is None:
             children = self._children[task_id] = []
         children += [ref._id for ref in refs]  # no handles: what nobody holds is not kept for a possible cancel
+        if len(children) >= self._prune_at:
+            table = self.engine.records.table
+            pending = (object_id for object_id in children if (record := table.get(object_id)) and record.task)
+            children[:] = pending
+            self._prune_at = max(CHILDREN_MAX, 2 * len(children))
 
     def forget_children(self, task_id: bytes) -> None:
         """A task is over: what it submitted is not cancelled with it any more."""
@@ -194,6 +212,9 @@ class Executor:
         does this before it begins one; that of an actor has a lock."""
         while self._pushes:
             source, lease, acknowledged = self._pushes.popleft()
+            if lease and lease == self._last_lease:
+                self.journal.acknowledged(self._last_handle, acknowledged)
+                continue
             name = source_of_lease(lease) if lease else source
             handle = self._handles.get(name)
             if handle is None:
@@ -305,8 +326,15 @@ class Executor:
     def _send_results(self) -> None:
         """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
         orphans = self.orphans
-        done, groups = self.done, dict[tuple[bytes, int], list[m.Result]]()
+        done = self.done
+        groups: dict[tuple[bytes, int], list[m.Result]] = {}
         busy, self._busy_ns = self._busy_ns, 0
+        if len(done) == 1 and done[0][0][0] not in self.engine.dead:  # a synchronous caller's: nothing to group
+            item, result = done.popleft()
+            source, lease, _ = item
+            if source == orphans.driver or not lease or not orphans.takes(item, result):
+                self.engine.send(source, m.Results(lease, [result], busy if lease else 0))
+            return
         while done:
             item, result = done.popleft()
             source, lease, _ = item
@@ -316,9 +344,17 @@ class Executor:
             if group is None:
                 group = groups[source, lease] = []
             group.append(result)
+            if not lease and source in self.engine.dead:  # an actor's call has no heir: nobody takes what is inside
+                self.engine.pins.pop((self.engine.peer, item[2].task_id), None)
         for (source, lease), results in groups.items():
-            if source not in self._dead_callers:
-                self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+            if source in self._dead_callers:
+                continue
+            if len(results) > FAILURES_AT_ONCE and any(map(_is_failure, results)):
+                for begin in range(0, len(results), FAILURES_AT_ONCE):
+                    part = results[begin : begin + FAILURES_AT_ONCE]
+                    self.engine.send(source, m.Results(lease, part, busy * len(part) // len(results) if lease else 0))
+                continue
+            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
         if self._dead_callers:
             self._forget_callers()
 
@@ -340,15 +376,19 @@ class Executor:
         if threading.get_ident() != self._main_ident or (self._running is None and self.actor is None):
             return None
         engine = self.engine
+        token = self._blocks = self._blocks + 1
         raised = engine.pump.enter()
         try:
             if self.actor is None:
                 self.give_back()
-            self._blocks += 1
-            engine.send(engine.peer, m.Blocked(self._blocks))
+            engine.send(engine.peer, m.Blocked(token))
         finally:
-            engine.pump.leave(raised)
-        return self._blocks
+            try:
+                engine.pump.leave(raised)
+            except BaseException:  # cancelled just here: nobody will wait
+                self.end_block(token)
+                raise
+        return token
 
     def end_block(self, token: object) -> None:
         if token is None:
@@ -417,10 +457,14 @@ class Executor:
     def _run_queue(self) -> None:
         queue, since = self.queue, 0
         while True:
+            if not queue:
+                if self.done:
+                    self.send_done()  # before anything else: somebody waits for it
+                return
             try:
                 item = queue.popleft()
             except IndexError:
-                return
+                continue  # it was cancelled just now
             self._at_hand = item
             if self.engine.dead and not self._still_wanted(item):
                 continue
@@ -442,6 +486,15 @@ class Executor:
             return self.orphans.runs(item)
         finally:
             self.engine.pump.leave(raised)
+
+    def send_done(self) -> None:
+        """What is done leaves, without a look at what has arrived."""
+        pump = self.engine.pump
+        raised = pump.enter()
+        try:
+            pump.push()
+        finally:
+            pump.leave(raised)
 
     def flush(self) -> None:
         """One turn: what is unsent leaves."""
@@ -521,7 +574,6 @@ class Executor:
             return self.outcomes.cancelled(task, name)
         if isinstance(error, SystemExit):
             self.end_by_exit(error)
-        error.__traceback__ = _without_own_frames(error)
         return self.outcomes.of_error(task, name, error)
 
     def end_by_exit(self, error: SystemExit) -> NoReturn:
@@ -569,11 +621,5 @@ class Executor:
             raise KeyboardInterrupt
 
 
-def _without_own_frames(error: BaseException) -> Any:
-    """The traceback from the user's first frame on."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("meshray.worker."):
-        if trace.tb_next is None:
-            return error.__traceback__
-        trace = trace.tb_next
-    return trace
+def _is_failure(result: m.Result) -> bool:
+    return bool(result.values) and type(result.values[0]) is m.Failure

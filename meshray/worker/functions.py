@@ -34,7 +34,7 @@ class Functions:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot "
-                f"import: {error}",
+                f"import: {error} (workers look where the program's sys.path pointed at init(), not where it does now)",
                 name=error.name,
                 path=error.path,
             ) from error

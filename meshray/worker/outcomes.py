@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterable, Sized
 from itertools import islice
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -21,6 +22,25 @@ from meshray.wire import payload as payloads
 ANCESTORS_MAX = 50
 
 
+def _dumps(name: str, which: str, value: Any) -> payloads.Payload:
+    """Pickle what the task `name` returned. Raises `TypeError` that says so, or what its own pickling raises."""
+    try:
+        return payloads.dumps(value)
+    except payloads.UnpicklableError as error:
+        why = payloads.explain_unpicklable(value, error, which)
+    raise TypeError(f"the result of {name}: {why}")
+
+
+def _without_own_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's first frame on; all of it when none is his."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("meshray.worker."):
+        if trace.tb_next is None:
+            return error.__traceback__
+        trace = trace.tb_next
+    return trace
+
+
 class Outcomes:
     """Makes results; pins the references inside them until the submitter holds them itself."""
 
@@ -33,7 +53,7 @@ class Outcomes:
     def of_value(self, source: bytes, task: m.Task, name: str, value: Any) -> m.Result:
         """The result of a task that returned `value`."""
         if task.returns == 1:
-            payload = payloads.dumps(value)
+            payload = _dumps(name, "result", value)
             if payload.nbytes <= self._inline_max_bytes and not payload.contained:
                 return m.Result(task.seq, [payload.inline()])
             return self._of_values(source, task, [payload])
@@ -44,13 +64,12 @@ class Outcomes:
         except TypeError:
             if isinstance(value, Iterable):
                 raise  # by the iterator's own code
-            raise ValueError(
-                f"{name} has num_returns={task.returns} and returned a {type(value).__name__}, not that many values"
-            ) from None
+            what = f"a single {type(value).__name__}, not that many values"
+            raise ValueError(f"{name} has num_returns={task.returns} and returned {what}") from None
         if len(values) != task.returns:
             count = len(value) if isinstance(value, Sized) else "more" if len(values) > task.returns else len(values)
             raise ValueError(f"{name} has num_returns={task.returns} and returned {count} values")
-        return self._of_values(source, task, [payloads.dumps(each) for each in values])
+        return self._of_values(source, task, [_dumps(name, f"result[{i}]", each) for i, each in enumerate(values)])
 
     def _of_values(self, source: bytes, task: m.Task, made: list[payloads.Payload]) -> m.Result:
         values: list[bytes | m.Place | m.Failure] = []
@@ -90,6 +109,7 @@ class Outcomes:
         """What `get` will raise for an exception of user code."""
         if isinstance(error, MeshrayError) and getattr(error, "_meshray_passes", False):
             return to_failure(error)
+        error.__traceback__ = _without_own_frames(error)
         failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host)
         if task is None or not task.retry_exceptions or "ancestors" in failure.details:
             return failure

@@ -302,3 +302,28 @@ def test_a_class_that_refers_to_itself_keeps_its_constructor(fake: FakeRuntime) 
     again.remote(2, name="leaf")
     with pytest.raises(TypeError, match="missing a required argument"):
         again.remote()
+
+
+class Tuned:
+    LIMIT = 5
+
+    @staticmethod
+    def plan(n: int) -> int:
+        return n * Tuned.LIMIT
+
+    @classmethod
+    def named(cls) -> str:
+        return cls.__name__
+
+    def act(self) -> None: ...
+
+
+def test_constants_and_functions_of_the_class_stay_in_reach() -> None:
+    remote = ActorClass(Tuned, {})
+    assert (remote.LIMIT, remote.plan(2), remote.named()) == (5, 10, "Tuned")
+    with pytest.raises(AttributeError, match=r"create an actor with Tuned\.remote\(\.\.\.\), and call its act\.remote"):
+        remote.act.remote()
+    with pytest.raises(AttributeError, match=r"ActorClass\(.*Tuned\) has no attribute 'none'"):
+        remote.none  # noqa: B018
+    with pytest.raises(AttributeError):
+        ActorClass.__new__(ActorClass).anything  # noqa: B018

@@ -149,6 +149,11 @@ def test_wrong_arguments(attached: list[InitSettings], arguments: dict[str, Any]
     assert not attached
 
 
+def test_a_keyword_with_a_typo_is_answered_with_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match=r"'num_cpu' for init\. Valid ones are: address, .*num_cpus, .*runtime_env\.$"):
+        ray.init(num_cpu=1)
+
+
 def test_the_address_comes_from_the_environment(
     attached: list[InitSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -164,7 +169,7 @@ def test_the_address_comes_from_the_environment(
 
 def test_inside_a_task(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
     fake.is_driver = False
-    with pytest.raises(RuntimeError, match="inside a task"):
+    with pytest.raises(RuntimeError, match='inside a task.*under `if __name__ == "__main__":`'):
         ray.init()
     ray.init(ignore_reinit_error=True)
     ray.shutdown()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -98,3 +99,12 @@ def test_references(fake: FakeRuntime) -> None:
         return await ref
 
     assert asyncio.run(awaited()) == 7
+
+
+def test_a_reference_that_programs_build_wrongly_only_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", ignored.append)
+    with pytest.raises(TypeError):
+        ray.ObjectRef()  # type: ignore[call-arg]
+    gc.collect()
+    assert not ignored

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -88,7 +90,7 @@ METHOD_OPTIONS = ["num_returns", "concurrency_group", "max_task_retries", "retry
 
 MODULES = {
     "meshray.exceptions": ["RayError", "RayTaskError", "RayActorError", "GetTimeoutError", "NodeDiedError"],
-    "meshray.actor": ["exit_actor"],
+    "meshray.actor": ["exit_actor", "ActorClass", "ActorHandle", "ActorMethod"],
     "meshray.util.scheduling_strategies": [
         "NodeAffinitySchedulingStrategy",
         "NodeLabelSchedulingStrategy",
@@ -140,6 +142,13 @@ def test_options_are_those_of_the_table() -> None:
 def test_paths_that_programs_import(module: str) -> None:
     found = importlib.import_module(module)
     assert not [name for name in MODULES[module] if not hasattr(found, name)]
+
+
+def test_import_of_the_package_alone_gives_its_modules() -> None:
+    """Programs write `ray.actor.exit_actor()`, `ray.util.scheduling_strategies.In`, and import nothing else."""
+    paths = [f"{module}.{name}" for module, names in MODULES.items() for name in names]
+    program = "import meshray; " + "; ".join(paths)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_ids() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.core.calls import WINDOW_CALLS, ActorLink, Calls, Done
-from meshray.core.submission import DONE, IN_FLIGHT, Mean, Pending
+from meshray.core.calls import PUSH_MAX_BYTES, WINDOW_CALLS, ActorLink, Calls, Done
+from meshray.core.pending import DONE, IN_FLIGHT, Mean, Pending
 from meshray.wire.messages import ActorState, Failure, Push, Result, Task, WatchActor
 
 PEER = b"P" * 16
@@ -386,3 +386,46 @@ def test_the_order_of_remote_is_kept_whatever_happens(steps: list[tuple[Any, ...
     for call in caller.made:
         allowed = asked[call.task_id]
         assert allowed < 0 or begun.count(call.task_id) <= 1 + allowed
+
+
+def test_calls_that_gathered_while_the_actor_started_travel_in_messages_that_can_arrive(caller: Caller) -> None:
+    for _ in range(900):
+        caller.call().args = bytes(90_000)
+    caller.state(1, WORKERS[0])
+    pushes = [push for _, push in caller.pushes()]
+    assert [task.seq for push in pushes for task in push.tasks] == list(range(1, 901))
+    assert max(sum(len(task.args) for task in push.tasks) for push in pushes) < 2 * PUSH_MAX_BYTES
+
+
+def test_values_of_references_count_for_what_one_push_carries(caller: Caller) -> None:
+    for _ in range(100):
+        caller.call().deps = [bytes(90_000)] * 2
+    caller.state(1, WORKERS[0])
+    assert len(caller.pushes()) > 10
+
+
+def test_calls_given_back_make_room_for_those_that_wait(alive: Caller) -> None:
+    for _ in range(WINDOW_CALLS + 3):
+        alive.call()
+    tasks = alive.pushed()
+    assert len(tasks) == WINDOW_CALLS
+    for call in alive.made[:WINDOW_CALLS]:
+        alive.core.cancel(call)
+    alive.note(alive.core.on_given_back(WORKERS[0], [task.seq for task in tasks]))
+    assert len(alive.pushed()) == 3
+
+
+def test_all_calls_count_as_begun_when_the_journal_could_not_name_them(alive: Caller) -> None:
+    once, twice = alive.call(), alive.call(retries=1)
+    alive.pushed()
+    alive.state(2, all_started=True)
+    assert once.task_id in alive.done
+    assert (twice.state, twice.retries_left) == ("ready", 0)
+
+
+def test_what_a_failed_call_left_behind_is_told_to_the_shell(alive: Caller) -> None:
+    call = alive.call(retries=1, retry_exceptions=True)
+    (task,) = alive.pushed()
+    alive.results(WORKERS[0], Result(task.seq, [Failure("TaskError", "boom")], kept=True))
+    assert call.state == "ready"
+    assert alive.core.kept_by_failed == [(WORKERS[0], call)]

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.submission import DONE, IN_FLIGHT, READY, Mean, Pending, SchedulingClass, Submission
+from meshray.core.pending import DONE, IN_FLIGHT, READY, Mean, Pending
+from meshray.core.submission import SchedulingClass, Submission
 from meshray.wire.messages import (
     Blob,
     Demand,
@@ -535,3 +536,42 @@ class Run:
 @pytest.mark.parametrize("seed", range(200))
 def test_every_task_has_one_outcome_whatever_happens(seed: int) -> None:
     Run(seed).go()
+
+
+def test_values_of_references_and_new_functions_bound_what_is_pushed_ahead() -> None:
+    shell = Shell()
+    shell.mean.add(1000)
+    shell.submit(40, deps=[bytes(90_000)])
+    shell.grant(1)
+    shell.fill()
+    assert len(shell.pushed(1)) == 12  # a MiB, and the one that exceeds it
+
+    shell = Shell()
+    shell.mean.add(1000)
+    for number in range(10):
+        blob = Blob(bytes([number]) * 16, "large", bytes(700_000))
+        shell.submit(1, function=blob.hash, blob=blob)
+    shell.grant(1)
+    shell.fill()
+    assert len(shell.pushed(1)) == 2
+
+
+def test_all_attempts_are_charged_when_the_journal_could_not_name_those_that_had_begun() -> None:
+    shell = Shell()
+    shell.mean.add(1000)
+    first, second = shell.submit(2, retries_left=1)
+    second.retries_left = 0
+    shell.grant(1)
+    shell.fill()
+    done = shell.core.on_lost(LeaseLost(1, worker(1), [], [], CRASH, True), 0.0)
+    assert [task for task, _ in done] == [second]
+    assert (first.state, first.retries_left) == (READY, 0)
+
+
+def test_a_worker_that_died_without_a_lease_is_forgotten() -> None:
+    shell = Shell()
+    shell.grant(1)
+    shell.core.on_revoked(1)
+    assert shell.core._links
+    shell.core.on_process_died(worker(1))
+    assert not shell.core._links

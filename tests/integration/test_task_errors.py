@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meshray.exceptions import TaskError, WorkerCrashedError
+from meshray.exceptions import ActorDiedError, TaskError, WorkerCrashedError
 from tests.until import until
 
 GET_S = 30.0
@@ -160,6 +160,31 @@ def test_a_failed_argument_fails_the_task_with_that_error(shared_mesh: ModuleTyp
     assert ray.get(use.remote([failed]), timeout=GET_S) == "ran"  # inside a container it is nobody's business
 
 
+def test_tracebacks_of_actors_begin_in_the_users_code(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    class Plain:
+        def __init__(self, how: str = "") -> None:
+            if how:
+                raise LookupError(how)
+
+        def fail(self) -> None:
+            raise LookupError("here")
+
+    class Async:
+        async def fail(self) -> None:
+            raise LookupError("here")
+
+    plain, coroutines = ray.remote(Plain), ray.remote(Async)
+    actors = plain.remote(), coroutines.remote(), plain.options(max_concurrency=2).remote(), plain.remote("at birth")
+    for actor in actors:
+        with pytest.raises((LookupError, ActorDiedError)) as caught:
+            ray.get(actor.fail.remote(), timeout=GET_S)
+        text = str(caught.value)
+        assert "test_task_errors.py" in text
+        assert "meshray/worker" not in text
+
+
 # -- what cannot be pickled --------------------------------------------------------------------------------------------
 
 
@@ -199,8 +224,9 @@ def test_arguments_that_cannot_be_pickled(shared_mesh: ModuleType) -> None:
         task.remote(1, second={"x": lock})
     with pytest.raises(TypeError, match="lock"):
         ray.put(lock)
-    with pytest.raises(ArithmeticError, match="while it was pickled"):
+    with pytest.raises(ArithmeticError, match="while it was pickled") as caught:
         task.remote(Bomb("pickled"))
+    assert any("the arguments of" in note and "task" in note for note in caught.value.__notes__)
     captured = ray.remote(lambda: lock)
     with pytest.raises(TypeError, match="lock"):
         captured.remote()
@@ -219,12 +245,12 @@ def test_results_that_cannot_be_pickled(shared_mesh: ModuleType) -> None:
     def one(how: str) -> Any:
         return Bomb("pickled") if how == "bomb" else {"deep": [threading.Lock()]}
 
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(TypeError, match=r"the result of one: .*lock.*\(at result\['deep'\]\[0\]\)"):
         ray.get(one.remote("lock"), timeout=GET_S)
     with pytest.raises(ArithmeticError, match="while it was pickled"):
         ray.get(one.remote("bomb"), timeout=GET_S)
     for ref in two.remote(1):
-        with pytest.raises(TypeError, match="lock"):
+        with pytest.raises(TypeError, match=r"the result of two: .*lock.*result\[1\]"):
             ray.get(ref, timeout=GET_S)
 
 

@@ -66,7 +66,7 @@ def test_returns_of_a_wrong_number(shared_mesh: ModuleType) -> None:
         ([1], "returned 1 values"),
         ([1, 2, 3], "returned 3 values"),
         ("endless", "returned more values"),
-        (7, "returned a int"),
+        (7, "returned a single int"),
     ]
     for value, text in cases:
         refs = wrong.remote(value)
@@ -450,6 +450,7 @@ def test_a_module_that_is_not_there_on_the_worker(shared_mesh: ModuleType, tmp_p
     with pytest.raises(ModuleNotFoundError, match="only_here_xyz") as caught:
         ray.get(ray.remote(module.task).remote(), timeout=GET_S)
     assert socket.gethostname() in str(caught.value)
+    assert "where the program's sys.path pointed at init()" in str(caught.value)
 
 
 def test_functions_of_every_kind(shared_mesh: ModuleType) -> None:

@@ -287,6 +287,46 @@ def test_a_flood_ends_the_turn_and_not_the_messages(bench: Bench) -> None:
     assert got == list(range(64 * 64 + 100))
 
 
+def deliver_with_another(bench: Bench, waiter: Waiter) -> threading.Event:
+    """What a polling waiter waits for, and in the same moment a message for somebody else."""
+    wait_until(lambda: polling(bench, waiter))
+    other = threading.Event()
+    bench.endpoint.arrived.append(waiter)
+    bench.endpoint.deliver(other.set)
+    return other
+
+
+def test_a_waiter_goes_on_at_once_and_the_next_wait_receives_the_rest(bench: Bench) -> None:
+    waiter = bench.waiter()
+    waiting = Waiting(bench, waiter)
+    other = deliver_with_another(bench, waiter)
+    assert waiting.end()
+    assert not other.is_set()
+    bench.pump.wait(bench.waiter(), time.monotonic())
+    assert other.is_set()
+
+
+def test_the_background_thread_receives_what_a_waiter_has_left(bench: Bench) -> None:
+    bench.pump.start()
+    waiter = bench.waiter()
+    waiting = Waiting(bench, waiter)
+    other = deliver_with_another(bench, waiter)
+    assert waiting.end()
+    assert other.wait(LIMIT_S)
+
+
+@pytest.mark.parametrize(("attended", "has_news"), [(True, False), (False, True)])
+def test_a_waiter_leaves_nothing_to_an_event_loop_nor_with_something_to_decide(
+    bench: Bench, attended: bool, has_news: bool
+) -> None:
+    bench.pump.attended, bench.handler.has_news = attended, has_news
+    waiter = bench.waiter()
+    waiting = Waiting(bench, waiter)
+    other = deliver_with_another(bench, waiter)
+    assert waiting.end()
+    assert other.is_set()
+
+
 def test_what_was_submitted_while_the_lock_was_taken_is_seen_before_the_poll(bench: Bench) -> None:
     waiter = bench.waiter()
     leave = bench.pump._handler.next_timer_s

@@ -22,9 +22,10 @@ from meshray.core.adoption import Adoption
 from meshray.core.effects import KillProcess, Send, StartWorker, SweepSegments, ThawLease, UnlinkSegment
 from meshray.core.leases import Leases
 from meshray.core.objects import Objects
+from meshray.core.pending import DONE, WAITING, Mean, Pending
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.store_accounts import StoreAccounts
-from meshray.core.submission import DONE, WAITING, Mean, Pending, SchedulingClass, Submission
+from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.refs import ObjectRef
 from meshray.wire import messages as m

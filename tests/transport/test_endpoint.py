@@ -15,7 +15,7 @@ from meshray.ids import new_process
 from meshray.transport.endpoint import IPC_PATH_MAX_BYTES, RECEIVE_BUDGET, Endpoint
 from meshray.transport.options import LOCAL_HIGH_WATER_MESSAGES
 from meshray.wire.codec import encode
-from meshray.wire.messages import HoldDone, Message, Wake
+from meshray.wire.messages import HoldDone, Message, Release, Wake
 from tests.until import until
 
 NODE = b"the-node"
@@ -213,3 +213,12 @@ def test_a_socket_that_was_removed_already_is_no_error(host: Host) -> None:
     process, endpoint = host.endpoint()
     os.unlink(host.folder / process[8:].hex())
     host.close(endpoint)
+
+
+def test_a_message_that_would_be_refused_for_its_size_is_not_sent(host: Host) -> None:
+    _, ours = host.endpoint()
+    other, theirs = host.endpoint()
+    with pytest.raises(ValueError, match="Release of .* is larger than a message may be"):
+        ours.send(other, Release([bytes(28)] * 2_500_000))
+    ours.send(other, Wake())
+    assert [message for _, message in received(theirs, 1)] == [Wake()]

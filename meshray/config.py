@@ -110,10 +110,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     frame_max_bytes: int = 64 << 20
     """A bound on one message, which is one frame."""
 
-    frames_max: int = 4096
-    nesting_max: int = 32
-    """For messages of several frames, and for a schema with recursive types: neither is there now, so nobody asks."""
-
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0
     """How long a worker that was told to end its actor may take before it is killed."""

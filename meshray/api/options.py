@@ -29,6 +29,13 @@ def _number(name: str, value: Any) -> None:
         raise ValueError(f"option {name!r} is exact to 0.0001, got {value!r}")
 
 
+def _gpus(name: str, value: Any) -> None:
+    """A part of one device, or whole ones."""
+    _number(name, value)
+    if value > 1 and value != int(value):
+        raise ValueError(f"option {name!r} is a part of one device or a whole number of them, got {value!r}")
+
+
 def _whole(name: str, value: Any, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"option {name!r} takes an int, got {value!r}")
@@ -138,7 +145,7 @@ def _later(name: str, value: Any, *, default: object = None) -> None:
 
 _COMMON: dict[str, Check] = {
     "num_cpus": _number,
-    "num_gpus": _number,
+    "num_gpus": _gpus,
     "resources": check_resources,
     "memory": _memory,
     "name": _text,

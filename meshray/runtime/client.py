@@ -137,6 +137,12 @@ class Client:
     def create_actor(
         self, cls: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions, methods: bytes
     ) -> Found:
+        if options.detached and self.engine.at.is_private:
+            _logger.warning(
+                "the detached actor %s ends with this program, since its mesh does: start a peer with `meshray start` "
+                "for one that stays",
+                options.name or cls.name,
+            )
         return self.actors.create(cls, args, kwargs, options, methods)
 
     def call_actor(

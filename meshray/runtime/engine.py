@@ -64,6 +64,7 @@ class Attachment:
     store_folder: Path
     namespace: str
     is_driver: bool
+    is_private: bool = False  # the mesh ends with this driver
 
 
 class Host(Protocol):

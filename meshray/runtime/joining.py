@@ -60,6 +60,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             store_folder=Path(welcome.store_folder),
             namespace=job.namespace,
             is_driver=True,
+            is_private=record.private,
         )
     )
     engine.on_messages(early)

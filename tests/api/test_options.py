@@ -51,6 +51,12 @@ def test_amounts_are_exact_and_add_up() -> None:
     assert task_options({"num_cpus": 0}).request == {}
 
 
+def test_gpus_are_a_part_of_one_or_whole() -> None:
+    assert task_options({"num_gpus": 2}).request["GPU"] == 20_000
+    with pytest.raises(ValueError, match="'num_gpus' is a part of one device"):
+        task_options({"num_gpus": 1.5})
+
+
 def test_the_cpu_of_an_actor_counts_for_its_life_only_when_asked_for() -> None:
     asked = actor_options({"num_cpus": 2, "num_gpus": 1})
     assert asked.request == asked.running_request == {"CPU": 20_000, "GPU": 10_000}

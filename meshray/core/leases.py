@@ -104,6 +104,9 @@ class Leases(Core):
                 going_on.add(worker.process)
             else:
                 self.workers.kill(worker, "its job ended")
+        for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
+            if wanted.submitter not in going_on and self.workers.get(wanted.submitter) is not None:
+                self._drop(wanted, "its job ended")  # else its death would be awaited with new grants
         self._forget_ended()
         self._pump(now)
         return frozenset(going_on)

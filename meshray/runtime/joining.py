@@ -74,7 +74,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             _end_private(started, engine.config)
 
     client.on_shutdown = end
-    engine.pump.take_over_sigint()
+    engine.pump.shield.take_over()
     engine.pump.start()
     return client
 

@@ -9,10 +9,8 @@ during a poll, so any thread may submit and flush at any time. Three parts:
 - **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and
   dependent tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits
   long, it sleeps.
-- **Interrupts** enter only at the poll. Everything else in the main thread is shielded: a signal that comes meanwhile
-  is noted, and its handler runs at the section's end (an exception inside a transition would leave half a message or
-  half a state). For that, the Python handlers that stand are wrapped, and those that the program installs later are
-  when it next waits or flushes. What comes out of a turn all the same ends this mesh: its state cannot be trusted.
+- **Interrupts** enter only at the poll. Everything else in the main thread is shielded (`shield.py`). What comes out of
+  a turn all the same ends this mesh: its state cannot be trusted.
 
 The descriptor of the endpoint is edge-triggered: only after a turn that received until nothing was there does anybody
 poll. (A turn that ends early, when its thread has what it waits for, sets `_more`; the next wait looks first.)
@@ -20,19 +18,17 @@ poll. (A turn that ends early, when its thread has what it waits for, sets `_mor
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import logging
 import os
 import select
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Protocol
 
 from meshray.config import Config
+from meshray.runtime.shield import Shield
 from meshray.transport.endpoint import RECEIVE_BUDGET, Endpoint
 from meshray.wire.messages import Message
 
@@ -46,22 +42,10 @@ DEEP_AFTER_TURNS_S = 0.01
 LOOK_IN_S = 0.2
 """How often the background thread looks in while an event loop watches the endpoint."""
 
-GUARDED_SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGHUP,
-)
-"""Signals whose handlers wait for the end of a shielded section: those that programs raise exceptions from."""
-
 CLOSE_STEP_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0
 """How long `close` waits for other threads to leave their polls, which it has woken."""
 
-_getsignal = _signal.getsignal  # a tenth of the cost of signal.getsignal, and asked for in each wait
-_NUMBERS = tuple(map(int, GUARDED_SIGNALS))
 _logger = logging.getLogger("meshray")
 _monotonic = time.monotonic
 _ident = threading.get_ident
@@ -119,14 +103,8 @@ class Pump:
         self._after_s = config.background_after_s
         self._lock = threading.Lock()
         self._owner = 0  # the thread that holds the lock
-        self._main = threading.main_thread().ident
-        self._shielded = False  # main thread only: interrupts wait for the section's end
-        self._interrupted = False  # a KeyboardInterrupt waits
-        self._pid = os.getpid()  # a forked child has handlers of ours, and nothing to shield
-        self._handlers: dict[int, Any] = {}  # guarded signal -> its handler, as it stood when we looked last
-        self._standing: list[Any] = []  # the same handlers in the order of `_NUMBERS`, to compare them in one go
-        self._wrapped: dict[int, Any] = {}  # guarded signal -> the handler that ours stands for
-        self._deferred: deque[int] = deque()  # signals that came in a shielded section
+        self.shield = Shield()
+        self._main = self.shield.main
         self._leader: Waiter | None = None
         self._leader_thread = 0  # its thread
         self._leader_polls = False  # it is, or is about to be, in its poll
@@ -166,10 +144,10 @@ class Pump:
         """Take the lock, shielded. Returns what `leave` wants back: whether this call put the shield up."""
         me = _ident()
         raised = me == self._main
-        if (self._shielded and raised) or self._owner == me:
+        if (self.shield.up and raised) or self._owner == me:
             raise RuntimeError("meshray was called from a signal handler or a finaliser that interrupted meshray")
         if raised:
-            self._shielded = True
+            self.shield.up = True
         self._lock.acquire()
         self._owner = me
         return raised
@@ -187,15 +165,15 @@ class Pump:
         if self._owner == me:
             return False  # a finaliser interrupted us
         if main:
-            if self._shielded:
+            if self.shield.up:
                 return False  # a finaliser or a signal handler of the user's interrupted us
-            self._guard()
-            self._shielded = True
+            self.shield.guard()
+            self.shield.up = True
         if self._lock.acquire(self._owner == self._background_ident or not self._owner):
             self._owner = me
             return True
         if main:
-            self._unshield()
+            self.shield.lower()
         return False
 
     def leave(self, raised: bool) -> None:
@@ -203,100 +181,16 @@ class Pump:
         self._owner = 0
         self._lock.release()
         if raised:
-            self._unshield()
+            self.shield.lower()
 
     def leave_tried(self) -> None:
         """The end of a successful `try_enter`."""
         self.leave(_ident() == self._main)
 
-    def _unshield(self) -> None:
-        self._shielded = False
-        if self._deferred:
-            self._run_deferred()
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
-
-    def shield(self) -> bool:
-        """Put the shield up without the lock, for what must not be interrupted and calls none of us. Returns what
-        `unshield` wants back."""
-        if _ident() != self._main or self._shielded:
-            return False
-        self._shielded = True
-        return True
-
-    def unshield(self, raised: bool) -> None:
-        """The end of `shield`; raises what came meanwhile."""
-        if raised:
-            self._unshield()
-
     @property
     def shielded(self) -> bool:
         """Whether the main thread is in a section that an exception must not leave."""
-        return self._shielded
-
-    def interrupt_later(self) -> None:
-        """Raise KeyboardInterrupt at the end of the shielded section. From a signal handler."""
-        self._interrupted = True
-
-    # -- signals -----------------------------------------------------------------------------------------------------
-
-    def take_over_sigint(self) -> None:
-        """Guard the handlers that stand now. Main thread only; elsewhere nothing is changed."""
-        if _ident() == self._main:
-            self._guard()
-
-    def _guard(self) -> None:
-        """Wrap the Python handlers that were installed since the last look. Main thread only, not shielded."""
-        if list(map(_getsignal, _NUMBERS)) == self._standing:
-            return
-        handlers = self._handlers
-        for number in GUARDED_SIGNALS:
-            if _getsignal(number) is not handlers.get(number):
-                self._wrap(number)
-        self._standing = [handlers.get(number) for number in GUARDED_SIGNALS]
-
-    def _wrap(self, number: int) -> None:
-        handler = _getsignal(number)
-        while getattr(handler, "stands_for", None) is not None:  # an earlier one of ours, put back by the program
-            handler = handler.stands_for
-        if callable(handler) and not self.closed:
-            self._wrapped[number] = handler
-            handler = self._standing_in(number, handler)
-            signal.signal(number, handler)
-        self._handlers[number] = handler
-
-    def _standing_in(self, number: int, handler: Callable[[int, FrameType | None], Any]) -> Any:
-        def handle(signum: int, frame: FrameType | None) -> None:
-            if self._shielded and os.getpid() == self._pid:
-                if number not in self._deferred:
-                    self._deferred.append(number)
-            else:
-                handler(signum, frame)
-
-        handle.stands_for = handler  # type: ignore[attr-defined]
-        return handle
-
-    def _run_deferred(self) -> None:
-        """Run the handlers of signals that came in the section which has just ended. What one raises leaves from here;
-        the others run at the next end of a section."""
-        while self._deferred:
-            number = self._deferred.popleft()
-            handler = self._wrapped.get(number)
-            if handler is not None:
-                handler(number, None)
-
-    def give_back_sigint(self) -> None:
-        """Put the program's own handlers back where ours still stand. Main thread only; elsewhere ours go on to call
-        theirs."""
-        if _ident() != self._main:
-            return
-        for number, handler in self._wrapped.items():
-            if _getsignal(number) is self._handlers[number]:
-                signal.signal(number, handler)
-        self._wrapped.clear()
-        self._handlers.clear()
-        self._standing = []
+        return self.shield.up
 
     # -- turning -----------------------------------------------------------------------------------------------------
 
@@ -406,8 +300,8 @@ class Pump:
         died: the caller looks.
         """
         me = _ident()
-        if me == self._main and not self._shielded:
-            self._guard()
+        if me == self._main and not self.shield.up:
+            self.shield.guard()
         raised = self.enter()
         self._inside.append(me)
         outer, poll = None, self._leader_poll
@@ -443,7 +337,7 @@ class Pump:
                     self._follow(waiter, timeout_s, raised)
         finally:
             if raised:
-                self._shielded = True
+                self.shield.up = True
             if self._owner != me:
                 self._lock.acquire()  # whatever has raised did so before the lock was taken again
                 self._owner = me
@@ -471,11 +365,11 @@ class Pump:
             timeout_s = 0  # somebody submitted and could not take the lock, which we had
         try:
             if raised:
-                self._unshield()
+                self.shield.lower()
             events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
             if raised:
-                self._shielded = True
+                self.shield.up = True
             self._lock.acquire()
             self._owner = _ident()
             self._leader_polls = False
@@ -493,11 +387,11 @@ class Pump:
         self._lock.release()
         try:
             if raised:
-                self._unshield()
+                self.shield.lower()
             lock.acquire(timeout=min(timeout_s, POLL_MAX_S))
         finally:
             if raised:
-                self._shielded = True
+                self.shield.up = True
             self._lock.acquire()
             self._owner = _ident()
             waiter.lock = None
@@ -618,7 +512,7 @@ class Pump:
         while any(thread != me for thread in list(self._inside)) and _monotonic() < give_up_at:
             time.sleep(CLOSE_STEP_S)
         self._ended = True
-        self.give_back_sigint()
+        self.shield.give_back()
 
     def release_descriptors(self) -> None:
         """After `close`, when nobody can wait any more."""

@@ -51,7 +51,7 @@ class Values:
         """Write a payload to the store, asking the peer for room where that is needed."""
         engine = self._engine
         while True:
-            shield = engine.pump.shield()  # a Ctrl-C in between would leave a descriptor open, or credit spent
+            shield = engine.pump.shield.raise_()  # a Ctrl-C in between would leave a descriptor open, or credit spent
             try:
                 place = engine.store.write(object_id, payload)
                 engine.wrote()
@@ -59,7 +59,7 @@ class Values:
             except NeedCredit as need:
                 size = need.size
             finally:
-                engine.pump.unshield(shield)
+                engine.pump.shield.lower_if(shield)
             self._ask_for_room(size)
 
     def _ask_for_room(self, size: int) -> None:
@@ -140,7 +140,7 @@ class Values:
         Raises what opening the segment raises."""
         engine, object_id = self._engine, place.object_id
         dropped = engine.queue.append
-        shield = engine.pump.shield()
+        shield = engine.pump.shield.raise_()
         try:
             engine.queue.append((object_id, carrier))
             try:
@@ -149,7 +149,7 @@ class Values:
                 dropped(object_id)
                 raise
         finally:
-            engine.pump.unshield(shield)
+            engine.pump.shield.lower_if(shield)
 
     def adopt(self, object_id: bytes) -> None:
         """A handle was unpickled in this thread."""

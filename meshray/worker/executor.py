@@ -616,7 +616,7 @@ class Executor:
             return
         pump = self.engine.pump
         if pump.shielded:
-            pump.interrupt_later()
+            pump.shield.interrupt_later()
         else:
             raise KeyboardInterrupt
 

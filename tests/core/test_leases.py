@@ -587,6 +587,24 @@ def test_a_large_request_is_not_starved_by_small_ones() -> None:
     raise AssertionError("the large request never ran")
 
 
+def test_a_submitter_that_dies_with_its_job_gets_nothing_more() -> None:
+    """Between the end of a job and the death of its workers, what they had asked for must not be granted any more."""
+    host = Host(3, CPU=3)
+    host.demand(A, 1)
+    (parent,) = host.take(LeaseGranted)
+    host.demand(parent.worker, 3, 1, 1)
+    children = host.take(LeaseGranted)
+    host.leases.on_process_died(A, [], [], CRASH, host.now)
+    host.leases.on_job_ended(A, frozenset(), host.now)
+    host.perform()
+    host.die(children[0].worker)
+    host.demand(parent.worker, 4, 2, 1)
+    assert not host.take(LeaseGranted)
+    for process in list(host.killed):
+        host.die(process)
+    assert not any(host.leases.slots.used.values())
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever comes in whatever order: the books balance after each step, and all slots are free at the end."""
 

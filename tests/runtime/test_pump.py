@@ -474,7 +474,7 @@ def test_close_ends_every_wait(bench: Bench) -> None:
 
 @pytest.mark.fault(6)
 def test_the_death_of_the_peer_ends_every_wait_and_the_background_thread(bench: Bench) -> None:
-    bench.pump.take_over_sigint()
+    bench.pump.shield.take_over()
     bench.pump.start()
     waiters = [Waiting(bench, bench.waiter()) for _ in range(3)]
     wait_until(lambda: len(bench.pump._followers) == 2)
@@ -532,7 +532,7 @@ def interrupt() -> None:
 
 def test_an_interrupt_in_the_poll_is_raised_at_once(bench: Bench) -> None:
     waiter = bench.waiter()
-    bench.pump.take_over_sigint()
+    bench.pump.shield.take_over()
     threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         bench.pump.wait(waiter, deadline())
@@ -543,7 +543,7 @@ def test_an_interrupt_in_the_poll_is_raised_at_once(bench: Bench) -> None:
 
 
 def test_an_interrupt_in_a_turn_is_raised_at_its_end(bench: Bench) -> None:
-    bench.pump.take_over_sigint()
+    bench.pump.shield.take_over()
     done: list[str] = []
 
     def message() -> None:
@@ -558,7 +558,7 @@ def test_an_interrupt_in_a_turn_is_raised_at_its_end(bench: Bench) -> None:
 
 
 def test_an_interrupt_of_a_follower(bench: Bench) -> None:
-    bench.pump.take_over_sigint()
+    bench.pump.shield.take_over()
     first = bench.waiter()
     leader = Waiting(bench, first)
     wait_until(lambda: polling(bench, first))
@@ -647,7 +647,7 @@ class _At:
 
 def test_ctrl_c_at_every_line_of_the_leader(bench: Bench) -> None:
     """Wherever the interrupt falls: nothing is held, nothing is lost, and it is raised exactly once."""
-    bench.pump.take_over_sigint()
+    bench.pump.shield.take_over()
     for number in _lines(bench):
         waiter = bench.waiter()
         got: list[int] = []

@@ -6,7 +6,8 @@ General layout::
     attach          a driver finds a peer or starts one
     joining         introduce oneself to the peer, build the runtime around its answer
     engine          the endpoint and the cores of one process, and the turn that ties them together
-    pump            who waits at the socket, and when an interrupt may come
+    pump            who waits at the socket
+    shield          sections of the main thread that no interrupt enters
     waiting         `get`, `wait`, callbacks and futures
     tasks           from a call's arguments to a pending task
     actors          creating, finding, calling, killing

@@ -42,12 +42,23 @@ DEEP_AFTER_TURNS_S = 0.01
 LOOK_IN_S = 0.2
 """How often the background thread looks in while an event loop watches the endpoint."""
 
+SPIN_S = 0.0001
+"""How long a leader looks again and again before it sleeps: about twice what falling asleep and being woken cost."""
+
+SPIN_YIELD_S = 0.00002
+"""A look that took longer has lent the core to somebody who needs it more."""
+
+SPIN_SKIPS_MAX = 255
+"""After a spin in vain so many waits, at most, go to sleep at once; fewer after the first ones."""
+
 CLOSE_STEP_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0
 """How long `close` waits for other threads to leave their polls, which it has woken."""
 
 _logger = logging.getLogger("meshray")
 _monotonic = time.monotonic
+_perf = time.perf_counter
+_yield = os.sched_yield
 _ident = threading.get_ident
 
 
@@ -113,6 +124,8 @@ class Pump:
         self.closed = False  # nobody waits any more
         self._ended = False  # `close` was called
         self._inside: list[int] = []  # the threads in `wait`
+        self._spin_skips = 0  # so many waits go to sleep at once
+        self._spin_misses = 0  # spins in vain, one after the other
         self._more = True  # the last turn may have left something in the endpoint
         self.attended = False  # an event loop of the main thread watches the endpoint
         self.attendant: Callable[[], None] | None = None  # has that loop turn the pump soon; from any thread
@@ -366,6 +379,8 @@ class Pump:
         try:
             if raised:
                 self.shield.lower()
+            if timeout_s > SPIN_S and self._spin(waiter):
+                timeout_s = 0
             events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
             if raised:
@@ -377,6 +392,27 @@ class Pump:
             return True
         self._look(events, self._wake_leader)
         return False
+
+    def _spin(self, waiter: Waiter) -> bool:
+        """Whether something comes before it would be worth to sleep. (On an idle core a sleep and a wake cost more than
+        a whole round trip without them.) Only where the last spins were worth it, and while nobody else wants the core.
+        """
+        if self._spin_skips:
+            self._spin_skips -= 1
+            return False
+        stirs = self._endpoint.stirs
+        before = _perf()
+        give_up_at = before + SPIN_S
+        while not stirs():
+            _yield()
+            now = _perf()
+            if now > give_up_at or now - before > SPIN_YIELD_S or waiter.missing <= 0:
+                self._spin_misses += 1
+                self._spin_skips = min((1 << self._spin_misses) - 1, SPIN_SKIPS_MAX)
+                return False
+            before = now
+        self._spin_misses = 0
+        return True
 
     def _follow(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
         lock = threading.Lock()

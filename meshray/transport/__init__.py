@@ -1,5 +1,4 @@
-"""ZeroMQ, and nothing else knows it.
+"""How messages leave a process and arrive.
 
-- `options.py`: every socket option of the mesh, with its reason
-- `endpoint.py`: one process's face to the others: a ROUTER that only receives, DEALERs that only send
+- `endpoint.py`: one process's face to the others of its host: Unix sockets
 """

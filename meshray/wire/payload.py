@@ -29,7 +29,7 @@ import struct
 import sys
 import threading
 from hashlib import blake2b
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any, Literal
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -264,9 +264,20 @@ def _reducers() -> dict[Any, Any]:
     global _registered, _merged
     if not _merged or _registered != copyreg.dispatch_table:
         registered = dict(copyreg.dispatch_table)
-        _merged = {**registered, **cloudpickle.Pickler._dispatch_table}
+        _merged = {**registered, **cloudpickle.Pickler._dispatch_table, CodeType: _reduce_code}
         _registered = registered
     return _merged
+
+
+_CODE_FILENAME = 10
+"""The place of `co_filename` among the arguments of `types.CodeType` (Python 3.11 to 3.14)."""
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """As cloudpickle, with the name of the file, which it leaves out since 3.1.3 so that equal functions pickle
+    equally: a traceback without the user's lines would be a riddle."""
+    kind, args = cloudpickle.Pickler._dispatch_table[CodeType](code)
+    return kind, (*args[:_CODE_FILENAME], code.co_filename, *args[_CODE_FILENAME + 1 :])
 
 
 class _NoArray:

@@ -42,7 +42,6 @@ from meshray.worker.descendants import Descendants, kill_group
 
 PRELOAD = (
     "msgspec",
-    "zmq",
     "cloudpickle",
     "meshray.wire.*",
     "meshray.observe.*",

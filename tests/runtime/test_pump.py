@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -30,6 +31,9 @@ class FakeEndpoint:
     def deliver(self, message: Callable[[], object]) -> None:
         self.arrived.append(message)
         os.eventfd_write(self.fd, 1)
+
+    def stirs(self) -> bool:
+        return bool(select.select([self.fd], [], [], 0)[0])
 
     def receive(self, budget: int = 64, likely: bool = False) -> list[Any]:
         try:

@@ -32,6 +32,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_work_s: float = 0.003
     """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
 
+    portion_work_s: float = 0.0002
+    """Expected work that is not divided among workers: about what two sleeping processes need to wake up for it."""
+
     in_flight_max_tasks: int = 512
     """A bound on the tasks in flight per lease, whatever their mean."""
 

@@ -37,6 +37,7 @@ from meshray.wire.messages import (
     Push,
     Result,
     Retried,
+    Task,
 )
 
 
@@ -338,13 +339,17 @@ class Submission(Core):
         if not leases:
             return
         waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
-        share = min(-(-waiting // len(leases)), self._config.in_flight_max_tasks)
+        share = min(max(-(-waiting // len(leases)), self._portion(cls.ready[0])), self._config.in_flight_max_tasks)
         if len(leases) > 1:
             leases.sort(key=lambda lease: lease.expected_ns)
         for lease in leases:
             batch = self._take(cls, lease, share - len(lease.in_flight))
             if batch:
                 self._push(lease, batch)
+
+    def _portion(self, task: Pending) -> int:
+        """So many tasks like this one are not worth to be divided among workers: waking another one takes longer."""
+        return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
         """At most `room` tasks for this lease, as far as the expected work in flight allows."""
@@ -389,7 +394,10 @@ class Submission(Core):
             task.lease = lease
             task.seq = seq
             in_flight[seq] = task
-            tasks.append(wire_task(task, seq, depth))
+            if task.plain and task.dep_refs is None and not task.nested and not task.attempt:  # as `wire_task` would
+                tasks.append(Task(seq, task.task_id, task.function, task.args))
+            else:
+                tasks.append(wire_task(task, seq, depth))
             seq += 1
         link.next_seq = seq
         self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))

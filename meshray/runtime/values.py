@@ -114,6 +114,9 @@ class Values:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
+    loads = staticmethod(payloads.loads)
+    """`load` of a small value whose handles live here, which is most of them."""
+
     def load(self, value: bytes | m.Place | m.Failure, carrier: Carrier | None = None) -> Any:
         """The value. `carrier` brought the references inside; None when their handles live here.
 

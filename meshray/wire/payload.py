@@ -51,6 +51,7 @@ __all__ = [
     "dump_exception",
     "dumps",
     "dumps_function",
+    "dumps_plain",
     "explain_argument",
     "explain_unpicklable",
     "load_exception",
@@ -143,8 +144,21 @@ def note_arrival(object_id: bytes) -> bool:
 # -- values to payloads ------------------------------------------------------------------------------------------------
 
 
-_NONE = Payload((pickle.dumps(None, PROTOCOL),), len(pickle.dumps(None, PROTOCOL)))
+_NONE = pickle.dumps(None, PROTOCOL)
 """What most tasks without a result return."""
+
+
+def dumps_plain(value: Any) -> bytes | None:
+    """The encoded form of a value that the C pickler alone can encode for sure: a small one of a built-in type, without
+    references or classes. None for all others, which `dumps` encodes."""
+    if value is None:
+        return _NONE
+    kind = type(value)
+    if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
+        return _c_dumps(value, 5)
+    if (kind is tuple or kind is list or kind is dict) and _is_plain(value, 2):
+        return _c_dumps(value, 5)
+    return None
 
 
 def dumps(value: Any) -> Payload:
@@ -153,16 +167,8 @@ def dumps(value: Any) -> Payload:
     Raises `UnpicklableError`, a `TypeError` that says what cannot be pickled and where it stands. What the value's own
     `__reduce__`, `__getstate__`, ... raise comes out as it is.
     """
-    if value is None:
-        return _NONE
-    kind = type(value)
-    if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
-        data = _c_dumps(value, protocol=5)
-        return Payload((data,), len(data))
-    if (kind is tuple or kind is list or kind is dict) and _is_plain(value, 2):
-        data = _c_dumps(value, protocol=5)
-        return Payload((data,), len(data))
-    return _dumps_any(value)
+    data = dumps_plain(value)
+    return _dumps_any(value) if data is None else Payload((data,), len(data))
 
 
 def _is_plain(value: Any, depth: int) -> bool:

@@ -43,7 +43,7 @@ SEND_TASKS = 64
 SEND_AFTER_S = 0.001
 
 _encode = msgspec.msgpack.Encoder().encode
-_perf_ns = time.perf_counter_ns
+_monotonic = time.monotonic
 
 CHILDREN_MAX = 1024
 """So many tasks that one task has submitted are remembered before those that have ended are left out."""
@@ -109,7 +109,7 @@ class Executor:
         self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
         self._at_hand: Item | None = None  # the last that was taken from the queue to be run
         self.orphans = Orphanage(client.engine)
-        self._busy_ns = 0  # time spent on what is in `done`; only the main thread of tasks counts it
+        self._busy_s = 0.0  # time spent on what is in `done`; only the main thread of tasks counts it
         self._running: m.Task | None = None
         self._running_since_s = 0.0
         self._in_user_code = False
@@ -327,27 +327,29 @@ class Executor:
         """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
         orphans = self.orphans
         done = self.done
-        groups: dict[tuple[bytes, int], list[m.Result]] = {}
-        busy, self._busy_ns = self._busy_ns, 0
+        busy, self._busy_s = int(self._busy_s * 1e9), 0.0
         if len(done) == 1 and done[0][0][0] not in self.engine.dead:  # a synchronous caller's: nothing to group
             item, result = done.popleft()
             source, lease, _ = item
             if source == orphans.driver or not lease or not orphans.takes(item, result):
                 self.engine.send(source, m.Results(lease, [result], busy if lease else 0))
             return
+        groups: dict[tuple[bytes, int], list[m.Result]] = {}
+        group: list[m.Result] = []
+        last_source, last_lease, kept = b"", -1, False
         while done:
             item, result = done.popleft()
             source, lease, _ = item
-            if source != orphans.driver and lease and orphans.takes(item, result):
+            if lease != last_lease or source is not last_source:
+                last_source, last_lease, kept = source, lease, bool(lease) and source != orphans.driver
+                group = groups.setdefault((source, lease), [])
+            if kept and orphans.takes(item, result):
                 continue
-            group = groups.get((source, lease))
-            if group is None:
-                group = groups[source, lease] = []
             group.append(result)
             if not lease and source in self.engine.dead:  # an actor's call has no heir: nobody takes what is inside
                 self.engine.pins.pop((self.engine.peer, item[2].task_id), None)
         for (source, lease), results in groups.items():
-            if source in self._dead_callers:
+            if source in self._dead_callers or not results:
                 continue
             if len(results) > FAILURES_AT_ONCE and any(map(_is_failure, results)):
                 for begin in range(0, len(results), FAILURES_AT_ONCE):
@@ -455,10 +457,11 @@ class Executor:
             return None
 
     def _run_queue(self) -> None:
-        queue, since = self.queue, 0
+        queue, done, since_s = self.queue, self.done, 0.0
+        now = _monotonic()
         while True:
             if not queue:
-                if self.done:
+                if done:
                     self.send_done()  # before anything else: somebody waits for it
                 return
             try:
@@ -468,14 +471,15 @@ class Executor:
             self._at_hand = item
             if self.engine.dead and not self._still_wanted(item):
                 continue
-            began = _perf_ns()
-            if not self.done:
-                since = began
-            self.done.append((item, self.attempt(item)))
-            ended = _perf_ns()
-            self._busy_ns += ended - began
-            if queue and (len(self.done) >= SEND_TASKS or ended - since > SEND_AFTER_S * 1e9):
+            if not done:
+                since_s = now
+            began, self._running_since_s = now, now
+            done.append((item, self.attempt(item)))
+            now = _monotonic()
+            self._busy_s += now - began
+            if queue and (len(done) >= SEND_TASKS or now - since_s > SEND_AFTER_S):
                 self.flush()
+                now = _monotonic()
 
     def _still_wanted(self, item: Item) -> bool:
         """Whether this task is for somebody who lives, or was reported as an orphan that runs here."""
@@ -521,7 +525,6 @@ class Executor:
         current = self._main
         current.task_id = task.task_id
         current.depth = task.depth + 1
-        self._running_since_s = time.monotonic()
         self._running = task
         self.journal.started(handle, task.seq)
         carrier: Carrier | None = None

@@ -184,12 +184,28 @@ def test_a_long_one_is_not_pushed_ahead() -> None:
 
 def test_two_leases_share_what_there_is() -> None:
     shell = Shell()
-    shell.mean.add(1000)
+    shell.mean.add(0.1 * MS)
     shell.submit(10)
     shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
     shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
     shell.fill()
     assert len(shell.pushed(1)) == len(shell.pushed(2)) == 5
+
+
+def test_what_is_not_worth_a_wake_is_not_divided() -> None:
+    """Ten tasks of a microsecond go to one worker; of many more each worker gets its share."""
+    shell = Shell()
+    shell.mean.add(1000)
+    shell.submit(10)
+    shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
+    shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
+    shell.fill()
+    assert len(shell.pushed(1)) == 10
+    assert shell.pushed(2) == []
+    shell.submit(800)
+    shell.fill()
+    assert len(shell.pushed(1)) + len(shell.pushed(2)) == 810
+    assert len(shell.pushed(2)) == 405
 
 
 def test_large_arguments_bound_what_is_pushed_ahead() -> None:

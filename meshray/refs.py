@@ -86,5 +86,5 @@ class ObjectRef(Generic[T]):
 
 def _arrived(object_id: bytes) -> ObjectRef[Any]:
     """Unpickling: a handle that this process did not have, or has once more."""
-    context.runtime().adopt_ref(object_id)
+    (context._runtime or context.runtime()).adopt_ref(object_id)
     return ObjectRef(object_id)

@@ -379,7 +379,7 @@ class Pump:
         try:
             if raised:
                 self.shield.lower()
-            if timeout_s > SPIN_S and self._spin(waiter):
+            if timeout_s > SPIN_S and self.spin(waiter):
                 timeout_s = 0
             events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
@@ -393,7 +393,7 @@ class Pump:
         self._look(events, self._wake_leader)
         return False
 
-    def _spin(self, waiter: Waiter) -> bool:
+    def spin(self, waiter: Waiter) -> bool:
         """Whether something comes before it would be worth to sleep. (On an idle core a sleep and a wake cost more than
         a whole round trip without them.) Only where the last spins were worth it, and while nobody else wants the core.
         """

@@ -18,6 +18,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from meshray.core.records import Carrier
 from meshray.resources import to_quantities
 from meshray.runtime.client import Current
 from meshray.runtime.failures import headline_of
+from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
 from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
@@ -53,6 +55,8 @@ class ActorHost:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False  # the loop will look at the queue
         self._flushing = False  # the loop will send what is done
+        self._looking = False  # the loop turns the pump
+        self._nobody = Waiter(executor.engine.pump, 1)  # for a spin that waits for nobody in particular
         self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
         self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id
@@ -97,7 +101,10 @@ class ActorHost:
         if loop is None or self._scheduled:
             return
         self._scheduled = True
-        loop.call_soon_threadsafe(self._schedule)
+        if threading.get_ident() != self._main:
+            loop.call_soon_threadsafe(self._schedule)
+        elif not self._looking:  # else `_look` does it when the turn is over
+            loop.call_soon(self._schedule)
 
     def on_submitted(self) -> None:
         """A loop sends it when the coroutine pauses, many in one go: nobody else looks at the queues soon."""
@@ -310,7 +317,7 @@ class ActorHost:
     def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         engine = self._executor.engine
         self._loop = loop
-        loop.add_reader(engine.endpoint.fd, self._executor.flush)
+        loop.add_reader(engine.endpoint.fd, self._look)
         loop.add_reader(engine.at.peer_pidfd, os._exit, 1)
         engine.pump.attended = True
         engine.pump.attendant = self.on_submitted
@@ -348,7 +355,7 @@ class ActorHost:
         announce(self._name)
         try:
             value = self._invoke(task, carrier)
-            if inspect.isawaitable(value):
+            if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
             result = executor.outcomes.of_value(source, task, name, value)
             value = None
@@ -376,15 +383,29 @@ class ActorHost:
         self._active -= 1
         self.on_submitted()
 
+    def _look(self) -> None:
+        """In the loop: take what has come, and begin it."""
+        self._looking = True
+        try:
+            self._executor.flush()
+        finally:
+            self._looking = False
+        if self._scheduled:
+            self._schedule()
+
     def _flush(self) -> None:
+        """In the loop: send what is done. Then a synchronous caller's next call is worth a short spin, if no call
+        waits for something meanwhile."""
         self._flushing = False
-        self._executor.flush()
+        self._look()
         loop = self._loop
         assert loop is not None
         if self._leaving:
             loop.stop()
         elif self._executor.queue or self._executor.exiting:
             self._schedule()
+        elif not self._calls and self._executor.engine.pump.spin(self._nobody):
+            self._look()
 
 
 def _terminate() -> None:

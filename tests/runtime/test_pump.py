@@ -204,13 +204,13 @@ def test_it_waits_until_the_deadline_and_not_for_ever(bench: Bench) -> None:
 
 def test_a_spin_that_is_worth_it_is_repeated_and_others_become_rare(bench: Bench) -> None:
     spins: list[bool] = []
-    spin = bench.pump._spin
+    spin = bench.pump.spin
 
     def noted(waiter: Waiter) -> bool:
         spins.append(not bench.pump._spin_skips)
         return spin(waiter)
 
-    bench.pump._spin = noted  # type: ignore[method-assign]
+    bench.pump.spin = noted  # type: ignore[method-assign]
 
     def wait(come: bool) -> None:
         waiter = bench.waiter()

@@ -21,6 +21,7 @@ from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
 from meshray.runtime.actors import Actors, Found
 from meshray.runtime.cancelling import cancel
+from meshray.runtime.current import Current
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
@@ -31,35 +32,6 @@ from meshray.wire import messages as m
 from meshray.wire import payload as payloads
 
 _logger = logging.getLogger("meshray")
-
-
-class Current:
-    """What runs in this thread. All empty in a driver."""
-
-    __slots__ = (
-        "actor_id",
-        "actor_methods",
-        "actor_name",
-        "cancelled",
-        "depth",
-        "gpu_ids",
-        "resources",
-        "restarted",
-        "task_id",
-        "task_name",
-    )
-
-    def __init__(self) -> None:
-        self.task_id = b""
-        self.task_name = ""
-        self.actor_id = b""
-        self.actor_name = ""
-        self.actor_methods = b""
-        self.resources: dict[str, float] = {}
-        self.gpu_ids: list[int] = []
-        self.restarted = False
-        self.depth = 0  # of what this submits
-        self.cancelled = False
 
 
 class Client:

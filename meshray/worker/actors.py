@@ -25,7 +25,7 @@ import msgspec
 
 from meshray.core.records import Carrier
 from meshray.resources import to_quantities
-from meshray.runtime.client import Current
+from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.failures import headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
@@ -35,6 +35,9 @@ from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
 ASYNC_CONCURRENCY = 1000
+
+NAMES_MAX = 1024
+"""So many names of methods are kept for their next call."""
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("meshray_current", default=None)
 
@@ -64,8 +67,11 @@ class ActorHost:
         self._leaving = False  # it ends itself
         self._main = threading.main_thread().ident
         self._local = threading.local()
-        self._resources: dict[str, float] | None = None  # of its bind, for people
-        self._between = self._new_current(None)  # of code that no call of ours has led to, such as a user's own threads
+        self._names: dict[bytes, str] = {}  # a method as it travels -> its name with that of its class
+        self._around = self._surroundings()
+        self._between = Current(
+            self._around, depth=1
+        )  # of code that no call of ours has led to, such as a user's own threads
 
     # -- context -----------------------------------------------------------------------------------------------------
 
@@ -74,24 +80,27 @@ class ActorHost:
         found: Current | None = getattr(self._local, "current", None)
         return found or _current.get() or self._between
 
-    def _new_current(self, task: m.Task | None) -> Current:
-        current = Current()
+    def _surroundings(self) -> Surroundings:
+        """The same for all calls: a worker is bound once."""
+        around = Surroundings()
         start, bind = self._start, self._executor.bind
-        current.actor_id = start.actor_id
-        current.actor_name = start.name
-        current.actor_methods = start.methods
-        current.restarted = start.incarnation > 1
-        current.depth = 1
+        around.actor_id = start.actor_id
+        around.actor_name = start.name
+        around.actor_methods = start.methods
+        around.restarted = start.incarnation > 1
         if bind is not None:
-            if self._resources is None:  # the same for all calls: it was bound once
-                self._resources = to_quantities(bind.resources)
-            current.gpu_ids = list(bind.gpu_ids)
-            current.resources = dict(self._resources)
-        if task is not None:
-            current.task_id = task.task_id
-            current.task_name = f"{start.blob.name}.{task.function.decode()}"
-            current.depth = task.depth + 1
-        return current
+            around.gpu_ids = list(bind.gpu_ids)
+            around.resources = to_quantities(bind.resources)
+        return around
+
+    def _new_current(self, task: m.Task) -> Current:
+        function = task.function
+        name = self._names.get(function)
+        if name is None:
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()  # somebody asks for what is not there
+            name = self._names[function] = f"{self._start.blob.name}.{function.decode()}"
+        return Current(self._around, task.task_id, name, task.depth + 1)
 
     # -- messages, under the pump's lock -----------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
-from meshray.runtime.client import Client, Current
+from meshray.runtime.client import Client
+from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import ConcurrentJournal, Journal, source_of_lease
 from meshray.wire import messages as m
@@ -152,8 +153,9 @@ class Executor:
     def on_bound(self, bind: m.Bind) -> None:
         """The job of this worker, and what every task of it may use."""
         self.orphans.driver = bind.job.job
-        self._main.gpu_ids = list(bind.gpu_ids)
-        self._main.resources = to_quantities(bind.resources)
+        around = self._main.around = Surroundings()
+        around.gpu_ids = list(bind.gpu_ids)
+        around.resources = to_quantities(bind.resources)
 
     def _note_children(self, refs: list[ObjectRef[Any]]) -> None:
         if self.actor is not None:

@@ -56,6 +56,7 @@ class Client:
         engine.on_unfetched = self._report_unfetched
         engine.on_infeasible = self._report_infeasible
         self.get = self.waiting.get
+        self.submit = self.tasks.submit if self.is_driver else self._submit_in_worker
         self.adopt_ref = self.values.adopt
         self.export_ref = self.values.export
 
@@ -64,12 +65,10 @@ class Client:
 
     # -- tasks and objects -------------------------------------------------------------------------------------------
 
-    def submit(
+    def _submit_in_worker(
         self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
     ) -> list[ObjectRef[Any]]:
-        if self.current_in_worker is None:
-            return self.tasks.submit(function, args, kwargs, options, 0)
-        refs = self.tasks.submit(function, args, kwargs, options, self.current_in_worker().depth)
+        refs = self.tasks.submit(function, args, kwargs, options, self.current().depth)
         if self.on_submit is not None:
             self.on_submit(refs)
         return refs

@@ -69,9 +69,7 @@ class ActorHost:
         self._local = threading.local()
         self._names: dict[bytes, str] = {}  # a method as it travels -> its name with that of its class
         self._around = self._surroundings()
-        self._between = Current(
-            self._around, depth=1
-        )  # of code that no call of ours has led to, such as a user's own threads
+        self._between = Current(self._around, depth=1)  # of code that no call has led to: a user's own threads, say
 
     # -- context -----------------------------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ The loop. One wake is one batch, in this order: zygotes (births and exit codes),
 Messages come before deaths, so that what a process had sent before it died is known when its death is handled. After
 each step the cores' effects are performed. Nothing here ever waits but the one poll.
 
-The endpoint's descriptor tells of an edge, so it is drained each time; when a flood does not let us come to its end,
-the rest of the batch is served all the same, and the next poll returns at once.
+The endpoint is drained each time; when a flood does not let us come to its end, the rest of the batch is served all the
+same, and the next poll returns at once.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Client:
         self.on_exit_actor: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
-        engine.on_unfetched = self._report_unfetched
+        engine.unfetched.report = self._report_unfetched
         engine.on_infeasible = self._report_infeasible
         self.get = self.waiting.get
         self.submit = self.tasks.submit if self.is_driver else self._submit_in_worker
@@ -191,7 +191,7 @@ class Client:
         raised = self.engine.pump.enter()
         try:
             self.engine.pump.turn()
-            self.engine.tell_unfetched()
+            self.engine.unfetched.look_through(list(self.engine.records.table.values()))
         finally:
             self.engine.pump.leave(raised)
 

@@ -9,11 +9,11 @@ during a poll, so any thread may submit and flush at any time. Three parts:
 - **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and
   dependent tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits
   long, it sleeps.
-- **Interrupts** enter only at the poll. Everything else in the main thread is shielded (`shield.py`). What comes out of
-  a turn all the same ends this mesh: its state cannot be trusted.
+- **Interrupts** enter only at the poll, and at the spin before it (`spin.py`). Everything else in the main thread is
+  shielded (`shield.py`). What comes out of a turn all the same ends this mesh: its state cannot be trusted.
 
-The descriptor of the endpoint is edge-triggered: only after a turn that received until nothing was there does anybody
-poll. (A turn that ends early, when its thread has what it waits for, sets `_more`; the next wait looks first.)
+A turn may leave messages that were read already in the endpoint, of which its descriptor does not tell: one that ends
+early, when its thread has what it waits for, sets `_more`, and the next wait looks first.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from meshray.config import Config
 from meshray.runtime.shield import Shield
+from meshray.runtime.spin import SPIN_S, Spin
 from meshray.transport.endpoint import RECEIVE_BUDGET, Endpoint
 from meshray.wire.messages import Message
 
@@ -42,23 +43,12 @@ DEEP_AFTER_TURNS_S = 0.01
 LOOK_IN_S = 0.2
 """How often the background thread looks in while an event loop watches the endpoint."""
 
-SPIN_S = 0.0001
-"""How long a leader looks again and again before it sleeps: about twice what falling asleep and being woken cost."""
-
-SPIN_YIELD_S = 0.00002
-"""A look that took longer has lent the core to somebody who needs it more."""
-
-SPIN_SKIPS_MAX = 255
-"""After a spin in vain so many waits, at most, go to sleep at once; fewer after the first ones."""
-
 CLOSE_STEP_S = 0.0005
 CLOSE_TIMEOUT_S = 2.0
 """How long `close` waits for other threads to leave their polls, which it has woken."""
 
 _logger = logging.getLogger("meshray")
 _monotonic = time.monotonic
-_perf = time.perf_counter
-_yield = os.sched_yield
 _ident = threading.get_ident
 
 
@@ -115,6 +105,7 @@ class Pump:
         self._lock = threading.Lock()
         self._owner = 0  # the thread that holds the lock
         self.shield = Shield()
+        self.spin = Spin(endpoint.stirs)
         self._main = self.shield.main
         self._leader: Waiter | None = None
         self._leader_thread = 0  # its thread
@@ -124,8 +115,6 @@ class Pump:
         self.closed = False  # nobody waits any more
         self._ended = False  # `close` was called
         self._inside: list[int] = []  # the threads in `wait`
-        self._spin_skips = 0  # so many waits go to sleep at once
-        self._spin_misses = 0  # spins in vain, one after the other
         self._more = True  # the last turn may have left something in the endpoint
         self.attended = False  # an event loop of the main thread watches the endpoint
         self.attendant: Callable[[], None] | None = None  # has that loop turn the pump soon; from any thread
@@ -379,7 +368,7 @@ class Pump:
         try:
             if raised:
                 self.shield.lower()
-            if timeout_s > SPIN_S and self.spin(waiter):
+            if timeout_s > SPIN_S and self.spin.finds(waiter):
                 timeout_s = 0
             events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
@@ -392,27 +381,6 @@ class Pump:
             return True
         self._look(events, self._wake_leader)
         return False
-
-    def spin(self, waiter: Waiter) -> bool:
-        """Whether something comes before it would be worth to sleep. (On an idle core a sleep and a wake cost more than
-        a whole round trip without them.) Only where the last spins were worth it, and while nobody else wants the core.
-        """
-        if self._spin_skips:
-            self._spin_skips -= 1
-            return False
-        stirs = self._endpoint.stirs
-        before = _perf()
-        give_up_at = before + SPIN_S
-        while not stirs():
-            _yield()
-            now = _perf()
-            if now > give_up_at or now - before > SPIN_YIELD_S or waiter.missing <= 0:
-                self._spin_misses += 1
-                self._spin_skips = min((1 << self._spin_misses) - 1, SPIN_SKIPS_MAX)
-                return False
-            before = now
-        self._spin_misses = 0
-        return True
 
     def _follow(self, waiter: Waiter, timeout_s: float, raised: bool) -> None:
         lock = threading.Lock()

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, ObjectLostError
 from meshray.refs import ObjectRef
-from meshray.runtime.engine import Engine, lost_text
+from meshray.runtime.dependencies import lost_text
+from meshray.runtime.engine import Engine
 from meshray.runtime.pump import Waiter
 from meshray.runtime.values import Values
 from meshray.wire.messages import Failure

@@ -411,7 +411,7 @@ class ActorHost:
             loop.stop()
         elif self._executor.queue or self._executor.exiting:
             self._schedule()
-        elif not self._calls and self._executor.engine.pump.spin(self._nobody):
+        elif not self._calls and self._executor.engine.pump.spin.finds(self._nobody):
             self._look()
 
 

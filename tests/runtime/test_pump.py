@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import select
 import signal
@@ -17,7 +16,8 @@ from typing import Any
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.runtime.pump import SPIN_S, Pump, Waiter
+from meshray.runtime.pump import Pump, Waiter
+from meshray.runtime.spin import Spin
 
 LIMIT_S = 20.0
 
@@ -202,30 +202,6 @@ def test_it_waits_until_the_deadline_and_not_for_ever(bench: Bench) -> None:
     assert bench.pump._leader is None
 
 
-def test_a_spin_that_is_worth_it_is_repeated_and_others_become_rare(bench: Bench) -> None:
-    spins: list[bool] = []
-    spin = bench.pump.spin
-
-    def noted(waiter: Waiter) -> bool:
-        spins.append(not bench.pump._spin_skips)
-        return spin(waiter)
-
-    bench.pump.spin = noted  # type: ignore[method-assign]
-
-    def wait(come: bool) -> None:
-        waiter = bench.waiter()
-        begin = functools.partial(bench.endpoint.deliver, waiter) if come else None
-        assert bench.pump.wait(waiter, None if come else time.monotonic() + 2 * SPIN_S, begin) is come
-
-    for _ in range(20):
-        wait(come=True)
-    assert all(spins), "what came at once made it sleep"
-    spins.clear()
-    for _ in range(30):
-        wait(come=False)
-    assert 2 <= sum(spins) <= 6, "after a spin in vain the next waits sleep at once, more of them each time"
-
-
 def test_a_spin_ends_when_another_thread_has_brought_it(bench: Bench) -> None:
     waiter = bench.waiter()
     looks: list[int] = []
@@ -238,7 +214,7 @@ def test_a_spin_ends_when_another_thread_has_brought_it(bench: Bench) -> None:
             bench.pump.leave(False)
         return False
 
-    bench.endpoint.stirs = stirs  # type: ignore[method-assign]
+    bench.pump.spin = Spin(stirs)
     leader = Waiting(bench, waiter)
     assert leader.end() is True
     assert len(looks) == 3

@@ -1,9 +1,8 @@
 """The protocol: every message that crosses a process boundary, in one place.
 
-A message travels as one frame: an envelope, then the encoded message. The envelope is `destination process (16) source
-process (16)`, and whoever relays reads nothing else; a process id is drawn anew at every start, so it carries the
-incarnation, and a message for another one is refused. Control messages are never pickles; user values are opaque
-`bytes` that the peer passes on unread.
+A connection names both of its processes once, then carries messages. A process id is drawn anew at every start, so it
+carries the incarnation, and what is for another one is refused. Control messages are never pickles; user values are
+opaque `bytes` that the peer passes on unread.
 
 Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P peer; D driver; A any process)::
 

@@ -280,8 +280,8 @@ class ActorHost:
     def _call(self, item: Item) -> m.Result:
         source, _, task = item
         executor = self._executor
-        handle = executor.journal_handle(item)
-        executor.journal.started(handle, task.seq)
+        handle = executor.pushers.handle(item)
+        executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
         carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
@@ -297,7 +297,7 @@ class ActorHost:
         except BaseException as error:
             result = executor.outcomes.of_error(task, name, error)
         del self._flags[task.task_id]
-        executor.forget_children(task.task_id)
+        executor.children.forget(task.task_id)
         if carrier is not None and executor.outcomes.end_carrier(carrier):
             result.kept = True
         return executor.journaled(handle, task, result)
@@ -352,8 +352,8 @@ class ActorHost:
     async def _run(self, item: Item) -> None:
         source, _, task = item
         executor = self._executor
-        handle = executor.journal_handle(item)
-        executor.journal.started(handle, task.seq)
+        handle = executor.pushers.handle(item)
+        executor.pushers.journal.started(handle, task.seq)
         current = self._new_current(task)
         _current.set(current)
         self._flags[task.task_id] = current
@@ -383,7 +383,7 @@ class ActorHost:
         executor, task = self._executor, item[2]
         self._calls.pop(task.task_id, None)
         self._flags.pop(task.task_id, None)
-        executor.forget_children(task.task_id)
+        executor.children.forget(task.task_id)
         if carrier is not None and executor.outcomes.end_carrier(carrier):
             result.kept = True
         executor.done.append((item, executor.journaled(handle, task, result)))

@@ -32,12 +32,14 @@ from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
 from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal, source_of_lease
+from meshray.store.journal import ConcurrentJournal, Journal
 from meshray.wire import messages as m
+from meshray.worker.children import Children
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
 from meshray.worker.orphans import Item, Orphanage
 from meshray.worker.outcomes import Outcomes
+from meshray.worker.pushers import Pushers
 from meshray.worker.streams import announce
 
 SEND_TASKS = 64
@@ -45,9 +47,6 @@ SEND_AFTER_S = 0.001
 
 _encode = msgspec.msgpack.Encoder().encode
 _monotonic = time.monotonic
-
-CHILDREN_MAX = 1024
-"""So many tasks that one task has submitted are remembered before those that have ended are left out."""
 
 FAILURES_AT_ONCE = 32
 """So many failures travel in one message: each may carry an exception of `exception_max_bytes`."""
@@ -97,7 +96,7 @@ class Executor:
         self.client = client
         self.engine = client.engine
         self._journal = journal
-        self.journal: Journal | ConcurrentJournal = journal  # of tasks: the main thread's alone; of an actor: locked
+        self.pushers = Pushers(journal)
         self.functions = Functions()
         self.outcomes = Outcomes(client)
         self.queue: deque[Item] = deque()
@@ -115,15 +114,9 @@ class Executor:
         self._running_since_s = 0.0
         self._in_user_code = False
         self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
-        self._pushes: deque[tuple[bytes, int, int]] = deque()  # (source, lease, acknowledged) the journal is to know
-        self._handles: dict[bytes, int] = {}  # journal handles by source
-        self._last_lease = 0  # the lease that has pushed last, and its handle
-        self._last_handle = 0
-        self._last_lease_source = b""
         self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
         self._blocks = 0
-        self._children: dict[bytes, list[bytes]] = {}  # what a running task has submitted: the results' ids
-        self._prune_at = CHILDREN_MAX
+        self.children = Children(client.engine.records.table)
         self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
@@ -136,7 +129,7 @@ class Executor:
     def _in_forked_child(self) -> None:
         """The user's code has forked: what the child does with it must not become an attempt's outcome."""
         child: Any = ChildOfWorker()
-        self.outcomes = self.journal = child
+        self.outcomes = self.pushers.journal = child
 
     # -- context -----------------------------------------------------------------------------------------------------
 
@@ -164,20 +157,7 @@ class Executor:
         running = self._running
         if not (self.actor.runs(task_id) if self.actor is not None else running and running.task_id == task_id):
             return  # a thread or a coroutine that nobody can cancel through a task of ours, and that may go on for ever
-        children = self._children.get(task_id)
-        if children is None:
-            children = self._children[task_id] = []
-        children += [ref._id for ref in refs]  # no handles: what nobody holds is not kept for a possible cancel
-        if len(children) >= self._prune_at:
-            table = self.engine.records.table
-            pending = (object_id for object_id in children if (record := table.get(object_id)) and record.task)
-            children[:] = pending
-            self._prune_at = max(CHILDREN_MAX, 2 * len(children))
-
-    def forget_children(self, task_id: bytes) -> None:
-        """A task is over: what it submitted is not cancelled with it any more."""
-        if self._children:
-            self._children.pop(task_id, None)
+        self.children.note(task_id, [ref._id for ref in refs])
 
     def on_leaving(self) -> None:
         """The actor ends itself, says one of its threads: the main thread is to see that."""
@@ -197,9 +177,9 @@ class Executor:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
-        self._pushes.append((source, lease, message.acknowledged))
+        self.pushers.on_push(source, lease, message.acknowledged)
         if self.actor is not None:
-            self._note_pushes()
+            self.pushers.take_in()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
         self.queue.extend([(source, lease, task) for task in message.tasks])
@@ -209,28 +189,9 @@ class Executor:
             idle, self._idle = self._idle, None
             idle()
 
-    def _note_pushes(self) -> None:
-        """Tell the journal who has pushed, and what has arrived there. Of tasks it belongs to the main thread, which
-        does this before it begins one; that of an actor has a lock."""
-        while self._pushes:
-            source, lease, acknowledged = self._pushes.popleft()
-            if lease and lease == self._last_lease:
-                self.journal.acknowledged(self._last_handle, acknowledged)
-                continue
-            name = source_of_lease(lease) if lease else source
-            handle = self._handles.get(name)
-            if handle is None:
-                if lease and self._last_lease_source:
-                    self._handles.pop(self._last_lease_source, None)
-                    self.journal.forget(self._last_lease_source)
-                handle = self._handles[name] = self.journal.source(name)
-            if lease:
-                self._last_lease_source, self._last_lease, self._last_handle = name, lease, handle
-            self.journal.acknowledged(handle, acknowledged)
-
     def on_cancel(self, source: bytes, message: m.Cancel) -> None:
         if message.recursive:
-            for object_id in list(self._children.get(message.task_id, ())):
+            for object_id in self.children.of(message.task_id):
                 record = self.engine.record_of(object_id)
                 if record is not None and record.task is not None:
                     cancel_task(self.engine, record.task, False, True)
@@ -260,9 +221,9 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            self.journal = ConcurrentJournal(self._journal)
+            self.pushers.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
-            self._note_pushes()
+            self.pushers.take_in()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -288,7 +249,7 @@ class Executor:
                 continue  # the main thread was quicker
         if self.actor is None:
             self.orphans.tell(process, self.done, self._at_hand)
-        elif process in self._handles:
+        elif self.pushers.knows(process):
             self._dead_callers.add(process)
             self._forget_callers()
 
@@ -297,8 +258,7 @@ class Executor:
         assert self.actor is not None
         for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
             self._dead_callers.discard(caller)
-            self._handles.pop(caller, None)
-            self.journal.forget(caller)
+            self.pushers.forget(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -511,24 +471,15 @@ class Executor:
         finally:
             pump.leave(raised)
 
-    def journal_handle(self, item: Item) -> int:
-        """The journal's handle for the pusher of an item; 0, which it ignores, for one that has died meanwhile."""
-        if self._pushes:
-            self._note_pushes()
-        lease = item[1]
-        if lease and lease == self._last_lease:
-            return self._last_handle
-        return self._handles.get(source_of_lease(lease) if lease else item[0], 0)
-
     def attempt(self, item: Item) -> m.Result:
         """Run one attempt of a task."""
         source, _, task = item
-        handle = self.journal_handle(item)
+        handle = self.pushers.handle(item)
         current = self._main
         current.task_id = task.task_id
         current.depth = task.depth + 1
         self._running = task
-        self.journal.started(handle, task.seq)
+        self.pushers.journal.started(handle, task.seq)
         carrier: Carrier | None = None
         name = task.name
         try:
@@ -557,21 +508,21 @@ class Executor:
             self._in_user_code = False
             result = self._of_error(task, name or self.functions.name_of(task.function), error)
         self._running = None
-        self.forget_children(task.task_id)
+        self.children.forget(task.task_id)
         if carrier is not None and self.outcomes.end_carrier(carrier):
             result.kept = True
         return self.journaled(handle, task, result)
 
     def journaled(self, handle: int, task: m.Task, result: m.Result) -> m.Result:
         """Write the result down; one that is too large for the journal goes to the store."""
-        if self.journal.finished(handle, task.seq, _encode(result)):
+        if self.pushers.journal.finished(handle, task.seq, _encode(result)):
             return result
         try:
             result = self.outcomes.sealed(task, result)
         except Exception as error:
             result = self.outcomes.of_error(task, task.name, error)
-        if not self.journal.finished(handle, task.seq, _encode(result)):
-            self.journal.unrecorded(handle, task.seq)
+        if not self.pushers.journal.finished(handle, task.seq, _encode(result)):
+            self.pushers.journal.unrecorded(handle, task.seq)
         return result
 
     def _of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:

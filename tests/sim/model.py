@@ -418,8 +418,9 @@ class Process:
             self.finding += 1
             request = self.count
             self.creating[request] = ref
+        cpu = {"CPU": 10_000}
         message = m.CreateActor(
-            actor_id, blob, b"", [], {}, {}, m.Profile(actor=True), restarts, 0, 0, self.job, b"", name, "", detached,
+            actor_id, blob, b"", [], cpu, cpu if restarts else {}, m.Profile(actor=True), restarts, 0, 0, self.job, b"", name, "", detached,
             get_if_exists, request, args,
         )  # fmt: skip
         self.say(PEER, message)

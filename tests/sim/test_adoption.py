@@ -12,7 +12,8 @@ import pytest
 
 from meshray.config import preset
 from meshray.wire import messages as m
-from tests.sim.nested import Driver, History, NestedPeer, Plan, Process
+from tests.sim.nested import Driver, History, Plan, Process
+from tests.sim.nested_peer import NestedPeer
 from tests.sim.world import World
 
 SEEDS = 240
@@ -158,6 +159,4 @@ def test_the_end_of_a_job_ends_what_was_adopted() -> None:
 
 
 def _end(mesh: Mesh) -> None:
-    mesh.driver.alive = False
-    mesh.world.kill(mesh.driver.process)
-    mesh.peer.end_job(mesh.driver.process)
+    mesh.driver.die()

@@ -26,7 +26,7 @@ from meshray.core.pending import DONE, WAITING, Pending
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
-from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
+from meshray.ids import FIRST_RETURN, NIL_OBJECT, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
 from meshray.runtime.pump import Pump
 from meshray.store.files import segment_prefix
@@ -638,6 +638,8 @@ class Engine:
 
 def lost_text(object_id: bytes) -> str:
     """What is said of a reference that no record stands behind."""
+    if object_id == NIL_OBJECT:
+        return "ObjectRef.nil() stands for no object: there is no value to get"
     return f"ObjectRef({object_id.hex()}) belongs to a mesh that has ended, or to none: its value is lost"
 
 

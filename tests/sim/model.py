@@ -420,8 +420,8 @@ class Process:
             self.creating[request] = ref
         cpu = {"CPU": 10_000}
         message = m.CreateActor(
-            actor_id, blob, b"", [], cpu, cpu if restarts else {}, m.Profile(actor=True), restarts, 0, 0, self.job, b"", name, "", detached,
-            get_if_exists, request, args,
+            actor_id, blob, b"", [], cpu, cpu if restarts else {}, m.Profile(actor=True), restarts, 0, 0, self.job,
+            b"", name, "", detached, get_if_exists, request, args,
         )  # fmt: skip
         self.say(PEER, message)
         if not name:

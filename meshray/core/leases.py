@@ -517,6 +517,11 @@ class Leases(Core):
         worker = self.workers.get(process)
         return worker.grant if worker is not None else 0
 
+    def workers_for(self, submitter: bytes) -> frozenset[bytes]:
+        """Those that serve leases of this submitter."""
+        grants = (self._grants[lease] for wanted in self._demands.of_submitter(submitter) for lease in wanted.grants)
+        return frozenset(grant.worker for grant in grants if grant.worker)
+
     def worker_of(self, lease: int, submitter: bytes) -> bytes:
         """The worker of a lease that this submitter holds; b"" when it holds none of that number."""
         grant = self._grants.get(lease)

@@ -325,6 +325,13 @@ class Objects(Core):
         record = self._table.records.get(object_id)
         return record is not None and bool(record.holders or record.pins or record.waiters)
 
+    def is_wanted_by_the_living(self, object_id: bytes) -> bool:
+        """The same without the holds of the dead that are not settled."""
+        record = self._table.records.get(object_id)
+        if record is None:
+            return False
+        return bool(record.pins or record.waiters) or not self._attached.isdisjoint(record.holders)
+
     def give_up(self, object_id: bytes) -> None:
         """Nobody will make this pending object."""
         record = self._table.records.get(object_id)

@@ -253,6 +253,7 @@ class Loop:
         times = [
             cores.leases.deadline(),
             cores.actors.next_deadline(),
+            cores.adoption.next_deadline(),
             cores.store.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
@@ -320,6 +321,7 @@ class Loop:
         for core, deadline in (
             (cores.leases, cores.leases.deadline()),
             (cores.actors, cores.actors.next_deadline()),
+            (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
         ):
             if deadline is not None and deadline <= now:

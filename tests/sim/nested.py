@@ -241,13 +241,13 @@ class Process:
         self.flush()
         if self.submission.busy and not self._ticking:
             self._ticking = True
-            self.world.at(0.02, self._tick)
+            self.world.later(self.process, 0.02, self._tick)
         if self.running is None and self.items:
             self._begin(self.items.popleft())
         elif self.items and not self._will_hold_back:
             self._will_hold_back = True
             due = self.running_since + self.config.hold_back_after_s
-            self.world.at(max(0.0, due - self.world.now), self._hold_back)
+            self.world.later(self.process, max(0.0, due - self.world.now), self._hold_back)
 
     def _tick(self) -> None:
         self._ticking = False
@@ -310,7 +310,7 @@ class Process:
         scope.children = []
         half = len(plan.children) // 2
         self._submit_children(scope, plan, plan.children[:half])
-        self.world.at(plan.seconds, lambda: self._return(scope, plan, half))
+        self.world.later(self.process, plan.seconds, lambda: self._return(scope, plan, half))
 
     def _submit_children(self, scope: Any, plan: Plan, children: list[Plan]) -> None:
         for child in children:
@@ -367,7 +367,7 @@ class Process:
             nonlocal left
             left -= 1
             if not left:
-                self.world.at(0.0, wake)
+                self.world.later(self.process, 0.0, wake)
 
         def wake() -> None:
             if self.alive:
@@ -379,7 +379,7 @@ class Process:
         for record in missing:
             self._await(record, on_value)
         if not missing:
-            self.world.at(0.0, wake)
+            self.world.later(self.process, 0.0, wake)
         self.turn()
 
     def _block(self) -> None:
@@ -412,7 +412,7 @@ class Process:
 
     def _construct(self, message: m.StartActor) -> None:
         plan = self.history.actors[message.actor_id]
-        self.world.at(plan.seconds, lambda: self._call(plan, lambda: self._constructed(message)))
+        self.world.later(self.process, plan.seconds, lambda: self._call(plan, lambda: self._constructed(message)))
 
     def _constructed(self, message: m.StartActor) -> None:
         random = self.world.random
@@ -426,12 +426,14 @@ class Process:
             return
         plan = self.history.actors[self.actor.actor_id]
         if times:
-            self.world.at(
-                self.world.random.random() * 0.05, lambda: self._call(plan, lambda: self._be_called(times - 1))
+            self.world.later(
+                self.process,
+                self.world.random.random() * 0.05,
+                lambda: self._call(plan, lambda: self._be_called(times - 1)),
             )
         elif self.world.random.random() < 0.2:
             self.send(PEER, m.ActorExit(self.actor.actor_id, self.actor.incarnation))
-            self.world.at(0.005, self.die)
+            self.world.later(self.process, 0.005, self.die)
         self.turn()
 
     def _call(self, plan: Plan, then: Callable[[], None]) -> None:

@@ -108,9 +108,10 @@ class NestedPeer:
     def process_died(self, process: bytes, finished: list[m.Result], started: list[int]) -> None:
         """Its pidfd is readable; its journal, for the lease that it served."""
         failure, now = m.Failure("WorkerCrashedError", "killed"), self.world.now
+        executors = self.leases.workers_for(process)
         self.leases.on_process_died(process, finished, started, failure, now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", {}, now)
-        self.adoption.on_process_died(process, finished, failure, now)
+        self.adoption.on_process_died(process, finished, failure, now, executors)
         self.objects.on_process_died(process, "it was killed")
         self.perform()
 
@@ -179,7 +180,8 @@ class NestedPeer:
         while effects := next((found for core in cores if (found := core.take_effects())), None):
             for effect in effects:
                 self._perform(effect)
-        deadlines = [time for time in (self.leases.deadline(), self.actors.next_deadline()) if time is not None]
+        times = (self.leases.deadline(), self.actors.next_deadline(), self.adoption.next_deadline())
+        deadlines = [time for time in times if time is not None]
         if deadlines and min(deadlines) < self._next_tick:
             self._next_tick = max(min(deadlines), self.world.now)
             self.world.at(self._next_tick - self.world.now, self._tick)
@@ -188,6 +190,7 @@ class NestedPeer:
         self._next_tick = float("inf")
         self.leases.tick(self.world.now)
         self.actors.tick(self.world.now)
+        self.adoption.tick(self.world.now)
         self.perform()
 
     def _perform(self, effect: Any) -> None:

@@ -20,13 +20,13 @@ SEEDS = 240
 
 
 class Mesh:
-    """A driver, some CPUs, a tree of tasks, and kills."""
+    """A driver, some CPUs, a tree of tasks, and kills; with `stops` also processes that are stopped for a while."""
 
-    def __init__(self, seed: int, kills: int = 3) -> None:
+    def __init__(self, seed: int, kills: int = 3, stops: int = 0) -> None:
         self.world = World(seed)
         self.random = self.world.random
         self.history = History()
-        config = msgspec.structs.replace(preset("test"), worker_idle_s=1e6)  # nobody ends for another reason
+        config = msgspec.structs.replace(preset("test"), worker_idle_s=1e6, adoption_patience_s=0.05)
         self.peer = NestedPeer(self.world, config, self.random.randint(2, 4))
         self.peer.new_worker = self.new_worker
         self.driver = Driver(self.world, self.peer, self.history)
@@ -39,6 +39,8 @@ class Mesh:
             self.world.at(self.random.random() * 0.02, lambda plan=plan: self.submit(plan))
         for _ in range(self.random.randint(0, kills)):
             self.world.at(self.random.random() * 0.1, self.kill)
+        for _ in range(self.random.randint(0, stops)):
+            self.world.at(self.random.random() * 0.1, self.stop)
 
     def new_worker(self) -> Process:
         worker = Process(self.world, self.peer, f"w{len(self.workers)}", self.history)
@@ -72,6 +74,14 @@ class Mesh:
         submitters = [worker for worker in living if worker.submission.busy]
         if living:
             self.random.choice(submitters or living).die()
+
+    def stop(self) -> None:
+        """Often one that runs what a worker has submitted; sometimes the driver."""
+        living = [worker for worker in self.workers if worker.alive]
+        executors = [worker for worker in living if worker.running and worker.running[0] != self.driver.process]
+        if living:
+            process = self.random.choice([*(executors or living), self.driver])
+            self.world.stop(process.process, self.random.choice((0.02, 0.2, 1.0)))
 
     def check_values(self) -> None:
         driver = self.driver
@@ -118,8 +128,8 @@ class Mesh:
             pass
 
 
-def run(seed: int, kills: int = 3) -> Mesh:
-    mesh = Mesh(seed, kills)
+def run(seed: int, kills: int = 3, stops: int = 0) -> Mesh:
+    mesh = Mesh(seed, kills, stops)
     try:
         mesh.quiet()
     except Exception as error:
@@ -140,6 +150,13 @@ def test_without_a_kill_every_value_is_there() -> None:
 def test_what_a_dead_submitter_promised_is_kept(block: int) -> None:
     for seed in range(block, SEEDS, 8):
         run(seed)
+
+
+@pytest.mark.fault(8, 10)
+@pytest.mark.parametrize("block", range(8))
+def test_those_who_are_stopped_keep_nobody_waiting_for_ever(block: int) -> None:
+    for seed in range(block, SEEDS, 8):
+        run(seed, stops=3)
 
 
 @pytest.mark.fault(8)

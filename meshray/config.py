@@ -68,6 +68,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lineage_max_bytes: int = 256 << 20
     """The same in bytes of arguments."""
 
+    adoption_patience_s: float = 5.0
+    """How long the tasks of a dead submitter wait for processes that do not answer (stopped, or deep in C code). Much
+    longer than an answer takes on a busy host: an attempt is charged for each silent executor."""
+
     begun_remembered_max: int = 1024
     """Attempts of submitters other than the driver that a worker remembers after it has lost their results: many more
     than can be on their way from a submitter to its peer when it dies (I2: an attempt begun is never uncounted)."""

@@ -56,7 +56,7 @@ class WorkerLink:
 class Lease:
     """A worker that runs tasks of one class of ours."""
 
-    __slots__ = ("cls", "expected_ns", "id", "idle_since", "in_flight", "link", "revoked")
+    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "revoked")
 
     def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
         self.id = lease_id
@@ -65,6 +65,7 @@ class Lease:
         self.in_flight: dict[int, Pending] = {}  # by sequence number, oldest first
         self.expected_ns = 0.0  # expected work of what is in flight
         self.revoked = False  # push no more
+        self.held_up = False  # what runs there takes long, so it gave the rest back: push no more until it is done
         self.idle_since = now  # since when nothing is in flight
 
 
@@ -264,6 +265,8 @@ class Submission(Core):
                 again.append(task)
         lease.cls.ready.extendleft(reversed(again))
         if done or again:
+            # Pushed there again they would come back at once; and what runs may wait for one of them.
+            lease.held_up = bool(lease.in_flight) and bool(again)
             self._after(lease, now)
         return done
 
@@ -290,6 +293,7 @@ class Submission(Core):
             task.state = DONE
             done.append((task, result))
         if len(in_flight) < before:
+            lease.held_up = False
             self._after(lease, now)
         return done
 
@@ -335,7 +339,7 @@ class Submission(Core):
                     lease.expected_ns = self._budget_ns if task.mean.ns is None else task.mean.ns
                     self._push(lease, [task])
                     return
-        leases = [lease for lease in cls.leases.values() if not lease.revoked]
+        leases = [lease for lease in cls.leases.values() if not lease.revoked and not lease.held_up]
         if not leases:
             return
         waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.core.pending import DONE, WAITING, Pending
 from meshray.core.records import Record
-from meshray.ids import task_of
+from meshray.ids import NIL_OBJECT, task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Failure, Place
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def lost_text(object_id: bytes) -> str:
     """What is said of a reference that no record stands behind."""
+    if object_id == NIL_OBJECT:
+        return "ObjectRef.nil() stands for no object: there is no value to get"
     return f"ObjectRef({object_id.hex()}) belongs to a mesh that has ended, or to none: its value is lost"
 
 

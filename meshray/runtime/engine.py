@@ -39,6 +39,9 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
+LAST_WORDS_MAX = 10_000
+"""So many messages are looked through when the peer has ended: it may have said that it was stopped."""
+
 DEAD_MAX = 4096
 """How many dead processes are remembered: what arrives from them late is refused."""
 
@@ -102,6 +105,7 @@ class Engine:
         self.host: Host | None = None
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
+        self._stopped = ""  # why the peer ends, if it has said so
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
         self.on_infeasible: Callable[[str], None] | None = None
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
@@ -134,6 +138,7 @@ class Engine:
             m.ActorFound: self._on_reply,
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
+            m.PeerStops: self._on_peer_stops,
             m.Wake: lambda _, x: None,
         }
 
@@ -232,10 +237,18 @@ class Engine:
             timers.append(self.config.pool_idle_s / 2)
         return min(timers) if timers else None
 
+    def _on_peer_stops(self, source: bytes, message: m.PeerStops) -> None:
+        if source == self.peer:
+            self._stopped = message.reason
+
     def on_peer_death(self) -> None:
         if self.broken is None:
+            for source, message in self.endpoint.receive(LAST_WORDS_MAX):  # its last word may have come just now
+                if type(message) is m.PeerStops:
+                    self._on_peer_stops(source, message)
+            how = f"was stopped ({self._stopped})" if self._stopped else "has died"
             self.broken = NodeDiedError(
-                f"the peer of this host ({self.at.node_name}) has died: this mesh is over, and its objects are lost. "
+                f"the peer of this host ({self.at.node_name}) {how}: this mesh is over, and its objects are lost. "
                 "Call meshray.shutdown(), then meshray.init() to go on with another"
             )
         self.pump.closed = True

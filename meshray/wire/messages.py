@@ -169,6 +169,12 @@ class Exit(Struct, array_like=True, tag=14):
     reason: Text = ""
 
 
+class PeerStops(Struct, array_like=True, tag=15):
+    """P -> D: this peer was told to end, and does so now; its death follows. A repeat changes nothing."""
+
+    reason: Text = ""  # in a few words, for people
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
@@ -626,6 +632,7 @@ Message = (
     | Bind
     | Detach
     | Exit
+    | PeerStops
     | Demand
     | LeaseGranted
     | LeaseReturned

@@ -342,6 +342,26 @@ def test_given_back_tasks_go_first_and_uncharged() -> None:
     check_idle(shell.core)
 
 
+def test_what_came_back_from_behind_a_long_task_goes_elsewhere() -> None:
+    """It may be what the long one waits for: pushed to the same worker again, it would come back for ever."""
+    shell = Shell()
+    shell.mean.add(0.2 * MS)
+    shell.submit(3)
+    shell.grant(1)
+    assert len(shell.pushed(1)) == 3
+    shell.core.on_given_back(worker(1), 1, [2, 3], 0.0)
+    shell.fill()
+    assert len(shell.pushed(1)) == 3
+    assert shell.demands()[-1] == 3, "one lease, and two tasks that need another"
+    shell.grant(2)
+    assert len(shell.pushed(2)) == 2
+    shell.results(1, [Result(1, [VALUE])])
+    shell.results(2, [Result(1, [VALUE]), Result(2, [VALUE])])
+    shell.submit(2)
+    assert (len(shell.pushed(1)), len(shell.pushed(2))) == (4, 3), "it takes tasks again"
+    check_idle(shell.core)
+
+
 def kind_of(result: Result) -> str:
     (failure,) = result.values
     assert isinstance(failure, Failure)

@@ -166,8 +166,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     discovered_max: int = 4096
     """Bound on the peers that discovery remembers: far beyond one link, so only a flood of forged names meets it."""
 
-    resolving_max: int = 64
-    """Bound on the names that are asked for their record at the same time."""
+    resolving_max: int = 16
+    """Bound on the names that are asked for their record at the same time: forged ones make us ask, too."""
 
     resolve_timeout_s: float = 3.0
     """How long one of them is asked for (a TXT record nearly always comes with the name itself)."""

@@ -44,7 +44,7 @@ class TestParsing:
 
     @pytest.mark.parametrize(
         "word",
-        ["desk:", "desk:0", "desk:65536", "desk:x", "desk:-1", "desk:¹", ":7000", "[fd00::1", "[fd00::1]7000", "[desk]:1",
+        ["desk:", "desk:0", "desk:65536", "desk:x", "desk:-1", "desk:¹", ":7000", "[fd00::1", "[fd00::1]7", "[desk]:1",
          "[10.0.0.1]:1", "a:1:2", "10.0.0.300:1", "10.0.0", "-a:1", "a_b..c", "a b@c", "tcp://desk:1", "x" * 64, "é:1",
          "meshray1:AAAA"],
     )  # fmt: skip

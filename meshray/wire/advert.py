@@ -152,9 +152,13 @@ def _mac(key: MeshKey, name: str, before: bytes) -> bytes:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def mesh_of(record: bytes) -> bytes:
-    """The mesh id that a record claims, unproven: for a host that has no key yet. Raises `AdvertError`."""
-    return _claims(_strings(record))[0]
+def read_unproven(record: bytes) -> tuple[bytes, Advert]:
+    """The mesh id that a record claims and its advert, for a host that has no key yet: to show, never to dial.
+
+    Raises `AdvertError`.
+    """
+    strings = _strings(record)
+    return _claims(strings)[0], _body(strings[3:-1])
 
 
 def decode(record: bytes, name: str, keys: MeshKeys) -> Advert:
@@ -173,8 +177,6 @@ def decode(record: bytes, name: str, keys: MeshKeys) -> Advert:
     advert = _body(strings[3:-1])
     if service_name(advert.node) != name.lower():
         raise AdvertError(MALFORMED, f"{name} is the record of node {advert.node.hex()}")
-    if any(len(address) not in (4, 16) for address in advert.addresses):
-        raise AdvertError(MALFORMED, f"{name} has an address that is neither IPv4 nor IPv6")
     return advert
 
 
@@ -217,9 +219,12 @@ def _id(string: bytes, prefix: bytes) -> bytes:
 
 def _body(pieces: list[bytes]) -> Advert:
     try:
-        return _decoder.decode(b"".join(piece[2:] for piece in pieces))
+        advert = _decoder.decode(b"".join(piece[2:] for piece in pieces))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise AdvertError(MALFORMED, f"not an advert: {error}") from error
+    if any(len(address) not in (4, 16) for address in advert.addresses):
+        raise AdvertError(MALFORMED, "an address that is neither IPv4 nor IPv6")
+    return advert
 
 
 def summary_of(totals: Mapping[str, int]) -> dict[str, int]:

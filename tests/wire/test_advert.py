@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshray.meshkey import MeshKey, MeshKeys
 from meshray.wire import advert as wire
-from meshray.wire.advert import Advert, AdvertError, decode, encode, mesh_of, service_name
+from meshray.wire.advert import Advert, AdvertError, decode, encode, read_unproven, service_name
 
 KEY = MeshKey(bytes(range(32)))
 KEYS = MeshKeys(KEY.founded_mesh(), KEY)
@@ -48,7 +48,7 @@ class TestSound:
 
     def test_its_ids_can_be_read_by_tools(self) -> None:
         assert b"mesh=" + KEYS.mesh.hex().encode() in RECORD
-        assert mesh_of(RECORD) == KEYS.mesh
+        assert read_unproven(RECORD) == (KEYS.mesh, ADVERT)
 
     def test_one_of_the_next_key_is_ours_too(self) -> None:
         rotating = MeshKeys(KEYS.mesh, OTHER, KEY)
@@ -127,7 +127,7 @@ class TestRefused:
     def test_garbage(self, record: bytes) -> None:
         assert reason(record) in {wire.MALFORMED, wire.VERSION}
         with pytest.raises(AdvertError):
-            mesh_of(record)
+            read_unproven(record)
 
     def test_a_record_of_a_later_version(self) -> None:
         assert reason(signed([b"txtvers=2", b"mesh=x"])) == wire.VERSION

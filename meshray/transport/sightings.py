@@ -83,7 +83,8 @@ class Sightings:
                 advert = decode(record, name, self.keys)
             except AdvertError as error:
                 reason = error.reason
-                self.dropped[FORGED] += reason == FORGED  # one beside a sound one as well
+                if reason == FORGED:  # counted also beside a sound one
+                    self.dropped[FORGED] += 1
                 continue
             if best is None or advert.serial > best.serial:
                 best = advert

@@ -115,6 +115,22 @@ def seeds_from_environment() -> list[Seed]:
         raise SeedError(f"{SEEDS_VARIABLE}: {error}") from error
 
 
+def seeds_from_file(path: str) -> list[Seed]:
+    """What a file says: as many lines as it likes, and what follows a `#` is for people.
+
+    Raises `SeedError` that names the file, also when it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(_file_max_bytes())
+    except OSError as error:
+        raise SeedError(f"the file of seeds {path} cannot be read: {error.strerror}") from error
+    try:
+        return parse_seeds("\n".join(line.partition("#")[0] for line in text.splitlines()))
+    except SeedError as error:
+        raise SeedError(f"{path}: {error}") from error
+
+
 def resolve(seed: Seed, most: int = DEFAULT.seed_addresses_max) -> list[Seed]:
     """The addresses behind a seed, each once: a DNS name may have several (one per member, as in Kubernetes).
 

@@ -67,6 +67,23 @@ class TestParsing:
         with pytest.raises(SeedError, match="MESHRAY_SEEDS: 'a:x'"):
             seeds.seeds_from_environment()
 
+    def test_a_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "seeds"
+        file.write_text("# the desk\ndesk:1  # the old one\n\n10.0.0.2, [fd00::1]:3\n")
+        assert seeds.seeds_from_file(str(file)) == [
+            Seed("desk", 1),
+            Seed("10.0.0.2", DEFAULT.mesh_port),
+            Seed("fd00::1", 3),
+        ]
+        file.write_text("desk:x")
+        with pytest.raises(SeedError, match=rf"{file}: 'desk:x'"):
+            seeds.seeds_from_file(str(file))
+        with pytest.raises(SeedError, match=r"none cannot be read: No such file"):
+            seeds.seeds_from_file(str(tmp_path / "none"))
+        file.write_bytes(b"\xff\x00" * 10**6)
+        with pytest.raises(SeedError, match="is no address"):
+            seeds.seeds_from_file(str(file))
+
 
 class TestResolving:
     def test_an_address_is_itself(self) -> None:

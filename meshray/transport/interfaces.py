@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import psutil
 
@@ -59,11 +60,13 @@ class Seen:
 
 
 def look() -> list[Seen]:
-    """All interfaces of this host (of this network namespace), as they are now."""
+    """All interfaces of this host (of this network namespace), as they are now, with the addresses that can be used."""
     stats = psutil.net_if_stats()
+    tentative = _tentative(Path("/proc/net/if_inet6"))
     seen = []
     for name, entries in psutil.net_if_addrs().items():
         addresses = [entry.address.partition("%")[0] for entry in entries if entry.family in _IP_FAMILIES]
+        addresses = [address for address in addresses if (name, address) not in tentative]
         try:
             index = socket.if_nametoindex(name)
         except OSError:  # gone between two looks, or a label ("eth0:1"), whose interface has its own entry
@@ -75,6 +78,27 @@ def look() -> list[Seen]:
 
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def _tentative(table: Path) -> set[tuple[str, str]]:
+    """Interfaces and those of their IPv6 addresses that cannot be bound yet, or never: Linux asks for a second whether
+    somebody else on the link has them.
+
+    A line: address, interface's index, length of the prefix, scope, flags (all hexadecimal), name.
+    """
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:  # not Linux, or no IPv6
+        return set()
+    found = set()
+    for words in map(str.split, lines):
+        if len(words) == 6 and int(words[4], 16) & (_TENTATIVE | _OPTIMISTIC | _REFUSED) in _UNUSABLE:
+            found.add((words[5], str(ipaddress.IPv6Address(bytes.fromhex(words[0])))))
+    return found
+
+
+_OPTIMISTIC, _REFUSED, _TENTATIVE = 0x04, 0x08, 0x40  # IFA_F_OPTIMISTIC, _DADFAILED, _TENTATIVE of linux/if_addr.h
+_UNUSABLE = (_TENTATIVE, _REFUSED, _TENTATIVE | _REFUSED)  # an optimistic one may be used while it is tentative
 
 
 def choose(seen: Iterable[Seen], bind: Sequence[str] = ()) -> list[Interface]:

@@ -6,6 +6,8 @@ How zeroconf behaves, as far as it matters here:
   announces what is registered anew on those that came, but asks nothing again: so the browser is renewed as well.
 - A registered service is probed for first, for 1.7 s. Our names are random and never used twice, so there is nothing to
   probe for (`cooperating_responders`), and nobody can keep us silent by claiming our name.
+- A browser tells in its questions which names it knows, and is not told of those again, nor of their records. So
+  whoever was cut off and may have missed a change has to forget the names before it asks.
 - A withdrawal (TTL 0) takes effect at once, whoever sends it; a record that is not renewed stays for 75 minutes.
 - After a change the old TXT record stands beside the new one for a second: all of them are looked at.
 - Its cache is bounded (10,000 records), its logger silent unless somebody configures it.
@@ -151,10 +153,12 @@ class Mdns:
                 await asyncio.sleep(self._config.interfaces_settle_s)
                 self._links_changed = False
                 before, interfaces = interfaces, choose(look(), self._bind)
-                # Also where nothing seems to have changed: an IPv6 address cannot be bound in its first second.
+                # Also where nothing seems to have changed: what could not be bound then may be now.
                 await zeroconf.async_update_interfaces(_as_zeroconf(interfaces))
                 if set(interfaces) - set(before):
                     await browser.async_cancel()
+                    cache = zeroconf.zeroconf.cache
+                    cache.async_remove_records(cache.async_entries_with_name(SERVICE_TYPE))
                     browser = self._browse(zeroconf)
             hosts = tuple(reachable(interfaces))
             self._listener.on_addresses(hosts)
@@ -243,7 +247,7 @@ class Mdns:
     # -- those of others ---------------------------------------------------------------------------------------------
 
     def _browse(self, zeroconf: AsyncZeroconf) -> AsyncServiceBrowser:
-        """Ask who is there, and go on listening. What is known already is heard again; `Sightings` has seen it."""
+        """Ask who is there, and go on listening."""
         return AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change])
 
     def _on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

@@ -4,10 +4,10 @@ A record is looked at in this order, and dropped, counted by the reason, at the 
 
     malformed, version, foreign, unknown_key, forged    `wire.advert` says so
     stale      an older version of the same node's record than one that was seen: a repeat by somebody else
-    full       `discovered_max` nodes are known: only members get there, one link has never so many
 
 The last `serial` of a node is remembered beyond its withdrawal, since anybody can withdraw anybody's record (mDNS
-proves nothing) and then repeat an old one. All this only saves dials: whom a dial reaches, CURVE judges.
+proves nothing) and then repeat an old one. Of `discovered_max` nodes the one that was heard of longest ago is forgotten
+for a new one. All this only saves dials: whom a dial reaches, CURVE judges.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from meshray.meshkey import MeshKeys
 from meshray.wire.advert import FORGED, MALFORMED, SERVICE_TYPE, Advert, AdvertError, decode
 
 STALE = "stale"
-FULL = "full"
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -58,7 +57,7 @@ class Sightings:
         self._own = own
         self._most = most
         self.there = 0  # records that stand
-        self._nodes: dict[bytes, _Sighting] = {}  # the one that was withdrawn first, first among those withdrawn
+        self._nodes: dict[bytes, _Sighting] = {}  # the one that was heard of longest ago first
 
     def on_records(self, name: str, records: Iterable[bytes], zones: dict[str, str] | None = None) -> Found | None:
         """The TXT records that are known for a service's name now (an old one may stand beside the new one for a
@@ -95,28 +94,20 @@ class Sightings:
     def _note(self, advert: Advert, hosts: tuple[str, ...]) -> Found | None:
         seen = self._nodes.get(advert.node)
         if seen is None:
-            if len(self._nodes) >= self._most and not self._forget_one():
-                self.dropped[FULL] += 1
-                return None
+            if len(self._nodes) >= self._most:
+                self.there -= self._nodes.pop(next(iter(self._nodes))).there
             self._nodes[advert.node] = _Sighting(advert.serial, hosts, there=True)
             self.there += 1
             return Found(advert, hosts)
         if advert.serial < seen.serial:
             self.dropped[STALE] += 1
             return None
+        self._nodes[advert.node] = self._nodes.pop(advert.node)
         if seen.there and (advert.serial, hosts) == (seen.serial, seen.hosts):
             return None
         self.there += not seen.there
         seen.serial, seen.hosts, seen.there = advert.serial, hosts, True
         return Found(advert, hosts)
-
-    def _forget_one(self) -> bool:
-        """Forget one that was withdrawn. False when there is none."""
-        node = next((node for node, seen in self._nodes.items() if not seen.there), None)
-        if node is None:
-            return False
-        del self._nodes[node]
-        return True
 
     def on_removed(self, name: str) -> Withdrawn | None:
         """The record of a service's name was withdrawn, or has outlived its time."""
@@ -126,7 +117,6 @@ class Sightings:
             return None
         seen.there = False
         self.there -= 1
-        self._nodes[node] = self._nodes.pop(node)
         return Withdrawn(node)
 
 

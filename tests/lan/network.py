@@ -43,6 +43,8 @@ def why_not() -> str:
             return f"needs `{tool}` (Debian's {package})"
     if not Path("/dev/net/tun").exists():
         return "needs TAP devices (/dev/net/tun)"
+    if not Path("/proc/thread-self/children").exists():
+        return "needs /proc/PID/task/PID/children (CONFIG_PROC_CHILDREN)"
     tried = subprocess.run(
         ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "true"],
         capture_output=True, text=True, check=False,

@@ -222,6 +222,34 @@ class TestChanges:
         a.offer(disk=1)
         until(lambda: b.now()[a.node]["resources"] == {"disk": 10_000}, "b still hears")
 
+    def test_addresses_that_are_not_ready_at_once(self, lan: MakeLan) -> None:
+        """In its first second an IPv6 address is tentative: it is there, and cannot be bound."""
+        network = lan("a", "b")
+        network["b"].run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
+        for host in network.hosts.values():
+            host.ip(f"address del {host.ipv4}/24 dev eth0")
+        a, b = Finder(network["a"]), Finder(network["b"])
+        meet(a, b)
+        network["b"].ip("link set eth0 down")
+        until(lambda: b.told("addresses")[-1]["addresses"] == [], "b notices")
+        a.offer(disk=1)
+        network["b"].ip("link set eth0 up", f"address replace {network['b'].ipv6}/64 dev eth0")
+        until(lambda: b.now()[a.node]["resources"] == {"disk": 10_000}, "b hears again")
+
+    def test_a_port_that_somebody_else_has(self, lan: MakeLan) -> None:
+        network = lan("a", "b")
+        b = Finder(network["b"])
+        program = "import socket, sys; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM);" \
+                  "s.bind(('::', 5353)); print('ready', flush=True); sys.stdin.read()"  # fmt: skip
+        occupant = network["a"].start("python", "-c", program)
+        until(lambda: "ready" in occupant.lines)
+        a = Finder(network["a"])
+        until(lambda: a.told("trouble"), "a says so")
+        assert a.told("trouble")[0]["trouble"] == "mDNS cannot be used: Address already in use"
+        occupant.kill()
+        meet(a, b)
+        assert a.stats()["trouble_now"] == ""
+
     def test_a_partition_that_heals(self, lan: MakeLan) -> None:
         network = lan("a", "b")
         network.partition("a", "b")

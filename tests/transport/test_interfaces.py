@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from meshray.transport.interfaces import Interface, InterfaceError, Seen, check_bind, choose, look, reachable
+from meshray.transport.interfaces import (
+    Interface,
+    InterfaceError,
+    Seen,
+    _tentative,
+    check_bind,
+    choose,
+    look,
+    reachable,
+)
 
 
 def seen(name: str, *addresses: str, up: bool = True, flags: str = "up,broadcast,running,multicast") -> Seen:
@@ -57,6 +68,19 @@ def test_others_reach_us_by_ipv4_first_and_link_local_last() -> None:
     many = Interface("eth0", 1, tuple(f"fd00::{number}" for number in range(20)))
     assert len(reachable([many])) == 6
     assert reachable([]) == []
+
+
+def test_an_address_that_is_not_ready_is_no_address_yet(tmp_path: Path) -> None:
+    table = tmp_path / "if_inet6"
+    table.write_text(
+        "00000000000000000000000000000001 01 80 10 80       lo\n"
+        "fe800000000000000000000000000001 02 40 20 c0     eth0\n"  # tentative, permanent
+        "fe800000000000000000000000000002 02 40 20 c4     eth0\n"  # and optimistic
+        "fd000000000000000000000000000003 02 40 00 88     eth0\n"  # refused: somebody else has it
+        "fd000000000000000000000000000004 02 40 00 a0     eth0\n"  # deprecated
+    )
+    assert _tentative(table) == {("eth0", "fe80::1"), ("eth0", "fd00::3")}
+    assert _tentative(tmp_path / "none") == set()
 
 
 def test_this_host_has_interfaces() -> None:

@@ -92,16 +92,16 @@ def test_a_link_local_address_is_dialled_only_with_its_zone() -> None:
     assert second.hosts == ("fe80::a%3", "169.254.0.1")
 
 
-def test_they_are_bounded_and_those_withdrawn_make_room() -> None:
+def test_they_are_bounded_and_the_one_heard_of_longest_ago_is_forgotten() -> None:
     seen = sightings(most=3)
-    nodes = [bytes([number] * 8) for number in range(1, 6)]
-    for node in nodes[:3]:
-        assert seen.on_records(service_name(node), [record(node=node)]) is not None
-    assert seen.on_records(service_name(nodes[3]), [record(node=nodes[3])]) is None
-    assert seen.dropped["full"] == 1
-    seen.on_removed(service_name(nodes[1]))
-    assert seen.on_records(service_name(nodes[3]), [record(node=nodes[3])]) is not None
+    nodes = [bytes([number] * 8) for number in range(1, 5)]
+    for node in (*nodes[:3], nodes[0], nodes[3]):
+        seen.on_records(service_name(node), [record(node=node, serial=5)])
     assert seen.there == 3
+    assert seen.on_removed(service_name(nodes[1])) is None
+    for node in (nodes[0], nodes[2], nodes[3]):
+        assert seen.on_records(service_name(node), [record(node=node, serial=4)]) is None
+    assert seen.dropped["stale"] == 3
 
 
 def test_names() -> None:

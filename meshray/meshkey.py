@@ -156,11 +156,11 @@ def load_or_make() -> tuple[MeshKeys, bool]:
     try:
         return load(), False
     except NoMeshKeyError:
-        made = found(MeshKey.generate())
+        made = make(MeshKey.generate())
         return load(), made
 
 
-def found(key: MeshKey) -> bool:
+def make(key: MeshKey) -> bool:
     """Make `key` the first key of a mesh. False, and nothing changed, when this host has a key already."""
     with _locked(home_folder()) as home:
         if _read_key(home / CURRENT_FILE) is not None:

@@ -36,13 +36,13 @@ def run(*words: str, given: str = "", code: int = 0) -> Result:
 
 class TestToken:
     def test_only_the_token_goes_to_standard_output(self) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         result = run("token", "--seeds", "10.0.0.1:7637")
         assert result.stdout == LINE + "\n"
         assert "runs code on every member" in result.stderr
 
     def test_its_seeds_are_our_addresses_and_the_last_peers(self) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         run("join", given=LINE)
         found = read_token(run("token").stdout)
         assert found.key == KEY
@@ -53,7 +53,7 @@ class TestToken:
         assert "there is no mesh key on this host" in run("token", code=1).stderr
 
     def test_a_wrong_seed_is_named(self) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         assert "'desk:x'" in run("token", "--seeds", "desk:x", code=1).stderr
 
 
@@ -84,7 +84,7 @@ class TestJoin:
 
     def test_another_key_only_when_told(self) -> None:
         mine = MeshKey.generate()
-        meshkey.found(mine)
+        meshkey.make(mine)
         assert "--replace" in run("join", given=LINE, code=1).stderr
         assert meshkey.load().current == mine
         run("join", "--replace", given=LINE)
@@ -96,7 +96,7 @@ class TestJoin:
         assert not home.exists() or not list(home.iterdir())
 
     def test_between_two_machines_by_a_pipe(self, home: Path, tmp_path: Path) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         words = f"{sys.executable} -m meshray.cli"
         there = tmp_path / "there"
         done = subprocess.run(
@@ -132,14 +132,14 @@ class TestKey:
         assert read_token(run("token").stdout).mesh == TOKEN.mesh  # a third machine joins the same mesh
 
     def test_what_needs_the_mesh_is_not_built_yet(self) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         assert "not built yet" in run("key", "stage", code=1).stderr
         assert "not built yet" in run("key", "switch", code=1).stderr
         assert meshkey.load().next is None
 
     def test_out_of_turn(self) -> None:
         assert "no mesh key" in run("key", "stage", "--here", code=1).stderr
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         assert "no next key" in run("key", "switch", "--here", code=1).stderr
         assert "no next key" in run("token", "--next", code=1).stderr
         assert "exclude each other" in run("key", "stage", "--here", "--file", "-", code=2).stderr
@@ -148,7 +148,7 @@ class TestKey:
         assert stranger.founded_mesh().hex() in run("key", "stage", "--file", "-", given=line, code=1).stderr
 
     def test_shown_are_ids_alone(self) -> None:
-        meshkey.found(KEY)
+        meshkey.make(KEY)
         told = run("key", "show").stdout
         assert KEY.id.hex() in told
         assert KEY.founded_mesh().hex() in told

@@ -174,7 +174,7 @@ class TestJoining:
 
     def test_a_first_key_is_made_only_where_there_is_none(self) -> None:
         keys, _ = meshkey.load_or_make()
-        assert not meshkey.found(MeshKey.generate())
+        assert not meshkey.make(MeshKey.generate())
         assert meshkey.load() == keys
 
 

@@ -63,17 +63,23 @@ def look() -> list[Seen]:
     """All interfaces of this host (of this network namespace), as they are now, with the addresses that can be used."""
     stats = psutil.net_if_stats()
     tentative = _tentative(Path("/proc/net/if_inet6"))
+    addresses: dict[str, dict[str, None]] = {}  # by interface, each once, in order
+    for label, entries in psutil.net_if_addrs().items():
+        name = label.partition(":")[0]  # an address may have a label of its own ("eth0:1")
+        ours = addresses.setdefault(name, {})
+        for entry in entries:
+            address = entry.address.partition("%")[0]
+            if entry.family in _IP_FAMILIES and (name, address) not in tentative:
+                ours[address] = None
     seen = []
-    for name, entries in psutil.net_if_addrs().items():
-        addresses = [entry.address.partition("%")[0] for entry in entries if entry.family in _IP_FAMILIES]
-        addresses = [address for address in addresses if (name, address) not in tentative]
+    for name, ours in addresses.items():
         try:
             index = socket.if_nametoindex(name)
-        except OSError:  # gone between two looks, or a label ("eth0:1"), whose interface has its own entry
+        except OSError:  # gone between two looks
             continue
         if name in stats:
             flags = frozenset(stats[name].flags.split(","))
-            seen.append(Seen(Interface(name, index, tuple(dict.fromkeys(addresses))), stats[name].isup, flags))
+            seen.append(Seen(Interface(name, index, tuple(ours)), stats[name].isup, flags))
     return sorted(seen, key=lambda entry: entry.interface.index)
 
 

@@ -62,7 +62,7 @@ class Mdns:
         self._bind = bind
         self._config = config
         self._listener = listener
-        self._lock = threading.Lock()  # over what other threads set: the next three, `_loop` and `_closing`
+        self._lock = threading.Lock()  # over the next five, which other threads set or read
         self._offer: Advert | None = None  # what shall be advertised
         self._keys = keys
         self._keys_changed = False
@@ -72,6 +72,7 @@ class Mdns:
         self._sightings = Sightings(keys, node, config.discovered_max)
         self._wake = asyncio.Event()  # something is wanted
         self._links_changed = False  # interfaces are to be looked at
+        self._browser: AsyncServiceBrowser | None = None  # of the present instance of zeroconf
         self._resolving: dict[str, asyncio.Task[None]] = {}  # names whose record was asked for
         self._sending: set[asyncio.Task[None]] = set()  # announcements under way: asyncio holds them weakly
         self._serial = 0  # of the last version of our record
@@ -124,52 +125,59 @@ class Mdns:
         """Serve; where that fails, say why and try again."""
         with self._watching():
             while not self._closing:
-                self._links_changed = False
-                interfaces = choose(look(), self._bind)
                 try:
-                    zeroconf = AsyncZeroconf(interfaces=_as_zeroconf(interfaces))
-                except OSError as error:
-                    self._listener.on_trouble(f"mDNS cannot be used: {error.strerror or error}")
-                    await self._wait(self._config.discovery_retry_s)
-                    continue
-                try:
-                    await self._serve(zeroconf, interfaces)
+                    await self._serve_until_trouble()
                 except (OSError, RuntimeError, ZeroconfError) as error:
-                    self._listener.on_trouble(f"mDNS has failed: {type(error).__name__}: {error}")
+                    # RuntimeError is how zeroconf says that an interface went between our look and its own
+                    what = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+                    self._listener.on_trouble(f"mDNS cannot be used: {what}")
                     await self._wait(self._config.discovery_retry_s)
-                finally:
-                    await self._end(zeroconf)
+
+    async def _serve_until_trouble(self) -> None:
+        self._links_changed = False
+        self._published = None  # a new instance knows no service of ours
+        interfaces = choose(look(), self._bind)
+        zeroconf = AsyncZeroconf(interfaces=_as_zeroconf(interfaces))
+        try:
+            await zeroconf.zeroconf.async_wait_for_start()
+            self._listener.on_trouble("")
+            self._browser = self._browse(zeroconf)
+            await self._serve(zeroconf, interfaces)
+        finally:
+            await self._end(zeroconf)
 
     async def _serve(self, zeroconf: AsyncZeroconf, interfaces: list[Interface]) -> None:
-        await zeroconf.zeroconf.async_wait_for_start()
-        self._listener.on_trouble("")
-        self._published = None  # a new instance knows no service of ours
+        """Follow what changes: keys, interfaces, and what there is to advertise."""
         info: ServiceInfo | None = None
         next_publish_at = 0.0
-        browser = self._browse(zeroconf)
         while not self._closing:
             self._take_keys(zeroconf.zeroconf)
             if self._links_changed:
-                await asyncio.sleep(self._config.interfaces_settle_s)
-                self._links_changed = False
-                before, interfaces = interfaces, choose(look(), self._bind)
-                # Also where nothing seems to have changed: what could not be bound then may be now.
-                await zeroconf.async_update_interfaces(_as_zeroconf(interfaces))
-                if set(interfaces) - set(before):
-                    await browser.async_cancel()
-                    cache = zeroconf.zeroconf.cache
-                    cache.async_remove_records(cache.async_entries_with_name(SERVICE_TYPE))
-                    browser = self._browse(zeroconf)
+                interfaces = await self._follow_links(zeroconf, interfaces)
             hosts = tuple(reachable(interfaces))
             self._listener.on_addresses(hosts)
             wanted = self._wanted(hosts)
             now = time.monotonic()
-            if wanted != self._published and wanted is not None and now >= next_publish_at:
+            if wanted is not None and wanted != self._published and now >= next_publish_at:
                 info = await self._publish(zeroconf, wanted, info)
                 next_publish_at = now + self._config.advert_gap_s
             late = wanted is not None and wanted != self._published
             await self._wait(next_publish_at - now if late else self._config.interfaces_rescan_s)
-        await browser.async_cancel()
+
+    async def _follow_links(self, zeroconf: AsyncZeroconf, before: list[Interface]) -> list[Interface]:
+        """Look at the interfaces again, and let zeroconf follow; on those that came, ask who is there."""
+        await asyncio.sleep(self._config.interfaces_settle_s)
+        self._links_changed = False
+        interfaces = choose(look(), self._bind)
+        # Also where nothing seems to have changed: what could not be bound then may be now.
+        await zeroconf.async_update_interfaces(_as_zeroconf(interfaces))
+        if set(interfaces) - set(before):
+            if self._browser is not None:
+                await self._browser.async_cancel()
+            cache = zeroconf.zeroconf.cache
+            cache.async_remove_records(cache.async_entries_with_name(SERVICE_TYPE))
+            self._browser = self._browse(zeroconf)
+        return interfaces
 
     async def _wait(self, timeout_s: float) -> None:
         """Until something is wanted. When nothing was for `interfaces_rescan_s`, interfaces are looked at."""
@@ -181,6 +189,9 @@ class Mdns:
 
     async def _end(self, zeroconf: AsyncZeroconf) -> None:
         """Withdraw our record, and close the sockets."""
+        if self._browser is not None:
+            await self._browser.async_cancel()
+            self._browser = None
         for task in (*self._resolving.values(), *self._sending):
             task.cancel()
         await asyncio.gather(*self._resolving.values(), *self._sending, return_exceptions=True)

@@ -148,7 +148,7 @@ class TestFinding:
 
     def test_only_what_is_bound(self, lan: MakeLan) -> None:
         network = lan("a", "b")
-        network["a"].ip("address add 10.77.0.101/24 dev eth0")
+        network["a"].ip("address add 10.77.0.101/24 dev eth0 label eth0:1")
         a, b = Finder(network["a"], "10.77.0.101"), Finder(network["b"])
         meet(a, b)
         assert b.now()[a.node]["hosts"] == ["10.77.0.101"]
@@ -325,6 +325,17 @@ class TestTrust:
         assert a.now() == {}
         forge(network["c"], service_name(node), last)
         until(lambda: b.node in a.now(), "it leads to a dial")
+
+    def test_a_flood_of_names_is_bounded_and_hides_nobody(self, lan: MakeLan) -> None:
+        network = lan("a", "b", "c")
+        a = Finder(network["a"])
+        until(lambda: a.told("addresses"), "a has begun")
+        forge(network["c"], "-", "--names")
+        b = Finder(network["b"])
+        meet(a, b)
+        until(lambda: a.dropped("busy") + a.dropped("unanswered") >= 100, "all of them are accounted for")
+        assert a.dropped("busy") > 0
+        assert a.sees(b)
 
     def test_what_somebody_else_withdraws_is_said_again(self, lan: MakeLan) -> None:
         network = lan("a", "b", "c")

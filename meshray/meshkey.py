@@ -29,6 +29,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import NoReturn
@@ -95,32 +96,17 @@ class MeshKey:
         raise TypeError("a mesh key is not pickled: it never leaves its host but in a join token")
 
 
+@dataclass(frozen=True, slots=True)
 class MeshKeys:
     """What this host holds: the mesh it belongs to, its current key, and the next one while a rotation is under way."""
 
-    __slots__ = ("current", "mesh", "next")
-
-    def __init__(self, mesh: bytes, current: MeshKey, next: MeshKey | None = None) -> None:
-        self.mesh = mesh
-        self.current = current
-        self.next = next
+    mesh: bytes
+    current: MeshKey
+    next: MeshKey | None = None
 
     def by_id(self, key_id: bytes) -> MeshKey | None:
         """The key with this id, None when this host does not have it."""
         return next((key for key in (self.current, self.next) if key is not None and key.id == key_id), None)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, MeshKeys) and (other.mesh, other.current, other.next) == (
-            self.mesh,
-            self.current,
-            self.next,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.mesh, self.current, self.next))
-
-    def __repr__(self) -> str:
-        return f"MeshKeys(mesh={self.mesh.hex()}, current={self.current!r}, next={self.next!r})"
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

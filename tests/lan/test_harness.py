@@ -88,6 +88,25 @@ class TestHosts:
         serve(network["b"])  # and the switch goes on without it
         assert ask(network["b"], network["b"].ipv4, 5)["received"] == 5
 
+    def test_real_peers_and_programs_run_there_each_for_itself(self, lan: MakeLan) -> None:
+        network = lan("a", "b")
+        program = (
+            "import meshray as ray\n"
+            "@ray.remote\n"
+            "def where():\n"
+            "    import socket\n"
+            "    return socket.gethostname()\n"
+            "print(ray.get(where.remote()), len(ray.nodes()))\n"
+        )
+        for host in network.hosts.values():
+            host.run("python", "-m", "meshray.cli", "start", "--num-cpus", "1", "--num-gpus", "0")
+        for host in network.hosts.values():
+            assert host.run("python", "-c", program) == f"{host.name} 1"
+        assert "Peer 'a' (pid" in network["a"].run("python", "-m", "meshray.cli", "status")
+        network["a"].run("python", "-m", "meshray.cli", "stop")
+        assert "No peer runs" in network["a"].run("python", "-m", "meshray.cli", "status", status=1)
+        network["b"].power_off()  # and what its peer had is nowhere else
+
     def test_nothing_is_left_when_the_test_run_is_killed(self, lan: MakeLan) -> None:
         lan()  # asks whether hosts can be made here
         program = (

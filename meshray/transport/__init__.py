@@ -1,4 +1,7 @@
-"""How messages leave a process and arrive.
+"""How messages leave a process and arrive, and how peers find each other. Nothing else knows sockets of messages.
 
 - `endpoint.py`: one process's face to the others of its host: Unix sockets
+- `discovery.py`: finding peers on the LAN, as the peer's loop sees it; it alone loads the next ones
+- `mdns.py`: the thread that speaks mDNS; `sightings.py`: which records are worth a dial
+- `interfaces.py`: which interfaces are the LAN, and when that changes
 """

@@ -56,7 +56,7 @@ class WorkerLink:
 class Lease:
     """A worker that runs tasks of one class of ours."""
 
-    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "revoked")
+    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "revoked", "wanted")
 
     def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
         self.id = lease_id
@@ -66,6 +66,7 @@ class Lease:
         self.expected_ns = 0.0  # expected work of what is in flight
         self.revoked = False  # push no more
         self.held_up = False  # what runs there takes long, so it gave the rest back: push no more until it is done
+        self.wanted = False  # somebody waits for it: it goes back as soon as nothing is left to do
         self.idle_since = now  # since when nothing is in flight
 
 
@@ -190,6 +191,13 @@ class Submission(Core):
             self._return(lease)
         self.dirty[lease.cls.id] = lease.cls
 
+    def on_wanted(self, lease_id: int) -> None:
+        """Somebody waits for it: no pause before it is returned."""
+        lease = self._leases.get(lease_id)
+        if lease is not None and not lease.wanted:
+            lease.wanted = True
+            self.dirty[lease.cls.id] = lease.cls
+
     def on_lost(self, message: LeaseLost, now: float) -> list[tuple[Pending, Result]]:
         """The worker died. What its journal says was finished counts; what had started is charged; the rest goes to
         another worker uncharged. Returns the tasks that are done."""
@@ -305,7 +313,7 @@ class Submission(Core):
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
         in_flight, cls = lease.in_flight, lease.cls
-        if cls.ready or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
+        if cls.ready or lease.wanted or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
             self.dirty[cls.id] = cls
         if in_flight:
             lease.link.acknowledged = next(iter(in_flight)) - 1
@@ -329,6 +337,8 @@ class Submission(Core):
                 cls.ready.popleft()  # cancelled
             if cls.ready and cls.leases:
                 self._fill_class(cls)
+            elif cls.idle:
+                self._give_up_wanted(cls)
             self._demand(cls)
 
     def _fill_class(self, cls: SchedulingClass) -> None:
@@ -350,6 +360,11 @@ class Submission(Core):
             batch = self._take(cls, lease, share - len(lease.in_flight))
             if batch:
                 self._push(lease, batch)
+
+    def _give_up_wanted(self, cls: SchedulingClass) -> None:
+        """Nothing is left to do: leases that somebody waits for go back."""
+        for lease in [each for each in cls.leases.values() if each.wanted and not each.in_flight]:
+            self._give_up(lease)
 
     def _portion(self, task: Pending) -> int:
         """So many tasks like this one are not worth to be divided among workers: waking another one takes longer."""
@@ -429,8 +444,11 @@ class Submission(Core):
         limit = now if starving else now - idle_s
         for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
             if not lease.cls.ready:
-                self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
-                self._return(lease)
+                self._give_up(lease)
+
+    def _give_up(self, lease: Lease) -> None:
+        self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
+        self._return(lease)
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"

@@ -124,6 +124,7 @@ class Engine:
             m.GivenBack: self._on_given_back,
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
+            m.LeaseWanted: lambda _, x: self.submission.on_wanted(x.lease),
             m.LeaseLost: self._on_lease_lost,
             m.Infeasible: self._on_infeasible,
             m.CarrierDone: self._on_carrier_done,

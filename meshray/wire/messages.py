@@ -7,7 +7,8 @@ opaque `bytes` that the peer passes on unread.
 Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P peer; D driver; A any process)::
 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
-    S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseRevoked, LeaseLost, Infeasible
+    S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
+                                                   LeaseLost, Infeasible
     S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
@@ -206,6 +207,13 @@ class LeaseReturned(Struct, array_like=True, tag=22):
 
 class LeaseRevoked(Struct, array_like=True, tag=23):
     """P -> S: somebody else waits and the quantum is over: push no more, return it when what is in flight is done."""
+
+    lease: int
+
+
+class LeaseWanted(Struct, array_like=True, tag=28):
+    """P -> S: somebody waits for what this lease holds: return it as soon as there is nothing for it to do, without the
+    usual pause. A repeat changes nothing."""
 
     lease: int
 
@@ -637,6 +645,7 @@ Message = (
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked
+    | LeaseWanted
     | LeaseLost
     | Infeasible
     | Blocked

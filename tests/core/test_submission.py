@@ -447,6 +447,34 @@ def test_a_revoked_lease_gets_no_more_and_goes_back_when_it_is_empty() -> None:
     assert len(shell.pushed(2)) == 1
 
 
+def test_a_lease_that_somebody_waits_for_goes_back_without_a_pause() -> None:
+    """As soon as nothing is in flight and nothing is ready; one that is idle already, at once."""
+    shell = Shell()
+    shell.mean.add(50 * MS)
+    shell.submit(3)
+    shell.grant(1)
+    shell.core.on_wanted(1)
+    shell.core.on_wanted(1)
+    shell.core.on_wanted(7)
+    for seq in (1, 2):
+        shell.results(1, [Result(seq, [VALUE])])
+        shell.fill()
+        assert shell.returned() == [], "there is more to do"
+    shell.results(1, [Result(3, [VALUE])])
+    shell.fill()
+    assert shell.returned() == [1]
+    assert shell.demands()[-1] == 0
+    shell.submit(1)
+    shell.grant(2)
+    shell.results(2, [Result(1, [VALUE])])
+    shell.fill()
+    assert shell.returned() == [1]
+    shell.core.on_wanted(2)
+    shell.fill()
+    assert shell.returned() == [1, 2]
+    check_idle(shell.core)
+
+
 # -- everything at once ------------------------------------------------------------------------------------------------
 
 

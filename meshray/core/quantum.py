@@ -21,36 +21,9 @@ from dataclasses import dataclass, field
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
+from meshray.core.grants import Grant
 from meshray.core.slots import subtract
 from meshray.resources import fits
-from meshray.wire.messages import Profile
-
-
-@dataclass(slots=True, eq=False)
-class Grant:
-    """Slots that were given: a lease of a submitter, or the place of an actor."""
-
-    id: int  # the lease's number
-    wanted: Wanted  # the class it was granted to
-    amounts: dict[str, int]  # what it holds; shrinks when an actor is placed
-    gpu_ids: tuple[int, ...]
-    granted_at: float
-    worker: bytes = b""  # b"" until a worker serves it
-    revoked: bool = False  # its submitter was asked to return it
-    orphan: bool = False  # its submitter is dead: it ends when nothing of that one runs there, or with its worker
-    given_back: int = 0  # the CPU that its blocked worker gave back
-
-    @property
-    def job(self) -> bytes:
-        return self.wanted.job
-
-    @property
-    def profile(self) -> Profile:
-        return self.wanted.profile
-
-    @property
-    def comes_back(self) -> bool:
-        return self.revoked or self.orphan
 
 
 @dataclass(slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from meshray.config import DEFAULT
 from meshray.core.demands import ACTOR_DEPTH, Wanted
-from meshray.core.quantum import Grant, next_look, victims
+from meshray.core.grants import Grant
+from meshray.core.quantum import next_look, victims
 from meshray.wire.messages import Profile
 
 LATE = DEFAULT.lease_quantum_s + 1

@@ -29,7 +29,7 @@ import struct
 import sys
 import threading
 from hashlib import blake2b
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any, Literal
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -221,6 +221,10 @@ class _Sink:
         self.write = chunks.append
 
 
+NO_FILE = "<dynamic-code>"
+"""What cloudpickle puts where a code object has the name of its file, so that equal cells of notebooks look equal."""
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle's, quicker to set up, with buffers beside the pickle also for arrays that are not contiguous."""
 
@@ -264,9 +268,15 @@ def _reducers() -> dict[Any, Any]:
     global _registered, _merged
     if not _merged or _registered != copyreg.dispatch_table:
         registered = dict(copyreg.dispatch_table)
-        _merged = {**registered, **cloudpickle.Pickler._dispatch_table}
+        _merged = {**registered, **cloudpickle.Pickler._dispatch_table, CodeType: _reduce_code}
         _registered = registered
     return _merged
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    """As cloudpickle does it, but the file keeps its name: a traceback must say where in the user's program it was."""
+    make, arguments = cloudpickle.Pickler._dispatch_table[CodeType](code)
+    return make, tuple(code.co_filename if argument == NO_FILE else argument for argument in arguments)
 
 
 class _NoArray:

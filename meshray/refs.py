@@ -40,6 +40,10 @@ class ObjectRef(Generic[T]):
     __slots__ = ("__weakref__", "_id")
 
     def __init__(self, object_id: bytes) -> None:
+        if type(object_id) is not bytes:  # counting it would end the mesh
+            raise TypeError(
+                f"ObjectRef takes {OBJECT_BYTES} bytes, got {object_id!r:.80}: see from_binary and from_hex"
+            )
         self._id = object_id
 
     def __del__(self) -> None:

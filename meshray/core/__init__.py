@@ -2,9 +2,9 @@
 
 In the peer::
 
-    leases              who gets the slots?  with demands (whose turn), quantum (who gives way), slots (the books),
-                        trouble (what is told to those who wait long)
-    workers, startup    which worker serves a grant?  may another one be started?
+    leases              who gets the slots?  with demands (whose turn), quantum (who gives way), grants and slots (the
+                        books), trouble (what is told to those who wait long)
+    assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
     objects             what does this peer answer for?  with object_table, departures (who accounts for the dead),
                         gone (why nobody answers)
     adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs)

@@ -57,6 +57,7 @@ from meshray.wire.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseRevoked,
+    LeaseWanted,
     Lineage,
     Orphan,
     OrphanDone,
@@ -337,6 +338,8 @@ class Adoption(Core):
         self._now = now
         if isinstance(message, LeaseGranted):
             self._submission.on_granted(message, now)
+        elif isinstance(message, LeaseWanted):
+            self._submission.on_wanted(message.lease)
         elif isinstance(message, LeaseRevoked):
             self._submission.on_revoked(message.lease)
         elif isinstance(message, LeaseLost):

@@ -4,10 +4,9 @@ Theory. Submitters say how many leases of a class they could use (`Demand`, abso
 Whenever something changes, `_pump` does three things:
 
 1. *Grant*: in fair order (`demands`), whatever fits takes its slots (`slots`) and becomes a grant that awaits a
-   worker.
-2. *Assign*: each awaiting grant gets a worker that fits (`workers`), which is bound first if it is fresh; only then
-   does the submitter hear of it. For those left, workers are started. So slots are never promised twice, and a worker
-   goes to whoever was granted first.
+   worker (`grants`).
+2. *Assign*: each awaiting grant gets a worker that fits (`assignment`, `workers`); for those left, workers are started.
+   So slots are never promised twice.
 3. *Revoke*: leases that have served their time while somebody waits are called back (`quantum`).
 
 A lease ends in one of four ways: returned by its submitter; lost, when its worker dies; with its job; or after its
@@ -20,35 +19,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from meshray.config import Config
+from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import ActorSlot, ActorWaits, Core, Send
-from meshray.core.quantum import Grant, next_look, reserves, victims
-from meshray.core.slots import CPU, Slots, subtract
-from meshray.core.trouble import chain_of_waits, trouble
-from meshray.core.workers import Interpreter, Worker, WorkerKey, Workers, bind_env
+from meshray.core.effects import Core, Send
+from meshray.core.grants import Grant, Grants
+from meshray.core.quantum import next_look, reserves, victims, wished_for
+from meshray.core.slots import CPU
+from meshray.core.trouble import chain_of_waits, tell, trouble
+from meshray.core.workers import Interpreter, Worker, Workers
 from meshray.resources import Amounts
 from meshray.wire.messages import (
-    Bind,
     Demand,
     Failure,
-    Infeasible,
     JobInfo,
-    LeaseGranted,
     LeaseLost,
     LeaseRevoked,
+    LeaseWanted,
     Profile,
     Result,
 )
-
-
-class Device(Struct, frozen=True):
-    """One GPU of this peer."""
-
-    id: int  # as `get_gpu_ids()` shows it
-    visible: str  # as CUDA_VISIBLE_DEVICES calls it
 
 
 class Leases(Core):
@@ -64,16 +54,14 @@ class Leases(Core):
         super().__init__()
         self.job_is_needed: Callable[[bytes], bool] = _not_needed
         self._config = config
-        self._devices = devices
-        self.slots = Slots(total)
+        self._grants = Grants(total)
+        self.slots = self._grants.slots
         cpus = -(-self.slots.total.get(CPU, 0) // 10_000)
         self.workers = Workers(config, interpreter, cpus, self._emit)
+        self._assignment = Assignment(self._grants, self.workers, devices, self._emit)
         self._demands = Demands()
-        self._grants: dict[int, Grant] = {}  # from granting until the slots are free again
-        self._awaiting: dict[int, Grant] = {}  # those without a worker, oldest first
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
-        self._last_lease = 0
         self._look_again: float | None = None  # when a lease may have served its time
         self.stale = 0  # messages about leases, classes or waits that are no more
 
@@ -179,7 +167,7 @@ class Leases(Core):
     def _cancel_excess(self, wanted: Wanted) -> None:
         """Grants that await a worker, and are wanted no more; the latest first."""
         if len(wanted.grants) > wanted.count:
-            for lease in sorted(wanted.grants & self._awaiting.keys(), reverse=True):
+            for lease in sorted(wanted.grants & self._grants.awaiting.keys(), reverse=True):
                 if len(wanted.grants) > wanted.count:
                     self._end_grant(self._grants[lease])
 
@@ -228,17 +216,10 @@ class Leases(Core):
     def actor_placed(self, actor_id: bytes, now: float) -> None:
         """Its constructor has run: it keeps only what it needs while it lives."""
         wanted = self._demands.get((actor_id, 0))
-        for lease in wanted.grants if wanted else ():
+        for grant in self._grants.of(wanted) if wanted else ():
             assert wanted is not None
             assert wanted.running_request is not None
-            grant = self._grants[lease]
-            less = subtract(grant.amounts, wanted.running_request)
-            less.pop("GPU", None)  # its devices stay its own
-            if less:
-                woken = min(grant.given_back, less.get(CPU, 0))
-                grant.given_back -= woken
-                self.slots.give(subtract(less, {CPU: woken}))
-                grant.amounts = subtract(grant.amounts, less)
+            self._grants.shrink(grant, wanted.running_request)
         self._pump(now)
 
     def release_actor(self, actor_id: bytes, now: float) -> None:
@@ -269,9 +250,7 @@ class Leases(Core):
             return
         worker.waits_since = since
         grant = self._grants.get(worker.grant)
-        if grant is not None and not grant.given_back:
-            grant.given_back = grant.amounts.get(CPU, 0)
-            self.slots.block(grant.given_back)
+        if grant is not None and self._grants.block(grant):
             self._pump(now)
 
     def on_unblocked(self, process: bytes, since: int, now: float) -> None:
@@ -286,8 +265,7 @@ class Leases(Core):
         worker.waits_since = None
         grant = self._grants.get(worker.grant)
         if grant is not None:
-            self.slots.wake(grant.given_back)
-            grant.given_back = 0
+            self._grants.wake(grant)
 
     def on_process_died(
         self,
@@ -334,8 +312,7 @@ class Leases(Core):
     def _freeze(self, wanted: Wanted) -> None:
         """Its submitter is a worker that died: nobody pushes to its leases any more, but something may run there."""
         wanted.count = 0
-        for lease in list(wanted.grants):
-            grant = self._grants[lease]
+        for grant in self._grants.of(wanted):
             if grant.worker:
                 grant.orphan = True
             else:
@@ -345,8 +322,7 @@ class Leases(Core):
     def _drop(self, wanted: Wanted, reason: str) -> None:
         """Nobody stands behind a class any more: its grants end, at once or when their workers are dead."""
         wanted.count = 0
-        for lease in list(wanted.grants):
-            grant = self._grants[lease]
+        for grant in self._grants.of(wanted):
             worker = self.workers.get(grant.worker)
             if worker is None:
                 self._end_grant(grant)
@@ -371,8 +347,8 @@ class Leases(Core):
             for wanted in self._demands
             if wanted.waits and wanted.never and not wanted.told
         ]
-        if self._awaiting and self.workers.at_cap:
-            awaiting = [grant.wanted for grant in self._awaiting.values() if not grant.wanted.told]
+        if self._grants.awaiting and self.workers.at_cap:
+            awaiting = [grant.wanted for grant in self._grants.awaiting.values() if not grant.wanted.told]
             times += [wanted.since + self._config.infeasible_after_s for wanted in awaiting]
         return min(times, default=None)
 
@@ -387,14 +363,17 @@ class Leases(Core):
             self._forget_ended()
         while self._grant_next(now):
             pass
-        self._assign(now)
+        self._assignment.run(self._jobs, now)
         waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
         self._look_again = None
         if waiting:
-            for grant in victims(waiting, self._grants.values(), self.slots.free(), now, self._config):
+            for grant in victims(waiting, self._grants, self.slots.free(), now, self._config):
                 grant.revoked = True
                 self._effects.append(Send(grant.wanted.submitter, LeaseRevoked(grant.id)))
-            self._look_again = next_look(waiting, self._grants.values(), now, self._config)
+            for grant in wished_for(waiting, self._grants, self.slots.free()):
+                grant.wished = True
+                self._effects.append(Send(grant.wanted.submitter, LeaseWanted(grant.id)))
+            self._look_again = next_look(waiting, self._grants, now, self._config)
         self.slots.check()
 
     def _grant_next(self, now: float) -> bool:
@@ -404,100 +383,34 @@ class Leases(Core):
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
             if self.slots.fits(wanted.request):
-                self._grant(wanted, now)
+                self._grants.make(wanted, now)
+                self._demands.served(wanted, now)
                 return True
-            if reserves(wanted, self._grants.values(), self.slots.total, now, self._config):
+            if reserves(wanted, self._grants, self.slots.total, now, self._config):
                 reserved.update(wanted.request)
         return False
-
-    def _grant(self, wanted: Wanted, now: float) -> None:
-        gpu_ids = self.slots.take(wanted.request)
-        self._last_lease += 1
-        grant = Grant(self._last_lease, wanted, dict(wanted.request), gpu_ids, now)
-        self._grants[grant.id] = self._awaiting[grant.id] = grant
-        wanted.grants.add(grant.id)
-        self._demands.served(wanted, now)
 
     def _paused(self, job: bytes, now: float) -> bool:
         budget = self.workers.budgets.get(job)
         return budget is not None and now < budget.paused_until
 
-    def _assign(self, now: float) -> None:
-        """Give the awaiting grants their workers; start workers for the rest."""
-        needed: dict[Interpreter, tuple[int, JobInfo]] = {}
-        nested: set[Interpreter] = set()  # where a task of a task was among them: its own tasks may come next
-        for grant in list(self._awaiting.values()):
-            job = self._jobs[grant.job]
-            interpreter = (job.executable, job.prefix)
-            wanted = grant.wanted
-            shown = wanted.request if wanted.running_request is None else wanted.running_request
-            key = WorkerKey.of(grant.job, shown, wanted.profile, grant.gpu_ids)
-            submitter = b"" if wanted.is_actor else wanted.submitter
-            worker = self.workers.acquire(key, interpreter, grant.id, dedicated=wanted.is_actor, but=submitter)
-            count = needed.get(interpreter, (0, job))[0]
-            needed[interpreter] = (count + (worker is None), job)
-            if 0 < wanted.depth < ACTOR_DEPTH and (worker is None or worker.key is None):
-                nested.add(interpreter)
-            if worker is None:
-                continue
-            if worker.key is None:
-                env = bind_env(job, wanted.profile, [self._device(place).visible for place in grant.gpu_ids])
-                self._effects.append(Send(worker.process, Bind(job, env, self._gpu_ids(grant), dict(shown))))
-                worker.key = key
-            self._hand_over(grant, worker, now)
-        for interpreter, (count, job) in needed.items():
-            self.workers.want(interpreter, job, count, now, spare=interpreter in nested)
-
-    def _hand_over(self, grant: Grant, worker: Worker, now: float) -> None:
-        del self._awaiting[grant.id]
-        grant.worker, grant.granted_at = worker.process, now
-        if worker.waits_since is not None:  # a thread that a former task left behind still waits: no CPU is given back
-            worker.woke_since, worker.waits_since = worker.waits_since, None
-        wanted = grant.wanted
-        if wanted.told:
-            self._tell(wanted, "")
-        if wanted.is_actor:
-            self._effects.append(ActorSlot(wanted.key[0], worker.process, tuple(self._gpu_ids(grant))))
-        else:
-            granted = LeaseGranted(grant.id, wanted.key[1], worker.process, self._gpu_ids(grant))
-            self._effects.append(Send(wanted.submitter, granted))
-
-    def _device(self, place: int) -> Device:
-        return self._devices[place] if place < len(self._devices) else Device(place, str(place))
-
-    def _gpu_ids(self, grant: Grant) -> list[int]:
-        """As programs see them."""
-        return [self._device(place).id for place in grant.gpu_ids]
-
     def _end_grant(self, grant: Grant) -> None:
         """Its slots are free again."""
-        del self._grants[grant.id]
-        self._awaiting.pop(grant.id, None)
-        self.slots.give(subtract(grant.amounts, {CPU: grant.given_back}), grant.gpu_ids)
-        grant.wanted.grants.discard(grant.id)
+        self._grants.end(grant)
         self._demands.discard_if_empty(grant.wanted)
 
     # -- telling people ----------------------------------------------------------------------------------------------
 
     def _report(self, now: float) -> None:
         """Tell those who wait why they will wait long, once, and once more when that has changed."""
-        capped = self._awaiting and self.workers.at_cap
-        at_cap = chain_of_waits(self._grants.values(), self._config.workers_max) if capped else ""
+        capped = self._grants.awaiting and self.workers.at_cap
+        at_cap = chain_of_waits(self._grants, self._config.workers_max) if capped else ""
         for wanted in list(self._demands):
-            if wanted.waits or wanted.told or not self._awaiting.keys().isdisjoint(wanted.grants):
+            if wanted.waits or wanted.told or not self._grants.awaiting.keys().isdisjoint(wanted.grants):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s
                 text = trouble(wanted, self._jobs[wanted.job], self.workers, at_cap, patience_over)
                 if text is not None and text != wanted.told:
-                    self._tell(wanted, text)
-
-    def _tell(self, wanted: Wanted, text: str) -> None:
-        wanted.told = text
-        submitter, class_id = wanted.key
-        if wanted.is_actor:
-            broken = not wanted.never and not self.workers.at_cap
-            self._effects.append(ActorWaits(submitter, wanted.job, text, broken and bool(text)))
-        else:
-            self._effects.append(Send(submitter, Infeasible(class_id, text)))
+                    self._emit(tell(wanted, text, self.workers.at_cap))
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -519,7 +432,7 @@ class Leases(Core):
 
     def workers_for(self, submitter: bytes) -> frozenset[bytes]:
         """Those that serve leases of this submitter."""
-        grants = (self._grants[lease] for wanted in self._demands.of_submitter(submitter) for lease in wanted.grants)
+        grants = (grant for wanted in self._demands.of_submitter(submitter) for grant in self._grants.of(wanted))
         return frozenset(grant.worker for grant in grants if grant.worker)
 
     def worker_of(self, lease: int, submitter: bytes) -> bytes:
@@ -540,17 +453,10 @@ class Leases(Core):
         return self._grants.get(self.lease_of(process))
 
     def check(self) -> None:
-        """Invariant I4, counted anew from the grants. For tests and simulations: it costs time."""
-        used: dict[str, int] = dict.fromkeys(self.slots.total, 0)
-        for grant in self._grants.values():
-            for name, amount in grant.amounts.items():
-                used[name] += amount - (grant.given_back if name == CPU else 0)
-            assert grant.id in grant.wanted.grants, grant
-            assert bool(grant.worker) != (grant.id in self._awaiting), grant
-        assert used == self.slots.used, f"the grants hold {used}, {self.slots}"
-        self.slots.check()
+        """Assert that the books agree. For tests and simulations: it costs time."""
+        self._grants.check()
         serving = {worker.grant: worker.process for worker in self.workers if worker.grant}
-        assert serving == {grant.id: grant.worker for grant in self._grants.values() if grant.worker}
+        assert serving == {grant.id: grant.worker for grant in self._grants if grant.worker}
 
 
 def _not_needed(job: bytes) -> bool:

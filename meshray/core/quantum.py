@@ -8,6 +8,9 @@ flight is done. Two cases:
 2. The same job waits with something that comes first (deeper, or an actor): after `lease_yield_s`. With something of
    equal rank: after the quantum, if that class has fewer leases. Something shallower waits for its turn.
 
+Before that, the submitters of all leases that somebody could use are told so, once (`wished_for`): a lease that lies
+idle needs no quantum to come back.
+
 Nothing is revoked in vain: only if what waits would then fit, what already comes back counted.
 
 A request for much would wait for ever while small ones take whatever comes free: after a quantum, it makes them wait
@@ -21,36 +24,9 @@ from dataclasses import dataclass, field
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
+from meshray.core.grants import Grant
 from meshray.core.slots import subtract
 from meshray.resources import fits
-from meshray.wire.messages import Profile
-
-
-@dataclass(slots=True, eq=False)
-class Grant:
-    """Slots that were given: a lease of a submitter, or the place of an actor."""
-
-    id: int  # the lease's number
-    wanted: Wanted  # the class it was granted to
-    amounts: dict[str, int]  # what it holds; shrinks when an actor is placed
-    gpu_ids: tuple[int, ...]
-    granted_at: float
-    worker: bytes = b""  # b"" until a worker serves it
-    revoked: bool = False  # its submitter was asked to return it
-    orphan: bool = False  # its submitter is dead: it ends when nothing of that one runs there, or with its worker
-    given_back: int = 0  # the CPU that its blocked worker gave back
-
-    @property
-    def job(self) -> bytes:
-        return self.wanted.job
-
-    @property
-    def profile(self) -> Profile:
-        return self.wanted.profile
-
-    @property
-    def comes_back(self) -> bool:
-        return self.revoked or self.orphan
 
 
 @dataclass(slots=True)
@@ -114,6 +90,23 @@ def _for_one(wanted: Wanted, view: _View, now: float, config: Config) -> list[Gr
         free[name] -= amount
     view.free, view.candidates, view.by_job = free, candidates, by_job
     return chosen
+
+
+def wished_for(waiting: list[Wanted], grants: Iterable[Grant], free: dict[str, int]) -> list[Grant]:
+    """The leases that somebody could use, and whose submitters do not know that yet: they shall not keep them when
+    they have nothing to do there. Rank does not matter for what lies idle."""
+    short: dict[str, list[Wanted]] = {}  # resource -> who has not enough of it
+    for wanted in waiting:
+        for name, amount in wanted.request.items():
+            if free.get(name, 0) < amount:
+                short.setdefault(name, []).append(wanted)
+    return [
+        grant
+        for grant in grants
+        if grant.worker
+        and not (grant.comes_back or grant.wished or grant.wanted.is_actor)
+        and any(wanted is not grant.wanted for name in grant.amounts for wanted in short.get(name, ()))
+    ]
 
 
 def next_look(waiting: list[Wanted], grants: Iterable[Grant], now: float, config: Config) -> float | None:

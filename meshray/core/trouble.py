@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshray.core.demands import Wanted
-from meshray.core.quantum import Grant
+from meshray.core.effects import ActorWaits, Send
+from meshray.core.grants import Grant
 from meshray.core.startup import CrashBudget
 from meshray.core.workers import Workers
-from meshray.wire.messages import JobInfo
+from meshray.wire.messages import Infeasible, JobInfo
 
 CHAIN_MAX = 10
 """So many names of those who wait for each other are told; of more, the first and the last."""
@@ -28,6 +29,16 @@ def trouble(wanted: Wanted, job: JobInfo, workers: Workers, at_cap: str, patienc
     if at_cap:
         return at_cap if patience_over else None
     return ""
+
+
+def tell(wanted: Wanted, text: str, at_cap: bool) -> Send | ActorWaits:
+    """The effect that tells who waits, and that notes it; "" when there is no trouble any more. `at_cap`: no
+    more workers may be started."""
+    wanted.told = text
+    submitter, class_id = wanted.key
+    if wanted.is_actor:
+        return ActorWaits(submitter, wanted.job, text, bool(text) and not wanted.never and not at_cap)
+    return Send(submitter, Infeasible(class_id, text))
 
 
 def chain_of_waits(grants: Iterable[Grant], workers_max: int) -> str:

@@ -22,7 +22,8 @@ from pathlib import Path
 from meshray.config import preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
-from meshray.core.leases import Device, Leases
+from meshray.core.assignment import Device
+from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts

@@ -128,5 +128,8 @@ def test_a_reference_that_programs_build_wrongly_only_raises(monkeypatch: pytest
     monkeypatch.setattr("sys.unraisablehook", ignored.append)
     with pytest.raises(TypeError):
         ray.ObjectRef()  # type: ignore[call-arg]
+    for wrong in (5, "text", None):
+        with pytest.raises(TypeError, match="from_hex"):
+            ray.ObjectRef(wrong)  # type: ignore[arg-type]
     gc.collect()
     assert not ignored

@@ -24,6 +24,7 @@ from meshray.wire.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseRevoked,
+    LeaseWanted,
     Profile,
     Result,
 )
@@ -236,6 +237,20 @@ def test_a_second_driver_begins_after_the_quantum() -> None:
     host.give_back(A, next(grant for grant in granted if grant.lease == revoked.lease))
     assert len(host.take(LeaseGranted, B)) == 1
     assert not host.take(LeaseGranted, A)
+
+
+def test_who_could_serve_somebody_is_told_once() -> None:
+    """So that a lease that lies idle comes back at once, before any quantum."""
+    host = Host(2, CPU=2)
+    host.demand(A, 2)
+    granted = host.take(LeaseGranted, A)
+    host.demand(B, 1)
+    assert {each.lease for each in host.take(LeaseWanted, A)} == {grant.lease for grant in granted}
+    host.demand(B, 2)
+    assert not host.take(LeaseWanted)
+    host.demand(A, 1)
+    host.give_back(A, granted[0])
+    assert len(host.take(LeaseGranted, B)) == 1
 
 
 def test_a_young_lease_serves_its_quantum() -> None:

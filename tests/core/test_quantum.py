@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from meshray.config import DEFAULT
 from meshray.core.demands import ACTOR_DEPTH, Wanted
-from meshray.core.quantum import Grant, next_look, victims
+from meshray.core.grants import Grant
+from meshray.core.quantum import next_look, victims, wished_for
 from meshray.wire.messages import Profile
 
 LATE = DEFAULT.lease_quantum_s + 1
@@ -71,3 +72,28 @@ def test_the_next_look_is_when_a_lease_has_served() -> None:
     assert next_look([wanted("a", 2, depth=1)], held, 0.0, DEFAULT) == DEFAULT.lease_yield_s
     assert next_look([wanted("b")], held, LATE, DEFAULT) is None  # only an event can change it now
     assert next_look([held[0].wanted], held, 0.0, DEFAULT) is None
+
+
+def test_who_holds_what_somebody_lacks_is_told_once() -> None:
+    mine, held = wanted("b"), grants_of(wanted("a"), 3)
+    held[0].revoked = True
+    held[1].wished = True
+    assert wished_for([mine], held, {"CPU": 0}) == [held[2]]
+    held[2].worker = b""  # it has no worker yet, so nobody can use it
+    assert wished_for([mine], held, {"CPU": 0}) == []
+
+
+def test_nobody_is_told_what_helps_nobody() -> None:
+    """What its own class waits for, what there is enough of, what holds nothing of it, actors."""
+    entry = wanted("a")
+    held = grants_of(entry, 2)
+    assert wished_for([entry], held, {"CPU": 0}) == []
+    assert wished_for([wanted("b")], held, {"CPU": 10_000}) == []
+    disk = wanted("b")
+    disk.request = {"disk": 10_000}
+    assert wished_for([disk], held, {"CPU": 0}) == []
+    actor = wanted("a", depth=ACTOR_DEPTH)
+    actor.running_request = {}
+    actors = grants_of(actor, 2)
+    assert wished_for([wanted("b")], actors, {"CPU": 0}) == []
+    assert wished_for([wanted("b"), entry], held, {"CPU": 0}) == held, "somebody else waits, too"

@@ -125,6 +125,20 @@ def test_a_script_run_from_another_folder(tmp_path: Path) -> None:
     assert_done(run(["../program/script.py", str(tmp_path / "count")], elsewhere))
 
 
+def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import meshray as ray\n"
+        "@ray.remote\n"
+        "def divide(x):\n"
+        "    return 1 / x  # here\n"
+        "ray.get(divide.remote(0), timeout=30)\n"
+    )
+    ended = run([str(script)], tmp_path)
+    assert ended.returncode == 1
+    assert f'File "{script}", line 4, in divide\n    return 1 / x  # here\n' in ended.stderr
+
+
 def test_a_package_run_with_m(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()

@@ -197,6 +197,8 @@ class Process:
                 self._complete(self.submission.on_given_back(source, message.lease, message.seqs, now), source)
             case m.LeaseGranted():
                 self.submission.on_granted(message, now)
+            case m.LeaseWanted():
+                self.submission.on_wanted(message.lease)
             case m.LeaseRevoked():
                 self.submission.on_revoked(message.lease)
             case m.LeaseLost():

@@ -261,8 +261,8 @@ def test_all_that_may_happen_happens() -> None:
     for seed in range(24):
         seen += run(seed).peer.seen
     wanted = (
-        "LeaseGranted", "LeaseRevoked", "LeaseLost", "ThawLease", "Infeasible", "AbandonStart", "KillProcess",
-        "ActorSlot", "ReleaseActorSlot", "DeathSettled", "Exit", "debt",
+        "LeaseGranted", "LeaseWanted", "LeaseRevoked", "LeaseLost", "ThawLease", "Infeasible", "AbandonStart",
+        "KillProcess", "ActorSlot", "ReleaseActorSlot", "DeathSettled", "Exit", "debt",
     )  # fmt: skip
     assert not [kind for kind in wanted if seen[kind] < 5], seen
 

@@ -108,6 +108,13 @@ def test_code_from_main_travels_by_value() -> None:
     assert there_and_back([lambda x: x + 1])[0](1) == 2
 
 
+def test_code_keeps_the_name_of_its_file() -> None:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def outer():\n    def inner(): return 1\n    return inner", "/a/script.py", "exec"), scope)
+    outer = there_and_back(scope["outer"])
+    assert outer.__code__.co_filename == outer().__code__.co_filename == "/a/script.py"
+
+
 # -- arrays ------------------------------------------------------------------------------------------------------------
 
 ARRAYS = {

@@ -7,7 +7,8 @@ In the peer::
     assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
     objects             what does this peer answer for?  with object_table, departures (who accounts for the dead),
                         gone (why nobody answers)
-    adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs)
+    adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs), silence
+                        (who has not told of it)
     actors              which actors are there, and where?  with lives (restarts), names, early (who asked too soon)
     store_accounts      whose room in the store is what?
 

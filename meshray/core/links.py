@@ -23,12 +23,22 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from meshray.config import Config
 from meshray.core.link import Frame, Link, State
+from meshray.core.link_effects import (
+    Delivered,
+    Dial,
+    Effect,
+    Forget,
+    PeerDown,
+    PeerUp,
+    Probed,
+    SelfDialled,
+    TurnedAway,
+)
 from meshray.core.sessions import Payload, StreamFull
 from meshray.wire.peers import (
     ANYBODY,
@@ -47,72 +57,6 @@ from meshray.wire.peers import (
 
 SEED = b"seed "
 """Before the address, in the target of a link whose node is not known: longer than a node id, so never one."""
-
-
-# -- effects -----------------------------------------------------------------------------------------------------------
-
-
-class Dial(NamedTuple):
-    """The endpoint is to send what is for `target` to this address from now on."""
-
-    target: bytes
-    address: str
-    key_id: str
-
-
-class Forget(NamedTuple):
-    """The endpoint is to close what it has for `target`."""
-
-    target: bytes
-
-
-class PeerUp(NamedTuple):
-    """A peer is linked. `compatible`: it runs our minor version of Python, so it may have closures."""
-
-    node: bytes
-    address: str
-    python: str
-    compatible: bool
-
-
-class PeerDown(NamedTuple):
-    """The link to a peer, up or being dialled, has ended: once, and nothing is delivered from it after this."""
-
-    node: bytes
-    reason: Reason
-    text: str
-
-
-class TurnedAway(NamedTuple):
-    """There will be no link with whoever is at `address`: refused by it, refused here, or no answer."""
-
-    address: str
-    reason: Reason
-    text: str
-
-
-class SelfDialled(NamedTuple):
-    """The address is our own."""
-
-    address: str
-
-
-class Delivered(NamedTuple):
-    """The next message of a stream."""
-
-    node: bytes
-    plane: Plane
-    payload: Payload
-
-
-class Probed(NamedTuple):
-    """A datagram of the membership, from whichever peer."""
-
-    node: bytes
-    payload: Payload
-
-
-Effect = Dial | Forget | PeerUp | PeerDown | TurnedAway | SelfDialled | Delivered | Probed
 
 
 class UnknownPeer(Exception):

@@ -6,7 +6,9 @@ The owner waits for `fd` at most until `next_at`, and calls `turn`. What was sen
 from __future__ import annotations
 
 from meshray.config import DEFAULT, Config
-from meshray.core.links import Dial, Effect, Forget, Links
+from meshray.core.link_effects import Dial, Effect, Forget
+from meshray.core.links import Links
+from meshray.transport.keys import MeshKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import LineEvent, Ready
 from meshray.wire.peers import Datagram, Plane
@@ -59,6 +61,11 @@ class PeerLinks:
                 self.endpoint.forget(effect.target)
             else:
                 told.append(effect)
+
+    def rekey(self, keys: MeshKeys) -> None:
+        """Other keys of the mesh (see `transport.keys`): from now on others are told to dial with the current one."""
+        self.endpoint.rekey(keys)
+        self.links.present(self.endpoint.listens, keys.current.id)
 
     def next_at(self, now: float) -> float:
         """When `turn` is due, if `fd` does not become readable before; `now` when there is more to take."""

@@ -10,6 +10,7 @@ own and feel nothing; who knocks meanwhile tries again by itself, as after a los
 from __future__ import annotations
 
 import ctypes
+import resource
 import socket
 import struct
 from collections import deque
@@ -28,11 +29,26 @@ _SO_DETACH_FILTER = 27
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # classic BPF, one instruction: return 0 bytes of the packet
 
 
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of open files to what the system allows it; the limit now. For the peer, at its start:
+    what it starts afterwards inherits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+def silent_max(configured: int) -> int:
+    """How many silent connections are let in: never more than a quarter of the descriptors there are."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return configured if soft == resource.RLIM_INFINITY else min(configured, soft // 4)
+
+
 class Doorkeeper:
     """Counts those who have not shown a key yet, by the events of the port's monitor."""
 
-    def __init__(self, silent_max: int, pause_s: float, random: Random) -> None:
-        self._silent_max = silent_max
+    def __init__(self, most: int, pause_s: float, random: Random) -> None:
+        self._most = most  # silent connections that are let in
         self._pause_s = pause_s
         self._random = random
         self._young: dict[int, float] = {}  # descriptor -> when it was accepted, oldest first, while below YOUNG_S
@@ -68,13 +84,13 @@ class Doorkeeper:
         silent = self.silent(now)
         exhausted, self._exhausted = self._exhausted, False
         if self.shut_until is None:
-            if silent <= self._silent_max and not exhausted:
+            if silent <= self._most and not exhausted:
                 return None
             self.shut_until = now + self._pause()
             return True
         if now < self.shut_until:
             return None
-        if silent > self._silent_max // 2:
+        if silent > self._most // 2:
             self.shut_until = now + self._pause()
             return None
         self.shut_until = None

@@ -113,7 +113,9 @@ class MeshEndpoint:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def dial(self, target: bytes, address: str, key_id: str = "") -> None:
-        """What is for `target` (a name of the caller's) goes to `host:port` from now on; connected when it is sent."""
+        """What is for `target` (a name of the caller's) goes to `host:port` from now on; connected when it is sent.
+
+        The host is an IP address: what is no such address is never connected, and counted."""
         self._lines.dial(target, address, key_id)
 
     def forget(self, target: bytes) -> None:

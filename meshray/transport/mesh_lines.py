@@ -10,11 +10,13 @@ has two.
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import ip_address
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import zmq
 import zmq.backend
+from msgspec import Struct
 
 from meshray.transport.keys import KeySet, MeshKeys
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
@@ -40,7 +42,7 @@ _get = zmq.backend.Socket.get
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
-class Ready(NamedTuple):
+class Ready(Struct, frozen=True):
     """A plane takes messages; `fresh`: over a connection that did not stand before."""
 
     target: bytes
@@ -48,14 +50,14 @@ class Ready(NamedTuple):
     fresh: bool
 
 
-class Lost(NamedTuple):
+class Lost(Struct, frozen=True):
     """A connection has ended. For the failure detector: suspect, and probe now."""
 
     target: bytes
     plane: Plane
 
 
-class HandshakeFailed(NamedTuple):
+class HandshakeFailed(Struct, frozen=True):
     """Somebody listens there and does not take our key, or has none of this mesh."""
 
     target: bytes
@@ -63,7 +65,7 @@ class HandshakeFailed(NamedTuple):
     text: str
 
 
-class Unreachable(NamedTuple):
+class Unreachable(Struct, frozen=True):
     """Nobody could be reached there, so many times in a row; it is tried again."""
 
     target: bytes
@@ -288,11 +290,11 @@ class MeshLines:
         line.failed = False
         self._by_fd[line.monitor.fd] = line
         self._poll.watch(line.monitor.fd)
-        try:
-            line.socket.connect(f"tcp://{line.remote.address}")
-        except zmq.ZMQError:  # no such address as it is written, or its name cannot be resolved now
+        if not is_numeric(line.remote.address):
+            self.counts["no address"] += 1
             self._renew_at(line, now + self._pause(line))
             return
+        line.socket.connect(f"tcp://{line.remote.address}")
         self._renew_at(line, None)
 
     def _shut(self, line: _Line) -> None:
@@ -333,3 +335,14 @@ class MeshLines:
     def close(self) -> None:
         for target in list(self._remotes):
             self.forget(target)
+
+
+def is_numeric(address: str) -> bool:
+    """Whether this is `host:port` with an IP address for a host. libzmq resolves a name in its I/O thread, again for
+    each attempt, and all connections wait meanwhile: names are resolved by whoever hears of them, off this path."""
+    host, _, port = address.rpartition(":")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return port.isascii() and port.isdigit() and 0 < int(port) < 65536 and (":" in host) == host.startswith("[")

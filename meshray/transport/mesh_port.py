@@ -68,7 +68,7 @@ class MeshPort:
         self._keys = keys
         self.zap = Zap(context, keys)
         self._router = mesh_router(context, keys, DOMAIN, config.frame_max_bytes)
-        self._door = Doorkeeper(config.mesh_silent_max, config.mesh_pause_s, random)
+        self._door = Doorkeeper(floods.silent_max(config.mesh_silent_max), config.mesh_pause_s, random)
         self._listeners: list[tuple[str, socket.socket]] = []  # endpoint of libzmq, our copy of the listening socket
         self._callers: dict[bytes, tuple[str, str]] = {}  # routing id of a connection -> key id, host
         self.refused: Counter[str] = Counter()  # connections and messages that were refused, by reason
@@ -119,11 +119,15 @@ class MeshPort:
         listener = _listener(address, port)
         port = int(listener.getsockname()[1])
         url = f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
-        self._router.setsockopt(zmq.IPV6, int(":" in address))
+        self._serve(listener, url)
+        return port
+
+    def _serve(self, listener: socket.socket, url: str) -> None:
+        """Have libzmq accept what comes to a listening socket."""
+        self._router.setsockopt(zmq.IPV6, int(listener.family == socket.AF_INET6))
         self._router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))  # libzmq closes its own
         self._router.bind(url)
         self._listeners.append((self._router.getsockopt_string(zmq.LAST_ENDPOINT), listener))
-        return port
 
     def _close_listeners(self) -> None:
         """Nobody can connect any more, and the connections that came in here end."""
@@ -140,12 +144,10 @@ class MeshPort:
         self._callers.clear()
         if switched:
             answer_with(self._router, keys)
-            addresses = [listener.getsockname()[:2] for _, listener in self._listeners]
-            self._close_listeners()
-            for address, port in addresses:
-                self._listen(address, port)
-            if self._door.shut_until is not None:
-                self._set_door(shut=True)
+            listeners, self._listeners = self._listeners, []
+            for url, listener in listeners:
+                self._router.unbind(url)
+                self._serve(listener, url)  # the socket stays ours: nobody else can have the port in between
 
     # -- what happens --------------------------------------------------------------------------------------------------
 

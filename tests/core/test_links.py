@@ -6,20 +6,8 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.links import (
-    Delivered,
-    Dial,
-    Effect,
-    Forget,
-    Links,
-    PeerDown,
-    PeerUp,
-    Probed,
-    SelfDialled,
-    TurnedAway,
-    UnknownPeer,
-    where,
-)
+from meshray.core.link_effects import Delivered, Dial, Effect, Forget, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.links import Links, UnknownPeer, where
 from meshray.wire.peers import ANYBODY, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
 
 A, B, C = b"node---a", b"node---b", b"node---c"

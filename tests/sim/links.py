@@ -20,8 +20,9 @@ from random import Random
 import msgspec
 
 from meshray.config import DEFAULT
-from meshray.core.links import Delivered, Dial, Forget, Links, PeerDown, PeerUp, Reason, UnknownPeer
-from meshray.wire.peers import Hello, PeerMessage, Plane
+from meshray.core.link_effects import Delivered, Dial, Forget, PeerDown, PeerUp
+from meshray.core.links import Links, UnknownPeer
+from meshray.wire.peers import Hello, PeerMessage, Plane, Reason
 
 CONFIG = msgspec.structs.replace(
     DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from random import Random
 
 import pytest
 import zmq
 
-from meshray.transport.floods import YOUNG_S, Doorkeeper, reopen, shut
+from meshray.transport.floods import YOUNG_S, Doorkeeper, raise_descriptor_limit, reopen, shut, silent_max
 from meshray.transport.monitors import Happened
 
 
 def keeper() -> Doorkeeper:
-    return Doorkeeper(silent_max=10, pause_s=1.0, random=Random(1))
+    return Doorkeeper(most=10, pause_s=1.0, random=Random(1))
 
 
 def accepted(door: Doorkeeper, fds: range, now: float) -> None:
@@ -64,6 +65,19 @@ def test_members_that_come_and_go_are_no_flood() -> None:
         accepted(door, range(number, number + 1), number * 0.01)
         door.on_event(Happened(zmq.Event.HANDSHAKE_SUCCEEDED, 0), number * 0.01)
         assert door.decide(number * 0.01) is None
+
+
+@pytest.mark.fault(40)
+def test_the_limit_of_descriptors_is_raised_and_kept_below() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        assert silent_max(256) == 50
+        assert raise_descriptor_limit() >= hard
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert silent_max(256) == min(256, hard // 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_shut_door_lets_nobody_in_and_keeps_those_inside() -> None:

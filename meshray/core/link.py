@@ -53,7 +53,7 @@ class Link:
         self.welcome_due: int | None = None  # the number of the Hello that is to be answered
         self.refusal: Refused | None = None  # to be told now
         self.blocked: set[Plane] = set()  # planes whose socket took nothing more; until `on_ready`
-        self.sessions = {plane: Session(plane, config) for plane in STREAMS}
+        self.sessions: dict[int, Session] = {plane: Session(plane, config) for plane in STREAMS}
         self.timer_at: float | None = None  # when the table of links will call `tick`; kept by the table
         self._config = config
 
@@ -64,11 +64,11 @@ class Link:
             if message is not None:
                 return Frame(self.target, Plane.CONTROL, self.node, message, None)
         if self.state is State.UP:
-            for plane, session in self.sessions.items():
-                if plane not in self.blocked:
+            for session in self.sessions.values():
+                if session.plane not in self.blocked:
                     found = session.peek(now)
                     if found is not None:
-                        return Frame(self.target, plane, self.node, *found)
+                        return Frame(self.target, session.plane, self.node, *found)
         return None
 
     def _to_say(self, hello: Hello) -> PeerMessage | None:
@@ -105,13 +105,13 @@ class Link:
                 self.hello_again_at = now + self.patience_s
                 self.patience_s = min(2 * self.patience_s, self._config.link_replay_max_s)
 
-    def on_ready(self, plane: Plane, fresh: bool) -> None:
+    def on_ready(self, plane: Plane, fresh: bool, now: float) -> None:
         """The socket of a plane takes messages again; `fresh`: over a new connection."""
         self.blocked.discard(plane)
         if not fresh:
             return
         if plane in self.sessions:
-            self.sessions[plane].on_connected()
+            self.sessions[plane].on_connected(now)
         if plane is Plane.CONTROL and self.state is not State.REFUSING:
             self.hello_due = True  # somebody else may listen there now: it will say so
 
@@ -142,7 +142,7 @@ class Link:
         times = [self.ends_at()]
         if Plane.CONTROL not in self.blocked:
             times.append(self.hello_again_at)
-        times += [session.next_at() for plane, session in self.sessions.items() if plane not in self.blocked]
+        times += [session.next_at() for session in self.sessions.values() if session.plane not in self.blocked]
         return min((time for time in times if time is not None), default=None)
 
     def __repr__(self) -> str:

@@ -159,11 +159,11 @@ class Links:
         """The socket takes nothing now; `on_ready` will say when to try again."""
         self._links[frame.target].blocked.add(frame.plane)
 
-    def on_ready(self, target: bytes, plane: Plane, fresh: bool) -> None:
+    def on_ready(self, target: bytes, plane: Plane, fresh: bool, now: float) -> None:
         """The socket takes messages; `fresh`: through a connection that did not stand before."""
         link = self._links.get(target)
         if link is not None:
-            link.on_ready(plane, fresh)
+            link.on_ready(plane, fresh, now)
             self._busy[target] = None
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -223,11 +223,11 @@ class Links:
             if link is None and source in self._gone:
                 self._refuse(source, self._gone[source], Refused(0, Reason.DEAD, "declared dead here"), now)
             return
-        session = link.sessions[Plane(message.plane)]
+        session = link.sessions[message.plane]
         if isinstance(message, Ack):
             session.on_ack(message, now)
         elif session.on_data(message, len(payload), now):
-            self._effects.append(Delivered(source, Plane(message.plane), payload))
+            self._effects.append(Delivered(source, session.plane, payload))
         self._busy[source] = None
 
     def _on_hello(self, destination: bytes, source: bytes, host: str, hello: Hello, now: float) -> None:

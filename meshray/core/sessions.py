@@ -59,19 +59,19 @@ class Session:
         "_owed",
         "_owed_bytes",
         "_patience_s",
-        "_plane",
         "_progress_at",
         "_received",
         "_waiting",
         "_waiting_bytes",
         "duplicates",
         "gaps",
+        "plane",
         "replayed",
         "strange",
     )
 
     def __init__(self, plane: Plane, config: Config) -> None:
-        self._plane = plane
+        self.plane = plane
         self._config = config
         # sending: acknowledged | in flight | waiting. Numbers begin with `_acked` + 1 at the head of `_flight`.
         self._acked = 0  # all up to here have arrived
@@ -124,11 +124,11 @@ class Session:
         """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
         due. None: nothing now. It stays the next one until `advance`."""
         if self._ack_at is not None and self._again:
-            return Ack(self._plane, self._received, True), None
+            return Ack(self.plane, self._received, True), None
         if self._waiting and self._fits(len(self._waiting[0])):
-            return Data(self._plane, self._acked + len(self._flight) + 1, self._received), self._waiting[0]
+            return Data(self.plane, self._acked + len(self._flight) + 1, self._received), self._waiting[0]
         if self._ack_at is not None and self._ack_at <= now:
-            return Ack(self._plane, self._received), None
+            return Ack(self.plane, self._received), None
         return None
 
     def _fits(self, size: int) -> bool:
@@ -158,10 +158,12 @@ class Session:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def on_connected(self) -> None:
-        """A connection to the peer stands, and none before it will deliver anything: replay. (What an old one does
-        deliver all the same is dropped by its number.)"""
+    def on_connected(self, now: float) -> None:
+        """A connection to the peer stands, and none before it will deliver anything: replay, and say again what has
+        arrived. (What an old one does deliver all the same is dropped by its number.)"""
         self._rewind()
+        if self._received:
+            self._ack_at = now
 
     def on_data(self, frame: Data, size: int, now: float) -> bool:
         """A message of `size` bytes has arrived. True: deliver it, it is the next one."""
@@ -251,6 +253,6 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"Session({self._plane.name}, acknowledged {self._acked}, in flight {len(self._flight)}, "
+            f"Session({self.plane.name}, acknowledged {self._acked}, in flight {len(self._flight)}, "
             f"waiting {len(self._waiting)}, delivered {self._received})"
         )

@@ -35,7 +35,7 @@ class PeerLinks:
         told: list[Effect | LineEvent] = []
         for event in self.endpoint.look(now):
             if isinstance(event, Ready):
-                self.links.on_ready(event.target, event.plane, event.fresh)
+                self.links.on_ready(event.target, event.plane, event.fresh, now)
             told.append(event)
         for came in self.endpoint.receive():
             self.links.receive(came.destination, came.source, came.host, came.message, came.payload, now)

@@ -199,40 +199,44 @@ class MeshPort:
             except zmq.Again:
                 break
             looked += 1
-            frames = self._rest()
-            taken += sum(len(frame) for frame in frames)
             try:
-                arrived.append(self._accept(caller, frames))
+                came = self._accept(caller)
+                taken += len(came.payload)
+                arrived.append(came)
             except ProtocolError as error:
                 self.last_refusal = str(error)
         self.drained = looked < budget and taken < budget_bytes
         return arrived
 
-    def _rest(self) -> list[zmq.Frame]:
-        """The frames behind the routing id. However many there are, no more than three are kept."""
-        frames: list[zmq.Frame] = []
+    def _accept(self, caller: bytes) -> Arrived:
+        """The rest of a message from this connection. All its frames are taken, whatever they are."""
+        known = self._callers.get(caller)
+        if known is None:
+            first = _recv(self._router, _NOW, False)
+            head = first.bytes
+        else:
+            head = _recv(self._router, _NOW)
+        body: zmq.Frame | None = None
+        more = 0
         while _get(self._router, _RCVMORE):
-            frame = self._router.recv(_NOW, copy=False)
-            if len(frames) < 3:
-                frames.append(frame)
-        return frames
-
-    def _accept(self, caller: bytes, frames: list[zmq.Frame]) -> Arrived:
-        if not 1 <= len(frames) <= 2:
-            raise self._refusal("wrong number of frames", f"{len(frames)} frames behind the routing id")
-        known = self._callers.get(caller) or self._meet(caller, frames[0])
+            body = _recv(self._router, _NOW, False)
+            more += 1
+        if more > 1:
+            raise self._refusal("wrong number of frames", f"{more + 1} frames behind the routing id")
+        if known is None:
+            known = self._meet(caller, first)
         try:
-            destination, source, message = unpack(frames[0].bytes)
+            destination, source, message = unpack(head)
         except ProtocolError as error:
             raise self._refusal("no message", str(error)) from error
         if destination != self._node and not isinstance(message, Hello):
             raise self._refusal("for another incarnation", f"a {type(message).__name__} for {destination.hex()}")
-        if has_payload(message) != (len(frames) == 2):
-            raise self._refusal("wrong number of frames", f"{len(frames)} frames of a {type(message).__name__}")
-        payload = b"" if len(frames) == 1 else _payload(frames[1])
+        if has_payload(message) != (body is not None):
+            raise self._refusal("wrong number of frames", f"{more + 1} frames of a {type(message).__name__}")
+        payload = b"" if body is None else _payload(body)
         plane = plane_of(message)
         self.received[plane] += 1
-        self.received_bytes[plane] += len(frames[0]) + len(payload)
+        self.received_bytes[plane] += len(head) + len(payload)
         return Arrived(destination, source, known[1], message, payload)
 
     def _meet(self, caller: bytes, frame: zmq.Frame) -> tuple[str, str]:
@@ -259,10 +263,10 @@ class MeshPort:
         self.zap.close()
 
 
-def plane_of(message: PeerMessage) -> Plane:
+def plane_of(message: PeerMessage) -> int:
     """The plane on which a message travels."""
     if isinstance(message, Data | Ack):
-        return Plane(message.plane)
+        return message.plane
     return Plane.PROBE if isinstance(message, Datagram) else Plane.CONTROL
 
 

@@ -196,14 +196,14 @@ def test_our_hello_on_a_new_connection_finds_the_newcomer() -> None:
     a, _, wire = linked()
     c = table(C)
     wire.tables[WHERE[C]] = c
-    a.on_ready(B, Plane.CONTROL, fresh=True)
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
     wire.run()
     assert [effect.reason for effect in wire.told[A] if isinstance(effect, PeerDown)] == [Reason.REPLACED]
 
 
 def test_a_hello_on_a_new_connection_changes_nothing_for_one_that_is_there() -> None:
     a, b, wire = linked()
-    a.on_ready(B, Plane.CONTROL, fresh=True)
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
     wire.run()
     assert wire.told == {A: [], B: []}
     assert [len(list(one)) for one in (a, b)] == [1, 1]
@@ -228,7 +228,7 @@ def test_one_that_was_forgotten_meanwhile_learns_it_from_its_hello() -> None:
     a.down(B, "dead", 0.0)
     for other in (b"dead---1", b"dead---2"):  # as many as are remembered
         a.down(other, "dead", 0.0)
-    b.on_ready(A, Plane.CONTROL, fresh=True)
+    b.on_ready(A, Plane.CONTROL, fresh=True, now=0.0)
     wire.run()
     assert [effect.reason for effect in wire.told[B] if isinstance(effect, PeerDown)] == [Reason.DEAD]
 
@@ -281,10 +281,10 @@ def test_a_peer_that_has_moved_is_dialled_where_it_is_now() -> None:
     moved = "10.0.0.9:7000"
     wire.tables[moved] = wire.tables.pop(WHERE[B])
     b.present([moved], "key")
-    b.on_ready(A, Plane.CONTROL, fresh=True)
+    b.on_ready(A, Plane.CONTROL, fresh=True, now=0.0)
     a.send(B, Plane.CONTROL, b"found you", 0.0)
     wire.run()
-    a.on_ready(B, Plane.CONTROL, fresh=True)
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
     wire.run()
     assert Delivered(A, Plane.CONTROL, b"found you") in wire.told[B]
     assert next(iter(a)).address == moved

@@ -163,8 +163,18 @@ def test_a_new_connection_replays() -> None:
     one = session()
     sent(one, 3)
     drain(one)
-    one.on_connected()
+    one.on_connected(0.0)
     assert [frame for frame, _ in drain(one)] == data(1, 2, 3)
+
+
+def test_a_new_connection_says_again_what_has_arrived() -> None:
+    one = session()
+    one.on_connected(0.0)
+    assert drain(one) == []
+    one.on_data(data(1)[0], 1, 0.0)
+    drain(one, 1.0)
+    one.on_connected(2.0)
+    assert drain(one, 2.0) == [(Ack(Plane.CONTROL, 1), None)]
 
 
 def test_silence_replays_with_growing_patience() -> None:
@@ -198,7 +208,7 @@ def test_acknowledged_after_a_rewind() -> None:
     one = session()
     sent(one, 4)
     drain(one)
-    one.on_connected()
+    one.on_connected(0.0)
     one.advance(one.peek(0.0)[0], 0.0)  # type: ignore[index]
     one.on_ack(Ack(Plane.CONTROL, 3), 0.0)
     assert [frame for frame, _ in drain(one)] == data(4)

@@ -128,7 +128,7 @@ class Incarnation:
 
     def _ready(self, key: tuple[bytes, Plane], connection: Connection) -> None:
         if self.alive and self.lines.get(key) is connection:
-            self.links.on_ready(*key, fresh=False)
+            self.links.on_ready(*key, fresh=False, now=self.net.now)
             self.turn()
 
     def _connect(self, key: tuple[bytes, Plane]) -> None:
@@ -142,7 +142,7 @@ class Incarnation:
             return
         connection = self.lines[key] = Connection(listener)
         net.connections.append((self, key, connection))
-        self.links.on_ready(*key, fresh=True)
+        self.links.on_ready(*key, fresh=True, now=net.now)
         self.turn()
 
     def lost(self, key: tuple[bytes, Plane], connection: Connection) -> None:

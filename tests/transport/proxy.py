@@ -25,6 +25,7 @@ class Proxy:
         self.refusing = False  # new connections are closed at once
         self.lose = 0  # so many of the next chunks to the port are lost
         self.spoil = 0  # in so many of the next chunks to the port one bit is turned
+        self.spoil_back = 0  # the same for chunks from the port
         self.accepted = 0
         self._ends = False
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -98,6 +99,9 @@ class Proxy:
                 return
             if source is dialler and self.spoil > 0:
                 self.spoil -= 1
+                data = data[:-1] + bytes([data[-1] ^ 1])
+            if source is port and self.spoil_back > 0:
+                self.spoil_back -= 1
                 data = data[:-1] + bytes([data[-1] ^ 1])
             (port if source is dialler else dialler).sendall(data)
         except OSError:

@@ -253,6 +253,20 @@ def test_bytes_that_were_spoilt_on_the_way_end_the_connection_and_no_more(mesh: 
         a.forget(T)
 
 
+@pytest.mark.slow  # it waits for a heartbeat to be spoilt
+@pytest.mark.fault(47)
+def test_what_libzmq_has_given_up_is_dialled_anew(mesh: Mesh) -> None:
+    """Garbage from the port's side: libzmq ends the session for good, and says nothing of it."""
+    a, b = mesh.endpoint(), mesh.endpoint()
+    with Proxy(b.port) as proxy:
+        mesh.link(a, b, proxy.address)
+        proxy.spoil_back = 1
+        mesh.ready(a, times=2)
+        assert mesh.send(a, b, Ack(Plane.CONTROL, 2))
+        mesh.until(lambda: mesh.acks(b) == [2], "a message")
+        a.forget(T)
+
+
 def test_idle_lines_are_closed_and_opened_again(mesh: Mesh) -> None:
     config = msgspec.structs.replace(DEFAULT, mesh_idle_s=0.05)
     a, b = mesh.endpoint(config=config), mesh.endpoint()

@@ -9,7 +9,7 @@ General layout, from the top floor down; a file imports only from lower floors:
     worker/     the worker process: runs tasks, hosts an actor
     runtime/    the part of drivers and workers that submits, gets, puts, waits and counts
     core/       every decision, pure: events and time in, effects out
-    transport/  ZeroMQ and who may wait on it
+    transport/  sockets
     store/      large values in shared memory
     wire/       the messages, their codec, and user values as bytes
     observe/    logs, events, counters

@@ -32,6 +32,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_work_s: float = 0.003
     """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
 
+    portion_work_s: float = 0.0002
+    """Expected work that is not divided among workers: about what two sleeping processes need to wake up for it."""
+
     in_flight_max_tasks: int = 512
     """A bound on the tasks in flight per lease, whatever their mean."""
 
@@ -64,6 +67,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     lineage_max_bytes: int = 256 << 20
     """The same in bytes of arguments."""
+
+    adoption_patience_s: float = 5.0
+    """How long the tasks of a dead submitter wait for processes that do not answer (stopped, or deep in C code). Much
+    longer than an answer takes on a busy host: an attempt is charged for each silent executor."""
 
     begun_remembered_max: int = 1024
     """Attempts of submitters other than the driver that a worker remembers after it has lost their results: many more
@@ -190,6 +197,45 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     infeasible_after_s: float = 1.0
     """How long a request that no peer can ever meet waits before it is reported."""
+
+    # -- the LAN: seeds and discovery --------------------------------------------------------------------------------
+    mesh_port: int = 7637
+    """The one TCP port of a host. Below 32768, where Linux takes the ports of outgoing connections from, and 49152,
+    where others do: so nobody has it by chance."""
+
+    seeds_max: int = 16
+    """Addresses in a join token, in `--join`, in `MESHRAY_SEEDS`: any one of them that answers is enough."""
+
+    seed_addresses_max: int = 256
+    """Addresses taken from one DNS name: one per member, where a cluster's service names them all."""
+
+    last_peers_max: int = 64
+    """Members remembered for the next start: enough that some are still there after a day."""
+
+    discovery_listen_s: float = 2.0
+    """How long `meshray start` without a key listens for a mesh before it makes one. A browser asks at once and again
+    after one second, and answers are delayed by up to 0.5 s (RFC 6762, 6)."""
+
+    advert_gap_s: float = 1.0
+    """Between two versions of our own record: no record is multicast more than once in a second (RFC 6762, 6)."""
+
+    interfaces_settle_s: float = 0.3
+    """Changes of interfaces and addresses come in bursts (down, up, an address, its route): they are met together."""
+
+    interfaces_rescan_s: float = 30.0
+    """How often interfaces are looked at unasked, where the kernel's notices were lost or there are none."""
+
+    discovery_retry_s: float = 10.0
+    """Pause before mDNS is tried again after its sockets could not be opened (another program has the port)."""
+
+    discovered_max: int = 4096
+    """Bound on the peers that discovery remembers: far beyond one link, so only a flood of forged names meets it."""
+
+    resolving_max: int = 16
+    """Bound on the names that are asked for their record at the same time: forged ones make us ask, too."""
+
+    resolve_timeout_s: float = 3.0
+    """How long one of them is asked for (a TXT record nearly always comes with the name itself)."""
 
     # -- logs --------------------------------------------------------------------------------------------------------
     log_line_max_bytes: int = 16 * 1024

@@ -35,13 +35,22 @@ class TaskContext(Protocol):
 
     task_id: bytes
     task_name: str
-    actor_id: bytes
-    actor_name: str
-    actor_methods: bytes  # as given to `create_actor`
-    resources: dict[str, float]
-    gpu_ids: list[int]
-    restarted: bool
     cancelled: bool
+
+    @property
+    def actor_id(self) -> bytes: ...
+    @property
+    def actor_name(self) -> str: ...
+    @property
+    def actor_methods(self) -> bytes:
+        """As given to `create_actor`."""
+
+    @property
+    def resources(self) -> dict[str, float]: ...
+    @property
+    def gpu_ids(self) -> list[int]: ...
+    @property
+    def restarted(self) -> bool: ...
 
 
 class Runtime(Protocol):

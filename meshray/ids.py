@@ -24,6 +24,8 @@ TASK_BYTES = 24
 OBJECT_BYTES = 28
 
 FIRST_RETURN = b"\x00\x00\x00\x00"
+NIL_OBJECT = b"\xff" * OBJECT_BYTES
+"""The id of no object."""
 
 
 def new_node() -> bytes:
@@ -56,31 +58,57 @@ def owner_node_of(task_or_object: bytes) -> bytes:
     return task_or_object[:NODE_BYTES]
 
 
+def checked(binary: bytes, size: int, kind: str) -> bytes:
+    """`binary`, if it may be an id. Raises `TypeError` for what is not bytes, `ValueError` for a wrong length."""
+    if not isinstance(binary, bytes):
+        raise TypeError(f"{kind} takes {size} bytes, got {type(binary).__qualname__}")
+    if len(binary) != size:
+        raise ValueError(f"{kind} takes {size} bytes, got {len(binary)}: {binary!r}")
+    return binary
+
+
+def bytes_of_hex(text: str | bytes, kind: str) -> bytes:
+    """What `hex()` has written. Raises `TypeError` for what is not text, `ValueError` for what is not hexadecimal."""
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"{kind}.from_hex takes a str, got {type(text).__qualname__}")
+    try:
+        return bytes.fromhex(text.decode("ascii") if isinstance(text, bytes) else text)
+    except ValueError:
+        raise ValueError(f"{kind}.from_hex takes what hex() gives, got {text!r}") from None
+
+
 class BaseID:
     """An id as programs see it: immutable, hashable, ordered by nothing.
 
-    Raises `ValueError` when it is built from bytes of the wrong length.
+    Raises `TypeError` when it is built from what is not bytes, `ValueError` for a wrong length.
     """
 
     __slots__ = ("_bytes",)
     SIZE: ClassVar[int]
 
     def __init__(self, binary: bytes) -> None:
-        if not isinstance(binary, bytes) or len(binary) != self.SIZE:
-            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, got {binary!r}")
-        self._bytes = binary
+        self._bytes = checked(binary, self.SIZE, type(self).__name__)
 
     @classmethod
     def from_random(cls) -> Self:
         return cls(os.urandom(cls.SIZE))
 
     @classmethod
-    def from_hex(cls, text: str) -> Self:
-        return cls(bytes.fromhex(text))
+    def from_binary(cls, binary: bytes) -> Self:
+        return cls(binary)
+
+    @classmethod
+    def from_hex(cls, text: str | bytes) -> Self:
+        return cls(bytes_of_hex(text, cls.__name__))
 
     @classmethod
     def nil(cls) -> Self:
         return cls(b"\xff" * cls.SIZE)
+
+    @classmethod
+    def size(cls) -> int:
+        """The length in bytes."""
+        return cls.SIZE
 
     def is_nil(self) -> bool:
         return self._bytes == b"\xff" * self.SIZE
@@ -90,6 +118,9 @@ class BaseID:
 
     def hex(self) -> str:
         return self._bytes.hex()
+
+    def __bytes__(self) -> bytes:
+        return self._bytes
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other._bytes == self._bytes

@@ -14,7 +14,7 @@ folder that is just being claimed. Whoever leaves last takes the parent along, u
 
     <runtime>/                        MESHRAY_RUNTIME_DIR, or $XDG_RUNTIME_DIR/meshray, or <temp>/meshray-<uid>
         <node hex>/                   one peer: lock, peer.json, peer.log
-            <process hex>             one ROUTER socket per process; the peer's own is 0000000000000000
+            <process hex>             one Unix socket per process; the peer's own is 0000000000000000
     /dev/shm/meshray-<uid>/
         <node hex>/                   its shared memory: lock, segments
 

@@ -9,7 +9,17 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from meshray import context
-from meshray.ids import JobID, ObjectID, TaskID, owner_process_of, task_of
+from meshray.ids import (
+    NIL_OBJECT,
+    OBJECT_BYTES,
+    JobID,
+    ObjectID,
+    TaskID,
+    bytes_of_hex,
+    checked,
+    owner_process_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,7 +33,8 @@ _dropped = context.dropped.append
 class ObjectRef(Generic[T]):
     """A reference to one object. Hashable, picklable (the receiver borrows it), awaitable.
 
-    Programs get references from `.remote()` and `put`; they never build one.
+    Programs get references from `.remote()` and `put`, or from what `hex()` or `binary()` gave: `from_hex` and
+    `from_binary`. Calling this class is for the runtime, which has counted the handle that it makes.
     """
 
     __slots__ = ("__weakref__", "_id")
@@ -37,7 +48,35 @@ class ObjectRef(Generic[T]):
         except AttributeError:
             return  # `__init__` refused its arguments: nothing was counted
 
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """A reference to the object of these bytes, counted like one that was unpickled.
+
+        The bytes keep nothing alive, and tell nobody of the object: somebody must hold a reference meanwhile, and to be
+        found in another process it must once have left its own as a reference. Else `get` raises, or waits for the end
+        of the owner. Raises `TypeError` for what is not bytes, `ValueError` for a wrong length.
+        """
+        return cls.nil() if checked(binary, OBJECT_BYTES, "ObjectRef") == NIL_OBJECT else _arrived(binary)
+
+    @classmethod
+    def from_hex(cls, text: str | bytes) -> ObjectRef[Any]:
+        """The same of what `hex()` gave."""
+        return cls.from_binary(bytes_of_hex(text, "ObjectRef"))
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """A reference to nothing: it is not counted, and `get` raises `ObjectLostError`."""
+        return ObjectRef(NIL_OBJECT)
+
+    @classmethod
+    def size(cls) -> int:
+        """The length of `binary()`."""
+        return OBJECT_BYTES
+
     def binary(self) -> bytes:
+        return self._id
+
+    def __bytes__(self) -> bytes:
         return self._id
 
     def hex(self) -> str:
@@ -55,7 +94,7 @@ class ObjectRef(Generic[T]):
         return JobID(owner_process_of(self._id))
 
     def is_nil(self) -> bool:
-        return False
+        return self._id == NIL_OBJECT
 
     def future(self) -> Future[T]:
         """A `concurrent.futures.Future` that gets the value, or the error that `get` would raise."""
@@ -79,12 +118,14 @@ class ObjectRef(Generic[T]):
     def __repr__(self) -> str:
         return f"ObjectRef({self._id.hex()})"
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+    def __reduce__(self) -> tuple[Any, tuple[()] | tuple[bytes]]:
+        if self._id == NIL_OBJECT:
+            return ObjectRef.nil, ()
         context.runtime().export_ref(self._id)
         return _arrived, (self._id,)
 
 
 def _arrived(object_id: bytes) -> ObjectRef[Any]:
     """Unpickling: a handle that this process did not have, or has once more."""
-    context.runtime().adopt_ref(object_id)
+    (context._runtime or context.runtime()).adopt_ref(object_id)
     return ObjectRef(object_id)

@@ -169,7 +169,7 @@ class ActorMethod:
         if kwargs or not self._low <= len(args) <= self._high:
             self._check(args, kwargs)
         options = self._options
-        refs = context.runtime().call_actor(self._actor_id, self._name, args, kwargs, options)
+        refs = (context._runtime or context.runtime()).call_actor(self._actor_id, self._name, args, kwargs, options)
         if options.num_returns == 1:
             return refs[0]
         return refs if options.num_returns else None

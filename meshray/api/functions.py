@@ -52,7 +52,7 @@ class RemoteFunction:
         """
         if kwargs or not self._low <= len(args) <= self._high:
             self._check(args, kwargs)
-        refs = context.runtime().submit(self._spec, args, kwargs, self._options)
+        refs = (context._runtime or context.runtime()).submit(self._spec, args, kwargs, self._options)
         if self._returns == 1:
             return refs[0]
         return refs if self._returns else None

@@ -149,7 +149,7 @@ def is_initialized() -> bool:
 
 
 def _attach(settings: InitSettings) -> Runtime:
-    # Loading ZeroMQ takes longer than all the rest, and a program that only imports us never needs it.
+    # Loading the runtime takes longer than all the rest, and a program that only imports us never needs it.
     from meshray.runtime.attach import attach
 
     global _registered

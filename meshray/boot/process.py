@@ -1,7 +1,7 @@
 """A peer process from its first line to its last.
 
 The order matters: the zygote is forked when everything that workers share is imported, and before this process opens a
-ZeroMQ context or starts a thread (a fork of a process with threads copies locked locks). The folder is claimed before
+socket or starts a thread (a fork of a process with threads copies locked locks). The folder is claimed before
 that, so that the log is there for both; its lock is not inherited by the zygote.
 """
 

@@ -1,9 +1,10 @@
-"""What people type: `meshray start`, `meshray stop`, `meshray status`.
+"""What people type: `meshray start`, `stop`, `status`, and `token`, `join`, `key`.
 
     commands.py   the words and options, checked; every error of ours becomes a line, not a traceback
     starting.py   start
     stopping.py   stop: asked, then told, then forced, each for a bounded time
     showing.py    status, as text and as JSON
+    joining.py    token, join, key: the mesh key as files
     client.py     a short visit at a peer: attach as an observer, ask, leave
 
 `click` is imported only here, and only when a command runs.

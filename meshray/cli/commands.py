@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshray import __version__
-from meshray.cli import showing, starting, stopping
+from meshray.cli import joining, showing, starting, stopping
 from meshray.errors import MeshrayError
 from meshray.launch import PeerSettings
 
@@ -115,3 +115,55 @@ def stop(name: str | None, everything: bool, timeout: float) -> None:
 def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool) -> None:
     """Show the peers of this host. Exit code 1 when none runs, or one does not answer."""
     ctx.exit(showing.show(name, everything, as_json))
+
+
+# -- membership --------------------------------------------------------------------------------------------------------
+
+
+@meshray.command()
+@click.option(
+    "--seeds", default="", metavar="HOST:PORT,...", help="Where a mesh is found. Default: this host's addresses."
+)
+@click.option("--next", "following", is_flag=True, help="Of the staged key, not of the current one.")
+def token(seeds: str, following: bool) -> None:
+    """Print a token by which another machine joins. It is the key: keep it secret."""
+    joining.token(seeds, following)
+
+
+@meshray.command()
+@click.argument("words", nargs=-1, metavar="")
+@click.option("--file", metavar="FILE", help="Where the token is. Default: standard input.")
+@click.option("--replace", is_flag=True, help="In place of the key that this host has.")
+def join(words: tuple[str, ...], file: str | None, replace: bool) -> None:
+    """Make this host a member of a mesh, by a token from standard input."""
+    if words:
+        raise click.UsageError(joining.NO_COMMAND_LINE)
+    joining.join(file, replace)
+
+
+@meshray.group()
+def key() -> None:
+    """Show and change the mesh key, in two steps: stage, then switch."""
+
+
+@key.command("show")
+def key_show() -> None:
+    """Show which key and mesh this host has, by their ids."""
+    joining.show()
+
+
+@key.command("stage")
+@click.option("--here", is_flag=True, help="Make a new key, on this host only.")
+@click.option("--file", metavar="FILE", help="Stage the key of this token (- for standard input).")
+def key_stage(here: bool, file: str | None) -> None:
+    """Make the next key known, while the current one stays in use."""
+    if here and file is not None:
+        raise click.UsageError("--here and --file exclude each other.")
+    joining.stage(here, file)
+
+
+@key.command("switch")
+@click.option("--here", is_flag=True, help="On this host only.")
+def key_switch(here: bool) -> None:
+    """Use the next key from now on, and forget the old one."""
+    joining.switch(here)

@@ -15,6 +15,12 @@ So then each task is in one of these cases::
     unheard     and everybody has told                                -> never begun: submitted again, not charged
     unwanted    nobody holds its references any more                  -> given up
 
+Who is stopped, or holds the GIL for long, does not answer, and so keeps deaths from being settled. After
+`adoption_patience_s` those of the dead one's tasks that somebody living is known to want are taken over all the same
+(`_Departing.overdue`). Only executors that had a lease of the dead one can have begun them, and each of those that is
+silent is charged as if it had died; where the retries do not allow that, its word is awaited. What it tells of a task
+that was submitted again comes too late: results are let go of, and if it still runs one it is killed.
+
 *Charged* means: tried again if its retries allow it, else failed. What the peer submits goes through a `Submission` of
 its own, as any submitter's does; its demands count for the job of the dead one.
 
@@ -68,6 +74,9 @@ class _Departing:
     """A dead process that is not settled."""
 
     unheard: int  # processes that died without telling what they had done for it, or of which it had not told
+    executors: set[bytes]  # those that live, and had a lease of it
+    patience_until: float
+    overdue: bool = False  # no longer waited for: see the head of this file
     answered: set[bytes] = field(default_factory=set)
     unwanted: set[bytes] = field(default_factory=set)  # workers that run what nobody wants
 
@@ -172,8 +181,16 @@ class Adoption(Core):
         if heir is not None and heir.submitter == sender and not heir.orphaned:
             heir.on_retried(message.attempt, message.retries_left)
 
-    def on_process_died(self, process: bytes, finished: list[Result], failure: Failure, now: float) -> None:
-        """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served."""
+    def on_process_died(
+        self,
+        process: bytes,
+        finished: list[Result],
+        failure: Failure,
+        now: float,
+        executors: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served;
+        `executors`: the workers that had a lease of it."""
         self._now = now
         self._submission.on_process_died(process)
         for task_id in sorted(self._at.pop(process, ())):
@@ -184,9 +201,12 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        for departing in self._departing.values():
+        for submitter, departing in self._departing.items():
             departing.unheard += process not in departing.answered
-        self._departing[process] = _Departing(self._objects.unanswered_by(process))
+            departing.executors.discard(process)
+            self._look_again(submitter, departing)
+        patience_until = now + self._config.adoption_patience_s
+        self._departing[process] = _Departing(self._objects.unanswered_by(process), set(executors), patience_until)
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):
             text = f"object {object_id.hex()} was lost with the submitter of its task, whose lineage had been evicted"
@@ -212,8 +232,9 @@ class Adoption(Core):
         self._let_go(sender, message.finished)
 
     def _heir_of(self, orphan: Orphan, submitter: bytes) -> Heir | None:
+        """None where the word comes too late: the task was submitted again without it."""
         heir = self._heirs.get(orphan.task_id)
-        return heir if heir is not None and heir.submitter == submitter else None
+        return heir if heir is not None and heir.submitter == submitter and heir.task is None else None
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
         """An executor has told all it knows; told before `Objects` hears of it."""
@@ -221,9 +242,39 @@ class Adoption(Core):
         if departing is None:
             return
         departing.answered.add(sender)
+        self._look_again(message.process, departing)
         running = [self._heirs[task_id] for task_id in self._at.get(sender, ())]
         if not any(heir.submitter == message.process for heir in running):
             self._effects.append(ThawLease(sender, message.process, kill=sender in departing.unwanted))
+
+    # -- silence -----------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [departing.patience_until for departing in self._departing.values() if not departing.overdue]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Whoever has not answered by now is not waited for any more."""
+        self._now = now
+        for submitter, departing in self._departing.items():
+            if not departing.overdue and departing.patience_until <= now:
+                departing.overdue = True
+                self._look_again(submitter, departing)
+
+    def _look_again(self, submitter: bytes, departing: _Departing) -> None:
+        """Something has changed that may allow more of its tasks to be taken over."""
+        if departing.overdue:
+            self._due += [self._heirs[task_id] for task_id in sorted(self._of_submitter.get(submitter, ()))]
+
+    def _silent(self, heir: Heir) -> int:
+        """How many processes may have begun a task, and have not told; those of a settled death are `unheard`."""
+        departing = self._departing.get(heir.submitter)
+        return 0 if departing is None else departing.unheard + len(departing.executors - departing.answered)
+
+    def _is_wanted(self, heir: Heir) -> bool:
+        wanted = self._objects.is_wanted if heir.orphaned else self._objects.is_wanted_by_the_living
+        return any(wanted(object_id) for object_id in heir.objects)
 
     def on_orphan_done(self, sender: bytes, message: OrphanDone, now: float) -> None:
         """An orphan that ran is over."""
@@ -334,15 +385,20 @@ class Adoption(Core):
             self._end(heir)
         elif heir.task is not None:
             self._start_when_ready(heir)
-        elif not heir.orphaned:
+        elif not heir.orphaned and not self._is_overdue(heir):
             return  # its submitter lives, or is not settled
-        elif not any(self._objects.is_wanted(object_id) for object_id in heir.objects):
-            self._give_up(heir)
+        elif not self._is_wanted(heir):
+            if heir.orphaned:  # else somebody silent may hold it
+                self._give_up(heir)
         elif heir.runner is None:
             self._take_over(heir)
 
+    def _is_overdue(self, heir: Heir) -> bool:
+        departing = self._departing.get(heir.submitter)
+        return departing is not None and departing.overdue
+
     def _take_over(self, heir: Heir) -> None:
-        """All is known, and nothing runs: the case decides."""
+        """All is known, or no longer waited for, and nothing is known to run: the case decides."""
         finished = heir.finished
         if finished is not None and finished[0] >= heir.seen:
             self._accept(heir, finished[1])
@@ -352,15 +408,19 @@ class Adoption(Core):
     def _accept(self, heir: Heir, result: Result) -> None:
         """An outcome of the dead submitter's own attempts: it may be one to retry."""
         task = heir.make_task(Mean())
-        if task.retry_exceptions and retriable(task, result) and heir.charge():
+        if not task.retry_exceptions or not retriable(task, result):
+            self._resolve(heir, result)
+        elif heir.charge(self._silent(heir)):
             self._submit(heir)
-        else:
+        elif heir.orphaned:
             self._resolve(heir, result)
 
     def _try_again(self, heir: Heir) -> None:
-        if heir.charge():
+        if heir.charge(self._silent(heir)):
             self._submit(heir)
             return
+        if not heir.orphaned:
+            return  # somebody silent may know of a result
         text = f"{heir.lineage.name} had begun, its result was lost with its submitter, and no retries are left"
         self._resolve(heir, Result(0, [heir.failure or Failure("WorkerCrashedError", text)]))
 

@@ -4,7 +4,8 @@ The peer learns of attempts from three sides: from the submitter, while it lives
 executors, when it is dead (`Orphans`); and from silence, where a process died before it had told. Attempts are numbered
 by the submitter. So a task that was last known at attempt `a` with `retries_left`, and of which attempt `b >= a` was
 seen, has used up `b - a` retries that the submitter did not come to tell, and one more if `b` is over without a result.
-Silence counts as one attempt per silent process: too many are better than one execution too much (I2).
+Silence counts as one attempt per silent process: too many are better than one execution too much (I2). So it does for
+one that lives and does not answer; that charge is made when the task is submitted again without its word.
 """
 
 from __future__ import annotations
@@ -100,9 +101,10 @@ class Heir:
         self.seen = max(self.seen, attempt)
         return True
 
-    def charge(self) -> bool:
-        """Pay for what has begun and gave no result. False when that exceeds what was allowed."""
-        cost = self.unheard
+    def charge(self, silent: int = 0) -> bool:
+        """Pay for what has begun and gave no result, and for `silent` processes. False when that exceeds what was
+        allowed."""
+        cost = self.unheard + silent
         if self.seen != UNSEEN:
             cost += self.seen - self.attempt + 1
         if self.retries_left >= 0:

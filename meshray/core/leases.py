@@ -107,7 +107,6 @@ class Leases(Core):
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
             if wanted.submitter not in going_on and self.workers.get(wanted.submitter) is not None:
                 self._drop(wanted, "its job ended")  # else its death would be awaited with new grants
-        self._forget_ended()
         self._pump(now)
         return frozenset(going_on)
 
@@ -125,8 +124,14 @@ class Leases(Core):
         return b""
 
     def _forget_ended(self) -> None:
-        for job in [job for job in self._ended if not self.workers.of_job(job)]:
-            if not self.job_is_needed(job) and not any(wanted.job == job for wanted in self._demands):
+        """Jobs that ended go with the last of what their detached actors had asked for. Workers may be left idle."""
+        for job in list(self._ended):
+            if self.job_is_needed(job) or any(wanted.job == job for wanted in self._demands):
+                continue
+            workers = self.workers.of_job(job)
+            for worker in workers:
+                self.workers.kill(worker, "its job ended")
+            if not workers:
                 self._ended.discard(job)
                 del self._jobs[job]
                 self._demands.forget_job(job)
@@ -196,7 +201,6 @@ class Leases(Core):
     def on_driver_gone(self, process: bytes, now: float) -> None:
         """A driver's process is no more; its job was ended by `on_job_ended`."""
         self._drop_submitter(process)
-        self._forget_ended()
         self._pump(now)
 
     # -- actors ------------------------------------------------------------------------------------------------------
@@ -242,7 +246,6 @@ class Leases(Core):
         wanted = self._demands.get((actor_id, 0))
         if wanted is not None:
             self._drop(wanted, "its actor ended")
-        self._forget_ended()
         self._pump(now)
 
     # -- workers -----------------------------------------------------------------------------------------------------
@@ -312,7 +315,6 @@ class Leases(Core):
             if grant is not None:
                 self._lose(grant, LeaseLost(grant.id, grant.worker, finished, started, failure, all_started), now)
             self._report(now)
-        self._forget_ended()
         self._pump(now)
 
     def _lose(self, grant: Grant, lost: LeaseLost, now: float) -> None:
@@ -381,6 +383,8 @@ class Leases(Core):
     # -- granting ----------------------------------------------------------------------------------------------------
 
     def _pump(self, now: float) -> None:
+        if self._ended:
+            self._forget_ended()
         while self._grant_next(now):
             pass
         self._assign(now)
@@ -512,6 +516,11 @@ class Leases(Core):
         """The lease that a worker serves; 0 for none."""
         worker = self.workers.get(process)
         return worker.grant if worker is not None else 0
+
+    def workers_for(self, submitter: bytes) -> frozenset[bytes]:
+        """Those that serve leases of this submitter."""
+        grants = (self._grants[lease] for wanted in self._demands.of_submitter(submitter) for lease in wanted.grants)
+        return frozenset(grant.worker for grant in grants if grant.worker)
 
     def worker_of(self, lease: int, submitter: bytes) -> bytes:
         """The worker of a lease that this submitter holds; b"" when it holds none of that number."""

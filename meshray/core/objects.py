@@ -242,12 +242,12 @@ class Objects(Core):
         self.heirs.on_outcome(record.id)
         self._answer(record, value)
 
-    def _lose(self, record: Record) -> None:
-        """There will be no value, or it is not to be had any more."""
+    def _lose(self, record: Record, failure: Failure | None = None) -> None:
+        """There will be no value, or it is not to be had any more: its owner has ended, or `failure`."""
         if record.stage is Stage.LOST:
             return
         self._table.enter(record, Stage.LOST)
-        record.value = self._gone.failure(record.id)
+        record.value = failure or self._gone.failure(record.id)
         if record.contained:  # who has read it may hold what is inside through it alone: that stays as long as it
             self._lost_containers.add(record.id)
         self.heirs.on_outcome(record.id)
@@ -325,6 +325,13 @@ class Objects(Core):
         record = self._table.records.get(object_id)
         return record is not None and bool(record.holders or record.pins or record.waiters)
 
+    def is_wanted_by_the_living(self, object_id: bytes) -> bool:
+        """The same without the holds of the dead that are not settled."""
+        record = self._table.records.get(object_id)
+        if record is None:
+            return False
+        return bool(record.pins or record.waiters) or not self._attached.isdisjoint(record.holders)
+
     def give_up(self, object_id: bytes) -> None:
         """Nobody will make this pending object."""
         record = self._table.records.get(object_id)
@@ -358,6 +365,8 @@ class Objects(Core):
         size = 0
         for object_id in message.object_ids:
             record = self._look_up(object_id)
+            if record.stage is Stage.EXPECTED and record.owner == sender:
+                self._lose(record, _freed(object_id))  # it would have promoted it before it asked, on this link
             value = record.value
             if record.stage is Stage.SEALED and record.owner not in self._attached:
                 value = self._gone.failure(object_id)
@@ -496,6 +505,13 @@ class Objects(Core):
 def _inside(record: Record) -> list[bytes]:
     """What a reader of the value gets with it."""
     return list(record.contained) if record.stage is Stage.SETTLED else []
+
+
+def _freed(object_id: bytes) -> Failure:
+    text = (
+        f"object {object_id.hex()} was freed with its last reference: one that is made of its bytes brings nothing back"
+    )
+    return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
 def _nobody_cares(actor_id: bytes) -> None:

@@ -53,19 +53,20 @@ class Pending(Struct, gc=False, eq=False):
     returns: int = 1  # what the function is asked to return; 0 has no record
     blob: Blob | None = None
     name: str = ""
+    cls: Any = None  # its SchedulingClass, or its ActorLink
+    retries_left: int = 0  # -1: always
+    retry_exceptions: Any = False
+    plain: bool = False  # one return, the function's own name, of a driver: its first attempt needs no more words
     deps: Any = ()  # values (`Argument`) of top-level references, as far as known
     dep_refs: list[Any] | None = None  # the references that `deps` stand for, in their order
     missing: int = 0  # how many of them are not there yet
     inlined: int = 0  # bytes of those of `deps` that travel along
     refs: list[Any] | None = None  # handles that live until the result is there
     nested: bool = False  # references or segments travel along: the worker may keep some
-    cls: Any = None  # its SchedulingClass, or its ActorLink
     lease: Lease | None = None
     state: str = WAITING
     seq: int = 0
     attempt: int = 0
-    retries_left: int = 0  # -1: always
-    retry_exceptions: Any = False
     cancelled: bool = False
 
     def __repr__(self) -> str:
@@ -77,10 +78,8 @@ class Pending(Struct, gc=False, eq=False):
 
 def wire_task(task: Pending, seq: int, depth: int) -> Task:
     """The message for one attempt."""
-    if not task.deps and not task.nested and task.returns == 1 and not depth and not task.attempt:
-        blob = task.blob
-        if not task.retry_exceptions and (blob is None or task.name == blob.name):
-            return Task(seq, task.task_id, task.function, task.args)
+    if task.plain and not task.deps and not task.nested and not task.attempt:
+        return Task(seq, task.task_id, task.function, task.args)
     return Task(
         seq,
         task.task_id,

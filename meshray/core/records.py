@@ -99,7 +99,8 @@ class Records(Core):
     """The table of this process. `queue` is where handles tell of their births and deaths.
 
     `on_idle(record)` is called for an owned record that nobody holds any more and that was never promoted: its segment,
-    if it has one, may be used again at once when it was never exposed. `on_release(record)` is asked before the peer is
+    if it has one, may be used again at once when it was never exposed. Of a small value that was never exposed nothing
+    is left, so nothing is said. `on_release(record)` is asked before the peer is
     told that this process lets go; False puts it off until `let_go` is called.
     """
 
@@ -140,7 +141,17 @@ class Records(Core):
                 if record is None:
                     continue  # of an ended mesh, or of a job that ended
                 record.count -= 1
-                if record.count <= 0:
+                if record.count > 0:
+                    continue
+                if (
+                    not record.count
+                    and type(record.value) is bytes
+                    and record.owned
+                    and not (record.promoted or record.exposed)
+                ):
+                    del table[item]  # most of them: a small value that never left
+                    record.contained = None
+                else:
                     self._dead(record)
             else:
                 object_id, carrier = item

@@ -37,6 +37,7 @@ from meshray.wire.messages import (
     Push,
     Result,
     Retried,
+    Task,
 )
 
 
@@ -55,7 +56,7 @@ class WorkerLink:
 class Lease:
     """A worker that runs tasks of one class of ours."""
 
-    __slots__ = ("cls", "expected_ns", "id", "idle_since", "in_flight", "link", "revoked")
+    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "revoked", "wanted")
 
     def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
         self.id = lease_id
@@ -64,6 +65,8 @@ class Lease:
         self.in_flight: dict[int, Pending] = {}  # by sequence number, oldest first
         self.expected_ns = 0.0  # expected work of what is in flight
         self.revoked = False  # push no more
+        self.held_up = False  # what runs there takes long, so it gave the rest back: push no more until it is done
+        self.wanted = False  # somebody waits for it: it goes back as soon as nothing is left to do
         self.idle_since = now  # since when nothing is in flight
 
 
@@ -188,6 +191,13 @@ class Submission(Core):
             self._return(lease)
         self.dirty[lease.cls.id] = lease.cls
 
+    def on_wanted(self, lease_id: int) -> None:
+        """Somebody waits for it: no pause before it is returned."""
+        lease = self._leases.get(lease_id)
+        if lease is not None and not lease.wanted:
+            lease.wanted = True
+            self.dirty[lease.cls.id] = lease.cls
+
     def on_lost(self, message: LeaseLost, now: float) -> list[tuple[Pending, Result]]:
         """The worker died. What its journal says was finished counts; what had started is charged; the rest goes to
         another worker uncharged. Returns the tasks that are done."""
@@ -263,6 +273,8 @@ class Submission(Core):
                 again.append(task)
         lease.cls.ready.extendleft(reversed(again))
         if done or again:
+            # Pushed there again they would come back at once; and what runs may wait for one of them.
+            lease.held_up = bool(lease.in_flight) and bool(again)
             self._after(lease, now)
         return done
 
@@ -289,6 +301,7 @@ class Submission(Core):
             task.state = DONE
             done.append((task, result))
         if len(in_flight) < before:
+            lease.held_up = False
             self._after(lease, now)
         return done
 
@@ -300,7 +313,7 @@ class Submission(Core):
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
         in_flight, cls = lease.in_flight, lease.cls
-        if cls.ready or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
+        if cls.ready or lease.wanted or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
             self.dirty[cls.id] = cls
         if in_flight:
             lease.link.acknowledged = next(iter(in_flight)) - 1
@@ -324,6 +337,8 @@ class Submission(Core):
                 cls.ready.popleft()  # cancelled
             if cls.ready and cls.leases:
                 self._fill_class(cls)
+            elif cls.idle:
+                self._give_up_wanted(cls)
             self._demand(cls)
 
     def _fill_class(self, cls: SchedulingClass) -> None:
@@ -334,17 +349,26 @@ class Submission(Core):
                     lease.expected_ns = self._budget_ns if task.mean.ns is None else task.mean.ns
                     self._push(lease, [task])
                     return
-        leases = [lease for lease in cls.leases.values() if not lease.revoked]
+        leases = [lease for lease in cls.leases.values() if not lease.revoked and not lease.held_up]
         if not leases:
             return
         waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
-        share = min(-(-waiting // len(leases)), self._config.in_flight_max_tasks)
+        share = min(max(-(-waiting // len(leases)), self._portion(cls.ready[0])), self._config.in_flight_max_tasks)
         if len(leases) > 1:
             leases.sort(key=lambda lease: lease.expected_ns)
         for lease in leases:
             batch = self._take(cls, lease, share - len(lease.in_flight))
             if batch:
                 self._push(lease, batch)
+
+    def _give_up_wanted(self, cls: SchedulingClass) -> None:
+        """Nothing is left to do: leases that somebody waits for go back."""
+        for lease in [each for each in cls.leases.values() if each.wanted and not each.in_flight]:
+            self._give_up(lease)
+
+    def _portion(self, task: Pending) -> int:
+        """So many tasks like this one are not worth to be divided among workers: waking another one takes longer."""
+        return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
         """At most `room` tasks for this lease, as far as the expected work in flight allows."""
@@ -389,7 +413,10 @@ class Submission(Core):
             task.lease = lease
             task.seq = seq
             in_flight[seq] = task
-            tasks.append(wire_task(task, seq, depth))
+            if task.plain and task.dep_refs is None and not task.nested and not task.attempt:  # as `wire_task` would
+                tasks.append(Task(seq, task.task_id, task.function, task.args))
+            else:
+                tasks.append(wire_task(task, seq, depth))
             seq += 1
         link.next_seq = seq
         self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))
@@ -417,8 +444,11 @@ class Submission(Core):
         limit = now if starving else now - idle_s
         for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
             if not lease.cls.ready:
-                self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
-                self._return(lease)
+                self._give_up(lease)
+
+    def _give_up(self, lease: Lease) -> None:
+        self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
+        self._return(lease)
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"

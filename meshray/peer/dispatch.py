@@ -97,7 +97,7 @@ class Dispatcher:
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":
             self._parts.endpoint.send(source, m.Answer(message.request))
-            self._parts.stop("it was told to stop")
+            self._parts.stop("meshray stop")
         else:
             self._parts.endpoint.send(source, status.answer(self._view, message))
 

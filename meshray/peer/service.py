@@ -4,8 +4,8 @@ The loop. One wake is one batch, in this order: zygotes (births and exit codes),
 Messages come before deaths, so that what a process had sent before it died is known when its death is handled. After
 each step the cores' effects are performed. Nothing here ever waits but the one poll.
 
-The endpoint's descriptor tells of an edge, so it is drained each time; when a flood does not let us come to its end,
-the rest of the batch is served all the same, and the next poll returns at once.
+The endpoint is drained each time; when a flood does not let us come to its end, the rest of the batch is served all the
+same, and the next poll returns at once.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
-from meshray.peer.processes import Processes
+from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
+from meshray.wire.messages import PeerStops
 
 STORE_MIN_BYTES = 128 << 20
 """Shared memory with less room than this is not worth it; the tests' presets and small hosts may ask for less."""
@@ -172,6 +173,7 @@ class Loop:
             self._performer.settle(now)
             while not self._parts.stopping:
                 self._wake()
+            self._say_that_we_stop()
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGTERM, previous)
@@ -179,6 +181,14 @@ class Loop:
             self._wakeup.close()
             if self._driver_pidfd >= 0:
                 os.close(self._driver_pidfd)
+
+    def _say_that_we_stop(self) -> None:
+        """So that drivers need not think that we have crashed."""
+        endpoint = self._parts.endpoint
+        for process in self._parts.processes:
+            if process.kind is Kind.DRIVER:
+                endpoint.send(process.id, PeerStops(self._parts.stopping))
+        endpoint.flush()
 
     def _on_sigterm(self, *_: object) -> None:
         self._parts.stop("SIGTERM")
@@ -243,6 +253,7 @@ class Loop:
         times = [
             cores.leases.deadline(),
             cores.actors.next_deadline(),
+            cores.adoption.next_deadline(),
             cores.store.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
@@ -310,6 +321,7 @@ class Loop:
         for core, deadline in (
             (cores.leases, cores.leases.deadline()),
             (cores.actors, cores.actors.next_deadline()),
+            (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
         ):
             if deadline is not None and deadline <= now:

@@ -7,6 +7,7 @@ creator. Its handle is counted like a reference to the object `actor id + return
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
-from meshray.runtime.engine import BATCH_TASKS, Engine, return_ids
+from meshray.runtime.engine import BATCH_TASKS, Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, profile_of
@@ -179,19 +180,34 @@ class Actors:
         arguments = (
             self._tasks.arguments(FunctionSpec(_no_target, method), args, kwargs) if args or kwargs else NO_ARGUMENTS
         )
-        records: list[Record] = []
-        call = Pending(task_id, method.encode(), arguments.data, records, _NO_MEAN)
-        call.returns = options.num_returns
-        refs: list[ObjectRef[Any]] = []
         table = engine.records.table
-        for object_id in return_ids(task_id, options.num_returns):
-            table[object_id] = record = Record(object_id, True, 1, call)
-            records.append(record)
-            refs.append(ObjectRef(object_id))
-        call.name = options.name or method
-        call.retries_left = options.max_retries
-        call.retry_exceptions = options.retry_exceptions
-        call.refs, call.nested = arguments.refs, arguments.nested
+        count = options.num_returns
+        if count == 1:
+            object_id = task_id + FIRST_RETURN
+            record = table[object_id] = Record(object_id, True, 1)
+            records: Sequence[Record] = (record,)
+            refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
+        else:
+            records, refs = self._tasks.new_returns(task_id, count)
+        retry_exceptions = options.retry_exceptions
+        call = Pending(
+            task_id,
+            method.encode(),
+            arguments.data,
+            records,
+            _NO_MEAN,
+            count,
+            None,
+            options.name or method,
+            None,
+            options.max_retries,
+            retry_exceptions,
+            count == 1 and not retry_exceptions and not options.name,
+        )
+        for record in records:
+            record.task = call
+        if arguments is not NO_ARGUMENTS:
+            call.refs, call.nested = arguments.refs, arguments.nested
         engine.call_inbox.append((actor_id, call, arguments.deps))
         link = engine.calls.known(actor_id)
         if link is not None and engine.calls.idle(link):

@@ -1,6 +1,6 @@
 """How a driver becomes part of a mesh: find a peer or start one, then join it (`joining.py`).
 
-Joining loads ZeroMQ and the whole runtime, which takes as long as the peer takes to start: both happen at once.
+Joining loads the whole runtime, which takes as long as the peer takes to start: both happen at once.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def attach(settings: InitSettings) -> Client:
 
 
 def _load_runtime() -> Callable[[PeerRecord, Started | None, InitSettings], Client]:
-    """Import what joins. A Ctrl-C waits until that is done: a package of several modules that was interrupted while it
-    was imported (ZeroMQ's) cannot be imported again in this process."""
+    """Import what joins. A Ctrl-C waits until that is done: not every package that was interrupted while it was
+    imported can be imported again in the same process."""
     pressed: list[FrameType | None] = []
     before = signal.getsignal(signal.SIGINT)
     hold = callable(before) and threading.current_thread() is threading.main_thread()

@@ -21,6 +21,7 @@ from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
 from meshray.runtime.actors import Actors, Found
 from meshray.runtime.cancelling import cancel
+from meshray.runtime.current import Current
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
@@ -31,35 +32,6 @@ from meshray.wire import messages as m
 from meshray.wire import payload as payloads
 
 _logger = logging.getLogger("meshray")
-
-
-class Current:
-    """What runs in this thread. All empty in a driver."""
-
-    __slots__ = (
-        "actor_id",
-        "actor_methods",
-        "actor_name",
-        "cancelled",
-        "depth",
-        "gpu_ids",
-        "resources",
-        "restarted",
-        "task_id",
-        "task_name",
-    )
-
-    def __init__(self) -> None:
-        self.task_id = b""
-        self.task_name = ""
-        self.actor_id = b""
-        self.actor_name = ""
-        self.actor_methods = b""
-        self.resources: dict[str, float] = {}
-        self.gpu_ids: list[int] = []
-        self.restarted = False
-        self.depth = 0  # of what this submits
-        self.cancelled = False
 
 
 class Client:
@@ -81,9 +53,10 @@ class Client:
         self.on_exit_actor: Callable[[], None] | None = None
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
-        engine.on_unfetched = self._report_unfetched
+        engine.unfetched.report = self._report_unfetched
         engine.on_infeasible = self._report_infeasible
         self.get = self.waiting.get
+        self.submit = self.tasks.submit if self.is_driver else self._submit_in_worker
         self.adopt_ref = self.values.adopt
         self.export_ref = self.values.export
 
@@ -92,12 +65,10 @@ class Client:
 
     # -- tasks and objects -------------------------------------------------------------------------------------------
 
-    def submit(
+    def _submit_in_worker(
         self, function: FunctionSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
     ) -> list[ObjectRef[Any]]:
-        if self.current_in_worker is None:
-            return self.tasks.submit(function, args, kwargs, options, 0)
-        refs = self.tasks.submit(function, args, kwargs, options, self.current_in_worker().depth)
+        refs = self.tasks.submit(function, args, kwargs, options, self.current().depth)
         if self.on_submit is not None:
             self.on_submit(refs)
         return refs
@@ -220,7 +191,7 @@ class Client:
         raised = self.engine.pump.enter()
         try:
             self.engine.pump.turn()
-            self.engine.tell_unfetched()
+            self.engine.unfetched.look_through(list(self.engine.records.table.values()))
         finally:
             self.engine.pump.leave(raised)
 

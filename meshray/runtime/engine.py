@@ -22,13 +22,15 @@ from typing import Any, Protocol
 from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
-from meshray.core.pending import DONE, WAITING, Pending
+from meshray.core.pending import DONE, Pending
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
+from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.pump import Pump
+from meshray.runtime.unfetched import Unfetched
 from meshray.store.files import segment_prefix
 from meshray.store.segments import SegmentStore
 from meshray.transport.endpoint import Endpoint
@@ -37,11 +39,8 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
-TOLD_MAX = 10_000
-"""Failed tasks whose errors were fetched, remembered until their last reference goes."""
-
-UNFETCHED_KINDS = ("TaskError", "WorkerCrashedError")
-"""Failures that are worth a line when nobody fetches them: not the consequences of ends and cancels."""
+LAST_WORDS_MAX = 10_000
+"""So many messages are looked through when the peer has ended: it may have said that it was stopped."""
 
 DEAD_MAX = 4096
 """How many dead processes are remembered: what arrives from them late is refused."""
@@ -106,11 +105,12 @@ class Engine:
         self.host: Host | None = None
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
+        self._stopped = ""  # why the peer ends, if it has said so
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
         self.on_infeasible: Callable[[str], None] | None = None
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
-        self.on_unfetched: Callable[[m.Failure], None] | None = None  # a task failed, and nobody will ever look
-        self._told: dict[bytes, None] = {}  # tasks whose failure somebody has seen, or was told of; `TOLD_MAX` at most
+        self.unfetched = Unfetched()
+        self.dependencies = Dependencies(self)
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
         self._next_request = 1
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
@@ -124,6 +124,7 @@ class Engine:
             m.GivenBack: self._on_given_back,
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
+            m.LeaseWanted: lambda _, x: self.submission.on_wanted(x.lease),
             m.LeaseLost: self._on_lease_lost,
             m.Infeasible: self._on_infeasible,
             m.CarrierDone: self._on_carrier_done,
@@ -138,6 +139,7 @@ class Engine:
             m.ActorFound: self._on_reply,
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
+            m.PeerStops: self._on_peer_stops,
             m.Wake: lambda _, x: None,
         }
 
@@ -236,10 +238,18 @@ class Engine:
             timers.append(self.config.pool_idle_s / 2)
         return min(timers) if timers else None
 
+    def _on_peer_stops(self, source: bytes, message: m.PeerStops) -> None:
+        if source == self.peer:
+            self._stopped = message.reason
+
     def on_peer_death(self) -> None:
         if self.broken is None:
+            for source, message in self.endpoint.receive(LAST_WORDS_MAX):  # its last word may have come just now
+                if type(message) is m.PeerStops:
+                    self._on_peer_stops(source, message)
+            how = f"was stopped ({self._stopped})" if self._stopped else "has died"
             self.broken = NodeDiedError(
-                f"the peer of this host ({self.at.node_name}) has died: this mesh is over, and its objects are lost. "
+                f"the peer of this host ({self.at.node_name}) {how}: this mesh is over, and its objects are lost. "
                 "Call meshray.shutdown(), then meshray.init() to go on with another"
             )
         self.pump.closed = True
@@ -291,7 +301,7 @@ class Engine:
             if task.state == DONE:
                 continue  # cancelled before anybody looked
             deps = task.dep_refs
-            if deps is None or self.resolve(task, deps, functools.partial(submission.on_ready, task)):
+            if deps is None or self.dependencies.resolve(task, deps, functools.partial(submission.on_ready, task)):
                 ready.append(task)
         submission.on_all_ready(ready)
 
@@ -311,56 +321,8 @@ class Engine:
             done = calls.on_call(link, call, False)
             if done:
                 self.complete(done, b"")
-            elif self.resolve(call, deps, functools.partial(calls.on_ready, link, call)):
+            elif self.dependencies.resolve(call, deps, functools.partial(calls.on_ready, link, call)):
                 calls.on_ready(link, call)
-
-    def resolve(self, task: Pending, deps: list[ObjectRef[Any]], ready: Callable[[], None]) -> bool:
-        """Fill in the values of a task's top-level references. True when all are there; else `ready()` is called once
-        they are. A reference that failed fails the task."""
-        task.deps = [None] * len(deps)
-        for index, ref in enumerate(deps):
-            record = self.record_of(ref._id)
-            if record is None:
-                self.fail(task, m.Failure("ObjectLostError", lost_text(ref._id)))
-                return False
-            if record.value is None:
-                task.missing += 1
-                waiter = functools.partial(self._on_dep, task, index, ready)
-                self.await_record(record, waiter)
-            else:
-                self._set_dep(task, index, record)
-                if task.state == DONE:
-                    return False
-        return task.missing == 0 and task.state != DONE
-
-    def _on_dep(self, task: Pending, index: int, ready: Callable[[], None], record: Record) -> None:
-        if task.state == DONE:
-            return
-        task.missing -= 1
-        self._set_dep(task, index, record)
-        if not task.missing and task.state == WAITING:
-            ready()
-
-    def _set_dep(self, task: Pending, index: int, record: Record) -> None:
-        value = record.value
-        if isinstance(value, m.Failure):
-            self._remember_told(task_of(record.id))  # the task that fails with it is asked for instead
-            self.fail(task, value)
-            return
-        if isinstance(value, m.Place):
-            record.exposed = True
-            task.nested = True
-        elif record.contained or record.inside is not None:
-            task.nested = True
-        assert value is not None
-        if type(value) is bytes:
-            task.inlined += len(value)
-            if task.inlined > self.config.deps_inline_max_bytes:  # too much for one message: the executor fetches it
-                self.records.promote(record)
-                task.nested = True
-                task.deps[index] = m.Borrowed(record.id)
-                return
-        task.deps[index] = value
 
     def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:
         """Call `waiter(record)` once its value is there, fetching it where that is needed. Under the lock."""
@@ -401,7 +363,7 @@ class Engine:
             if refs is not None and result.kept:
                 self.pins[worker, task.task_id] = refs
             if not records:
-                self._look_unfetched(task.task_id, values[0] if values else None)
+                self.unfetched.look(task.task_id, values[0] if values else None)
                 continue
             if len(records) == 1 and not result.contained:
                 settle(records[0], values[0], None)
@@ -418,37 +380,13 @@ class Engine:
             if task.refs is not None:
                 self.pins[worker, task.task_id] = list(task.refs)
 
-    # -- failures that nobody fetches ----------------------------------------------------------------------------------
-
     def tell(self, records: list[Record]) -> None:
         """The failures among these were seen by the program. Not under the lock."""
         raised = self.pump.enter()
         try:
-            for record in records:
-                if type(record.value) is m.Failure:
-                    self._remember_told(task_of(record.id))
+            self.unfetched.fetched(records)
         finally:
             self.pump.leave(raised)
-
-    def _remember_told(self, task_id: bytes) -> None:
-        self._told[task_id] = None
-        while len(self._told) > TOLD_MAX:
-            self._told.pop(next(iter(self._told)), None)
-
-    def _look_unfetched(self, task_id: bytes, value: Any) -> None:
-        """The last reference to a result is gone: if it was a failure that nobody has seen, say so, once per task."""
-        if type(value) is not m.Failure or value.kind not in UNFETCHED_KINDS or self.on_unfetched is None:
-            return
-        if task_id in self._told:
-            return
-        self._remember_told(task_id)
-        self.on_unfetched(value)
-
-    def tell_unfetched(self) -> None:
-        """The end: the same for all that is still referred to. Under the lock."""
-        for record in list(self.records.table.values()):
-            if record.owned and not record.promoted:
-                self._look_unfetched(task_of(record.id), record.value)
 
     def _receive_contained(self, task: Pending, result: m.Result, worker: bytes) -> list[list[ObjectRef[Any]]]:
         """Handles for the references inside a result; the worker pins them until the peer knows of us."""
@@ -544,7 +482,7 @@ class Engine:
         """An owned record that was never promoted has lost its last handle."""
         value = record.value
         if type(value) is m.Failure:
-            self._look_unfetched(task_of(record.id), value)
+            self.unfetched.look(task_of(record.id), value)
         elif isinstance(value, m.Place):
             if not record.exposed and self.store.created(value.segment):
                 self._pool(record.id, value.segment)
@@ -634,11 +572,6 @@ class Engine:
         self.endpoint.close()
         self.pump.release_descriptors()
         os.close(self.at.peer_pidfd)
-
-
-def lost_text(object_id: bytes) -> str:
-    """What is said of a reference that no record stands behind."""
-    return f"ObjectRef({object_id.hex()}) belongs to a mesh that has ended, or to none: its value is lost"
 
 
 def return_ids(task_id: bytes, count: int) -> list[bytes]:

@@ -9,11 +9,11 @@ during a poll, so any thread may submit and flush at any time. Three parts:
 - **The background thread** turns the pump when nobody has for `background_after_s`, so that leases, decrements and
   dependent tasks go on while the user computes. It is sticky: while users pump, it only ticks; while a leader waits
   long, it sleeps.
-- **Interrupts** enter only at the poll. Everything else in the main thread is shielded (`shield.py`). What comes out of
-  a turn all the same ends this mesh: its state cannot be trusted.
+- **Interrupts** enter only at the poll, and at the spin before it (`spin.py`). Everything else in the main thread is
+  shielded (`shield.py`). What comes out of a turn all the same ends this mesh: its state cannot be trusted.
 
-The descriptor of the endpoint is edge-triggered: only after a turn that received until nothing was there does anybody
-poll. (A turn that ends early, when its thread has what it waits for, sets `_more`; the next wait looks first.)
+A turn may leave messages that were read already in the endpoint, of which its descriptor does not tell: one that ends
+early, when its thread has what it waits for, sets `_more`, and the next wait looks first.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from meshray.config import Config
 from meshray.runtime.shield import Shield
+from meshray.runtime.spin import SPIN_S, Spin
 from meshray.transport.endpoint import RECEIVE_BUDGET, Endpoint
 from meshray.wire.messages import Message
 
@@ -104,6 +105,7 @@ class Pump:
         self._lock = threading.Lock()
         self._owner = 0  # the thread that holds the lock
         self.shield = Shield()
+        self.spin = Spin(endpoint.stirs)
         self._main = self.shield.main
         self._leader: Waiter | None = None
         self._leader_thread = 0  # its thread
@@ -366,6 +368,8 @@ class Pump:
         try:
             if raised:
                 self.shield.lower()
+            if timeout_s > SPIN_S and self.spin.finds(waiter):
+                timeout_s = 0
             events = poll.poll(min(timeout_s, POLL_MAX_S) * 1000 + 0.999 if timeout_s > 0 else 0)
         finally:
             if raised:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from meshray.core.pending import Mean, Pending
@@ -78,22 +79,28 @@ class Tasks:
         if count == 1:
             object_id = task_id + FIRST_RETURN
             record = Record(object_id, True, 1)
-            task = Pending(task_id, blob.hash, arguments.data, (record,), function.statistics, 1, blob)
-            record.task = task
+            records: Sequence[Record] = (record,)
             table[object_id] = record
             refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
         else:
-            records = [Record(object_id, True, 1) for object_id in return_ids(task_id, count)]
-            task = Pending(task_id, blob.hash, arguments.data, records, function.statistics, count, blob)
-            refs = []
-            for record in records:
-                record.task = task
-                table[record.id] = record
-                refs.append(ObjectRef(record.id))
-        task.cls = cls
-        task.name = options.name or function.name
-        task.retries_left = options.max_retries
-        task.retry_exceptions = options.retry_exceptions
+            records, refs = self.new_returns(task_id, count)
+        retry_exceptions = options.retry_exceptions
+        task = Pending(
+            task_id,
+            blob.hash,
+            arguments.data,
+            records,
+            function.statistics,
+            count,
+            blob,
+            options.name or function.name,
+            cls,
+            options.max_retries,
+            retry_exceptions,
+            count == 1 and not depth and not retry_exceptions and not options.name,
+        )
+        for record in records:
+            record.task = task
         if arguments is not NO_ARGUMENTS:
             task.refs, task.nested, task.dep_refs = arguments.refs, arguments.nested, arguments.deps
         inbox = engine.inbox
@@ -104,6 +111,13 @@ class Tasks:
         elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
             self.flush()
         return refs
+
+    def new_returns(self, task_id: bytes, count: int) -> tuple[list[Record], list[ObjectRef[Any]]]:
+        """Records and references for several returns of one task, or none."""
+        table = self._engine.records.table
+        records = [Record(object_id, True, 1) for object_id in return_ids(task_id, count)]
+        table.update((record.id, record) for record in records)
+        return records, [ObjectRef(record.id) for record in records]
 
     def flush(self, receive: bool = True) -> None:
         """Turn the pump, unless somebody does; then that one, or the background thread, sees the inbox."""

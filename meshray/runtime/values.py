@@ -7,6 +7,7 @@ with references inside keeps handles to them (`pin_contained`) while the value i
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from meshray.core.records import Carrier
@@ -27,6 +28,16 @@ class _Arriving(threading.local):
     carrier: Carrier | None = None
 
 
+def _adopter(append: Callable[[Any], None], arriving: _Arriving) -> Callable[[bytes], None]:
+    """What to call when a handle was unpickled in this thread. (Ten thousand may come in one value: no attribute is
+    looked up that need not be.)"""
+
+    def adopt(object_id: bytes) -> None:
+        append((object_id, arriving.carrier))
+
+    return adopt
+
+
 class Values:
     """The payload side of an engine. All methods may be called from any thread, none under the pump's lock unless
     said."""
@@ -34,6 +45,7 @@ class Values:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._arriving = _Arriving()
+        self.adopt = _adopter(engine.queue.append, self._arriving)
         self._inline_max_bytes = engine.config.inline_max_bytes
 
     # -- out ---------------------------------------------------------------------------------------------------------
@@ -114,6 +126,9 @@ class Values:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
+    loads = staticmethod(payloads.loads)
+    """`load` of a small value whose handles live here, which is most of them."""
+
     def load(self, value: bytes | m.Place | m.Failure, carrier: Carrier | None = None) -> Any:
         """The value. `carrier` brought the references inside; None when their handles live here.
 
@@ -150,7 +165,3 @@ class Values:
                 raise
         finally:
             engine.pump.shield.lower_if(shield)
-
-    def adopt(self, object_id: bytes) -> None:
-        """A handle was unpickled in this thread."""
-        self._engine.queue.append((object_id, self._arriving.carrier))

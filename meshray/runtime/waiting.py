@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, ObjectLostError
 from meshray.refs import ObjectRef
-from meshray.runtime.engine import Engine, lost_text
+from meshray.runtime.dependencies import lost_text
+from meshray.runtime.engine import Engine
 from meshray.runtime.pump import Waiter
 from meshray.runtime.values import Values
 from meshray.wire.messages import Failure
@@ -45,7 +46,7 @@ class _GetWaiter(Waiter):
 
     def __call__(self, event: object = None) -> None:
         self.missing -= 1
-        if isinstance(event, Record) and type(event.value) is Failure:
+        if type(event) is Record and type(event.value) is Failure:
             self.missing = 0
         if self.missing <= 0:
             self._pump.wake(self)
@@ -75,7 +76,7 @@ class Waiting:
                 if record.value is None:
                     self._await([record], timeout)
                 if type(record.value) is bytes and record.inside is None:
-                    return [self._values.load(record.value)]
+                    return [self._values.loads(record.value)]
         records = self._records(refs)
         missing = [record for record in records if record.value is None]
         if missing:
@@ -83,9 +84,14 @@ class Waiting:
                 self._await(missing, timeout)
             if self._any_failed(records):
                 self._raise_first(records)
-        load = self._values.load
+        load, loads = self._values.load, self._values.loads
         try:
-            return [load(record.value, record.inside) for record in records]  # type: ignore[arg-type]
+            return [
+                loads(value)
+                if type(value := record.value) is bytes and record.inside is None
+                else load(value, record.inside)  # type: ignore[arg-type]
+                for record in records
+            ]
         except Exception:
             if self._any_failed(records):
                 self._engine.tell(records)

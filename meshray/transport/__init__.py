@@ -1,5 +1,7 @@
-"""ZeroMQ, and nothing else knows it.
+"""How messages leave a process and arrive, and how peers find each other. Nothing else knows sockets of messages.
 
-- `options.py`: every socket option of the mesh, with its reason
-- `endpoint.py`: one process's face to the others: a ROUTER that only receives, DEALERs that only send
+- `endpoint.py`: one process's face to the others of its host: Unix sockets
+- `discovery.py`: finding peers on the LAN, as the peer's loop sees it; it alone loads the next ones
+- `mdns.py`: the thread that speaks mDNS; `sightings.py`: which records are worth a dial
+- `interfaces.py`: which interfaces are the LAN, and when that changes
 """

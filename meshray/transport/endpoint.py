@@ -1,89 +1,131 @@
-"""One process's face to the others on its host.
+"""One process's face to the others on its host: Unix stream sockets, without a thread of their own.
 
-It receives on one ROUTER and sends through one DEALER per destination, so that waiting is a poll of one descriptor
-however many processes speak to it. A lost local link is a dead process, and nothing else: whoever learns of a death
-calls `drop`.
+It listens on one socket and connects to one socket per destination, so a connection carries messages one way, in order.
+What `send` has accepted lies in the receiver's queue in the kernel, also when the sender dies at once; only what
+did not fit waits here (`clogged`). A lost local link is a dead process, and nothing else: whoever learns of a
+death calls `drop`, and what is sent to somebody who does not listen any more is counted and forgotten.
 
-On the wire a message is one frame, the envelope (destination and source, 32 bytes) in front of the encoded message; the
-ROUTER puts the source's routing id before it. Whether more frames follow is asked only of sources that were never heard
-before: what a known source sends beyond its one frame looks like a message of an unknown one, and is refused there.
-(Each question to a socket costs 1.4 us from Python, as much as receiving a frame.)
+On the wire a connection begins with a greeting, which names this protocol and both processes: who connects, and the
+incarnation that is meant. A message is its length (4 bytes, little endian) and its encoded form. A connection that
+breaks these rules is closed; what is no message of this protocol, or too large, is counted in `refused`.
 
-The descriptor is edge-triggered: it becomes readable when something arrives, and stays so only until the socket has
-been looked at. Hence the one rule for users: poll `fd` only after a `receive` that returned nothing.
-No method is thread-safe; none blocks.
+Why not ZeroMQ, as between hosts: its I/O thread stands between caller and kernel, and must be woken for each message
+in either direction (docs/decisions/0009-unix-sockets-on-one-host.md).
+
+`fd` is readable while something has arrived, or a clogged link takes more. No method is thread-safe, except for
+`stirs`; none blocks, but for `close`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import socket
+import struct
+import time
 from collections import deque
 from pathlib import Path
 
-import zmq
-import zmq.backend
-
 from meshray.config import DEFAULT, Config
 from meshray.ids import PROCESS_BYTES
-from meshray.transport.options import CLOSE_LINGER_MS, local_dealer, local_router, new_context
 from meshray.wire.codec import ProtocolError, decode, encode_into
 from meshray.wire.messages import Message
 
-IPC_PATH_MAX_BYTES = 107
+SOCKET_PATH_MAX_BYTES = 107
+"""What the kernel allows for the path of a Unix socket, its final zero left out."""
 
 RECEIVE_BUDGET = 64
 """Messages taken per `receive`, before its caller decides and flushes."""
 
-ENVELOPE_BYTES = 2 * PROCESS_BYTES
+CONNECTIONS_MAX = 4096
+"""Bound on incoming connections; each process of the host has one, and there are at most `workers_max` workers."""
 
-# Plain integers, and the methods below pyzmq's convenience layer: its enumerations cost a microsecond each.
-_NOW = int(zmq.DONTWAIT)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-_RCVMORE = int(zmq.RCVMORE)
-_send = zmq.backend.Socket.send
-_recv = zmq.backend.Socket.recv
-_get = zmq.backend.Socket.get
+CLOSE_LINGER_MS = 500
+"""How long a closing process waits for its last messages to leave."""
+
+BACKLOG = 4096
+"""Connections that wait to be accepted, within what the kernel allows; beyond that a sender tries again."""
+
+SEND_BUFFER_BYTES = 1 << 20
+"""Asked for per link, within what the kernel allows: a batch of tasks or results fits."""
+
+DRAIN_READS = 64
+"""Reads of what a dead process has left behind: more than its socket could hold."""
+
+_DEAF = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
+"""What sending to a process that has ended gives; anything else is trouble of our own."""
+
+_GREETING = struct.Struct(f"<8s{PROCESS_BYTES}s{PROCESS_BYTES}s")
+_MAGIC = b"meshray1"
+_SIZE = struct.Struct("<I")
+_HEAD = _SIZE.size
+_READ_BYTES = 256 * 1024
+_EVENTS_MAX = 64
 
 
 class _Link:
     """The way to one process."""
 
-    __slots__ = ("dealer", "envelope", "queued")
+    __slots__ = ("closed", "greeting", "queued", "sock")
 
-    def __init__(self, dealer: zmq.Socket[bytes], envelope: bytes) -> None:
-        self.dealer = dealer
-        self.envelope = envelope  # destination and source: the same for every message of this link
-        self.queued: deque[bytearray] = deque()  # encoded messages that met the high-water mark, oldest first
+    def __init__(self, greeting: bytes) -> None:
+        self.greeting = greeting  # sent in front of the first message; b"" afterwards
+        self.sock: socket.socket | None = None  # None until the other side has taken the connection
+        self.queued: deque[bytes | bytearray | memoryview] = deque()  # what the socket did not take, oldest first
+        self.closed = False  # nobody listens there: a dead process that we have not heard of yet
+
+
+class _Connection:
+    """What one other process sends to us."""
+
+    __slots__ = ("partial", "sock", "source", "wanted")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.source = b""  # until its greeting has come
+        self.partial = bytearray()  # the beginning of a message
+        self.wanted = 0  # bytes that `partial` must have before another look at it is worth it
 
 
 class Endpoint:
     """See the head of this file. `folder` holds the sockets of all processes of one peer; `process_id` is 16 bytes.
 
-    Raises `ValueError` when the path of a socket would be longer than ipc:// allows.
+    Raises `ValueError` when the path of its socket would be longer than the kernel allows.
     """
 
     def __init__(self, folder: Path | str, process_id: bytes, config: Config = DEFAULT) -> None:
         self._folder = str(folder)
         self._process_id = process_id
-        self._data_max_bytes = config.frame_max_bytes
+        self._frame_max_bytes = config.frame_max_bytes
         path = self._path(process_id)
-        if len(os.fsencode(path)) > IPC_PATH_MAX_BYTES:
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
             raise ValueError(
-                f"the socket path {path!r} is longer than {IPC_PATH_MAX_BYTES} bytes: "
+                f"the socket path {path!r} is longer than {SOCKET_PATH_MAX_BYTES} bytes: "
                 "set MESHRAY_RUNTIME_DIR to a shorter folder"
             )
-        self._context = new_context()
-        self._router = local_router(self._context, config.frame_max_bytes)
-        self._router.bind(f"ipc://{path}")
-        os.chmod(path, 0o600)
         self._socket_path = path
+        self._listener = _unix_socket()
+        self._listener.bind(path)
+        os.chmod(path, 0o600)  # before it listens, so nobody can be quicker
+        self._listener.listen(BACKLOG)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # given up to refuse a connection without one
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._listener_fd = self._listener.fileno()
+        self._connections: dict[int, _Connection] = {}  # by descriptor
+        self._recent: _Connection | None = None  # who was heard last: probably who is heard next
+        self._arrived: list[tuple[bytes, Message]] = []  # read and not taken yet
+        self._scratch = bytearray(_READ_BYTES)  # what is read lands here
+        self._view = memoryview(self._scratch)
         self._links: dict[bytes, _Link] = {}
-        self._known: dict[bytes, bytes] = {}  # sources that have sent a sound message -> the envelope of all of theirs
-        self._clogged: set[bytes] = set()  # destinations with queued messages
-        self.fd = int(self._router.getsockopt(zmq.FD))
-        self.refused = 0  # messages that were no messages, or not for this incarnation
+        self._clogged: dict[bytes, _Link] = {}  # destinations with something queued
+        self._clogged_fds: dict[int, bytes] = {}  # the sockets of these that the kernel is asked about
+        self._data = bytearray()  # the message that is being sent
+        self.fd = self._epoll.fileno()
+        self.refused = 0  # messages that were no messages, or not for this incarnation; connections likewise
         self.last_refusal = ""
+        self.undelivered = 0  # messages to processes that do not listen any more
 
     def _path(self, process_id: bytes) -> str:
         return f"{self._folder}/{process_id[8:].hex()}"
@@ -97,117 +139,279 @@ class Endpoint:
         """
         link = self._links.get(destination)
         if link is None:
-            link = self._connect(destination)
-        data = bytearray(link.envelope)
-        encode_into(message, data, ENVELOPE_BYTES)
-        if len(data) > self._data_max_bytes:
+            link = self._links[destination] = _Link(_GREETING.pack(_MAGIC, destination, self._process_id))
+        data = self._data
+        encode_into(message, data, _HEAD)
+        size = len(data) - _HEAD
+        if size > self._frame_max_bytes:
+            self._data = bytearray()
             raise ValueError(
-                f"a {type(message).__name__} of {len(data)} bytes to process {destination.hex()} is larger than a "
-                f"message may be (frame_max_bytes={self._data_max_bytes})"
+                f"a {type(message).__name__} of {size} bytes to process {destination.hex()} is larger than a "
+                f"message may be (frame_max_bytes={self._frame_max_bytes})"
             )
-        if link.queued:
-            link.queued.append(data)
+        _SIZE.pack_into(data, 0, size)
+        if link.sock is not None and not link.queued:
+            try:
+                sent = link.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._on_deaf(destination, link, error)
+                return
+            if sent == len(data):
+                return
+            link.queued.append(bytes(memoryview(data)[sent:]))
+        elif link.closed:
+            self.undelivered += 1
             return
-        try:
-            _send(link.dealer, data, _NOW)
-        except zmq.Again:
-            link.queued.append(data)
-            self._clogged.add(destination)
+        else:
+            link.queued.append(bytes(data))
+        self._clogged[destination] = link
+        if len(link.queued) == 1:
+            self._push_out(destination, link)
 
     def flush(self) -> bool:
         """Try again what the links did not take. True when nothing is left."""
-        for destination in list(self._clogged):
-            link = self._links[destination]
-            try:
-                while link.queued:
-                    _send(link.dealer, link.queued[0], _NOW)
-                    link.queued.popleft()
-            except zmq.Again:
-                continue
-            self._clogged.discard(destination)
+        for destination, link in list(self._clogged.items()):
+            self._push_out(destination, link)
         return not self._clogged
 
     @property
     def clogged(self) -> bool:
-        """Whether messages wait for a link: then `flush` again soon."""
+        """Whether messages wait for a link. `fd` tells when one takes more, unless its process has not taken our
+        connection yet: so `flush` again soon."""
         return bool(self._clogged)
 
-    def _connect(self, destination: bytes) -> _Link:
-        dealer = local_dealer(self._context, self._process_id)
-        dealer.connect(f"ipc://{self._path(destination)}")
-        link = self._links[destination] = _Link(dealer, destination + self._process_id)
-        return link
+    def _push_out(self, destination: bytes, link: _Link) -> None:
+        """Send what is queued for one process, as far as it goes."""
+        try:
+            if link.sock is None:
+                link.sock = self._connect(destination)
+                link.queued.appendleft(link.greeting)
+            queued = link.queued
+            while queued:
+                data = queued[0]
+                sent = link.sock.send(data)
+                if sent == len(data):
+                    queued.popleft()
+                else:
+                    queued[0] = memoryview(data)[sent:]
+        except BlockingIOError:
+            if link.sock is not None and link.sock.fileno() not in self._clogged_fds:
+                self._epoll.register(link.sock, select.EPOLLOUT)
+                self._clogged_fds[link.sock.fileno()] = destination
+            return
+        except OSError as error:
+            self._on_deaf(destination, link, error)
+            return
+        self._unclog(destination, link)
 
-    def drop(self, destination: bytes) -> None:
-        """The process is gone: close the link and forget what waits for it."""
-        link = self._links.pop(destination, None)
-        self._clogged.discard(destination)
-        self._known.pop(destination, None)
+    def _connect(self, destination: bytes) -> socket.socket:
+        sock = _unix_socket()
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            sock.connect(self._path(destination))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _unclog(self, destination: bytes, link: _Link) -> None:
+        self._clogged.pop(destination, None)
+        if link.sock is not None and self._clogged_fds.pop(link.sock.fileno(), None) is not None:
+            self._epoll.unregister(link.sock)
+
+    def _on_deaf(self, destination: bytes, link: _Link, error: OSError) -> None:
+        """Nobody listens there any more: the process is dead, and whoever watches it will `drop` it."""
+        if error.errno not in _DEAF:
+            raise error
+        self.undelivered += max(1, len(link.queued))
+        link.queued.clear()
+        link.closed = True
+        self._unclog(destination, link)
+        if link.sock is not None:
+            link.sock.close()
+            link.sock = None
+
+    def drop(self, process: bytes) -> None:
+        """The process is gone: close the links from and to it, and forget what waits for it. What it had sent before
+        is still there to be received."""
+        link = self._links.pop(process, None)
         if link is not None:
-            link.dealer.close(linger=0)
+            self._unclog(process, link)
+            if link.sock is not None:
+                link.sock.close()
+        for connection in [each for each in self._connections.values() if each.source == process]:
+            for _ in range(DRAIN_READS):
+                if not self._read(connection):
+                    break
+            self._close(connection)  # a forked child of the dead may keep its end open for ever
 
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def receive(self, budget: int = RECEIVE_BUDGET, likely: bool = False) -> list[tuple[bytes, Message]]:
-        """What has arrived, as (source, message), at most `budget` of them: fewer when nothing more is there.
+        """What has arrived, as (source, message), at most `budget` of them. When there are fewer, `fd` tells of more.
 
-        `likely`: the descriptor was readable, so the first one is taken without asking. What is no message of this
-        protocol, or is meant for another incarnation, is counted in `refused`.
+        `likely`: `fd` was readable just now, so whoever was heard last is looked at before the kernel is asked.
         """
-        router = self._router
-        arrived: list[tuple[bytes, Message]] = []
-        known = self._known
-        while len(arrived) < budget and (likely or _get(router, _EVENTS) & _POLLIN):  # type: ignore[operator]
-            likely = False
+        arrived = self._arrived
+        if not arrived:
+            recent = self._recent
+            if not likely or recent is None or not self._read(recent):
+                self._look()
+            arrived = self._arrived
+        if len(arrived) <= budget:
+            self._arrived = []
+            return arrived
+        self._arrived = arrived[budget:]
+        return arrived[:budget]
+
+    def stirs(self) -> bool:
+        """Whether something has come since, as far as the kernel knows. From any thread."""
+        return bool(self._epoll.poll(0, 1))
+
+    def _look(self) -> None:
+        """Serve each descriptor that has something."""
+        for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
+            connection = self._connections.get(fd)
+            if connection is not None:
+                self._read(connection)
+            elif fd == self._listener_fd:
+                self._accept()
+            elif fd in self._clogged_fds:
+                destination = self._clogged_fds[fd]
+                self._push_out(destination, self._links[destination])
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # it has given up
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._turn_away()
+            return
+        if len(self._connections) >= CONNECTIONS_MAX:
+            sock.close()
+            self._refuse(f"a connection beyond {CONNECTIONS_MAX}")
+            return
+        sock.setblocking(False)
+        connection = self._connections[sock.fileno()] = _Connection(sock)
+        self._epoll.register(sock, select.EPOLLIN)
+        self._read(connection)  # it has been spoken to already, most often
+
+    def _turn_away(self) -> None:
+        """No descriptor is left: the connection would stay in the queue, and wake us for ever."""
+        self._refuse("a connection for which there was no descriptor left")
+        os.close(self._spare)
+        try:
+            self._listener.accept()[0].close()
+        except BlockingIOError:
+            pass  # it has given up
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _read(self, connection: _Connection) -> bool:
+        """Take what one process has sent, once. Whether there was anything."""
+        try:
+            size = connection.sock.recv_into(self._scratch)
+        except BlockingIOError:
+            return False
+        except OSError:
+            size = 0
+        if not size:
+            self._close(connection)
+            return False
+        self._recent = connection
+        partial = connection.partial
+        if not partial:
+            used = self._take(connection, self._view[:size])
+            if used < size:
+                connection.partial = bytearray(self._view[used:size])
+            return True
+        partial += self._view[:size]
+        if len(partial) >= connection.wanted:
+            with memoryview(partial) as whole:
+                used = self._take(connection, whole)
+            del partial[:used]
+        return True
+
+    def _take(self, connection: _Connection, data: memoryview) -> int:
+        """The messages at the beginning of `data`. Returns how many bytes they took; of a broken connection, all."""
+        at, end = 0, len(data)
+        if not connection.source:
+            if end < _GREETING.size:
+                connection.wanted = _GREETING.size
+                return 0
+            magic, destination, source = _GREETING.unpack_from(data)
+            if magic != _MAGIC or destination != self._process_id:
+                self._refuse(
+                    f"a greeting for {destination.hex()}" if magic == _MAGIC else "no greeting of this protocol"
+                )
+                self._close(connection)
+                return end
+            connection.source = source
+            at = _GREETING.size
+        source, arrived = connection.source, self._arrived
+        while end - at >= _HEAD:
+            (size,) = _SIZE.unpack_from(data, at)
+            following = at + _HEAD + size
+            if following > end:
+                if size > self._frame_max_bytes:
+                    self._refuse(f"a message of {size} bytes from {source.hex()}")
+                    self._close(connection)
+                    return end
+                connection.wanted = following - at
+                return at
             try:
-                source = _recv(router, _NOW)
-            except zmq.Again:  # it was readable for another reason
-                continue
-            try:
-                envelope = known.get(source)
-                if envelope is not None:
-                    data = _recv(router, _NOW)
-                    if not data.startswith(envelope):
-                        raise ProtocolError(f"an envelope for {data[:ENVELOPE_BYTES].hex()} from {source.hex()}")
-                    arrived.append((source, decode(memoryview(data)[ENVELOPE_BYTES:])))
-                else:
-                    arrived.append(self._accept([source, *self._rest(router)]))
+                arrived.append((source, decode(data[at + _HEAD : following])))
             except ProtocolError as error:
-                self.refused += 1
-                self.last_refusal = str(error)
-        return arrived
+                self._refuse(str(error))
+            at = following
+        connection.wanted = _HEAD
+        return at
 
-    @staticmethod
-    def _rest(router: zmq.Socket[bytes]) -> list[bytes]:
-        """What follows of the message whose first frame was received."""
-        frames: list[bytes] = []
-        while _get(router, _RCVMORE):
-            frames.append(_recv(router, _NOW))
-        return frames
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        self.last_refusal = reason
 
-    def _accept(self, frames: list[bytes]) -> tuple[bytes, Message]:
-        """The message of a source that was not heard before."""
-        if len(frames) != 2:
-            raise ProtocolError(f"{len(frames)} frames instead of 2")
-        source, data = frames
-        envelope = data[:ENVELOPE_BYTES]
-        if len(source) != PROCESS_BYTES or envelope != self._process_id + source:
-            raise ProtocolError(f"an envelope for {envelope.hex()} from {source.hex()}")
-        message = decode(memoryview(data)[ENVELOPE_BYTES:])
-        self._known[source] = envelope
-        return source, message
+    def _close(self, connection: _Connection) -> None:
+        fd = connection.sock.fileno()
+        if self._connections.pop(fd, None) is None:
+            return
+        self._epoll.unregister(fd)  # closing is not enough where a forked child has the descriptor, too
+        connection.sock.close()
+        connection.partial = bytearray()
+        if self._recent is connection:
+            self._recent = None
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self, linger_ms: int = CLOSE_LINGER_MS) -> None:
         """Close all sockets, give what was sent `linger_ms` to leave, and remove the socket file."""
+        give_up_at = time.monotonic() + linger_ms / 1000
+        while not self.flush() and (left := give_up_at - time.monotonic()) > 0:
+            fds = [link.sock for link in self._clogged.values() if link.sock is not None]
+            select.select([], fds, [], min(left, 0.01))
         for link in self._links.values():
-            link.dealer.close(linger=linger_ms)
+            if link.sock is not None:
+                link.sock.close()
+        for connection in self._connections.values():
+            connection.sock.close()
         self._links.clear()
         self._clogged.clear()
-        self._router.close(linger=0)
-        self._context.term()
+        self._connections.clear()
+        self._listener.close()
+        self._epoll.close()
+        os.close(self._spare)
         try:
             os.unlink(self._socket_path)
         except FileNotFoundError:
-            return  # the folder went first, or libzmq has removed it
+            return  # the folder went first
+
+
+def _unix_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock

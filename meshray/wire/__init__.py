@@ -6,6 +6,7 @@ General layout::
     codec         messages to bytes and back, typed and bounded
     payload       user values to bytes and back: the room that pickles
     unpicklable   which part of a value cannot be pickled
+    advert        what a peer says of itself on the LAN: a record with a MAC
     boot          what a worker is told at its birth
     forking       peer and zygote, over their own socket
 """

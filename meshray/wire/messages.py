@@ -1,14 +1,14 @@
 """The protocol: every message that crosses a process boundary, in one place.
 
-A message travels as one frame: an envelope, then the encoded message. The envelope is `destination process (16) source
-process (16)`, and whoever relays reads nothing else; a process id is drawn anew at every start, so it carries the
-incarnation, and a message for another one is refused. Control messages are never pickles; user values are opaque
-`bytes` that the peer passes on unread.
+A connection names both of its processes once, then carries messages. A process id is drawn anew at every start, so it
+carries the incarnation, and what is for another one is refused. Control messages are never pickles; user values are
+opaque `bytes` that the peer passes on unread.
 
 Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P peer; D driver; A any process)::
 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
-    S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseRevoked, LeaseLost, Infeasible
+    S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
+                                                   LeaseLost, Infeasible
     S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
@@ -170,6 +170,12 @@ class Exit(Struct, array_like=True, tag=14):
     reason: Text = ""
 
 
+class PeerStops(Struct, array_like=True, tag=15):
+    """P -> D: this peer was told to end, and does so now; its death follows. A repeat changes nothing."""
+
+    reason: Text = ""  # in a few words, for people
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +207,13 @@ class LeaseReturned(Struct, array_like=True, tag=22):
 
 class LeaseRevoked(Struct, array_like=True, tag=23):
     """P -> S: somebody else waits and the quantum is over: push no more, return it when what is in flight is done."""
+
+    lease: int
+
+
+class LeaseWanted(Struct, array_like=True, tag=28):
+    """P -> S: somebody waits for what this lease holds: return it as soon as there is nothing for it to do, without the
+    usual pause. A repeat changes nothing."""
 
     lease: int
 
@@ -627,10 +640,12 @@ Message = (
     | Bind
     | Detach
     | Exit
+    | PeerStops
     | Demand
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked
+    | LeaseWanted
     | LeaseLost
     | Infeasible
     | Blocked

@@ -29,7 +29,7 @@ import struct
 import sys
 import threading
 from hashlib import blake2b
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any, Literal
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -51,6 +51,7 @@ __all__ = [
     "dump_exception",
     "dumps",
     "dumps_function",
+    "dumps_plain",
     "explain_argument",
     "explain_unpicklable",
     "load_exception",
@@ -143,8 +144,21 @@ def note_arrival(object_id: bytes) -> bool:
 # -- values to payloads ------------------------------------------------------------------------------------------------
 
 
-_NONE = Payload((pickle.dumps(None, PROTOCOL),), len(pickle.dumps(None, PROTOCOL)))
+_NONE = pickle.dumps(None, PROTOCOL)
 """What most tasks without a result return."""
+
+
+def dumps_plain(value: Any) -> bytes | None:
+    """The encoded form of a value that the C pickler alone can encode for sure: a small one of a built-in type, without
+    references or classes. None for all others, which `dumps` encodes."""
+    if value is None:
+        return _NONE
+    kind = type(value)
+    if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
+        return _c_dumps(value, 5)
+    if (kind is tuple or kind is list or kind is dict) and _is_plain(value, 2):
+        return _c_dumps(value, 5)
+    return None
 
 
 def dumps(value: Any) -> Payload:
@@ -153,16 +167,8 @@ def dumps(value: Any) -> Payload:
     Raises `UnpicklableError`, a `TypeError` that says what cannot be pickled and where it stands. What the value's own
     `__reduce__`, `__getstate__`, ... raise comes out as it is.
     """
-    if value is None:
-        return _NONE
-    kind = type(value)
-    if kind in _SCALARS or (kind in _TEXTS and len(value) < _PLAIN_TEXT_MAX):
-        data = _c_dumps(value, protocol=5)
-        return Payload((data,), len(data))
-    if (kind is tuple or kind is list or kind is dict) and _is_plain(value, 2):
-        data = _c_dumps(value, protocol=5)
-        return Payload((data,), len(data))
-    return _dumps_any(value)
+    data = dumps_plain(value)
+    return _dumps_any(value) if data is None else Payload((data,), len(data))
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -264,9 +270,20 @@ def _reducers() -> dict[Any, Any]:
     global _registered, _merged
     if not _merged or _registered != copyreg.dispatch_table:
         registered = dict(copyreg.dispatch_table)
-        _merged = {**registered, **cloudpickle.Pickler._dispatch_table}
+        _merged = {**registered, **cloudpickle.Pickler._dispatch_table, CodeType: _reduce_code}
         _registered = registered
     return _merged
+
+
+_CODE_FILENAME = 10
+"""The place of `co_filename` among the arguments of `types.CodeType` (Python 3.11 to 3.14)."""
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """As cloudpickle, with the name of the file, which it leaves out since 3.1.3 so that equal functions pickle
+    equally: a traceback without the user's lines would be a riddle."""
+    kind, args = cloudpickle.Pickler._dispatch_table[CodeType](code)
+    return kind, (*args[:_CODE_FILENAME], code.co_filename, *args[_CODE_FILENAME + 1 :])
 
 
 class _NoArray:

@@ -18,14 +18,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 import msgspec
 
 from meshray.core.records import Carrier
 from meshray.resources import to_quantities
-from meshray.runtime.client import Current
+from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.failures import headline_of
+from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
 from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
@@ -33,6 +35,9 @@ from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
 ASYNC_CONCURRENCY = 1000
+
+NAMES_MAX = 1024
+"""So many names of methods are kept for their next call."""
 
 _current: contextvars.ContextVar[Current | None] = contextvars.ContextVar("meshray_current", default=None)
 
@@ -53,6 +58,8 @@ class ActorHost:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False  # the loop will look at the queue
         self._flushing = False  # the loop will send what is done
+        self._looking = False  # the loop turns the pump
+        self._nobody = Waiter(executor.engine.pump, 1)  # for a spin that waits for nobody in particular
         self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
         self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id
@@ -60,8 +67,9 @@ class ActorHost:
         self._leaving = False  # it ends itself
         self._main = threading.main_thread().ident
         self._local = threading.local()
-        self._resources: dict[str, float] | None = None  # of its bind, for people
-        self._between = self._new_current(None)  # of code that no call of ours has led to, such as a user's own threads
+        self._names: dict[bytes, str] = {}  # a method as it travels -> its name with that of its class
+        self._around = self._surroundings()
+        self._between = Current(self._around, depth=1)  # of code that no call has led to: a user's own threads, say
 
     # -- context -----------------------------------------------------------------------------------------------------
 
@@ -70,24 +78,27 @@ class ActorHost:
         found: Current | None = getattr(self._local, "current", None)
         return found or _current.get() or self._between
 
-    def _new_current(self, task: m.Task | None) -> Current:
-        current = Current()
+    def _surroundings(self) -> Surroundings:
+        """The same for all calls: a worker is bound once."""
+        around = Surroundings()
         start, bind = self._start, self._executor.bind
-        current.actor_id = start.actor_id
-        current.actor_name = start.name
-        current.actor_methods = start.methods
-        current.restarted = start.incarnation > 1
-        current.depth = 1
+        around.actor_id = start.actor_id
+        around.actor_name = start.name
+        around.actor_methods = start.methods
+        around.restarted = start.incarnation > 1
         if bind is not None:
-            if self._resources is None:  # the same for all calls: it was bound once
-                self._resources = to_quantities(bind.resources)
-            current.gpu_ids = list(bind.gpu_ids)
-            current.resources = dict(self._resources)
-        if task is not None:
-            current.task_id = task.task_id
-            current.task_name = f"{start.blob.name}.{task.function.decode()}"
-            current.depth = task.depth + 1
-        return current
+            around.gpu_ids = list(bind.gpu_ids)
+            around.resources = to_quantities(bind.resources)
+        return around
+
+    def _new_current(self, task: m.Task) -> Current:
+        function = task.function
+        name = self._names.get(function)
+        if name is None:
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()  # somebody asks for what is not there
+            name = self._names[function] = f"{self._start.blob.name}.{function.decode()}"
+        return Current(self._around, task.task_id, name, task.depth + 1)
 
     # -- messages, under the pump's lock -----------------------------------------------------------------------------
 
@@ -97,7 +108,10 @@ class ActorHost:
         if loop is None or self._scheduled:
             return
         self._scheduled = True
-        loop.call_soon_threadsafe(self._schedule)
+        if threading.get_ident() != self._main:
+            loop.call_soon_threadsafe(self._schedule)
+        elif not self._looking:  # else `_look` does it when the turn is over
+            loop.call_soon(self._schedule)
 
     def on_submitted(self) -> None:
         """A loop sends it when the coroutine pauses, many in one go: nobody else looks at the queues soon."""
@@ -266,8 +280,8 @@ class ActorHost:
     def _call(self, item: Item) -> m.Result:
         source, _, task = item
         executor = self._executor
-        handle = executor.journal_handle(item)
-        executor.journal.started(handle, task.seq)
+        handle = executor.pushers.handle(item)
+        executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
         carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
@@ -283,7 +297,7 @@ class ActorHost:
         except BaseException as error:
             result = executor.outcomes.of_error(task, name, error)
         del self._flags[task.task_id]
-        executor.forget_children(task.task_id)
+        executor.children.forget(task.task_id)
         if carrier is not None and executor.outcomes.end_carrier(carrier):
             result.kept = True
         return executor.journaled(handle, task, result)
@@ -310,7 +324,7 @@ class ActorHost:
     def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         engine = self._executor.engine
         self._loop = loop
-        loop.add_reader(engine.endpoint.fd, self._executor.flush)
+        loop.add_reader(engine.endpoint.fd, self._look)
         loop.add_reader(engine.at.peer_pidfd, os._exit, 1)
         engine.pump.attended = True
         engine.pump.attendant = self.on_submitted
@@ -338,8 +352,8 @@ class ActorHost:
     async def _run(self, item: Item) -> None:
         source, _, task = item
         executor = self._executor
-        handle = executor.journal_handle(item)
-        executor.journal.started(handle, task.seq)
+        handle = executor.pushers.handle(item)
+        executor.pushers.journal.started(handle, task.seq)
         current = self._new_current(task)
         _current.set(current)
         self._flags[task.task_id] = current
@@ -348,7 +362,7 @@ class ActorHost:
         announce(self._name)
         try:
             value = self._invoke(task, carrier)
-            if inspect.isawaitable(value):
+            if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
             result = executor.outcomes.of_value(source, task, name, value)
             value = None
@@ -369,22 +383,36 @@ class ActorHost:
         executor, task = self._executor, item[2]
         self._calls.pop(task.task_id, None)
         self._flags.pop(task.task_id, None)
-        executor.forget_children(task.task_id)
+        executor.children.forget(task.task_id)
         if carrier is not None and executor.outcomes.end_carrier(carrier):
             result.kept = True
         executor.done.append((item, executor.journaled(handle, task, result)))
         self._active -= 1
         self.on_submitted()
 
+    def _look(self) -> None:
+        """In the loop: take what has come, and begin it."""
+        self._looking = True
+        try:
+            self._executor.flush()
+        finally:
+            self._looking = False
+        if self._scheduled:
+            self._schedule()
+
     def _flush(self) -> None:
+        """In the loop: send what is done. Then a synchronous caller's next call is worth a short spin, if no call
+        waits for something meanwhile."""
         self._flushing = False
-        self._executor.flush()
+        self._look()
         loop = self._loop
         assert loop is not None
         if self._leaving:
             loop.stop()
         elif self._executor.queue or self._executor.exiting:
             self._schedule()
+        elif not self._calls and self._executor.engine.pump.spin.finds(self._nobody):
+            self._look()
 
 
 def _terminate() -> None:

@@ -29,24 +29,24 @@ from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
-from meshray.runtime.client import Client, Current
+from meshray.runtime.client import Client
+from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal, source_of_lease
+from meshray.store.journal import ConcurrentJournal, Journal
 from meshray.wire import messages as m
+from meshray.worker.children import Children
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
 from meshray.worker.orphans import Item, Orphanage
 from meshray.worker.outcomes import Outcomes
+from meshray.worker.pushers import Pushers
 from meshray.worker.streams import announce
 
 SEND_TASKS = 64
 SEND_AFTER_S = 0.001
 
 _encode = msgspec.msgpack.Encoder().encode
-_perf_ns = time.perf_counter_ns
-
-CHILDREN_MAX = 1024
-"""So many tasks that one task has submitted are remembered before those that have ended are left out."""
+_monotonic = time.monotonic
 
 FAILURES_AT_ONCE = 32
 """So many failures travel in one message: each may carry an exception of `exception_max_bytes`."""
@@ -96,7 +96,7 @@ class Executor:
         self.client = client
         self.engine = client.engine
         self._journal = journal
-        self.journal: Journal | ConcurrentJournal = journal  # of tasks: the main thread's alone; of an actor: locked
+        self.pushers = Pushers(journal)
         self.functions = Functions()
         self.outcomes = Outcomes(client)
         self.queue: deque[Item] = deque()
@@ -109,20 +109,14 @@ class Executor:
         self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
         self._at_hand: Item | None = None  # the last that was taken from the queue to be run
         self.orphans = Orphanage(client.engine)
-        self._busy_ns = 0  # time spent on what is in `done`; only the main thread of tasks counts it
+        self._busy_s = 0.0  # time spent on what is in `done`; only the main thread of tasks counts it
         self._running: m.Task | None = None
         self._running_since_s = 0.0
         self._in_user_code = False
         self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
-        self._pushes: deque[tuple[bytes, int, int]] = deque()  # (source, lease, acknowledged) the journal is to know
-        self._handles: dict[bytes, int] = {}  # journal handles by source
-        self._last_lease = 0  # the lease that has pushed last, and its handle
-        self._last_handle = 0
-        self._last_lease_source = b""
         self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
         self._blocks = 0
-        self._children: dict[bytes, list[bytes]] = {}  # what a running task has submitted: the results' ids
-        self._prune_at = CHILDREN_MAX
+        self.children = Children(client.engine.records.table)
         self._main = Current()  # of tasks, and of the user's threads
         self._local = threading.local()
         self._main_ident = threading.main_thread().ident
@@ -135,7 +129,7 @@ class Executor:
     def _in_forked_child(self) -> None:
         """The user's code has forked: what the child does with it must not become an attempt's outcome."""
         child: Any = ChildOfWorker()
-        self.outcomes = self.journal = child
+        self.outcomes = self.pushers.journal = child
 
     # -- context -----------------------------------------------------------------------------------------------------
 
@@ -152,8 +146,9 @@ class Executor:
     def on_bound(self, bind: m.Bind) -> None:
         """The job of this worker, and what every task of it may use."""
         self.orphans.driver = bind.job.job
-        self._main.gpu_ids = list(bind.gpu_ids)
-        self._main.resources = to_quantities(bind.resources)
+        around = self._main.around = Surroundings()
+        around.gpu_ids = list(bind.gpu_ids)
+        around.resources = to_quantities(bind.resources)
 
     def _note_children(self, refs: list[ObjectRef[Any]]) -> None:
         if self.actor is not None:
@@ -162,20 +157,7 @@ class Executor:
         running = self._running
         if not (self.actor.runs(task_id) if self.actor is not None else running and running.task_id == task_id):
             return  # a thread or a coroutine that nobody can cancel through a task of ours, and that may go on for ever
-        children = self._children.get(task_id)
-        if children is None:
-            children = self._children[task_id] = []
-        children += [ref._id for ref in refs]  # no handles: what nobody holds is not kept for a possible cancel
-        if len(children) >= self._prune_at:
-            table = self.engine.records.table
-            pending = (object_id for object_id in children if (record := table.get(object_id)) and record.task)
-            children[:] = pending
-            self._prune_at = max(CHILDREN_MAX, 2 * len(children))
-
-    def forget_children(self, task_id: bytes) -> None:
-        """A task is over: what it submitted is not cancelled with it any more."""
-        if self._children:
-            self._children.pop(task_id, None)
+        self.children.note(task_id, [ref._id for ref in refs])
 
     def on_leaving(self) -> None:
         """The actor ends itself, says one of its threads: the main thread is to see that."""
@@ -195,9 +177,9 @@ class Executor:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
-        self._pushes.append((source, lease, message.acknowledged))
+        self.pushers.on_push(source, lease, message.acknowledged)
         if self.actor is not None:
-            self._note_pushes()
+            self.pushers.take_in()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
         self.queue.extend([(source, lease, task) for task in message.tasks])
@@ -207,28 +189,9 @@ class Executor:
             idle, self._idle = self._idle, None
             idle()
 
-    def _note_pushes(self) -> None:
-        """Tell the journal who has pushed, and what has arrived there. Of tasks it belongs to the main thread, which
-        does this before it begins one; that of an actor has a lock."""
-        while self._pushes:
-            source, lease, acknowledged = self._pushes.popleft()
-            if lease and lease == self._last_lease:
-                self.journal.acknowledged(self._last_handle, acknowledged)
-                continue
-            name = source_of_lease(lease) if lease else source
-            handle = self._handles.get(name)
-            if handle is None:
-                if lease and self._last_lease_source:
-                    self._handles.pop(self._last_lease_source, None)
-                    self.journal.forget(self._last_lease_source)
-                handle = self._handles[name] = self.journal.source(name)
-            if lease:
-                self._last_lease_source, self._last_lease, self._last_handle = name, lease, handle
-            self.journal.acknowledged(handle, acknowledged)
-
     def on_cancel(self, source: bytes, message: m.Cancel) -> None:
         if message.recursive:
-            for object_id in list(self._children.get(message.task_id, ())):
+            for object_id in self.children.of(message.task_id):
                 record = self.engine.record_of(object_id)
                 if record is not None and record.task is not None:
                     cancel_task(self.engine, record.task, False, True)
@@ -258,9 +221,9 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            self.journal = ConcurrentJournal(self._journal)
+            self.pushers.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
-            self._note_pushes()
+            self.pushers.take_in()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -286,7 +249,7 @@ class Executor:
                 continue  # the main thread was quicker
         if self.actor is None:
             self.orphans.tell(process, self.done, self._at_hand)
-        elif process in self._handles:
+        elif self.pushers.knows(process):
             self._dead_callers.add(process)
             self._forget_callers()
 
@@ -295,8 +258,7 @@ class Executor:
         assert self.actor is not None
         for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
             self._dead_callers.discard(caller)
-            self._handles.pop(caller, None)
-            self.journal.forget(caller)
+            self.pushers.forget(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -327,27 +289,29 @@ class Executor:
         """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
         orphans = self.orphans
         done = self.done
-        groups: dict[tuple[bytes, int], list[m.Result]] = {}
-        busy, self._busy_ns = self._busy_ns, 0
+        busy, self._busy_s = int(self._busy_s * 1e9), 0.0
         if len(done) == 1 and done[0][0][0] not in self.engine.dead:  # a synchronous caller's: nothing to group
             item, result = done.popleft()
             source, lease, _ = item
             if source == orphans.driver or not lease or not orphans.takes(item, result):
                 self.engine.send(source, m.Results(lease, [result], busy if lease else 0))
             return
+        groups: dict[tuple[bytes, int], list[m.Result]] = {}
+        group: list[m.Result] = []
+        last_source, last_lease, kept = b"", -1, False
         while done:
             item, result = done.popleft()
             source, lease, _ = item
-            if source != orphans.driver and lease and orphans.takes(item, result):
+            if lease != last_lease or source is not last_source:
+                last_source, last_lease, kept = source, lease, bool(lease) and source != orphans.driver
+                group = groups.setdefault((source, lease), [])
+            if kept and orphans.takes(item, result):
                 continue
-            group = groups.get((source, lease))
-            if group is None:
-                group = groups[source, lease] = []
             group.append(result)
             if not lease and source in self.engine.dead:  # an actor's call has no heir: nobody takes what is inside
                 self.engine.pins.pop((self.engine.peer, item[2].task_id), None)
         for (source, lease), results in groups.items():
-            if source in self._dead_callers:
+            if source in self._dead_callers or not results:
                 continue
             if len(results) > FAILURES_AT_ONCE and any(map(_is_failure, results)):
                 for begin in range(0, len(results), FAILURES_AT_ONCE):
@@ -455,10 +419,11 @@ class Executor:
             return None
 
     def _run_queue(self) -> None:
-        queue, since = self.queue, 0
+        queue, done, since_s = self.queue, self.done, 0.0
+        now = _monotonic()
         while True:
             if not queue:
-                if self.done:
+                if done:
                     self.send_done()  # before anything else: somebody waits for it
                 return
             try:
@@ -468,14 +433,15 @@ class Executor:
             self._at_hand = item
             if self.engine.dead and not self._still_wanted(item):
                 continue
-            began = _perf_ns()
-            if not self.done:
-                since = began
-            self.done.append((item, self.attempt(item)))
-            ended = _perf_ns()
-            self._busy_ns += ended - began
-            if queue and (len(self.done) >= SEND_TASKS or ended - since > SEND_AFTER_S * 1e9):
+            if not done:
+                since_s = now
+            began, self._running_since_s = now, now
+            done.append((item, self.attempt(item)))
+            now = _monotonic()
+            self._busy_s += now - began
+            if queue and (len(done) >= SEND_TASKS or now - since_s > SEND_AFTER_S):
                 self.flush()
+                now = _monotonic()
 
     def _still_wanted(self, item: Item) -> bool:
         """Whether this task is for somebody who lives, or was reported as an orphan that runs here."""
@@ -505,25 +471,15 @@ class Executor:
         finally:
             pump.leave(raised)
 
-    def journal_handle(self, item: Item) -> int:
-        """The journal's handle for the pusher of an item; 0, which it ignores, for one that has died meanwhile."""
-        if self._pushes:
-            self._note_pushes()
-        lease = item[1]
-        if lease and lease == self._last_lease:
-            return self._last_handle
-        return self._handles.get(source_of_lease(lease) if lease else item[0], 0)
-
     def attempt(self, item: Item) -> m.Result:
         """Run one attempt of a task."""
         source, _, task = item
-        handle = self.journal_handle(item)
+        handle = self.pushers.handle(item)
         current = self._main
         current.task_id = task.task_id
         current.depth = task.depth + 1
-        self._running_since_s = time.monotonic()
         self._running = task
-        self.journal.started(handle, task.seq)
+        self.pushers.journal.started(handle, task.seq)
         carrier: Carrier | None = None
         name = task.name
         try:
@@ -552,21 +508,21 @@ class Executor:
             self._in_user_code = False
             result = self._of_error(task, name or self.functions.name_of(task.function), error)
         self._running = None
-        self.forget_children(task.task_id)
+        self.children.forget(task.task_id)
         if carrier is not None and self.outcomes.end_carrier(carrier):
             result.kept = True
         return self.journaled(handle, task, result)
 
     def journaled(self, handle: int, task: m.Task, result: m.Result) -> m.Result:
         """Write the result down; one that is too large for the journal goes to the store."""
-        if self.journal.finished(handle, task.seq, _encode(result)):
+        if self.pushers.journal.finished(handle, task.seq, _encode(result)):
             return result
         try:
             result = self.outcomes.sealed(task, result)
         except Exception as error:
             result = self.outcomes.of_error(task, task.name, error)
-        if not self.journal.finished(handle, task.seq, _encode(result)):
-            self.journal.unrecorded(handle, task.seq)
+        if not self.pushers.journal.finished(handle, task.seq, _encode(result)):
+            self.pushers.journal.unrecorded(handle, task.seq)
         return result
 
     def _of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:

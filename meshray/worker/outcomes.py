@@ -53,6 +53,9 @@ class Outcomes:
     def of_value(self, source: bytes, task: m.Task, name: str, value: Any) -> m.Result:
         """The result of a task that returned `value`."""
         if task.returns == 1:
+            data = payloads.dumps_plain(value)
+            if data is not None and len(data) <= self._inline_max_bytes:
+                return m.Result(task.seq, [data])
             payload = _dumps(name, "result", value)
             if payload.nbytes <= self._inline_max_bytes and not payload.contained:
                 return m.Result(task.seq, [payload.inline()])

@@ -7,7 +7,7 @@ peer closes or the peer dies (PDEATHSIG is SIGTERM here, not SIGKILL, so that it
 Workers die with the zygote (PDEATHSIG SIGKILL).
 
 A fork copies one thread only, and a loaded numpy has threads and a generator that all copies would share. Therefore the
-zygote has one thread, no ZeroMQ context and no numpy; it looks before each fork and refuses otherwise.
+zygote has one thread and no numpy; it looks before each fork and refuses otherwise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from meshray.worker.descendants import Descendants, kill_group
 
 PRELOAD = (
     "msgspec",
-    "zmq",
     "cloudpickle",
     "meshray.wire.*",
     "meshray.observe.*",
@@ -71,7 +70,7 @@ _END_TIMEOUT_S = 1.5
 def fork_zygote() -> tuple[int, socket.socket]:
     """Fork this process into a zygote: its pid, and our end of the socket to it.
 
-    Call it from the main thread of the peer, after its imports and before the first thread, ZeroMQ context or lock.
+    Call it from the main thread of the peer, after its imports and before its first thread or lock.
     The zygote closes all other descriptors. Raises `RuntimeError` when this process is not clean any more.
     """
     check_clean()

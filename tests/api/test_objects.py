@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import meshray as ray
-from tests.api.fake import FakeRuntime
+from tests.api.fake import FakeRuntime, travelled
 
 
 def test_get_of_one_and_of_many(fake: FakeRuntime) -> None:
@@ -99,6 +99,28 @@ def test_references(fake: FakeRuntime) -> None:
         return await ref
 
     assert asyncio.run(awaited()) == 7
+
+
+def test_a_reference_of_bytes_is_counted_and_the_nil_one_is_not(fake: FakeRuntime) -> None:
+    ref = ray.put(7)
+    assert not ref.is_nil()
+    for made in (ray.ObjectRef.from_hex(ref.hex()), ray.ObjectRef.from_binary(bytes(ref))):
+        assert made == ref
+    assert fake.adopted == [ref.binary()] * 2
+    nil = ray.ObjectRef.nil()
+    assert nil.is_nil()
+    assert nil.task_id().is_nil()
+    assert ray.ObjectRef.from_hex(nil.hex()) == travelled(nil) == nil
+    assert fake.adopted == [ref.binary()] * 2
+    assert not fake.exported
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"short", "zz", "abcd", "f" * 57])
+def test_a_reference_of_wrong_bytes(fake: FakeRuntime, wrong: Any) -> None:
+    for make in (ray.ObjectRef.from_hex, ray.ObjectRef.from_binary):
+        with pytest.raises((TypeError, ValueError), match="ObjectRef"):
+            make(wrong)
+    assert not fake.adopted
 
 
 def test_a_reference_that_programs_build_wrongly_only_raises(monkeypatch: pytest.MonkeyPatch) -> None:

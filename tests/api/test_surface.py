@@ -154,10 +154,22 @@ def test_import_of_the_package_alone_gives_its_modules() -> None:
 def test_ids() -> None:
     for name in ("ActorID", "NodeID", "JobID", "TaskID", "WorkerID", "ObjectID", "FunctionID", "PlacementGroupID"):
         cls = getattr(meshray, name)
-        assert cls.from_hex(cls.nil().hex()) == cls.nil()
+        made = cls.from_random()
+        assert cls.from_hex(made.hex()) == cls.from_binary(made.binary()) == cls(bytes(made)) == made
+        assert len(made.binary()) == cls.size()
         assert cls.nil().is_nil()
-        assert not cls.from_random().is_nil()
-    methods = ["hex", "binary", "task_id", "job_id", "future", "as_future", "__await__"]
+        assert not made.is_nil()
+        assert repr(made) == f"{name}({made.hex()})"
+        for wrong in (None, 5, "text"):
+            with pytest.raises(TypeError, match=name):
+                cls(wrong)
+        for short in (b"", made.binary() + b"x"):
+            with pytest.raises(ValueError, match=name):
+                cls(short)
+        with pytest.raises(ValueError, match=name):
+            cls.from_hex("no hexadecimal")
+    methods = ["hex", "binary", "from_hex", "from_binary", "nil", "is_nil", "size"]
+    methods += ["task_id", "job_id", "future", "as_future", "__await__"]
     assert not [name for name in methods if not hasattr(meshray.ObjectRef, name)]
     assert meshray.ObjectRef[int].__origin__ is meshray.ObjectRef  # type: ignore[attr-defined]
 

@@ -45,6 +45,7 @@ PEER = NODE + bytes(8)
 DRIVER, SUBMITTER, EXECUTOR, OTHER = (NODE + label.ljust(8, b"\0") for label in (b"drv", b"sub", b"exe", b"oth"))
 FUNCTION = Blob(b"f" * 16, "f", b"code")
 CRASH = Failure("WorkerCrashedError", "killed")
+NOBODY: frozenset[bytes] = frozenset()
 M = TypeVar("M")
 
 
@@ -98,8 +99,10 @@ class Host:
             self.objects.on_hold(DRIVER, Hold(0, [record.object_id for record in records]))
         self.perform()
 
-    def die(self, process: bytes = SUBMITTER, finished: list[Result] | None = None) -> None:
-        self.adoption.on_process_died(process, finished or [], CRASH, 0.0)
+    def die(
+        self, process: bytes = SUBMITTER, finished: list[Result] | None = None, executors: frozenset[bytes] = NOBODY
+    ) -> None:
+        self.adoption.on_process_died(process, finished or [], CRASH, 0.0, executors)
         self.objects.on_process_died(process, "killed")
         self.perform()
 
@@ -111,6 +114,13 @@ class Host:
 
     def orphans(self, finished: Any = (), running: Any = (), begun: Any = ()) -> None:
         self.adoption.on_orphans(EXECUTOR, Orphans(SUBMITTER, list(finished), list(running), list(begun)), 0.0)
+        self.perform()
+
+    def lose_patience(self) -> None:
+        deadline = self.adoption.next_deadline()
+        assert deadline == DEFAULT.adoption_patience_s
+        self.adoption.tick(deadline)
+        assert self.adoption.next_deadline() is None
         self.perform()
 
     def settle(self) -> None:
@@ -386,3 +396,89 @@ def test_a_living_submitter_is_left_alone() -> None:
     assert not host.adoption.heirs()
     host.settle()
     assert host.value(1) == b"v"
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(10)
+def test_who_never_had_a_lease_of_the_dead_one_keeps_nothing_waiting_and_costs_nothing() -> None:
+    host = Host()
+    host.promote(lineage(1))
+    host.die(executors=frozenset({EXECUTOR}))
+    host.seen(DRIVER, EXECUTOR)
+    assert host.run() is None
+    host.lose_patience()
+    push = host.run()
+    assert push is not None
+    host.adoption.on_results(EXECUTOR, Results(push.lease, [Result(push.tasks[0].seq, [b"v"])]), 0.0)
+    host.perform()
+    assert host.value(1) == b"v"
+    host.seen(OTHER)
+    assert not host.adoption.heirs()
+
+
+@pytest.mark.fault(10)
+def test_a_silent_executor_is_charged_where_the_retries_allow_it_and_awaited_where_not() -> None:
+    host = Host()
+    host.promote(lineage(1), lineage(2, retries=1), lineage(3, retries=-1))
+    host.die(executors=frozenset({EXECUTOR}))
+    host.seen(DRIVER, OTHER)
+    host.lose_patience()
+    heirs = {heir.lineage.task_id: heir for heir in host.adoption.heirs()}
+    assert heirs[task(1)].task is None
+    assert heirs[task(2)].retries_left == 0
+    assert heirs[task(2)].task is not None
+    assert heirs[task(3)].task is not None
+    host.seen(EXECUTOR)  # it has begun nothing
+    assert heirs[task(1)].task is not None
+
+
+@pytest.mark.fault(10)
+def test_a_silent_executor_that_dies_is_charged_once() -> None:
+    host = Host()
+    host.promote(lineage(1, retries=1))
+    host.die(executors=frozenset({EXECUTOR, OTHER}))
+    host.seen(DRIVER)
+    host.lose_patience()
+    (heir,) = host.adoption.heirs()
+    assert heir.task is None, "two may have begun it, one retry is left"
+    host.die(EXECUTOR)
+    assert heir.task is None
+    host.seen(OTHER)
+    assert heir.task is not None
+    assert heir.retries_left == 0
+
+
+@pytest.mark.fault(10)
+def test_what_the_silent_tell_of_a_task_that_was_submitted_again_comes_too_late() -> None:
+    host = Host()
+    inside = ref(7, EXECUTOR)
+    host.objects.on_promote(EXECUTOR, Promote([Promoted(inside, b"inner")]))
+    host.promote(lineage(1, retries=3), lineage(2, retries=3))
+    host.die(executors=frozenset({EXECUTOR}))
+    host.seen(DRIVER, OTHER)
+    host.lose_patience()
+    host.thawed.clear()
+    host.orphans(
+        finished=[Orphan(task(1), 0, 1, 5, Result(5, [b"old"], [[inside]]))], running=[Orphan(task(2), 0, 1, 6)]
+    )
+    assert host.take(CarrierDone) == [CarrierDone([task(1)])]
+    host.seen(EXECUTOR)
+    assert host.thawed == [ThawLease(EXECUTOR, SUBMITTER, kill=True)]
+    assert host.value(1) is None
+    assert all(heir.runner is None for heir in host.adoption.heirs())
+
+
+@pytest.mark.fault(10)
+def test_what_only_the_dead_and_perhaps_the_silent_hold_waits_for_them() -> None:
+    host = Host()
+    host.promote(lineage(1), held=False)
+    host.die()
+    host.seen(DRIVER, EXECUTOR)
+    host.lose_patience()
+    assert host.run() is None
+    assert host.objects.knows(ref(1))
+    host.objects.on_hold(OTHER, Hold(0, [ref(1)]))
+    host.seen(OTHER)
+    assert host.run() is not None

@@ -562,6 +562,27 @@ def test_an_actor_that_outlives_its_job_keeps_its_helpers_and_restarts() -> None
     assert len(host.slots) == 2
 
 
+def test_idle_helpers_of_an_actor_that_outlived_its_job_end_with_it() -> None:
+    host = Host(CPU=4)
+    request_actor(host, 1)
+    (hosts,) = host.slots
+    host.demand(hosts.worker, 1)
+    (helper,) = host.take(LeaseGranted, hosts.worker)
+    alive = True
+    host.leases.job_is_needed = lambda _: alive
+    host.leases.on_job_ended(A, frozenset({hosts.worker}), host.now)
+    host.demand(hosts.worker, 0)
+    host.give_back(hosts.worker, helper)
+    assert not host.killed, "it may be needed again"
+    alive = False
+    host.leases.release_actor(actor(1), host.now)
+    host.die(hosts.worker)
+    assert host.killed == [hosts.worker, helper.worker]
+    host.die(helper.worker)
+    assert not host.leases.serves(A)
+    assert not host.leases._jobs
+
+
 def test_an_actor_that_can_never_be_placed_is_told_to_its_job() -> None:
     host = Host(CPU=1)
     request_actor(host, 1, CPU=5)

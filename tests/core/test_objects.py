@@ -102,6 +102,18 @@ def test_who_asks_before_the_promotion_is_answered_by_it(peer: Peer) -> None:
     assert peer.fetched(B) == [m.Promoted(x, b"first")]
 
 
+def test_an_owner_that_asks_for_what_it_never_promoted_has_lost_it(peer: Peer) -> None:
+    """A reference made of bytes: what it stood for was freed, and no promotion will come."""
+    x = oid(A)
+    peer.hold(A, x)
+    peer.fetch(A, x)
+    (answer,) = peer.fetched(A)
+    assert isinstance(answer.value, m.Failure)
+    assert answer.value.kind == "ObjectFreedError"
+    peer.release(A, x)
+    assert not peer.core.knows(x)
+
+
 def test_who_forgets_is_not_answered(peer: Peer) -> None:
     x = oid(A)
     peer.fetch(B, x)

@@ -15,12 +15,14 @@ from meshray.wire.messages import (
     Fetch,
     Fetched,
     Hold,
+    Place,
     Promote,
     Promoted,
     Release,
     Resolve,
 )
 
+NODE = b"the-node"
 PEER = b"P" * 16
 SENDER = b"S" * 16
 
@@ -74,9 +76,21 @@ def test_an_owned_object_that_never_leaves_costs_no_message() -> None:
     shell.dies(1)
     assert shell.said() == []
     assert 1 not in shell
-    assert shell.idle == [oid(1)]
+    assert shell.idle == [], "of a small value nothing is left to look after"
     shell.dies(1)
     assert shell.said() == [], "of an ended mesh, say: no matter"
+
+
+def test_of_what_leaves_something_behind_the_shell_is_told() -> None:
+    """A segment, a failure that nobody has seen, a task of which an earlier attempt may have written one."""
+    shell = Shell()
+    shell.own(1).value = Place(NODE, oid(1), "segment", 1 << 20)
+    shell.own(2).value = Failure("TaskError", "no")
+    shell.own(3).exposed = True
+    for number in (1, 2, 3):
+        shell.dies(number)
+    assert shell.said() == []
+    assert shell.idle == [oid(1), oid(2), oid(3)]
 
 
 def test_a_birth_in_the_queue_counts_before_a_death_behind_it() -> None:

@@ -184,12 +184,28 @@ def test_a_long_one_is_not_pushed_ahead() -> None:
 
 def test_two_leases_share_what_there_is() -> None:
     shell = Shell()
-    shell.mean.add(1000)
+    shell.mean.add(0.1 * MS)
     shell.submit(10)
     shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
     shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
     shell.fill()
     assert len(shell.pushed(1)) == len(shell.pushed(2)) == 5
+
+
+def test_what_is_not_worth_a_wake_is_not_divided() -> None:
+    """Ten tasks of a microsecond go to one worker; of many more each worker gets its share."""
+    shell = Shell()
+    shell.mean.add(1000)
+    shell.submit(10)
+    shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
+    shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
+    shell.fill()
+    assert len(shell.pushed(1)) == 10
+    assert shell.pushed(2) == []
+    shell.submit(800)
+    shell.fill()
+    assert len(shell.pushed(1)) + len(shell.pushed(2)) == 810
+    assert len(shell.pushed(2)) == 405
 
 
 def test_large_arguments_bound_what_is_pushed_ahead() -> None:
@@ -326,6 +342,26 @@ def test_given_back_tasks_go_first_and_uncharged() -> None:
     check_idle(shell.core)
 
 
+def test_what_came_back_from_behind_a_long_task_goes_elsewhere() -> None:
+    """It may be what the long one waits for: pushed to the same worker again, it would come back for ever."""
+    shell = Shell()
+    shell.mean.add(0.2 * MS)
+    shell.submit(3)
+    shell.grant(1)
+    assert len(shell.pushed(1)) == 3
+    shell.core.on_given_back(worker(1), 1, [2, 3], 0.0)
+    shell.fill()
+    assert len(shell.pushed(1)) == 3
+    assert shell.demands()[-1] == 3, "one lease, and two tasks that need another"
+    shell.grant(2)
+    assert len(shell.pushed(2)) == 2
+    shell.results(1, [Result(1, [VALUE])])
+    shell.results(2, [Result(1, [VALUE]), Result(2, [VALUE])])
+    shell.submit(2)
+    assert (len(shell.pushed(1)), len(shell.pushed(2))) == (4, 3), "it takes tasks again"
+    check_idle(shell.core)
+
+
 def kind_of(result: Result) -> str:
     (failure,) = result.values
     assert isinstance(failure, Failure)
@@ -409,6 +445,34 @@ def test_a_revoked_lease_gets_no_more_and_goes_back_when_it_is_empty() -> None:
     shell.grant(2)
     shell.core.on_revoked(7)
     assert len(shell.pushed(2)) == 1
+
+
+def test_a_lease_that_somebody_waits_for_goes_back_without_a_pause() -> None:
+    """As soon as nothing is in flight and nothing is ready; one that is idle already, at once."""
+    shell = Shell()
+    shell.mean.add(50 * MS)
+    shell.submit(3)
+    shell.grant(1)
+    shell.core.on_wanted(1)
+    shell.core.on_wanted(1)
+    shell.core.on_wanted(7)
+    for seq in (1, 2):
+        shell.results(1, [Result(seq, [VALUE])])
+        shell.fill()
+        assert shell.returned() == [], "there is more to do"
+    shell.results(1, [Result(3, [VALUE])])
+    shell.fill()
+    assert shell.returned() == [1]
+    assert shell.demands()[-1] == 0
+    shell.submit(1)
+    shell.grant(2)
+    shell.results(2, [Result(1, [VALUE])])
+    shell.fill()
+    assert shell.returned() == [1]
+    shell.core.on_wanted(2)
+    shell.fill()
+    assert shell.returned() == [1, 2]
+    check_idle(shell.core)
 
 
 # -- everything at once ------------------------------------------------------------------------------------------------

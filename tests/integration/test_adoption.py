@@ -233,3 +233,32 @@ def test_what_nobody_holds_is_cancelled(shared_mesh: ModuleType, log: Path, gate
     gate.touch()
     assert mesh.get(mesh.remote(lambda: 1).remote(), timeout=TIMEOUT_S) == 1
     assert lines(log) == ran
+
+
+@pytest.mark.fault(8, 10)
+def test_an_executor_that_is_stopped_keeps_the_others_waiting_for_a_while_only(
+    shared_mesh: ModuleType, log: Path, gate: Path
+) -> None:
+    """It may have begun any of them, so each is charged one attempt. What it says when it goes on comes too late."""
+
+    def pids(log: Path, gate: Path, value: int) -> int:
+        hold(log, gate, f"{value}:{os.getpid()}")
+        return value
+
+    def parent(count: int) -> tuple[list[Any], int]:
+        return [shared_mesh.remote(pids).remote(log, gate, number) for number in range(count)], os.getpid()
+
+    refs, submitter = shared_mesh.get(shared_mesh.remote(parent).remote(6), timeout=TIMEOUT_S)
+    until(lambda: len(lines(log)) == 2, "two of them to begin")
+    stopped = int(lines(log)[0].partition(":")[2])
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        os.kill(submitter, signal.SIGKILL)
+        gate.touch()
+        assert shared_mesh.get(refs, timeout=TIMEOUT_S) == list(range(6))
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    begun = [int(line.partition(":")[0]) for line in lines(log)]
+    assert max(map(begun.count, range(6))) == 2, "what the stopped one had begun, and nothing else"
+    assert len(begun) == 7
+    assert shared_mesh.get(refs, timeout=TIMEOUT_S) == list(range(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-import zmq
 
 import meshray as ray
 from meshray import context
@@ -332,14 +332,28 @@ def test_a_module_that_the_worker_cannot_import(
 # -- garbage on the wire -----------------------------------------------------------------------------------------------
 
 GARBAGE = [
-    [b""],
-    [b"x" * 10],
-    [b"", b"", b"", b""],
-    [b"\x00" * 32, b"\xc1"],
-    [b"\x00" * 32, os.urandom(1000)],
-    [b"\xff" * 5000],
-    [b"a"] * 500,
+    b"",
+    b"x" * 10,
+    bytes(100),
+    b"\x01\0\0\0\xc1",
+    os.urandom(1000),
+    b"\xff" * 5000,
+    b"\x01\0\0\0a" * 500,
 ]
+
+
+def frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "little") + data
+
+
+def say(path: Path, speech: bytes) -> None:
+    """Connect, speak, hang up: the other side may hang up first."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        try:
+            connection.sendall(speech)
+        except (BrokenPipeError, ConnectionResetError):
+            return
 
 
 def sockets(folder: Path) -> list[Path]:
@@ -353,31 +367,24 @@ def test_garbage_at_every_socket_changes_nothing(shared_mesh: ModuleType) -> Non
     folder = Path(runtime.engine.endpoint._folder)
     assert ray.get([square.remote(n) for n in range(10)], timeout=LIMIT_S) == [n * n for n in range(10)]
     node = runtime.engine.peer[:8]
-    with zmq.Context() as local:
-        for path in sockets(folder):
-            receiver = node + bytes.fromhex(path.name)
-            for identity in (b"stranger", new_process(node), runtime.engine.peer[:8] + b"\x00" * 7 + b"\x01"):
-                dealer = local.socket(zmq.DEALER)
-                dealer.setsockopt(zmq.ROUTING_ID, identity)
-                dealer.setsockopt(zmq.LINGER, 200)
-                dealer.connect(f"ipc://{path}")
-                for frames in GARBAGE:
-                    dealer.send_multipart(frames)
-                for message in (Wake(), Results(1, [], 0)):
-                    data = encode(message)
-                    dealer.send_multipart([receiver + identity, data])
-                    dealer.send_multipart([receiver + identity, data[:-1]])
-                    dealer.send_multipart([receiver[:-1] + b"?" + identity, data])
-                dealer.send_multipart([receiver + identity, b"\x91" * 10_000])
-                dealer.close()
+    for path in sockets(folder):
+        receiver = node + bytes.fromhex(path.name)
+        for identity in (b"stranger" * 2, new_process(node), runtime.engine.peer[:8] + b"\x00" * 7 + b"\x01"):
+            greeting = b"meshray1" + receiver + identity
+            for speech in (*GARBAGE, *(greeting + garbage for garbage in GARBAGE)):
+                say(path, speech)
+            for message in (Wake(), Results(1, [], 0)):
+                data = encode(message)
+                say(path, greeting + frame(data))
+                say(path, greeting + frame(data[:-1]) + frame(data))
+                say(path, b"meshray1" + receiver[:-1] + b"?" + identity + frame(data))
+            say(path, greeting + frame(b"\x91" * 10_000))
     assert ray.get([square.remote(n) for n in range(10)], timeout=LIMIT_S) == [n * n for n in range(10)]
 
 
 @pytest.mark.fault(47)
 def test_silent_and_speechless_connections(shared_mesh: ModuleType) -> None:
     """Connections that say nothing, or no ZMTP at all."""
-    import socket
-
     runtime: Any = context.current_runtime()
     opened = []
     for path in sockets(Path(runtime.engine.endpoint._folder)):

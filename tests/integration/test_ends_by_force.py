@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from meshray import context
 from meshray.exceptions import MeshrayError, NodeDiedError
 from meshray.ids import new_node
 from meshray.local import find_peers, read_record, runtime_folder, store_root
-from tests.integration.programs import LIMIT_S, alive, kill, python, running, standing_peer, write
+from tests.integration.programs import LIMIT_S, alive, kill, python, run, running, standing_peer, write
 from tests.until import until
 
 
@@ -110,6 +111,22 @@ class TestThePeerIsKilled:
         kill(peer.pid)
         until(lambda: not any(alive(pid) for pid in below))
         del refs
+
+    @pytest.mark.parametrize(("by", "reason"), [("meshray stop", "meshray stop"), ("a signal", "SIGTERM")])
+    def test_one_that_is_stopped_in_order_says_so(self, tmp_path: Path, by: str, reason: str) -> None:
+        with standing_peer() as record:
+            ray.init()
+            ref = wait_for.remote(tmp_path / "go on")
+            until((tmp_path / "go on.begun").exists)
+            if by == "a signal":
+                os.kill(record.pid, signal.SIGTERM)
+            else:
+                run(sys.executable, "-m", "meshray.cli", "stop")
+            with pytest.raises(NodeDiedError, match=rf"was stopped \({reason}\)"):
+                ray.get(ref, timeout=LIMIT_S)
+            with pytest.raises(NodeDiedError, match="was stopped"):
+                ray.put(1)
+            ray.shutdown()
 
     @pytest.mark.fault(6, 18)
     def test_what_a_killed_standing_peer_leaves_is_swept_at_the_next_start(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from meshray import context
-from meshray.exceptions import GetTimeoutError, TaskError
+from meshray.exceptions import GetTimeoutError, ObjectLostError, OwnerDiedError, TaskError
 from tests.until import until
 
 GET_S = 30.0
@@ -386,6 +386,51 @@ def test_a_reference_pickled_by_the_program(shared_mesh: ModuleType) -> None:
         return ray.get(pickle.loads(data))
 
     assert ray.get(read.remote(data), timeout=GET_S) == "kept"
+
+
+def test_a_reference_made_of_bytes_counts(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+    original = ray.put(["kept"])
+    text = original.hex()
+    copy = ray.ObjectRef.from_hex(text)
+    del original
+    gc.collect()
+    assert ray.get(copy, timeout=GET_S) == ["kept"]
+
+    @ray.remote
+    def read(text: str, keep: Any) -> Any:
+        return ray.get(ray.ObjectRef.from_hex(text))
+
+    assert ray.get(read.remote(text, [copy]), timeout=GET_S) == ["kept"]
+    del copy
+    gc.collect()
+
+    def freed() -> bool:
+        try:
+            return bool(ray.get(ray.ObjectRef.from_hex(text), timeout=GET_S) is None)
+        except ObjectLostError as error:
+            return "freed" in str(error)
+
+    until(freed, "the object to be freed")
+    with pytest.raises(OwnerDiedError, match="another mesh"):
+        ray.get(ray.ObjectRef.from_binary(b"x" * 28), timeout=GET_S)
+
+
+def test_the_nil_reference(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+    nil = ray.ObjectRef.nil()
+
+    @ray.remote
+    def same(value: Any) -> Any:
+        return value
+
+    assert ray.get(same.remote([nil]), timeout=GET_S) == [nil]
+    for ask in (ray.get, lambda ref: ray.wait([ref]), lambda ref: ray.get(same.remote(ref), timeout=GET_S)):
+        with pytest.raises(ObjectLostError, match="stands for no object"):
+            ask(nil)
+    with pytest.raises(ObjectLostError, match="stands for no object"):
+        nil.future().result(GET_S)
+    ray.cancel(nil)
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------

@@ -470,7 +470,7 @@ class TestAnotherInterpreter:
     @pytest.mark.fault(4)
     def test_one_in_which_workers_cannot_start(self, tmp_path: Path) -> None:
         """A budget of crashes, then the driver is told the traceback; others on the same peer do not notice."""
-        trap = "import os, sys; 'IS_DRIVER' in os.environ or sys.modules.__setitem__('zmq', None)"
+        trap = "import os, sys; 'IS_DRIVER' in os.environ or sys.modules.__setitem__('cloudpickle', None)"
         interpreter = virtual_environment(tmp_path / "venv", trap)
         path = write(
             tmp_path / "program.py",
@@ -486,7 +486,7 @@ class TestAnotherInterpreter:
             """,
         )
         with standing_peer(), running(interpreter, path, env={"IS_DRIVER": "1"}) as broken:
-            told = broken.read_until("import of zmq halted")
+            told = broken.read_until("import of cloudpickle halted")
             assert "5 times" in told
             assert "Traceback" in told
             ray.init()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,14 +197,15 @@ def test_a_driver_that_is_killed_leaves_nothing(peer: Started) -> None:
 
 @pytest.mark.fault(47)
 def test_garbage_and_strangers_are_counted_and_harmless(peer: Started, driver: Driver) -> None:
-    import zmq
-
-    context = zmq.Context()
-    stranger = context.socket(zmq.DEALER)
-    stranger.routing_id = new_process(peer.node)
-    stranger.connect(f"ipc://{peer.folder}/{'0' * 16}")
-    for frames in ([b""], [b"x" * 32, b"\xff\xff"], [bytes(32)] * 5, [b"garbage"] * 2):
-        stranger.send_multipart(frames)
+    address = f"{peer.folder}/{'0' * 16}"
+    to, stranger = peer_process(peer.node), new_process(peer.node)
+    hello = b"meshray1" + to + stranger
+    opened = []
+    for speech in (b"GET / HTTP/1.1\r\n" * 4, hello[::-1], hello + b"\x02\0\0\0\xff\xff", hello + b"\xff" * 4):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address)
+        connection.sendall(speech)
+        opened.append(connection)
     driver.demand(1)  # not attached yet
     driver.attach()
 
@@ -212,8 +214,8 @@ def test_garbage_and_strangers_are_counted_and_harmless(peer: Started, driver: D
         return bool(counters["refused messages"] == 4 and counters["messages out of place"] == 1)
 
     until(counted, "everything to be counted")
-    stranger.close(linger=0)
-    context.term()
+    for connection in opened:
+        connection.close()
 
 
 def test_what_can_never_run_is_told(driver: Driver) -> None:

@@ -170,6 +170,31 @@ def test_a_blocked_get_or_wait_gives_the_cpu_back(shared_mesh: ModuleType) -> No
     assert ray.get(refs, timeout=GET_S) == [n for n in range(4) for _ in range(2)]
 
 
+def test_a_task_that_gets_ready_behind_one_that_waits_for_it(shared_mesh: ModuleType, tmp_path: Path) -> None:
+    """Of a function that is known to be quick, so it would be pushed ahead to the worker of the one that waits."""
+    ray = shared_mesh
+
+    @ray.remote
+    def first_of(value: int, begun: str = "", refs: Any = ()) -> int:
+        if begun:
+            Path(begun).touch()
+        return ray.get(list(refs))[0] if refs else value
+
+    @ray.remote(num_cpus=0)
+    def gate(path: str) -> int:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return 7
+
+    for _ in range(3):
+        ray.get([first_of.remote(number) for number in range(100)], timeout=GET_S)
+    late = first_of.remote(gate.remote(str(tmp_path / "gate")))
+    waiting = [first_of.remote(0, str(tmp_path / f"begun{number}"), [late]) for number in range(2)]
+    until(lambda: (tmp_path / "begun0").exists() and (tmp_path / "begun1").exists(), "both wait")
+    (tmp_path / "gate").touch()
+    assert ray.get(waiting, timeout=GET_S) == [7, 7]
+
+
 def test_a_task_behind_one_that_polls_for_it(shared_mesh: ModuleType) -> None:
     """Tasks pushed to a worker behind a long one are given back, or this would never end."""
     ray = shared_mesh

@@ -144,7 +144,7 @@ def test_worker_from_inside(peer: Peer) -> None:
         "fds": [0, 1, 2, 3],  # 3 is the listing itself
         "stdin": "",
         "numpy": False,
-        "preloaded": ["cloudpickle", "msgspec", "zmq"],
+        "preloaded": ["cloudpickle", "msgspec"],
         "threads": 1,
         "frozen": True,
         "sigint_default": True,

@@ -21,7 +21,7 @@ def report(settings: bytes) -> None:
         "fds": sorted(int(name) for name in os.listdir("/proc/self/fd")),
         "stdin": sys.stdin.read(),
         "numpy": "numpy" in sys.modules,
-        "preloaded": sorted({"zmq", "msgspec", "cloudpickle"} & sys.modules.keys()),
+        "preloaded": sorted({"msgspec", "cloudpickle"} & sys.modules.keys()),
         "threads": threading.active_count(),
         "frozen": gc.get_freeze_count() > 1000,
         "sigint_default": signal.getsignal(signal.SIGINT) is signal.default_int_handler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.runtime.pump import Pump, Waiter
+from meshray.runtime.spin import Spin
 
 LIMIT_S = 20.0
 
@@ -30,6 +32,9 @@ class FakeEndpoint:
     def deliver(self, message: Callable[[], object]) -> None:
         self.arrived.append(message)
         os.eventfd_write(self.fd, 1)
+
+    def stirs(self) -> bool:
+        return bool(select.select([self.fd], [], [], 0)[0])
 
     def receive(self, budget: int = 64, likely: bool = False) -> list[Any]:
         try:
@@ -195,6 +200,24 @@ def test_begin_runs_under_the_lock(bench: Bench) -> None:
 def test_it_waits_until_the_deadline_and_not_for_ever(bench: Bench) -> None:
     assert not bench.pump.wait(bench.waiter(), time.monotonic() + 0.02)
     assert bench.pump._leader is None
+
+
+def test_a_spin_ends_when_another_thread_has_brought_it(bench: Bench) -> None:
+    waiter = bench.waiter()
+    looks: list[int] = []
+
+    def stirs() -> bool:
+        looks.append(1)
+        if len(looks) == 3:
+            bench.pump.enter()
+            waiter()
+            bench.pump.leave(False)
+        return False
+
+    bench.pump.spin = Spin(stirs)
+    leader = Waiting(bench, waiter)
+    assert leader.end() is True
+    assert len(looks) == 3
 
 
 def test_timers_turn_the_pump_while_somebody_waits(bench: Bench) -> None:

@@ -102,6 +102,8 @@ class FakeValues:
             raise TaskError(value.message)
         return value
 
+    loads = load
+
 
 class Shell:
     def __init__(self) -> None:

@@ -156,7 +156,7 @@ class Process:
         self.world.send(self.process, to, message)
 
     def _on_idle(self, record: Record) -> None:
-        if isinstance(record.value, m.Place) or (self.rules.retried and self.attempts.get(record.id)):
+        if isinstance(record.value, m.Place) or record.exposed:
             self.world.send(self.process, PEER, m.Release([record.id]))
 
     def _on_release(self, record: Record) -> bool:
@@ -318,6 +318,8 @@ class Process:
         value = result.values[0]
         if isinstance(value, m.Place):
             self.makers[value.object_id] = worker
+        if self.rules.retried and self.attempts.get(task.record.id):
+            task.record.exposed = True  # an earlier attempt may have written a segment that nobody spoke of
         self.records.settle(task.record, value, contained or None)  # type: ignore[arg-type]
 
     def _on_LeaseLost(self, source: bytes, message: m.LeaseLost) -> None:
@@ -418,9 +420,10 @@ class Process:
             self.finding += 1
             request = self.count
             self.creating[request] = ref
+        cpu = {"CPU": 10_000}
         message = m.CreateActor(
-            actor_id, blob, b"", [], {}, {}, m.Profile(actor=True), restarts, 0, 0, self.job, b"", name, "", detached,
-            get_if_exists, request, args,
+            actor_id, blob, b"", [], cpu, cpu if restarts else {}, m.Profile(actor=True), restarts, 0, 0, self.job,
+            b"", name, "", detached, get_if_exists, request, args,
         )  # fmt: skip
         self.say(PEER, message)
         if not name:

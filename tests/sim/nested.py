@@ -2,9 +2,9 @@
 
 General layout. A `Plan` is what a task does: how long it runs, which tasks it submits, what they get from each other,
 and whose references it returns. `Process` is a driver or a worker: `core.records`, `core.submission` and
-`worker.orphans` as shipped, and a faithful model of the engine around them. `NestedPeer` is the shell of `core.leases`,
-`core.objects` and `core.adoption`. The value of a task is its number plus those of its arguments, so that each result
-can be checked (I9).
+`worker.orphans` as shipped, and a faithful model of the engine around them. Its peer is that of `nested_peer`, from
+which it gets its leases. The value of a task is its number plus those of its arguments, so that each result can be
+checked (I9). A worker may also be given an actor: then its constructor is a plan, and so is each of its methods.
 """
 
 from __future__ import annotations
@@ -17,20 +17,15 @@ from typing import Any
 
 import msgspec
 
-from meshray.config import Config
-from meshray.core.adoption import Adoption
-from meshray.core.effects import KillProcess, Send, StartWorker, SweepSegments, ThawLease, UnlinkSegment
-from meshray.core.leases import Leases
-from meshray.core.objects import Objects
 from meshray.core.pending import DONE, WAITING, Mean, Pending
 from meshray.core.records import Carrier, Record, Records
-from meshray.core.store_accounts import StoreAccounts
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.refs import ObjectRef
 from meshray.wire import messages as m
 from meshray.worker.orphans import Item, Orphanage
-from tests.sim.world import NODE, PEER, World, process_id
+from tests.sim.nested_peer import NestedPeer
+from tests.sim.world import PEER, World, process_id
 
 FUNCTION = m.Blob(b"f" * 16, "f", b"code")
 CPU = {"CPU": 10_000}
@@ -47,6 +42,8 @@ class Plan:
     argument: int = -1  # of a child: the sibling that it gets the value of
     inside: int = -1  # of a child: the sibling whose reference it gets, and returns
     returned: list[int] = field(default_factory=list)  # the children whose references it returns
+    gets: list[int] = field(default_factory=list)  # the children whose values it waits for before it returns
+    cpus: int = 10_000  # what it asks for, in ten-thousandths
     expected: int = 0  # its value
 
 
@@ -63,125 +60,6 @@ class _Handle(ObjectRef[Any]):
         self.queue.append(self._id)
 
 
-class NestedPeer:
-    """The shell of the peer's cores."""
-
-    def __init__(self, world: World, config: Config, cpus: int) -> None:
-        self.world, self.process, self.alive, self.config = world, PEER, True, config
-        self.store = StoreAccounts(config, 1 << 40)
-        self.objects = Objects(config, NODE, self.store)
-        self.adoption = Adoption(config, PEER, self.objects)
-        self.leases = Leases({"CPU": cpus * 10_000}, ("python", "/usr"), config)
-        self.new_worker: Callable[[], Process] = lambda: None  # type: ignore[assignment, return-value]
-        self._next_tick = float("inf")
-        world.parties[PEER] = self
-        world.checks.append(self.check)
-
-    def check(self) -> None:
-        self.objects.check()
-        self.leases.check()
-        self.adoption.check()
-
-    def start_job(self, driver: bytes) -> None:
-        self.objects.on_process_attached(driver, 1, driver)
-        self.leases.on_job_started(m.JobInfo(driver, "python", "/usr", [], "/", "", "ns"))
-
-    def process_died(self, process: bytes, finished: list[m.Result], started: list[int]) -> None:
-        """Its pidfd is readable; its journal, for the lease that it served."""
-        failure = m.Failure("WorkerCrashedError", "killed")
-        self.leases.on_process_died(process, finished, started, failure, self.world.now)
-        self.adoption.on_process_died(process, finished, failure, self.world.now)
-        self.objects.on_process_died(process, "it was killed")
-        self.perform()
-
-    def end_job(self, job: bytes) -> None:
-        survivors = self.leases.on_job_ended(job, frozenset(), self.world.now)
-        self.objects.on_job_ended(job, survivors)
-        self.adoption.on_job_ended(job)
-        self.leases.on_driver_gone(job, self.world.now)
-        self.objects.on_process_died(job, "its driver has ended")
-        self.perform()
-
-    def receive(self, source: bytes, message: Any) -> None:
-        leases, objects, adoption, now = self.leases, self.objects, self.adoption, self.world.now
-        handlers: dict[type, Callable[[], None]] = {
-            m.Demand: lambda: leases.on_demand(source, message, now),
-            m.LeaseReturned: lambda: leases.on_returned(source, message.leases, now),
-            m.Promote: lambda: objects.on_promote(source, message),
-            m.Resolve: lambda: objects.on_resolve(source, message),
-            m.Hold: lambda: objects.on_hold(source, message),
-            m.Release: lambda: objects.on_release(source, message),
-            m.Fetch: lambda: objects.on_fetch(source, message),
-            m.Retried: lambda: adoption.on_retried(source, message),
-            m.Orphans: lambda: adoption.on_orphans(source, message, now),
-            m.OrphanDone: lambda: adoption.on_orphan_done(source, message, now),
-            m.Results: lambda: adoption.on_results(source, message, now),
-            m.GivenBack: lambda: adoption.on_given_back(source, message, now),
-            m.CarrierDone: lambda: None,
-        }
-        if isinstance(message, m.DeathSeen):
-            adoption.on_death_seen(source, message)
-            objects.on_death_seen(source, message)
-        else:
-            handlers[type(message)]()
-        self.perform()
-
-    def perform(self) -> None:
-        cores: tuple[Any, ...] = (self.leases, self.adoption, self.objects, self.store)
-        while effects := next((found for core in cores if (found := core.take_effects())), None):
-            for effect in effects:
-                self._perform(effect)
-        deadline = self.leases.deadline()
-        if deadline is not None and deadline < self._next_tick:
-            self._next_tick = max(deadline, self.world.now)
-            self.world.at(self._next_tick - self.world.now, self._tick)
-
-    def _tick(self) -> None:
-        self._next_tick = float("inf")
-        self.leases.tick(self.world.now)
-        self.perform()
-
-    def _perform(self, effect: Any) -> None:
-        now = self.world.now
-        match effect:
-            case Send(to=to, message=message) if to == PEER:
-                self._tell_ourselves(message)
-            case Send():
-                if isinstance(effect.message, m.Bind):
-                    self.objects.on_process_attached(effect.to, 1, effect.message.job.job)
-                self.world.send(PEER, effect.to, effect.message)
-            case StartWorker():
-                self.world.at(self.world.random.random() * 0.01, lambda: self._started(effect.ticket))
-            case KillProcess():
-                victim: Any = self.world.parties[effect.process]
-                victim.die()
-            case ThawLease():
-                self.leases.on_thawed(effect.worker, effect.submitter, effect.kill, now)
-            case UnlinkSegment() | SweepSegments():
-                return
-            case _:
-                raise AssertionError(f"the shell cannot perform {effect!r}")
-
-    def _tell_ourselves(self, message: Any) -> None:
-        now = self.world.now
-        if isinstance(message, m.Demand):
-            job = self.adoption.job_of_class(message.class_id)
-            if self.leases.serves(job):
-                self.leases.on_demand(PEER, message, now, job)
-            elif job:
-                self.adoption.on_job_ended(job)
-        elif isinstance(message, m.LeaseReturned):
-            self.leases.on_returned(PEER, message.leases, now)
-        else:
-            self.adoption.on_own(message, now)
-
-    def _started(self, ticket: int) -> None:
-        worker = self.new_worker()
-        self.objects.on_process_attached(worker.process, 1)
-        self.leases.on_worker_ready(ticket, worker.process, self.world.now)
-        self.perform()
-
-
 class Process:
     """A driver or a worker; what `runtime.engine` and `worker.executor` do, in short."""
 
@@ -194,15 +72,21 @@ class Process:
         self.submission = Submission(PEER, peer.config)
         self.pins: dict[tuple[bytes, bytes], list[Any]] = {}
         self.dead: dict[bytes, None] = {}
-        self.classes: dict[int, SchedulingClass] = {}
+        self.classes: dict[tuple[int, int], SchedulingClass] = {}  # by depth and CPUs
         self.orphans = Orphanage(self)  # type: ignore[arg-type]
         self.items: deque[Item] = deque()
         self.done: deque[tuple[Item, m.Result]] = deque()
         self.at_hand: Item | None = None
         self.running: Item | None = None
+        self.running_since = 0.0
+        self.blocked = False  # what runs waits for tasks of its own
+        self.blocks = 0
+        self.mean: Mean | None = None  # of all functions: many short tasks are then pushed at once
+        self.actor: m.StartActor | None = None  # what it hosts
         self.journal: dict[int, tuple[dict[int, m.Result], set[int]]] = {}  # lease -> finished, started
         self.count = 0
         self._ticking = False
+        self._will_hold_back = False
         world.parties[self.process] = self
 
     # -- what Orphanage asks of its engine ---------------------------------------------------------------------------
@@ -236,7 +120,7 @@ class Process:
         task_id = self.process + self.count.to_bytes(8, "big")
         ids = [inside.binary()] if inside is not None else []
         args = msgspec.msgpack.encode((plan.number, ids))
-        task = Pending(task_id, FUNCTION.hash, args, [], Mean())
+        task = Pending(task_id, FUNCTION.hash, args, [], self.mean or Mean())
         refs: list[Any] = self.passing(ids)
         task.nested = bool(refs)
         if argument is not None:
@@ -245,9 +129,10 @@ class Process:
         task.refs = refs or None
         task.blob = FUNCTION
         task.retries_left = plan.retries
-        if depth not in self.classes:
-            self.classes[depth] = self.submission.new_class(CPU, m.Profile(), depth)
-        task.cls = self.classes[depth]
+        key = (depth, plan.cpus)
+        if key not in self.classes:
+            self.classes[key] = self.submission.new_class({"CPU": plan.cpus}, m.Profile(), depth)
+        task.cls = self.classes[key]
         object_id = task_id + FIRST_RETURN
         record = self.records.table[object_id] = Record(object_id, True, 1, task)
         task.records.append(record)
@@ -329,6 +214,11 @@ class Process:
             case m.DeathSettled():
                 for key in [key for key in self.pins if key[0] == message.process]:
                     del self.pins[key]
+            case m.StartActor():
+                self.actor = message
+                self._construct(message)
+            case m.ActorState():
+                return
             case m.Exit():
                 self.die()
                 return
@@ -351,9 +241,13 @@ class Process:
         self.flush()
         if self.submission.busy and not self._ticking:
             self._ticking = True
-            self.world.at(0.02, self._tick)
+            self.world.later(self.process, 0.02, self._tick)
         if self.running is None and self.items:
             self._begin(self.items.popleft())
+        elif self.items and not self._will_hold_back:
+            self._will_hold_back = True
+            due = self.running_since + self.config.hold_back_after_s
+            self.world.later(self.process, max(0.0, due - self.world.now), self._hold_back)
 
     def _tick(self) -> None:
         self._ticking = False
@@ -382,9 +276,11 @@ class Process:
     def _begin(self, item: Item) -> None:
         """The main thread takes a task: its arguments first."""
         self.at_hand = self.running = item
+        self.running_since = self.world.now
         source, lease, task = item
         self.journal[lease][1].add(task.seq)
         self.history.begun[task.task_id] += 1
+        self.history.first_begun.setdefault(task.task_id, self.world.now)
         assert isinstance(task.args, bytes)
         number, ids = msgspec.msgpack.decode(task.args)
         carrier = Carrier(task.task_id, source)
@@ -396,12 +292,16 @@ class Process:
         if not borrowed:
             self._run(scope)
         for ref in borrowed:  # at most one
-            self._await(self.records.table[ref.binary()], lambda record: self._fetched(scope, record, ref))  # noqa: B023
+            record = self.records.table[ref.binary()]
+            if record.value is None:
+                self._block()
+            self._await(record, lambda record: self._fetched(scope, record, ref))  # noqa: B023
         self.turn()
 
     def _fetched(self, scope: Any, record: Record, ref: _Handle) -> None:
         assert isinstance(record.value, bytes), "an adopted task began without its argument"
         scope.value += msgspec.msgpack.decode(record.value)
+        self._unblock()
         self._run(scope)
 
     def _run(self, scope: Any) -> None:
@@ -410,7 +310,7 @@ class Process:
         scope.children = []
         half = len(plan.children) // 2
         self._submit_children(scope, plan, plan.children[:half])
-        self.world.at(plan.seconds, lambda: self._return(scope, plan, half))
+        self.world.later(self.process, plan.seconds, lambda: self._return(scope, plan, half))
 
     def _submit_children(self, scope: Any, plan: Plan, children: list[Plan]) -> None:
         for child in children:
@@ -419,15 +319,19 @@ class Process:
             scope.children.append(self.submit(child, scope.item[2].depth + 1, argument, inside))
 
     def _return(self, scope: Any, plan: Plan, half: int) -> None:
-        if not self.alive:
-            return
-        self._submit_children(scope, plan, plan.children[half:])
+        if self.alive:
+            self._submit_children(scope, plan, plan.children[half:])
+            self._get([scope.children[index] for index in plan.gets], lambda failed: self._end(scope, plan, failed))
+
+    def _end(self, scope: Any, plan: Plan, failed: m.Failure | None) -> None:
+        """The function returns, or raises what its `get` has raised."""
         source, lease, task = scope.item
         inside = [scope.children[index].binary() for index in plan.returned] + [ref.binary() for ref in scope.refs]
         pinned = self.passing(inside)
         if pinned:
             self.pins[PEER if source in self.dead else source, task.task_id] = pinned
-        result = m.Result(task.seq, [msgspec.msgpack.encode(scope.value)], [inside] if inside else [])
+        value: Any = msgspec.msgpack.encode(scope.value) if failed is None else failed
+        result = m.Result(task.seq, [value], [inside] if inside else [])
         scope.children.clear()
         scope.refs.clear()
         self.records.drain()
@@ -448,6 +352,95 @@ class Process:
                 continue
             self.send(source, m.Results(lease, [result]))
 
+    # -- waiting in a task -------------------------------------------------------------------------------------------
+
+    def _get(self, refs: list[_Handle], then: Callable[[m.Failure | None], None]) -> None:
+        """`then(failure)` runs in the main thread when all values are there, or one is a failure."""
+        self.records.drain()
+        records = [self.records.table[ref.binary()] for ref in refs]
+        missing = [record for record in records if record.value is None]
+        if missing:
+            self._block()
+        left = len(missing)
+
+        def on_value(_: Record) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                self.world.later(self.process, 0.0, wake)
+
+        def wake() -> None:
+            if self.alive:
+                self._unblock()
+                failures = [record.value for record in records if isinstance(record.value, m.Failure)]
+                then(failures[0] if failures else None)
+                self.turn()
+
+        for record in missing:
+            self._await(record, on_value)
+        if not missing:
+            self.world.later(self.process, 0.0, wake)
+        self.turn()
+
+    def _block(self) -> None:
+        """One of the tasks behind may be what it waits for."""
+        assert not self.blocked
+        self._give_back()
+        self.blocked = True
+        self.blocks += 1
+        self.send(PEER, m.Blocked(self.blocks))
+
+    def _unblock(self) -> None:
+        if self.blocked:
+            self.blocked = False
+            self.send(PEER, m.Unblocked(self.blocks))
+
+    def _hold_back(self) -> None:
+        """What waits behind a long task goes elsewhere."""
+        self._will_hold_back = False
+        if self.alive and self.running is not None:
+            if self.world.now - self.running_since >= self.config.hold_back_after_s - 1e-9:
+                self._give_back()
+            self.turn()
+
+    def _give_back(self) -> None:
+        items, self.items = self.items, deque()
+        for source, lease, task in items:
+            self.send(source, m.GivenBack(lease, [task.seq]))
+
+    # -- an actor ----------------------------------------------------------------------------------------------------
+
+    def _construct(self, message: m.StartActor) -> None:
+        plan = self.history.actors[message.actor_id]
+        self.world.later(self.process, plan.seconds, lambda: self._call(plan, lambda: self._constructed(message)))
+
+    def _constructed(self, message: m.StartActor) -> None:
+        random = self.world.random
+        failure = m.Failure("TaskError", "no") if random.random() < 0.05 else None
+        self.send(PEER, m.ActorReady(message.actor_id, message.incarnation, failure))
+        self._be_called(random.randint(0, 3))
+
+    def _be_called(self, times: int) -> None:
+        """Methods that it runs, one after the other; after the last one some actors end themselves."""
+        if not self.alive or self.actor is None:
+            return
+        plan = self.history.actors[self.actor.actor_id]
+        if times:
+            self.world.later(
+                self.process,
+                self.world.random.random() * 0.05,
+                lambda: self._call(plan, lambda: self._be_called(times - 1)),
+            )
+        elif self.world.random.random() < 0.2:
+            self.send(PEER, m.ActorExit(self.actor.actor_id, self.actor.incarnation))
+            self.world.later(self.process, 0.005, self.die)
+        self.turn()
+
+    def _call(self, plan: Plan, then: Callable[[], None]) -> None:
+        """Its code submits tasks, and waits for them."""
+        if self.alive:
+            self._get([self.submit(child, 1) for child in plan.children], lambda _: then())
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def die(self) -> None:
@@ -467,17 +460,21 @@ class History:
     """What has happened, for the checks."""
 
     plans: dict[bytes, Plan] = field(default_factory=dict)  # task -> what it does
+    actors: dict[bytes, Plan] = field(default_factory=dict)  # actor -> what its code does
+    mean: Mean = field(default_factory=Mean)  # of all functions, where they share one
     begun: Counter[bytes] = field(default_factory=Counter)  # task -> executions
+    first_begun: dict[bytes, float] = field(default_factory=dict)  # task -> when
 
 
 class Driver(Process):
     """The user's program: it submits plans, and fetches every reference that it gets, however deep."""
 
-    def __init__(self, world: World, peer: NestedPeer, history: History) -> None:
-        super().__init__(world, peer, "driver", history, driver=True)
+    def __init__(self, world: World, peer: NestedPeer, history: History, label: str = "driver") -> None:
+        super().__init__(world, peer, label, history, driver=True)
         self.orphans.driver = self.process
         self.asked: dict[bytes, _Handle] = {}
         self.values: dict[bytes, Any] = {}
+        self.actors: dict[bytes, _Handle] = {}
         peer.start_job(self.process)
 
     def ask(self, ref: _Handle) -> None:
@@ -500,6 +497,36 @@ class Driver(Process):
         if isinstance(message, m.Fetched):
             self.inside_of = {promoted.object_id: promoted.contained for promoted in message.records}
         super().receive(source, message)
+
+    def create_actor(self, plan: Plan, restarts: int, keeps: int, detached: bool) -> None:
+        """`keeps`: the CPU that it needs while it lives, in ten-thousandths."""
+        self.count += 1
+        actor_id = self.process + self.count.to_bytes(8, "big")
+        record = self.records.table[actor_id + FIRST_RETURN] = Record(actor_id + FIRST_RETURN, True, 1)
+        record.value, record.promoted = b"", True  # CreateActor makes its record at the peer
+        self.actors[actor_id] = _Handle(record.id, self.queue)
+        self.history.actors[actor_id] = plan
+        message = m.CreateActor(
+            actor_id, FUNCTION, b"", [], {"CPU": plan.cpus}, {"CPU": keeps} if keeps else {}, m.Profile(actor=True),
+            restarts, 0, 0, self.process, b"", detached=detached,
+        )  # fmt: skip
+        self.send(PEER, message)
+        self.turn()
+
+    def let_go(self) -> None:
+        """Of an actor."""
+        if self.actors:
+            del self.actors[next(iter(self.actors))]
+            self.turn()
+
+    def leave(self) -> None:
+        """`shutdown()`: what it had said still arrives."""
+        self.send(PEER, m.Detach(1))
+        self.alive = False
+
+    def _death_is_noticed(self) -> None:
+        self.peer_shell.end_job(self.process)
+        self.peer_shell.forget_driver(self.process)
 
     def owner_is_dead(self, object_id: bytes) -> bool:
         owner: Any = self.world.parties.get(owner_process_of(object_id))

@@ -9,22 +9,28 @@ from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.effects import (
     ActorPlaced,
+    ActorSlot,
+    ActorWaits,
     KillProcess,
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
+    StartWorker,
     SweepSegments,
     UnlinkSegment,
 )
+from meshray.core.leases import Leases
+from meshray.core.lives import Life
 from meshray.core.object_table import Record, Stage
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.wire import messages as m
-from tests.sim.world import NODE, PEER, World
+from tests.sim.world import NODE, PEER, World, process_id
 
 
 class SimPeer:
-    """One peer. `on_freed(record)` hears of each record that ends; `journal_of(process)` is what a dead worker left."""
+    """One peer, which gives its slots to actors. `on_freed(record)` hears of each record that ends; `new_host(label,
+    job)` makes the worker of that label, once it is bound to a job."""
 
     def __init__(self, world: World, config: Config, capacity: int = 1 << 40) -> None:
         self.world = world
@@ -34,9 +40,12 @@ class SimPeer:
         self.objects = Objects(config, NODE, self.store)
         self.actors = Actors(config, NODE, self.objects)
         self.on_freed: Callable[[Record], None] = lambda record: None
-        self.start_worker: Callable[[bytes], bytes] = lambda actor_id: b""
+        self.leases = Leases({"CPU": 20_000}, ("python", "/usr"), config)
+        self.leases.job_is_needed = lambda job: any(
+            actor.spec.job == job and actor.life is not Life.DEAD for actor in self.actors.all()
+        )
+        self.new_host: Callable[[str, bytes], object] = lambda label, job: None
         self.files: dict[str, bytes] = {}  # segment -> maker: what lies in the store folder
-        self.slots: dict[bytes, bytes] = {}  # actor -> its worker, b"" while it waits for one
         self.jobs_ended: set[bytes] = set()
         self._next_deadline = float("inf")
         table = self.objects._table
@@ -53,10 +62,13 @@ class SimPeer:
     def check(self) -> None:
         self.objects.check()
         self.actors.check()
+        self.leases.check()
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
     def attach(self, process: bytes, job: bytes) -> None:
+        if process == job:
+            self.leases.on_job_started(m.JobInfo(job, "python", "/usr", [], "/", "", "ns"))
         self.objects.on_process_attached(process, 1000 + len(self.world.parties), job)
 
     def process_died(
@@ -67,6 +79,7 @@ class SimPeer:
         journal = {caller: (results, []) for caller, results in finished.items()}
         for to, message in lost:
             self.world.send(PEER, to, message)
+        self.leases.on_process_died(process, [], [], m.Failure("WorkerCrashedError", "killed"), now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", journal, now)
         self.perform()
         self.objects.on_process_died(process, "it was killed")
@@ -75,10 +88,11 @@ class SimPeer:
     def end_job(self, job: bytes) -> list[bytes]:
         """Returns the processes of the job that are to be killed."""
         self.jobs_ended.add(job)
-        survivors = self.actors.survivors_of(job)
-        doomed = [p for p, its in self.objects._jobs.items() if its == job and p not in survivors]
         self.actors.on_job_ended(job)
+        survivors = self.leases.on_job_ended(job, self.actors.survivors_of(job), self.world.now)
+        doomed = [p for p, its in self.objects._jobs.items() if its == job and p not in survivors]
         self.objects.on_job_ended(job, survivors)
+        self.leases.on_driver_gone(job, self.world.now)
         self.perform()
         return [process for process in doomed if self.objects.is_attached(process)]
 
@@ -125,24 +139,32 @@ class SimPeer:
 
     def perform(self) -> None:
         """Effects of all cores, until there are none."""
-        while effects := [*self.actors.take_effects(), *self.objects.take_effects(), *self.store.take_effects()]:
+        cores = (self.leases, self.actors, self.objects, self.store)
+        while effects := next((found for core in cores if (found := core.take_effects())), None):
             for effect in effects:
                 self._perform(effect)
-        deadlines = [d for d in (self.actors.next_deadline(), self.store.next_deadline()) if d is not None]
-        if deadlines and min(deadlines) < self._next_deadline:
-            self._next_deadline = max(min(deadlines), self.world.now)
+        times = (self.leases.deadline(), self.actors.next_deadline(), self.store.next_deadline())
+        deadline = min((time for time in times if time is not None), default=self._next_deadline)
+        if deadline < self._next_deadline:
+            self._next_deadline = max(deadline, self.world.now)
             self.world.at(self._next_deadline - self.world.now, self._tick)
 
     def _tick(self) -> None:
         self._next_deadline = float("inf")
+        self.leases.tick(self.world.now)
         self.actors.tick(self.world.now)
         self.store.tick(self.world.now)
         self.perform()
 
     def _perform(self, effect: Any) -> None:
+        leases, now = self.leases, self.world.now
         match effect:
+            case Send(message=m.Bind()):
+                self.new_host(effect.to[8:].decode().strip("\0"), effect.message.job.job)
             case Send():
                 self.world.send(PEER, effect.to, effect.message)
+            case StartWorker():
+                self.world.at(self.world.random.random() * 0.02, lambda: self._started(effect.ticket))
             case UnlinkSegment():
                 self.files.pop(effect.segment, None)
             case SweepSegments():
@@ -154,21 +176,24 @@ class SimPeer:
                 if victim.alive:
                     victim.die()
             case RequestActorSlot():
-                assert effect.actor_id not in self.slots, "a second slot for one actor"
-                self.slots[effect.actor_id] = b""
-                self.world.at(self.world.random.random() * 0.02, lambda: self._give_slot(effect.actor_id))
-            case ReleaseActorSlot():
-                self.slots.pop(effect.actor_id, None)
+                leases.request_actor_slot(
+                    effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now
+                )
+            case ActorSlot():
+                self.actors.on_slot(effect.actor_id, effect.worker, now)
             case ActorPlaced():
-                assert self.slots[effect.actor_id], "placed without a slot"
+                leases.actor_placed(effect.actor_id, now)
+            case ReleaseActorSlot():
+                leases.release_actor(effect.actor_id, now)
+            case ActorWaits():
+                assert not effect.broken, "no worker has failed to start"
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")
 
-    def _give_slot(self, actor_id: bytes) -> None:
-        if self.slots.get(actor_id) == b"":
-            worker = self.slots[actor_id] = self.start_worker(actor_id)
-            self.actors.on_slot(actor_id, worker, self.world.now)
-            self.perform()
+    def _started(self, ticket: int) -> None:
+        """A worker without a job: it is nobody yet."""
+        self.leases.on_worker_ready(ticket, process_id(f"h{ticket}"), self.world.now)
+        self.perform()
 
 
 def lost_in(record: Record) -> bool:

@@ -12,20 +12,21 @@ import pytest
 
 from meshray.config import preset
 from meshray.wire import messages as m
-from tests.sim.nested import Driver, History, NestedPeer, Plan, Process
+from tests.sim.nested import Driver, History, Plan, Process
+from tests.sim.nested_peer import NestedPeer
 from tests.sim.world import World
 
 SEEDS = 240
 
 
 class Mesh:
-    """A driver, some CPUs, a tree of tasks, and kills."""
+    """A driver, some CPUs, a tree of tasks, and kills; with `stops` also processes that are stopped for a while."""
 
-    def __init__(self, seed: int, kills: int = 3) -> None:
+    def __init__(self, seed: int, kills: int = 3, stops: int = 0) -> None:
         self.world = World(seed)
         self.random = self.world.random
         self.history = History()
-        config = msgspec.structs.replace(preset("test"), worker_idle_s=1e6)  # nobody ends for another reason
+        config = msgspec.structs.replace(preset("test"), worker_idle_s=1e6, adoption_patience_s=0.05)
         self.peer = NestedPeer(self.world, config, self.random.randint(2, 4))
         self.peer.new_worker = self.new_worker
         self.driver = Driver(self.world, self.peer, self.history)
@@ -38,6 +39,8 @@ class Mesh:
             self.world.at(self.random.random() * 0.02, lambda plan=plan: self.submit(plan))
         for _ in range(self.random.randint(0, kills)):
             self.world.at(self.random.random() * 0.1, self.kill)
+        for _ in range(self.random.randint(0, stops)):
+            self.world.at(self.random.random() * 0.1, self.stop)
 
     def new_worker(self) -> Process:
         worker = Process(self.world, self.peer, f"w{len(self.workers)}", self.history)
@@ -71,6 +74,14 @@ class Mesh:
         submitters = [worker for worker in living if worker.submission.busy]
         if living:
             self.random.choice(submitters or living).die()
+
+    def stop(self) -> None:
+        """Often one that runs what a worker has submitted; sometimes the driver."""
+        living = [worker for worker in self.workers if worker.alive]
+        executors = [worker for worker in living if worker.running and worker.running[0] != self.driver.process]
+        if living:
+            process = self.random.choice([*(executors or living), self.driver])
+            self.world.stop(process.process, self.random.choice((0.02, 0.2, 1.0)))
 
     def check_values(self) -> None:
         driver = self.driver
@@ -117,8 +128,8 @@ class Mesh:
             pass
 
 
-def run(seed: int, kills: int = 3) -> Mesh:
-    mesh = Mesh(seed, kills)
+def run(seed: int, kills: int = 3, stops: int = 0) -> Mesh:
+    mesh = Mesh(seed, kills, stops)
     try:
         mesh.quiet()
     except Exception as error:
@@ -141,6 +152,13 @@ def test_what_a_dead_submitter_promised_is_kept(block: int) -> None:
         run(seed)
 
 
+@pytest.mark.fault(8, 10)
+@pytest.mark.parametrize("block", range(8))
+def test_those_who_are_stopped_keep_nobody_waiting_for_ever(block: int) -> None:
+    for seed in range(block, SEEDS, 8):
+        run(seed, stops=3)
+
+
 @pytest.mark.fault(8)
 def test_adoption_happens() -> None:
     assert sum(run(seed).peer.adoption.adopted for seed in range(40)) > 20
@@ -158,6 +176,4 @@ def test_the_end_of_a_job_ends_what_was_adopted() -> None:
 
 
 def _end(mesh: Mesh) -> None:
-    mesh.driver.alive = False
-    mesh.world.kill(mesh.driver.process)
-    mesh.peer.end_job(mesh.driver.process)
+    mesh.driver.die()

@@ -38,8 +38,7 @@ class Mesh:
         if random.random() < 0.5:
             other = self.process("other", b"")
             self.process("o1", other.process)
-        self.hosts = 0
-        self.peer.start_worker = self.host
+        self.peer.new_host = self.process
         for _ in range(70):
             self.world.at(random.random() * 0.1, self.act)
         for _ in range(random.randint(0, kills)):
@@ -51,13 +50,6 @@ class Mesh:
 
     def process(self, label: str, job: bytes) -> Process:
         return Process(self.world, self.peer, label, job, self.rules)
-
-    def host(self, actor_id: bytes) -> bytes:
-        """A worker for an actor."""
-        self.hosts += 1
-        actor = self.peer.actors.actor(actor_id)
-        assert actor is not None, "a slot for an actor that is not known"
-        return self.process(f"h{self.hosts}", actor.spec.job).process
 
     def living(self) -> list[Process]:
         return [party for party in self.world.parties.values() if isinstance(party, Process) and party.alive]
@@ -162,7 +154,11 @@ class Mesh:
             assert not process.records.table, f"{name(process.process)} keeps {process.records.table}"
         assert not self.peer.objects._table.records, f"left behind: {self.peer.objects._table.records} (I5)"
         assert not self.peer.actors.all(), f"left behind: {self.peer.actors.all()}"
-        assert not self.peer.slots, "a slot is not free (I4)"
+        leases = self.peer.leases
+        assert leases.available() == leases.slots.total, f"a slot is not free: {leases.slots} (I4)"
+        assert not leases.waiting(), f"{leases.waiting()} wait for ever (I1)"
+        left = [job for job in self.peer.jobs_ended if leases.workers.of_job(job) or job in leases._jobs]
+        assert not left, f"left of ended jobs: {left} (I8)"
         assert not self.peer.files, f"files left behind: {self.peer.files} (I5)"
         live = [self.peer.store._accounts[process.process].charged for process in self.living()]
         assert not any(live), "room is charged for nothing"

@@ -41,6 +41,7 @@ class World:
         self._next = 0
         self._links: dict[tuple[bytes, bytes], float] = {}  # the time of the last delivery: no message overtakes it
         self._cut: dict[tuple[bytes, bytes], float] = {}  # links of the dead: nothing arrives later than this
+        self._stopped: dict[bytes, list[Callable[[], None]]] = {}  # process -> what it will do when it goes on
         self.checks: list[Callable[[], None]] = []
 
     def at(self, delay: float, event: Callable[[], None]) -> None:
@@ -62,6 +63,9 @@ class World:
         receiver = self.parties.get(to)
         if receiver is None or not receiver.alive or time > self._cut.get((source, to), time):
             return
+        if to in self._stopped:
+            self._stopped[to].append(lambda: self._deliver(source, to, message, time))
+            return
         self.note(f"{name(source)} -> {name(to)} {message!r:.150}")
         receiver.receive(source, message)
 
@@ -72,6 +76,30 @@ class World:
             if source == process and last > self.now:
                 self._cut[source, to] = self.random.uniform(self.now, last * 1.0001)
         self.note(f"KILLED {name(process)}")
+
+    def later(self, process: bytes, delay: float, event: Callable[[], None]) -> None:
+        """`event` is an act of `process`: while that is stopped it waits, in order with what it is sent."""
+        self.at(delay, lambda: self._act(process, event))
+
+    def _act(self, process: bytes, event: Callable[[], None]) -> None:
+        if process in self._stopped:
+            self._stopped[process].append(event)
+        else:
+            event()
+
+    def stop(self, process: bytes, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        if process not in self._stopped:
+            self._stopped[process] = []
+            self.note(f"STOPPED {name(process)}")
+            self.at(seconds, lambda: self._go_on(process))
+
+    def _go_on(self, process: bytes) -> None:
+        waiting = self._stopped.pop(process)
+        if self.parties[process].alive:
+            self.note(f"GOES ON {name(process)}")
+            for event in waiting:
+                self.at(0.0, event)
 
     def step(self) -> bool:
         """One event. False when nothing is left to happen."""

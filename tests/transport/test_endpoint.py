@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
+import socket
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 import pytest
-import zmq
 
+from meshray.config import DEFAULT
 from meshray.ids import new_process
-from meshray.transport.endpoint import IPC_PATH_MAX_BYTES, RECEIVE_BUDGET, Endpoint
-from meshray.transport.options import LOCAL_HIGH_WATER_MESSAGES
+from meshray.transport.endpoint import _GREETING, _MAGIC, _SIZE, RECEIVE_BUDGET, SOCKET_PATH_MAX_BYTES, Endpoint
 from meshray.wire.codec import encode
 from meshray.wire.messages import HoldDone, Message, Release, Wake
 from tests.until import until
@@ -73,16 +76,50 @@ def refused(endpoint: Endpoint, count: int) -> None:
     until(look, f"{count} refusals")
 
 
+class Stranger:
+    """A socket of somebody who belongs to this user, and speaks as it likes."""
+
+    def __init__(self, host: Host, to: bytes) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(host.folder / to[8:].hex()))
+        self.to = to
+        self.process = new_process(NODE)
+
+    def greet(self, **changes: bytes) -> None:
+        given = {"magic": _MAGIC, "to": self.to, "source": self.process} | changes
+        self.say(_GREETING.pack(given["magic"], given["to"], given["source"]))
+
+    def say(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def is_cut_off(self, endpoint: Endpoint) -> bool:
+        """Whether the other side has closed the connection, which it may do in any of its looks."""
+        endpoint.receive()
+        self.socket.setblocking(False)
+        try:
+            return self.socket.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
+
+def framed(message: Message) -> bytes:
+    data = encode(message)
+    return _SIZE.pack(len(data)) + data
+
+
 @pytest.fixture
-def stranger(host: Host) -> Iterator[zmq.Socket[bytes]]:
-    """A socket of somebody who belongs to this user, but not to the mesh."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.ROUTING_ID, b"s" * 16)
-    yield socket
-    socket.close()
-    context.term()
+def strangers(host: Host) -> Iterator[Callable[[bytes], Stranger]]:
+    made: list[Stranger] = []
+
+    def make(to: bytes) -> Stranger:
+        made.append(Stranger(host, to))
+        return made[-1]
+
+    yield make
+    for stranger in made:
+        stranger.socket.close()
 
 
 def test_messages_arrive_in_order_with_their_source(host: Host) -> None:
@@ -119,69 +156,132 @@ def test_the_socket_is_private_and_goes_with_its_process(host: Host) -> None:
 
 def test_too_long_a_path_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MESHRAY_RUNTIME_DIR"):
-        Endpoint(tmp_path / ("x" * IPC_PATH_MAX_BYTES), new_process(NODE))
+        Endpoint(tmp_path / ("x" * SOCKET_PATH_MAX_BYTES), new_process(NODE))
 
 
 @pytest.mark.fault(47)
-def test_what_is_for_a_predecessor_is_refused(host: Host) -> None:
+def test_what_is_for_a_predecessor_is_refused(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
     """The next process at the same address: what was meant for the one before does nothing (I3)."""
     to, receiver = host.endpoint()
+    stranger = strangers(to)
+    stranger.greet(to=b"the-one-" + to[8:])
+    stranger.say(framed(Wake()))
+    refused(receiver, 1)
+    assert b"the-one-".hex() in receiver.last_refusal
+    until(lambda: stranger.is_cut_off(receiver), "the connection to be closed")
     source, sender = host.endpoint()
-    sender.send(to, Wake())
-    received(receiver, 1)
-    link = sender._links[to]
-    for envelope in (NODE + b"earlier!" + source, to + NODE + b"somebody"):
-        link.dealer.send(envelope + encode(Wake()))
-    refused(receiver, 2)
-    assert "envelope" in receiver.last_refusal
     sender.send(to, HoldDone(1))
     assert received(receiver, 1) == [(source, HoldDone(1))]
 
 
 @pytest.mark.fault(47)
 @pytest.mark.parametrize(
-    "frames",
+    "speech",
     [
-        [b""],
-        [b"short"],
-        [b"garbage that is longer than the envelope, much longer"],
-        [b"", b""],
-        [b"s" * 16] * 3,
-        [b"x"] * 1000,
+        b"GET / HTTP/1.1\r\nHost: somebody's idea of a greeting, long enough\r\n\r\n",
+        bytes(_GREETING.size),
+        bytes(100_000),
     ],
-    ids=["empty", "short", "garbage", "two", "three", "many"],
+    ids=["another protocol", "zeros", "many zeros"],
 )
-def test_garbage_of_strangers_is_counted_and_nobody_falls_out_of_step(
-    host: Host, stranger: zmq.Socket[bytes], frames: list[bytes]
-) -> None:
+def test_whoever_does_not_greet_is_cut_off(host: Host, strangers: Callable[[bytes], Stranger], speech: bytes) -> None:
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
-    sender.send(to, HoldDone(0))
-    received(receiver, 1)
-    stranger.connect(f"ipc://{host.folder / to[8:].hex()}")
-    for number in range(1, 4):
-        stranger.send_multipart(frames)
-        refused(receiver, number)
+    for number in range(3):
+        stranger = strangers(to)
+        stranger.say(speech)
+        refused(receiver, number + 1)
+        until(lambda stranger=stranger: stranger.is_cut_off(receiver), "the connection to be closed")  # type: ignore[misc]
         sender.send(to, HoldDone(number))
         assert received(receiver, 1) == [(source, HoldDone(number))]
 
 
 @pytest.mark.fault(47)
-def test_a_known_source_that_sends_too_many_frames(host: Host) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc1", b"\x91" * 10_000, b"\xff" * 5000, encode(Wake())[:-1]],
+    ids=["empty", "unused", "deep", "map", "cut"],
+)
+def test_what_is_no_message_is_counted_and_nobody_falls_out_of_step(
+    host: Host, strangers: Callable[[bytes], Stranger], data: bytes
+) -> None:
+    to, receiver = host.endpoint()
+    stranger = strangers(to)
+    stranger.greet()
+    stranger.say(framed(HoldDone(1)) + _SIZE.pack(len(data)) + data + framed(HoldDone(2)))
+    assert received(receiver, 2) == [(stranger.process, HoldDone(1)), (stranger.process, HoldDone(2))]
+    assert receiver.refused == 1
+
+
+@pytest.mark.fault(47)
+def test_a_message_beyond_the_bound_ends_its_connection(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
+    to, receiver = host.endpoint()
+    stranger = strangers(to)
+    stranger.greet()
+    stranger.say(framed(HoldDone(1)) + _SIZE.pack(DEFAULT.frame_max_bytes + 1) + b"the beginning of it")
+    assert received(receiver, 1) == [(stranger.process, HoldDone(1))]
+    until(lambda: stranger.is_cut_off(receiver), "the connection to be closed")
+    assert receiver.refused == 1
+
+
+def test_messages_in_any_pieces(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
+    to, receiver = host.endpoint()
+    stranger = strangers(to)
+    large = Release([os.urandom(28) for _ in range(30_000)])
+    messages: list[Message] = [HoldDone(1), large, HoldDone(2), Wake(), HoldDone(3)]
+    speech = _GREETING.pack(_MAGIC, to, stranger.process) + b"".join(map(framed, messages))
+    random = Random(7)
+    arrived: list[tuple[bytes, Message]] = []
+    at = 0
+    while at < len(speech):
+        size = random.choice((1, 3, 50, 1000, 60_000))
+        stranger.say(speech[at : at + size])
+        at += size
+        arrived.extend(receiver.receive())
+    until(lambda: arrived.extend(receiver.receive()) or len(arrived) == len(messages), "all of them")
+    assert arrived == [(stranger.process, message) for message in messages]
+
+
+@pytest.mark.fault(48)
+def test_silent_connections_are_bounded(
+    host: Host, strangers: Callable[[bytes], Stranger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshray.transport.endpoint.CONNECTIONS_MAX", 8)
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
     sender.send(to, HoldDone(0))
     received(receiver, 1)
-    sender._links[to].dealer.send_multipart([to + source + encode(HoldDone(1)), b"too", b"much"])
-    sender.send(to, HoldDone(2))
-    assert received(receiver, 2) == [(source, HoldDone(1)), (source, HoldDone(2))]
-    assert receiver.refused == 1
+    silent = [strangers(to) for _ in range(10)]
+    refused(receiver, 3)
+    until(lambda: silent[-1].is_cut_off(receiver), "the last one to be turned away")
+    sender.send(to, HoldDone(1))
+    assert received(receiver, 1) == [(source, HoldDone(1))]
+
+
+@pytest.mark.fault(40)
+def test_without_descriptors_a_connection_is_turned_away(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    sender.send(to, HoldDone(0))
+    received(receiver, 1)
+    stranger = strangers(to)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        refused(receiver, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: stranger.is_cut_off(receiver), "it to be turned away")
+    sender.send(to, HoldDone(1))
+    assert received(receiver, 1) == [(source, HoldDone(1))]
 
 
 def test_what_a_full_link_does_not_take_is_kept_in_order(host: Host) -> None:
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
-    count = 3 * LOCAL_HIGH_WATER_MESSAGES
+    count = 30_000
     for number in range(count):
         sender.send(to, HoldDone(number))
     assert sender.clogged
@@ -197,16 +297,82 @@ def test_what_a_full_link_does_not_take_is_kept_in_order(host: Host) -> None:
     assert not sender.clogged
 
 
-def test_what_waits_for_the_dead_is_forgotten(host: Host) -> None:
+def test_a_clogged_link_that_takes_more_shows_at_the_descriptor(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    large = Release([bytes(28)] * 100_000)
+    for _ in range(5):
+        sender.send(to, large)
+    assert sender.clogged
+    assert not sender.stirs()
+    arrived: list[tuple[bytes, Message]] = []
+
+    def look() -> bool:
+        arrived.extend(receiver.receive())
+        if sender.stirs():
+            sender.receive()  # a look at the descriptor, as the pump takes it
+        return len(arrived) == 5
+
+    until(look, "all of them")
+    assert arrived == [(source, large)] * 5
+    assert not sender.clogged
+    assert not sender.stirs()
+
+
+def test_what_was_sent_survives_its_sender(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    for number in range(3):
+        sender.send(to, HoldDone(number))
+    host.close(sender)
+    assert received(receiver, 3) == [(source, HoldDone(number)) for number in range(3)]
+
+
+def test_what_the_dead_had_sent_is_there_after_the_news_of_their_death(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    sender.send(to, HoldDone(0))
+    received(receiver, 1)
+    sender.send(to, HoldDone(1))
+    receiver.drop(source)
+    assert receiver.receive() == [(source, HoldDone(1))]
+    assert not receiver._connections
+
+
+def test_what_is_for_the_dead_is_counted_and_forgotten(host: Host) -> None:
     dead = new_process(NODE)
     source, sender = host.endpoint()
-    for number in range(2 * LOCAL_HIGH_WATER_MESSAGES):
+    for number in range(3):
         sender.send(dead, HoldDone(number))
+    assert sender.undelivered == 3
+    assert not sender.clogged
     sender.drop(dead)
-    assert sender.flush()
     _, successor = host.endpoint(dead)  # as if the address were used again
     sender.send(dead, Wake())
     assert received(successor, 1) == [(source, Wake())]
+
+
+def test_a_receiver_that_ends_is_noticed(host: Host) -> None:
+    to, receiver = host.endpoint()
+    _, sender = host.endpoint()
+    sender.send(to, Wake())
+    host.close(receiver)
+    sender.send(to, Wake())
+    sender.send(to, Wake())
+    assert sender.undelivered == 2
+
+
+def test_a_closing_endpoint_waits_for_a_slow_receiver(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    large = Release([bytes(28)] * 100_000)
+    sender.send(to, large)
+    assert sender.clogged
+    closing = threading.Thread(target=sender.close, args=(20_000,))
+    closing.start()
+    assert received(receiver, 1) == [(source, large)]
+    closing.join()
+    host._open.remove(sender)
 
 
 def test_a_socket_that_was_removed_already_is_no_error(host: Host) -> None:

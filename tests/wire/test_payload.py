@@ -350,6 +350,18 @@ def test_too_deep_a_nesting() -> None:
 # -- functions and exceptions ------------------------------------------------------------------------------------------
 
 
+def test_a_function_keeps_the_name_of_its_file() -> None:
+    """So that a traceback shows its lines; also of functions inside functions."""
+
+    def outer() -> Any:
+        return lambda: None
+
+    loaded = payloads.loads_function(payloads.dumps_function(outer))
+    assert loaded.__code__ is not outer.__code__
+    assert loaded.__code__.co_filename == loaded().__code__.co_filename == __file__
+    assert loaded.__code__ == outer.__code__
+
+
 def test_functions_are_named_by_their_hash() -> None:
     pickled = payloads.dumps_function(lambda x: x + 1)
     blob = payloads.make_blob(pickled, "f" * 5000)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from meshray.config import DEFAULT, Config
 from meshray.core.link_effects import Dial, Effect, Forget
 from meshray.core.links import Links
-from meshray.transport.keys import MeshKeys
+from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import LineEvent, Ready
 from meshray.wire.peers import Datagram, Plane
@@ -62,7 +62,7 @@ class PeerLinks:
             else:
                 told.append(effect)
 
-    def rekey(self, keys: MeshKeys) -> None:
+    def rekey(self, keys: CurveKeys) -> None:
         """Other keys of the mesh (see `transport.keys`): from now on others are told to dial with the current one."""
         self.endpoint.rekey(keys)
         self.links.present(self.endpoint.listens, keys.current.id)

@@ -24,7 +24,7 @@ from random import Random
 from typing import NamedTuple
 
 from meshray.config import DEFAULT, Config
-from meshray.transport.keys import MeshKeys
+from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_lines import LineEvent, MeshLines
 from meshray.transport.mesh_options import new_mesh_context
 from meshray.transport.mesh_port import Arrived, MeshPort
@@ -79,7 +79,7 @@ class MeshEndpoint:
     def __init__(
         self,
         node: bytes,
-        keys: MeshKeys,
+        keys: CurveKeys,
         addresses: list[str],
         port: int = 0,
         config: Config = DEFAULT,
@@ -167,7 +167,7 @@ class MeshEndpoint:
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
-    def rekey(self, keys: MeshKeys) -> None:
+    def rekey(self, keys: CurveKeys) -> None:
         """Other keys of the mesh: staged or switched (see `keys`)."""
         self.inbound.rekey(keys)
         self._lines.rekey(keys)

@@ -18,7 +18,7 @@ import zmq
 import zmq.backend
 from msgspec import Struct
 
-from meshray.transport.keys import KeySet, MeshKeys
+from meshray.transport.keys import CurveKeys, KeySet
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.monitors import Happened, Monitor
 from meshray.wire.peers import Plane
@@ -121,7 +121,7 @@ class MeshLines:
     """See the head of this file."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], keys: MeshKeys, idle_s: float, random: Random, poll: Poll
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys, idle_s: float, random: Random, poll: Poll
     ) -> None:
         self._context = context
         self._keys = keys
@@ -154,7 +154,7 @@ class MeshLines:
         for line in [] if remote is None else list(remote.lines.values()):
             self._close(line)
 
-    def rekey(self, keys: MeshKeys) -> None:
+    def rekey(self, keys: CurveKeys) -> None:
         """The keys of the mesh have changed. What stands goes on; what is dialled anew uses them."""
         self._keys = keys
         for remote in self._remotes.values():

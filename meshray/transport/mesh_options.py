@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zmq
 
-from meshray.transport.keys import KeySet, MeshKeys
+from meshray.transport.keys import CurveKeys, KeySet
 
 MESH_HIGH_WATER_MESSAGES = 4096
 """Four windows of a stream: it is never reached by a peer that keeps to its windows, since a ROUTER that stops reading
@@ -58,7 +58,7 @@ def new_mesh_context() -> zmq.Context[zmq.Socket[bytes]]:
 
 
 def mesh_router(
-    context: zmq.Context[zmq.Socket[bytes]], keys: MeshKeys, domain: bytes, frame_max_bytes: int
+    context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys, domain: bytes, frame_max_bytes: int
 ) -> zmq.Socket[bytes]:
     """The socket on which a peer receives from all others. It never sends."""
     router = context.socket(zmq.ROUTER)
@@ -75,7 +75,7 @@ def mesh_router(
     return router
 
 
-def answer_with(router: zmq.Socket[bytes], keys: MeshKeys) -> None:
+def answer_with(router: zmq.Socket[bytes], keys: CurveKeys) -> None:
     """Ports that are bound after this answer with the current key."""
     router.setsockopt(zmq.CURVE_SECRETKEY, keys.current.server.secret)
 

@@ -21,7 +21,7 @@ import zmq.backend
 from meshray.config import Config
 from meshray.transport import floods
 from meshray.transport.floods import Doorkeeper
-from meshray.transport.keys import MeshKeys
+from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router
 from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
@@ -61,7 +61,7 @@ class MeshPort:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], node: bytes, keys: MeshKeys, config: Config, random: Random
+        self, context: zmq.Context[zmq.Socket[bytes]], node: bytes, keys: CurveKeys, config: Config, random: Random
     ) -> None:
         self._context = context
         self._node = node
@@ -136,7 +136,7 @@ class MeshPort:
             listener.close()
         self._listeners.clear()
 
-    def rekey(self, keys: MeshKeys) -> None:
+    def rekey(self, keys: CurveKeys) -> None:
         """Admit clients of these keys from now on. Where the current key is another one, the port is bound anew with
         it; connections end then, and come back."""
         switched = keys.current.id != self._keys.current.id

@@ -19,7 +19,8 @@ from collections.abc import Callable
 import zmq
 from zmq.utils import z85
 
-from meshray.transport.keys import KeySet, MeshKeys, Pair
+from meshray.meshkey import MeshKey
+from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_options import mesh_dealer
 from meshray.transport.monitors import Monitor
 
@@ -41,7 +42,7 @@ class NotProven(Exception):
 class Zap:
     """The handler of one context. A member's messages carry the id of the key that admitted it as `User-Id`."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: MeshKeys) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys) -> None:
         self.keys = keys  # whom to admit; replaced when the mesh changes its key
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -117,7 +118,7 @@ class _Client:
 def prove(
     context: zmq.Context[zmq.Socket[bytes]],
     address: str,
-    keys: MeshKeys,
+    keys: CurveKeys,
     serve: Callable[[], object],
     timeout_s: float = PROOF_TIMEOUT_S,
 ) -> None:
@@ -132,7 +133,7 @@ def prove(
         _Client(
             context, address, "somebody who knows the port's key and has none of his own", _with(ours, public, secret)
         ),
-        _Client(context, address, "somebody with the key of another mesh", KeySet(secret[:32])),
+        _Client(context, address, "somebody with the key of another mesh", KeySet(MeshKey.generate())),
         _Client(context, address, "somebody without CURVE", None),
     ]
     expected = ["admitted", "refused", "refused", "refused"]

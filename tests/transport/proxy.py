@@ -31,6 +31,11 @@ class Proxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
+    def stall(self) -> None:
+        """Forward nothing from now on, until `stalled` is set to False."""
+        with self._lock:
+            self.stalled = True
+
     def cut(self) -> int:
         """End all connections, at both ends. How many there were."""
         with self._lock:

@@ -20,17 +20,19 @@ import zmq
 
 from meshray.config import DEFAULT, Config
 from meshray.ids import new_node
-from meshray.transport.keys import KeySet, MeshKeys, Pair
+from meshray.meshkey import MeshKey
+from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.transport.mesh_options import mesh_dealer
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
 from meshray.wire.peers import Ack, Data, Datagram, Plane, pack
+from tests.transport.mesh_keys import curve_keys
 from tests.transport.proxy import Proxy
 from tests.until import until
 
-MESH_KEY = os.urandom(32)
-KEYS = MeshKeys(MESH_KEY)
+MESH_KEY = MeshKey.generate()
+KEYS = curve_keys(MESH_KEY)
 T = b"target"
 
 
@@ -47,7 +49,7 @@ class Mesh:
 
     def endpoint(
         self,
-        keys: MeshKeys = KEYS,
+        keys: CurveKeys = KEYS,
         addresses: list[str] | None = None,
         port: int = 0,
         config: Config = DEFAULT,
@@ -144,7 +146,7 @@ def test_each_plane_has_a_connection_of_its_own(mesh: Mesh) -> None:
         a.dial(T, bulk.address)
         mesh.send(a, b, Data(Plane.BULK, 1, 0), b"", Plane.BULK)
         mesh.ready(a, Plane.BULK)
-        bulk.stalled = True
+        bulk.stall()
         chunk, taken = bytes(1 << 20), 0
         while mesh.send(a, b, Data(Plane.BULK, 1, 0), chunk, Plane.BULK) and taken < 64:
             taken += 1
@@ -286,7 +288,6 @@ def test_a_foreign_program_at_the_dialled_address_and_then_a_peer(mesh: Mesh, an
                 return False
             with visitor:
                 visitor.sendall(answer)
-                visitor.shutdown(socket.SHUT_WR)
             visits += 1
             return visits > 1
 
@@ -394,7 +395,7 @@ def test_a_successor_has_the_address_at_once_and_refuses_what_was_for_its_predec
 
 @pytest.mark.fault(54)
 def test_a_peer_with_the_key_of_another_mesh_is_refused_and_both_know(mesh: Mesh) -> None:
-    a, b = mesh.endpoint(MeshKeys(os.urandom(32))), mesh.endpoint()
+    a, b = mesh.endpoint(curve_keys()), mesh.endpoint()
     a.dial(T, b.listens[0])
     assert not mesh.send(a, b, Ack(Plane.CONTROL, 0))
     mesh.until(lambda: any(isinstance(event, HandshakeFailed) for event in mesh.events[a]), "the dialler knows")
@@ -589,8 +590,8 @@ def test_two_thousand_silent_connections_while_members_talk(mesh: Mesh) -> None:
 
 
 def test_a_key_is_changed_in_two_steps_while_members_talk(mesh: Mesh) -> None:
-    next_key = os.urandom(32)
-    both, new = MeshKeys(MESH_KEY, next_key), MeshKeys(next_key)
+    next_key = MeshKey.generate()
+    both, new = curve_keys(MESH_KEY, next_key), curve_keys(next_key)
     a, b = mesh.endpoint(), mesh.endpoint()
     mesh.link(a, b)
     a.rekey(both)
@@ -598,7 +599,7 @@ def test_a_key_is_changed_in_two_steps_while_members_talk(mesh: Mesh) -> None:
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))  # staged: nothing is interrupted
     mesh.until(lambda: mesh.acks(b) == [1], "a message")
 
-    b.rekey(MeshKeys(next_key, MESH_KEY))  # b has switched, a has not: it finds the other key by itself
+    b.rekey(curve_keys(next_key, MESH_KEY))  # b has switched, a has not: it finds the other key by itself
     mesh.ready(a, times=2)
     assert mesh.send(a, b, Ack(Plane.CONTROL, 2))
     mesh.until(lambda: mesh.acks(b) == [1, 2], "a message")
@@ -613,12 +614,12 @@ def test_a_key_is_changed_in_two_steps_while_members_talk(mesh: Mesh) -> None:
 
 
 def test_who_came_in_by_a_key_that_is_not_admitted_any_more_is_not_heard(mesh: Mesh) -> None:
-    next_key = os.urandom(32)
-    a, b = mesh.endpoint(MeshKeys(next_key, MESH_KEY)), mesh.endpoint(MeshKeys(MESH_KEY, next_key))
+    next_key = MeshKey.generate()
+    a, b = mesh.endpoint(curve_keys(next_key, MESH_KEY)), mesh.endpoint(curve_keys(MESH_KEY, next_key))
     a.dial(T, b.listens[0], KEYS.current.id)
     mesh.send(a, b, Ack(Plane.CONTROL, 0))
     mesh.ready(a)
-    b.inbound._keys = MeshKeys(os.urandom(32))  # as if the switch had left its connection standing
+    b.inbound._keys = curve_keys()  # as if the switch had left its connection standing
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
     mesh.until(lambda: b.stats().refused.get("no key"), "it is refused")
     assert mesh.arrived[b] == []

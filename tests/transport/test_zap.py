@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import zmq
 
-from meshray.transport.keys import MeshKeys
 from meshray.transport.mesh_options import mesh_router, new_mesh_context
 from meshray.transport.zap import DOMAIN, VERSION, NotProven, Zap, prove
+from tests.transport.mesh_keys import curve_keys
 
-KEYS = MeshKeys(os.urandom(32))
+KEYS = curve_keys()
 FRAME_MAX = 1 << 20
 
 

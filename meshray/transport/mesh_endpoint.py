@@ -28,7 +28,8 @@ from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_lines import LineEvent, MeshLines
 from meshray.transport.mesh_options import new_mesh_context
 from meshray.transport.mesh_port import Arrived, MeshPort
-from meshray.wire.peers import PeerMessage, Plane, pack
+from meshray.wire.peer_codec import pack
+from meshray.wire.peers import PeerMessage, Plane
 
 RECEIVE_BUDGET = 64
 """Messages taken per `receive`, before its caller decides and sends."""

@@ -50,8 +50,7 @@ own, so this leaves room for what a relay may add."""
 
 
 def new_mesh_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """The context of the encrypted sockets. Not that of the local ones: a context has one ZAP handler, and local
-    traffic should not wait in the I/O thread that encrypts."""
+    """The context of one endpoint: a context has one ZAP handler, and one I/O thread, which encrypts."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, MESH_SOCKETS_MAX)
     return context

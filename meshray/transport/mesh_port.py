@@ -26,7 +26,8 @@ from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router
 from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
-from meshray.wire.peers import Ack, Data, Datagram, Hello, PeerMessage, Plane, has_payload, unpack
+from meshray.wire.peer_codec import unpack
+from meshray.wire.peers import Ack, Data, Datagram, Hello, PeerMessage, Plane, has_payload
 
 COPY_BELOW_BYTES = 64 * 1024
 """A payload smaller than this is copied out of libzmq's message, which then need not be kept."""

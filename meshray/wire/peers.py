@@ -21,11 +21,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
 from meshray.ids import NODE_BYTES
-from meshray.wire.codec import ProtocolError
 from meshray.wire.messages import Count, Name, Text
 
 PROTOCOL = 1
@@ -124,27 +122,6 @@ class Datagram(Struct, frozen=True, array_like=True, tag=6, gc=False):
 
 
 PeerMessage = Hello | Welcome | Refused | Data | Ack | Datagram
-
-_encode_into = msgspec.msgpack.Encoder().encode_into
-_decoder: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
-
-
-def pack(destination: bytes, source: bytes, message: PeerMessage) -> bytearray:
-    """The first frame of a message."""
-    head = bytearray(destination + source)
-    _encode_into(message, head, ENVELOPE_BYTES)
-    return head
-
-
-def unpack(head: bytes | memoryview) -> tuple[bytes, bytes, PeerMessage]:
-    """Destination, source and message of a first frame. Raises `ProtocolError` when it is none."""
-    if len(head) <= ENVELOPE_BYTES:
-        raise ProtocolError(f"a frame of {len(head)} bytes")
-    try:
-        message = _decoder.decode(memoryview(head)[ENVELOPE_BYTES:])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"not a message between peers: {error}") from error
-    return bytes(head[:NODE_BYTES]), bytes(head[NODE_BYTES:ENVELOPE_BYTES]), message
 
 
 def has_payload(message: PeerMessage) -> bool:

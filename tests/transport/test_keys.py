@@ -13,9 +13,8 @@ ONE, TWO = MeshKey(bytes(range(32))), MeshKey(bytes(range(1, 33)))
 
 def test_the_same_mesh_key_gives_the_same_keys_on_every_host() -> None:
     assert KeySet(ONE).server == KeySet(ONE).server
-    assert (
-        KeySet(ONE).server.public == b"OOZm!o&r%dAI:3KXN.s.W.xRLpX++3q2v-15%Nx7"
-    )  # of this version: a change would split a mesh
+    # Of this version: a change would split a mesh.
+    assert KeySet(ONE).server.public == b"OOZm!o&r%dAI:3KXN.s.W.xRLpX++3q2v-15%Nx7"
     assert zmq.curve_public(KeySet(ONE).client.secret) == KeySet(ONE).client.public
 
 

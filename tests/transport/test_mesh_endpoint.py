@@ -26,7 +26,8 @@ from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.transport.mesh_options import mesh_dealer
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
-from meshray.wire.peers import Ack, Data, Datagram, Plane, pack
+from meshray.wire.peer_codec import pack
+from meshray.wire.peers import Ack, Data, Datagram, Plane
 from tests.transport.mesh_keys import curve_keys
 from tests.transport.proxy import Proxy
 from tests.until import until

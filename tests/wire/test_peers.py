@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.wire.codec import ProtocolError
+from meshray.wire.peer_codec import pack, unpack
 from meshray.wire.peers import (
     ANYBODY,
     ENVELOPE_BYTES,
@@ -21,9 +22,7 @@ from meshray.wire.peers import (
     Refused,
     Welcome,
     has_payload,
-    pack,
     reason_of,
-    unpack,
 )
 
 HERE, THERE = b"here----", b"there---"

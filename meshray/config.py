@@ -117,6 +117,64 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     frame_max_bytes: int = 64 << 20
     """A bound on one message, which is one frame."""
 
+    # -- links between peers -----------------------------------------------------------------------------------------
+    link_window_messages: int = 1024
+    """Messages of one stream on their way at once. Below the high-water marks of the sockets, so that these never stop
+    reading, which would also stop the heartbeats."""
+
+    link_window_bytes: int = 16 << 20
+    """The same in bytes: 130 ms of a link of 1 Gbit/s. A larger message travels alone."""
+
+    link_kept_max_messages: int = 200_000
+    """What a stream keeps for a peer that does not answer, in messages; who sends more has lost that peer."""
+
+    link_kept_max_bytes: int = 256 << 20
+    """The same in bytes. A relay stops at the window; only what this peer itself decides comes on top."""
+
+    link_ack_after_s: float = 0.02
+    """How long an acknowledgement waits for a message to travel with: far below `link_replay_after_s`."""
+
+    link_ack_after_messages: int = 128
+    """And for how many messages, so that a window never runs empty for want of one."""
+
+    link_ack_after_bytes: int = 2 << 20
+    """And for how many bytes."""
+
+    link_replay_after_s: float = 2.0
+    """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
+    vain time. Rarely needed: a lost connection replays at once; a socket may also swallow messages in silence."""
+
+    link_replay_max_s: float = 16.0
+    """The longest of these pauses."""
+
+    link_slowest_bytes_per_s: int = 1 << 20
+    """What a slow link (10 Mbit/s) carries: a replay also waits for so long as what is on its way may take."""
+
+    link_hello_again_s: float = 1.0
+    """A Hello without an answer is repeated; doubles up to `link_replay_max_s`."""
+
+    link_dial_timeout_s: float = 30.0
+    """An address that has not answered by then is given up and reported."""
+
+    link_refusal_s: float = 5.0
+    """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
+
+    links_max: int = 4096
+    """Links of one peer, those that are being dialled or refused included."""
+
+    links_gone_max: int = 1024
+    """Dead incarnations that are remembered, so that one that wakes is told."""
+
+    # -- the TCP port ------------------------------------------------------------------------------------------------
+    mesh_silent_max: int = 256
+    """Connections that have not yet shown a key: beyond these the port is closed for a pause (PROTOCOLS 10)."""
+
+    mesh_pause_s: float = 1.0
+    """The mean of that pause; it is drawn between half and one and a half of it."""
+
+    mesh_idle_s: float = 60.0
+    """A connection on which nothing was sent for so long is closed; the next message opens it again (3 ms on a LAN)."""
+
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0
     """How long a worker that was told to end its actor may take before it is killed."""

@@ -7,6 +7,8 @@ General layout::
     payload       user values to bytes and back: the room that pickles
     unpicklable   which part of a value cannot be pickled
     advert        what a peer says of itself on the LAN: a record with a MAC
+    peers         what peers say to each other, and over which planes
+    peer_codec    these messages to bytes and back
     boot          what a worker is told at its birth
     forking       peer and zygote, over their own socket
 """

@@ -163,6 +163,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     nobody (FAULTS 12, 21): the earliest death is 1 s of probing + 4 s + 2 s after the last answer, and TCP needs up to
     1.4 s after 5 s of silence to send again."""
 
+    last_probe_helpers: int = 8
+    """All others in a mesh of ten: one of them may be the only one who sees both halves (FAULTS 25)."""
+
     gossip_interval_s: float = 0.2
     """While there are news they are sent so often."""
 

@@ -104,18 +104,25 @@ class Member:
         return f"<Member {self.node.hex()} {self.name!r} {self.state.name.lower()}({self.incarnation}) {self.reason}>"
 
 
+def bucket_of(node: bytes) -> int:
+    """Where tables are compared, members fall into buckets by their (random) ids."""
+    return node[0] % BUCKETS
+
+
 class Members:
     """The table. The peer itself is in it, alive."""
 
     def __init__(self, me: Alive, remembered_max: int, now: float) -> None:
         self.node = me.node
         self.table: dict[bytes, Member] = {}  # all that were heard of, and are not forgotten
-        self.digests = [0] * BUCKETS  # of the living: see `_digest`
+        self.digests = [0] * BUCKETS  # of the living: see `_toggle`
+        self.buckets: list[dict[bytes, Member]] = [{} for _ in range(BUCKETS)]  # all of `table`, by their ids
         self._living: list[bytes] = []  # the living but this peer, in no order, for random choices
         self._place: dict[bytes, int] = {}  # node -> index in `_living`
         self._tombs: dict[bytes, None] = {}  # the dead, in order of their deaths
         self._remembered_max = remembered_max
-        self.me = self.table[me.node] = Member(me.node, me, me.incarnation, State.ALIVE, now, me.version, me.load)
+        self.me = Member(me.node, me, me.incarnation, State.ALIVE, now, me.version, me.load)
+        self._file(self.me)
         self._toggle(self.me)
 
     # -- questions ---------------------------------------------------------------------------------------------------
@@ -170,7 +177,7 @@ class Members:
         assert record.node not in self.table, f"known already: {self.table[record.node]!r}"
         member = Member(record.node, record, record.incarnation, State.ALIVE, now, record.version, record.load)
         member.incompatible = self.me.record is not None and record.python != self.me.record.python
-        self.table[record.node] = member
+        self._file(member)
         self._place[record.node] = len(self._living)
         self._living.append(record.node)
         self._toggle(member)
@@ -200,7 +207,8 @@ class Members:
         """It is dead, known or not."""
         member = self.table.get(node)
         if member is None:
-            member = self.table[node] = Member(node, None, 0, State.DEAD, now)
+            member = Member(node, None, 0, State.DEAD, now)
+            self._file(member)
         else:
             assert member.lives, f"dead already: {member!r}"
             assert member is not self.me, f"this peer lives: {member!r}"
@@ -214,10 +222,14 @@ class Members:
         if len(self._tombs) > self._remembered_max:
             forgotten = next(iter(self._tombs))
             del self._tombs[forgotten], self.table[forgotten]
+            del self.buckets[bucket_of(forgotten)][forgotten]
         return member
+
+    def _file(self, member: Member) -> None:
+        self.table[member.node] = self.buckets[bucket_of(member.node)][member.node] = member
 
     def _toggle(self, member: Member) -> None:
         """Put a living member into its bucket's digest, or take it out: the exclusive or of a number per member, made
         of its (random) id and its incarnation."""
         number = int.from_bytes(member.node, "big") * (2 * member.incarnation + 0x9E3779B97F4A7C15)
-        self.digests[member.node[0] % BUCKETS] ^= (number ^ number >> 64) & 0xFFFFFFFFFFFFFFFF
+        self.digests[bucket_of(member.node)] ^= (number ^ number >> 64) & 0xFFFFFFFFFFFFFFFF

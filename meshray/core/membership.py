@@ -88,6 +88,7 @@ class Membership(Core):
         self._joining = False  # the first table has not come whole
         self._returning_until = -math.inf  # back from being away, nobody has answered yet: accuse nobody
         self._gossip_at = now  # when the next round may be; it takes place if there are rumours
+        self._sync_pause_s = config.join_retry_s  # doubles up to the interval, as long as nothing differs
         self._sync_at = now + config.sync_interval_s * random.random()
         self._load_at = math.inf  # when the load is told; infinity if it was
         self._load_not_before = now
@@ -385,8 +386,8 @@ class Membership(Core):
         return self._random.sample(recent, fanout)
 
     def _sync(self) -> None:
-        pause = self._config.join_retry_s if self._joining else self._config.sync_interval_s
-        self._sync_at = self._own.time + pause * (0.75 + self._random.random() / 2)
+        self._sync_at = self._own.time + self._sync_pause_s * (0.75 + self._random.random() / 2)
+        self._sync_pause_s = min(2 * self._sync_pause_s, self._config.sync_interval_s)
         for member in self._members.sample(1, self._random):
             self._send(member, Sync(tuple(self._members.digests), self._news_for(member)))
 
@@ -506,11 +507,12 @@ class Membership(Core):
         most = self._config.sync_max_news
         for start in range(0, len(news), most):
             self._send(sender, Gossip(news[start : start + most]))
+        self._sync_pause_s = self._config.join_retry_s
         if message.more:
             self._sync()
-        elif self._joining:
+        else:
             self._joining = False
-            self._sync_at = self._own.time + self._config.sync_interval_s * self._random.random()
+            self._sync_at = min(self._sync_at, self._own.time + self._sync_pause_s)
 
     # -- the dead ----------------------------------------------------------------------------------------------------
 

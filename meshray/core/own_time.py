@@ -11,6 +11,8 @@ seen; with one that stands still there is nothing to be seen, and a peer learns 
 
 from __future__ import annotations
 
+ROUNDING_S = 1e-6
+
 
 class OwnTime:
     """`time` is own time, `next_at` when in own time the shell is expected next."""
@@ -27,6 +29,8 @@ class OwnTime:
         self._seen = now
         lived = min(elapsed, max(0.0, self.next_at - self.time) + self._slack_s)
         self.time += lived
+        if 0.0 < self.next_at - self.time < ROUNDING_S:  # else a shell would ask again and again at the same moment
+            self.time = self.next_at
         return elapsed - lived
 
     def to_shell(self, time: float) -> float:

@@ -12,7 +12,7 @@ that did not even say Nack is a sign of one's own health. Three kinds of probes 
 
     ROUND     in the order of the list
     URGENT    a link broke, or a link to a suspect is there again: the helpers are asked at once
-    LAST      before a suspect is declared dead: the same, for `last_probe_s`
+    LAST      before a suspect is declared dead: the same, with more helpers, for `last_probe_s`
 
 The other side is here too: `Relay`s are the probes made for others. Whom this concerns is told by what is returned;
 this file sends nothing and judges nobody.
@@ -199,7 +199,9 @@ class Probing:
 
     def asked(self, probe: Probe) -> list[Member]:
         """Choose the helpers of a probe."""
-        helpers = self._members.sample(self._config.probe_helpers, self._random, without=probe.target)
+        config = self._config
+        count = config.last_probe_helpers if probe.kind is Kind.LAST else config.probe_helpers
+        helpers = self._members.sample(count, self._random, without=probe.target)
         probe.helpers = {member.node for member in helpers}
         probe.silent = set(probe.helpers)
         return helpers

@@ -12,10 +12,11 @@ Tombstones are told along with their buckets: they differ in nothing, but who kn
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from meshray.core.members import Member, Members, State
 from meshray.core.suspicion import Suspicions
-from meshray.wire.gossip import BUCKETS, Alive, Dead, News, Suspect, SyncReply
+from meshray.wire.gossip import Alive, Dead, News, Suspect, SyncReply
 
 
 def differing(members: Members, digests: tuple[int, ...]) -> list[int]:
@@ -29,11 +30,11 @@ def reply(members: Members, suspicions: Suspicions, buckets: list[int], most: in
     """All that is known in the first of these buckets that fit into `most` pieces of news; at least one bucket."""
     news: list[News] = list(told(members.me, suspicions)) if me_first else []
     done: list[int] = []
-    by_bucket = _by_bucket(members, set(buckets))
     for bucket in buckets:
-        if done and len(news) + len(by_bucket[bucket]) > most:
+        there = members.buckets[bucket]
+        if done and len(news) + len(there) > most:
             break
-        for member in by_bucket[bucket][:most]:
+        for member in islice(there.values(), most):
             news += told(member, suspicions)
         done.append(bucket)
     return SyncReply(tuple(done), news, len(done) < len(buckets))
@@ -51,8 +52,8 @@ def lacking(members: Members, suspicions: Suspicions, answer: SyncReply) -> list
         elif isinstance(piece, Alive):
             told_of.setdefault(piece.node, (State.ALIVE, piece.incarnation))
     news: list[News] = []
-    for members_there in _by_bucket(members, set(answer.buckets)).values():
-        for member in members_there:
+    for bucket in answer.buckets:
+        for member in members.buckets[bucket].values():
             theirs = told_of.get(member.node)
             if theirs is None or (theirs[0] < State.DEAD and (not member.lives or theirs[1] < member.incarnation)):
                 news += told(member, suspicions)
@@ -69,12 +70,3 @@ def told(member: Member, suspicions: Suspicions) -> Iterable[News]:
     if suspicion is None:
         return (record,)
     return (record, Suspect(member.node, suspicion.incarnation, tuple(suspicion.accusers)))
-
-
-def _by_bucket(members: Members, buckets: set[int]) -> dict[int, list[Member]]:
-    found: dict[int, list[Member]] = {bucket: [] for bucket in buckets}
-    for member in members.table.values():
-        bucket = member.node[0] % BUCKETS
-        if bucket in buckets:
-            found[bucket].append(member)
-    return found

@@ -319,7 +319,7 @@ class Membership(Core):
         me = self._members.me
         self._rumours.tell_load(Load(me.node, me.version, me.load))
         pause_s = max(self._config.load_interval_s, self._members.count / self._config.load_rate)
-        self._load_at, self._load_not_before = math.inf, time + pause_s
+        self._load_at, self._load_not_before = math.inf, time + pause_s * (0.75 + self._random.random() / 2)
 
     # -- speaking ----------------------------------------------------------------------------------------------------
 

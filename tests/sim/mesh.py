@@ -150,6 +150,12 @@ class MeshHost:
         self.up = False
         self.world.crashed.add(self.index)
 
+    def jump(self, seconds: float) -> None:
+        """Its clock does; timers of the shell go with it."""
+        self.offset += seconds
+        self._timer = float("inf")
+        self._set_timer()
+
     def pause(self) -> None:
         self.paused = True
         self.world.note(f"host{self.index} is stopped")
@@ -172,7 +178,7 @@ class MeshHost:
 class MeshWorld:
     """Clock, links and fate."""
 
-    def __init__(self, seed: int, config: Config = DEFAULT, *, codec: bool = True) -> None:
+    def __init__(self, seed: int, config: Config = DEFAULT, *, codec: bool = True, counts_bytes: bool = False) -> None:
         self.random = Random(seed)
         self.config = config
         self.now = 0.0
@@ -190,7 +196,8 @@ class MeshWorld:
         self.rejoins: list[tuple[float, int, bytes]] = []
         self.sent = self.sent_bytes = 0
         self.log: list[str] = []
-        self._codec = codec
+        self._codec = codec  # what arrives was encoded and decoded
+        self._counts_bytes = counts_bytes
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._next = 0
 
@@ -237,7 +244,8 @@ class MeshWorld:
             data = encode_gossip(message)
             message = decode_gossip(data)
             assert message == effect.message
-            self.sent_bytes += len(data)
+        elif self._counts_bytes:
+            self.sent_bytes += len(encode_gossip(message))
         self.sent += 1
         to = self.hosts_by_node.get(effect.node) if effect.node else None
         if to is None:

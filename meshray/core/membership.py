@@ -439,6 +439,8 @@ class Membership(Core):
 
     def _on_ack(self, sender: Member, message: Ack) -> None:
         self._hear(sender, message.news)
+        if self.over:
+            return
         if message.load is not None:
             self._roster.on_load(message.load, tell=False)
         ended = self._probing.on_ack(message.seq, sender.node, self._own.time)

@@ -1,13 +1,14 @@
-"""A whole mesh of peers in one thread, as far as membership goes: a virtual clock, one seed, links and hosts with faults.
+"""A whole mesh of peers in one thread, as far as membership goes: a virtual clock, one seed, links and hosts with
+faults.
 
-General layout. `MeshWorld` moves messages between `MeshHost`s, each with a delay of its own, so they overtake each other;
-links lose, double, or block them in one direction. What is blocked is lost, or, with `stalls`, comes some time after the
-block has ended, as TCP does it. A host is the shell of one `Membership` after the other: when its node is declared dead
-it starts as a new one. Hosts crash (their links close, or nobody hears of it), are stopped (what arrives waits), are
-suspended (their clock may stand still meanwhile), and their clocks run at rates of their own and jump.
+General layout. `MeshWorld` moves messages between `MeshHost`s, each with a delay of its own, so they overtake each
+other; links lose, double, or block them in one direction. What is blocked is lost, or, with `stalls`, comes some time
+after the block has ended, as TCP does it. A host is the shell of one `Membership` after the other: when its node is
+declared dead it starts as a new one. Hosts crash (their links close, or nobody hears of it), are stopped (what arrives
+waits), are suspended (their clock may stand still meanwhile), and their clocks run at rates of their own and jump.
 
-Checked all the time: each message fits the schema; no node comes back once it was down; a node that is over does nothing
-any more, whatever is addressed to it; what the effects said is what the table says.
+Checked all the time: each message fits the schema; no node comes back once it was down; a node that is over does
+nothing any more, whatever is addressed to it; what the effects said is what the table says.
 """
 
 from __future__ import annotations

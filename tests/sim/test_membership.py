@@ -68,7 +68,7 @@ def view_of(host: MeshHost, other: MeshHost) -> MemberView:
     return found
 
 
-# -- deaths that are true ------------------------------------------------------------------------------------------------
+# -- deaths that are true ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -101,7 +101,7 @@ def test_who_says_goodbye_is_not_suspected(seed: int) -> None:
     assert {reason for *_, reason in world.deaths} <= {"left"}
 
 
-# -- deaths that would be false ------------------------------------------------------------------------------------------
+# -- deaths that would be false ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(21)
@@ -241,7 +241,7 @@ def test_a_link_that_flaps_kills_nobody_and_does_not_keep_the_mesh_talking(seed:
     nobody_died(world)
 
 
-# -- who was dead and lives ----------------------------------------------------------------------------------------------
+# -- who was dead and lives --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(11)
@@ -312,7 +312,7 @@ def test_after_any_partition_there_is_one_mesh(seed: int) -> None:
     world.run_until(world.agrees, healing_s(DEFAULT, len(world.hosts)))
 
 
-# -- clocks --------------------------------------------------------------------------------------------------------------
+# -- clocks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(57)
@@ -338,7 +338,7 @@ def test_clocks_that_jump_kill_nobody(seed: int) -> None:
     nobody_died(world)
 
 
-# -- all of it -----------------------------------------------------------------------------------------------------------
+# -- all of it ---------------------------------------------------------------------------------------------------------
 
 
 class Chaos:
@@ -406,7 +406,7 @@ def test_after_chaos_there_is_one_mesh(seed: int) -> None:
     world.run_until(world.agrees, healing_s(DEFAULT, len(world.hosts)))
 
 
-# -- joining, visibility, loads ------------------------------------------------------------------------------------------
+# -- joining, visibility, loads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(42)
@@ -418,9 +418,9 @@ def test_a_hundred_join_within_a_second(seed: int) -> None:
     assert world.deaths == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # about 20 s of CPU; a hang guard for machines that do much else
 def test_a_thousand_join_at_once() -> None:
-    world, took_s = joined(1000)
+    world, took_s = joined(1000, counts_bytes=False)
     assert took_s < DEFAULT.sync_interval_s
     world.run_for(3.0)
     assert world.deaths == []

@@ -1,6 +1,6 @@
 """What does membership cost? Messages and bytes per peer and second, of meshes of several sizes.
 
-    python -m tests.sim.traffic [SIZE ...]          10, 100 and 1000 when none is given; takes about two minutes of CPU
+    python -m tests.sim.traffic [SIZE ...]          10, 100 and 1000 when none is given; takes some minutes of CPU
 
 prints the table of `docs/membership.md`. A mesh joins through one seed within a second, rests for a minute, then is
 measured for a minute of its own time: at rest, and with every peer having something new to say of its load twice a
@@ -10,6 +10,7 @@ encryption and TCP come on top. Joining is counted apart, from the first Join un
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import dataclass
 
@@ -31,9 +32,17 @@ class Traffic:
         return f"{self.messages:.1f} / {self.size:.0f}"
 
 
-def joined(count: int, seed: int = 1) -> tuple[MeshWorld, float]:
+def joined(count: int, seed: int = 1, *, counts_bytes: bool = True) -> tuple[MeshWorld, float]:
     """A mesh of `count` peers that joined within a second, and how long it took until all agreed."""
-    world = MeshWorld(seed, codec=False, counts_bytes=True)
+    gc.disable()  # looking through a thousand tables of a thousand members for garbage would take most of the time
+    try:
+        return _joined(count, seed, counts_bytes)
+    finally:
+        gc.enable()
+
+
+def _joined(count: int, seed: int, counts_bytes: bool) -> tuple[MeshWorld, float]:
+    world = MeshWorld(seed, codec=False, counts_bytes=counts_bytes)
     world.add_hosts(count)
     world.hosts[0].start()
     for host in world.hosts[1:]:
@@ -70,7 +79,7 @@ def main(sizes: list[int]) -> None:
         world.run_for(REST_S)
         rest = measure(world, MEASURED_S)
         busy(world)
-        world.run_for(REST_S / 2)
+        world.run_for(max(REST_S / 2, 1.5 * count / world.config.load_rate))  # until each had its turn
         print(f"| {count} | {took_s:.1f} s, {joining / 1024:.0f} KiB | {rest} | {measure(world, MEASURED_S)} |")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from meshray.core.member_effects import MemberView
 from meshray.wire.gossip import BUCKETS, LEFT, Alive
 
 if TYPE_CHECKING:
@@ -94,6 +95,23 @@ class Member:
             return record
         return Alive(
             self.node, record.incarnation, record.name, record.addresses, record.python, self.version, self.load
+        )
+
+    def view(self, now: float, *, is_self: bool) -> MemberView:
+        """For people."""
+        return MemberView(
+            node=self.node,
+            name=self.name,
+            state=self.state.name.lower(),
+            since_s=max(0.0, now - self.since),
+            addresses=self.addresses,
+            reachable=self.reachable,
+            rtt_s=self.rtt_s,
+            incompatible=self.incompatible,
+            version=self.version,
+            load=self.load,
+            reason=self.reason,
+            is_self=is_self,
         )
 
     def on_round_trip(self, sample_s: float) -> None:

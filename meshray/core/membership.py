@@ -35,11 +35,12 @@ from typing import TYPE_CHECKING, Any
 from meshray.config import Config
 from meshray.core.contacts import Contacts
 from meshray.core.effects import Core
-from meshray.core.member_effects import DeclaredDead, MemberView, SendGossip
+from meshray.core.member_effects import DeclaredDead, MemberView
 from meshray.core.members import Member, State
 from meshray.core.own_time import OwnTime
 from meshray.core.probing import Kind, Probe, Probing, Relay
 from meshray.core.roster import Roster
+from meshray.core.speaking import Speaker
 from meshray.core.syncing import differing, lacking, reply
 from meshray.wire.gossip import (
     LOAD_MAX_BYTES,
@@ -55,7 +56,6 @@ from meshray.wire.gossip import (
     News,
     Ping,
     PingRequest,
-    Suspect,
     Sync,
     SyncReply,
 )
@@ -83,8 +83,8 @@ class Membership(Core):
         self._suspicions = self._roster.suspicions
         self._health = self._roster.health
         self._probing = Probing(config, self._members, self._health, random, now)
+        self._speaker = Speaker(config, self._roster, random)
         self._contacts = Contacts(config, self._members, random, now)
-        self._recent: list[bytes] = []  # who answered a probe last, the latest at the end: they get the gossip
         self._joining = False  # the first table has not come whole
         self._returning_until = -math.inf  # back from being away, nobody has answered yet: accuse nobody
         self._gossip_at = now  # when the next round may be; it takes place if there are rumours
@@ -140,20 +140,7 @@ class Membership(Core):
         return self._health.score
 
     def _view(self, member: Member) -> MemberView:
-        return MemberView(
-            node=member.node,
-            name=member.name,
-            state=member.state.name.lower(),
-            since_s=max(0.0, self._own.time - member.since),
-            addresses=member.addresses,
-            reachable=member.reachable,
-            rtt_s=member.rtt_s,
-            incompatible=member.incompatible,
-            version=member.version,
-            load=member.load,
-            reason=member.reason,
-            is_self=member is self._members.me,
-        )
+        return member.view(self._own.time, is_self=member is self._members.me)
 
     # -- events of the own peer --------------------------------------------------------------------------------------
 
@@ -172,7 +159,7 @@ class Membership(Core):
         if not self.over:
             goodbye = Gossip([self._roster.farewell()])
             for member in self._members.sample(FAREWELLS, self._random):
-                self._send(member, goodbye)
+                self._speaker.send(member, goodbye)
             self.over = True
 
     def set_load(self, load: bytes, now: float) -> None:
@@ -204,7 +191,7 @@ class Membership(Core):
         member = self._members.table.get(node)
         if member is not None and not self.over:
             if member.state == State.DEAD and member.addresses:
-                self._contact(member.addresses[0])
+                self._speaker.contact(member.addresses[0])
             elif member.lives and (member.state == State.SUSPECT or not member.reachable):
                 self._probe_at_once(member)
         self._settle()
@@ -247,13 +234,14 @@ class Membership(Core):
         if time >= self._load_at:
             self._tell_load(time)
         if time >= self._gossip_at and self._rumours:
-            self._gossip(time)
+            self._gossip_at = time + self._config.gossip_interval_s
+            self._speaker.gossip()
         if time >= self._sync_at:
             self._sync()
         if time >= self._contacts.next_at:
             address = self._contacts.next(time)
             if address is not None:
-                self._contact(address)
+                self._speaker.contact(address)
         self._settle()
 
     def _advance(self, now: float) -> None:
@@ -294,7 +282,7 @@ class Membership(Core):
         for relay in nacks:
             asker = self._members.get_living(relay.asker)
             if asker is not None:
-                self._send(asker, Nack(relay.asker_seq, self._news_for(asker)))
+                self._speaker.send(asker, Nack(relay.asker_seq, self._speaker.news_for(asker)))
 
     def _on_failed(self, probe: Probe, time: float) -> None:
         if probe.kind is Kind.ROUND:
@@ -323,34 +311,11 @@ class Membership(Core):
 
     # -- speaking ----------------------------------------------------------------------------------------------------
 
-    def _send(self, member: Member, message: GossipMessage) -> None:
-        self._effects.append(SendGossip(member.node, member.addresses, message))
-
-    def _news_for(self, member: Member, first: Alive | None = None, about: Member | None = None) -> list[News]:
-        """What rides on a probe to this member. Who has never heard of this peer learns of it first of all, and a
-        suspect of what is said of it (Lifeguard, "buddy system"), whatever else there is."""
-        news: list[News] = []
-        if not member.heard:
-            news.append(self._roster.me())
-        if first is not None:
-            news.append(first)
-        news += self._accusation(about or member)
-        if self._rumours:
-            news += self._rumours.pick(self._config.probe_max_news, self._members.count)
-        return news
-
-    def _accusation(self, member: Member) -> list[News]:
-        suspicion = self._suspicions.get(member.node)
-        return [Suspect(member.node, suspicion.incarnation, tuple(sorted(suspicion.accusers)))] if suspicion else []
-
     def _ping(self, member: Member, kind: Kind) -> None:
         probe = self._probing.begin(member, kind, self._own.time)
-        self._send(member, Ping(probe.seq, member.version, self._news_for(member)))
+        self._speaker.send(member, Ping(probe.seq, member.version, self._speaker.news_for(member)))
         if kind is not Kind.ROUND:
-            self._ask_due()
-
-    def _ask_due(self) -> None:
-        self._tick_probes(self._own.time)
+            self._tick_probes(self._own.time)  # its helpers are asked at once
 
     def _probe_at_once(self, member: Member) -> None:
         if not self._probing.is_probed(member.node, Kind.URGENT, Kind.LAST):
@@ -358,41 +323,16 @@ class Membership(Core):
 
     def _ask_helpers(self, probe: Probe, time: float) -> None:
         target = self._members.get_living(probe.target)
-        if target is None:
-            return
-        within_ms = max(0, round((probe.until - time) * 1000))
-        for helper in self._probing.asked(probe):
-            news = self._news_for(helper, about=target)
-            self._send(helper, PingRequest(probe.seq, probe.target, within_ms, news))
-
-    def _gossip(self, time: float) -> None:
-        self._gossip_at = time + self._config.gossip_interval_s
-        receivers = self._gossip_receivers()
-        if receivers:
-            news = self._rumours.pick(self._config.gossip_max_news, self._members.count, len(receivers))
-            message = Gossip(news)
-            for member in receivers:
-                if member.heard:
-                    self._send(member, message)
-                else:
-                    self._send(member, Gossip([self._roster.me(), *news]))
-
-    def _gossip_receivers(self) -> list[Member]:
-        """Some of those that answered last; members at large while there are few of them."""
-        fanout = self._config.gossip_fanout
-        recent = [m for m in map(self._members.get_living, self._recent) if m is not None and m.state == State.ALIVE]
-        if len(recent) <= fanout:
-            return self._members.sample(fanout, self._random)
-        return self._random.sample(recent, fanout)
+        if target is not None:
+            within_ms = max(0, round((probe.until - time) * 1000))
+            for helper in self._probing.asked(probe):
+                news = self._speaker.news_for(helper, about=target)
+                self._speaker.send(helper, PingRequest(probe.seq, probe.target, within_ms, news))
 
     def _sync(self) -> None:
         self._sync_at = self._own.time + self._sync_pause_s * (0.75 + self._random.random() / 2)
         self._sync_pause_s = min(2 * self._sync_pause_s, self._config.sync_interval_s)
-        for member in self._members.sample(1, self._random):
-            self._send(member, Sync(tuple(self._members.digests), self._news_for(member)))
-
-    def _contact(self, address: str) -> None:
-        self._effects.append(SendGossip(b"", (address,), Join(self._roster.me(), tuple(self._members.digests))))
+        self._speaker.sync()
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 
@@ -406,7 +346,7 @@ class Membership(Core):
         else:
             sender = self._members.table.get(source) or self._introduced(source, message)
             if sender is None or not sender.lives:
-                self._expel(source, sender)
+                self._speaker.expel(source, sender)
             else:
                 if not sender.reachable:
                     self._roster.reachable(sender, True)
@@ -435,7 +375,7 @@ class Membership(Core):
         if not self.over:
             me = self._members.me
             load = Load(me.node, me.version, me.load) if me.version > message.known else None
-            self._send(sender, Ack(message.seq, load, self._news_for(sender, refutation)))
+            self._speaker.send(sender, Ack(message.seq, load, self._speaker.news_for(sender, refutation)))
 
     def _on_ack(self, sender: Member, message: Ack) -> None:
         self._hear(sender, message.news)
@@ -448,19 +388,12 @@ class Membership(Core):
             self._returning_until = -math.inf
             self._suspicions.answered(ended.target, self._own.time)
             if sender.node == ended.target:
-                self._answered_lately(sender.node)
+                self._speaker.on_answer(sender.node)
         elif isinstance(ended, Relay):
             asker = self._members.get_living(ended.asker)
             if asker is not None:
                 first = sender.current() if sender.state == State.ALIVE else None
-                self._send(asker, Ack(ended.asker_seq, None, self._news_for(asker, first)))
-
-    def _answered_lately(self, node: bytes) -> None:
-        if node in self._recent:
-            self._recent.remove(node)
-        self._recent.append(node)
-        if len(self._recent) > self._config.gossip_recent:
-            del self._recent[0]
+                self._speaker.send(asker, Ack(ended.asker_seq, None, self._speaker.news_for(asker, first)))
 
     def _on_ping_request(self, sender: Member, message: PingRequest) -> None:
         self._hear(sender, message.news)
@@ -471,12 +404,12 @@ class Membership(Core):
             within_s = message.within_ms / 1000
             seq = self._probing.begin_relay(sender.node, message.seq, target.node, within_s, self._own.time)
             if seq is not None:
-                self._send(target, Ping(seq, target.version, self._news_for(target)))
+                self._speaker.send(target, Ping(seq, target.version, self._speaker.news_for(target)))
             return
-        news = self._news_for(sender)
+        news = self._speaker.news_for(sender)
         if target is not None and not target.lives:
             news = [*news, Dead(target.node, self.node, target.reason)]
-        self._send(sender, Nack(message.seq, news))
+        self._speaker.send(sender, Nack(message.seq, news))
 
     def _on_nack(self, sender: Member, message: Nack) -> None:
         self._hear(sender, message.news)
@@ -491,7 +424,7 @@ class Membership(Core):
             buckets = differing(self._members, message.digests)
             if buckets:
                 most = self._config.sync_max_news
-                self._send(sender, reply(self._members, self._suspicions, buckets, most, me_first=False))
+                self._speaker.send(sender, reply(self._members, self._suspicions, buckets, most, me_first=False))
 
     def _on_join(self, sender: Member, message: Join) -> None:
         if message.me.node != sender.node:
@@ -499,7 +432,7 @@ class Membership(Core):
         self._roster.hear([message.me], self._own.time)
         buckets = differing(self._members, message.digests)
         most = self._config.sync_max_news
-        self._send(sender, reply(self._members, self._suspicions, buckets, most, me_first=True))
+        self._speaker.send(sender, reply(self._members, self._suspicions, buckets, most, me_first=True))
 
     def _on_sync_reply(self, sender: Member, message: SyncReply) -> None:
         self._hear(sender, message.news, tell=not self._joining)
@@ -508,7 +441,7 @@ class Membership(Core):
         news = lacking(self._members, self._suspicions, message)
         most = self._config.sync_max_news
         for start in range(0, len(news), most):
-            self._send(sender, Gossip(news[start : start + most]))
+            self._speaker.send(sender, Gossip(news[start : start + most]))
         self._sync_pause_s = self._config.join_retry_s
         if message.more:
             self._sync()
@@ -518,11 +451,6 @@ class Membership(Core):
 
     # -- the dead ----------------------------------------------------------------------------------------------------
 
-    def _expel(self, node: bytes, member: Member | None) -> None:
-        """Tell a node that it is dead here, or unknown, which is the same."""
-        addresses = member.addresses if member is not None else ()
-        self._effects.append(SendGossip(node, addresses, Expelled(node, *self._members.rank())))
-
     def _on_expelled(self, source: bytes, message: Expelled) -> None:
         if message.node != self.node:
             return
@@ -530,7 +458,7 @@ class Membership(Core):
         if sender is not None and not sender.lives:
             living, smallest = self._members.rank()
             if (living, message.smallest) > (message.living, smallest):  # more, or as many and the smaller id
-                self._expel(source, sender)
+                self._speaker.expel(source, sender)
                 return
         self._end(source, sender.addresses if sender is not None else ())
 

@@ -129,12 +129,12 @@ def test_a_short_stop_kills_nobody(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_a_stopped_peer_that_suspected_somebody_accuses_nobody_when_it_goes_on(seed: int) -> None:
     world = mesh(seed, (3, 5, 8))
-    world.loss = 0.3  # so that there are suspicions and probes under way
-    world.run_for(10.0)
+    world.loss = 0.3  # so that there are suspicions and probes under way, though not for long enough to die of them
+    world.run_for(3.0)
     for victim in world.hosts[1:]:
         victim.pause()
     world.loss = 0.0
-    world.run_for(3.0)
+    world.run_for(2.5)
     for victim in world.hosts[1:]:
         victim.resume()
     nobody_died(world)
@@ -263,9 +263,9 @@ def test_who_was_stopped_past_its_death_sentence_comes_back_as_new(seed: int) ->
 
 @pytest.mark.fault(58)
 @pytest.mark.parametrize("clock_stands", [False, True])
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_suspended_laptop_accuses_nobody_and_comes_back_as_new(seed: int, clock_stands: bool) -> None:
-    world = mesh(seed)
+    world = mesh(seed, (2, 3, 4, 5, 6))
     laptop = world.random.choice(world.hosts)
     old = laptop.node
     laptop.pause()
@@ -288,9 +288,10 @@ def test_a_suspended_laptop_accuses_nobody_and_comes_back_as_new(seed: int, cloc
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_after_a_long_partition_the_smaller_part_comes_back_as_new(seed: int) -> None:
+    """90 s: each side has declared all of the other dead, which takes a small part longest (no confirmations, ill)."""
     world = mesh(seed)
     smaller, larger = split(world)
-    world.run_for(detection_s(DEFAULT, len(world.hosts), multiplier=1 + DEFAULT.health_max))
+    world.run_for(90.0)
     world.heal()
     world.run_until(world.agrees, healing_s(DEFAULT, len(world.hosts)))
     assert len(world.rejoins) == len(smaller)

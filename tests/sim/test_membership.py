@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from meshray.config import DEFAULT, Config
+from meshray.config import DEFAULT, Config, preset
 from meshray.core.gossip import copies
 from meshray.core.member_effects import MemberView
 from meshray.core.suspicion import shortest_s
@@ -112,6 +112,21 @@ def test_a_partition_of_five_seconds_kills_nobody(seed: int) -> None:
     world.run_for(5.0)
     world.heal()
     nobody_died(world)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_test_preset_is_five_times_as_quick_and_as_patient(seed: int) -> None:
+    config = preset("test")
+    world = MeshWorld(seed, config)
+    world.stalls = True
+    world.start_mesh(world.random.choice(SIZES))
+    split(world)
+    world.run_for(1.0)
+    world.heal(late_s=1.4 / 5)
+    nobody_died(world)
+    victim = world.random.choice(world.hosts)
+    victim.crash(noisy=False)
+    world.run_until(world.agrees, detection_s(config, len(world.hosts)))
 
 
 @pytest.mark.fault(12)

@@ -226,7 +226,9 @@ class Membership(Core):
         time = self._own.time
         self._tick_probes(time)
         for suspicion in self._suspicions.take_over(time, self._members.count):
-            self._ping(self._members.table[suspicion.node], Kind.LAST)
+            suspect = self._members.get_living(suspicion.node)
+            if suspect is not None:
+                suspicion.last_seq = self._ping(suspect, Kind.LAST).seq
         if time >= self._probing.next_round_at:
             target = self._probing.next_target(time)
             if target is not None:
@@ -291,7 +293,7 @@ class Membership(Core):
         if member is None:
             return
         suspicion = self._suspicions.get(member.node)
-        last = probe.kind is Kind.LAST and suspicion is not None and suspicion.last_probe
+        last = suspicion is not None and suspicion.last_probe and suspicion.last_seq == probe.seq
         if self._returning(time):
             if last:
                 self._suspicions.answered(member.node, time)
@@ -311,11 +313,12 @@ class Membership(Core):
 
     # -- speaking ----------------------------------------------------------------------------------------------------
 
-    def _ping(self, member: Member, kind: Kind) -> None:
+    def _ping(self, member: Member, kind: Kind) -> Probe:
         probe = self._probing.begin(member, kind, self._own.time)
         self._speaker.send(member, Ping(probe.seq, member.version, self._speaker.news_for(member)))
         if kind is not Kind.ROUND:
             self._tick_probes(self._own.time)  # its helpers are asked at once
+        return probe
 
     def _probe_at_once(self, member: Member) -> None:
         if not self._probing.is_probed(member.node, Kind.URGENT, Kind.LAST):

@@ -44,7 +44,8 @@ class Suspicion:
     incarnation: int
     started: float
     accusers: set[bytes] = field(default_factory=set)
-    last_probe: bool = False  # it is being probed for the last time
+    last_probe: bool = False  # its time is over, it is being probed for the last time
+    last_seq: int = 0  # the number of that probe
 
 
 class Suspicions:

@@ -157,6 +157,37 @@ def test_an_answer_to_the_last_probe_gives_time_anew() -> None:
     assert peer.state(A) == "alive"
 
 
+def test_only_the_last_of_the_last_probes_decides() -> None:
+    """Who is not well waits so long that a suspect may get its second last probe while the first is under way."""
+    peer = Peer("a")
+    for incarnation in range(DEFAULT.health_max):
+        peer.hears("a", g.Gossip([g.Suspect(ME, incarnation, (A,))]))
+    assert peer.core.health == DEFAULT.health_max
+
+    def last_probe() -> int:
+        suspicion = peer.core._suspicions.get(A)
+        return suspicion.last_seq if suspicion is not None and suspicion.last_probe else 0
+
+    while not last_probe():
+        peer.run_for(0.1)
+    first, began = last_probe(), peer.now
+    peer.core.on_unreachable(A, peer.now)
+    pings: list[Any] = []
+    while not pings:
+        pings = of(peer.run_for(0.1), g.Ping)
+    assert pings[0].seq != first
+    peer.run_for(0.5)
+    peer.hears("a", g.Ack(pings[0].seq))
+    while last_probe() in (0, first):
+        peer.run_for(0.1)
+    second = peer.now
+    assert second < began + FIRST * (1 + DEFAULT.health_max), "the first one is under way"
+    peer.run_for(began + FIRST * (1 + DEFAULT.health_max) + 1.0 - peer.now)
+    assert peer.state(A) == "suspect"
+    peer.run_for(FIRST * (1 + DEFAULT.health_max))
+    assert peer.state(A) == "dead"
+
+
 def test_a_probe_for_another_is_made_and_its_answer_passed_on() -> None:
     peer = Peer("a", "b")
     (ping,) = peer.hears("a", g.PingRequest(5, B, 500))

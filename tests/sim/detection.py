@@ -1,4 +1,4 @@
-"""How long until a death is known to all, and until a healed mesh agrees? In simulated meshes that have been up a while.
+"""How long until a death is known to all, and until a healed mesh agrees? Of simulated meshes that were up a while.
 
     python -m tests.sim.detection [SEEDS]          30 when none is given; takes some minutes of CPU
 

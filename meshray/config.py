@@ -26,6 +26,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_idle_s: float = 0.2
     """How long a submitter keeps a lease without work for it, when nobody else waits."""
 
+    lease_idle_wanted_s: float = 0.001
+    """The same for a lease that somebody waits for: longer than from one synchronous call to the next (0.1 ms), or it
+    would change hands for each of them, which costs ten times as much as the call."""
+
     lease_idle_resting_s: float = 0.01
     """The same for a worker that runs no task at the moment, and how often leases are looked at."""
 

@@ -172,6 +172,8 @@ class Engine:
         if calls.dirty:
             calls.fill()
         self.flush()
+        if submission.pressed:
+            self._next_tick = min(self._next_tick, now + self.config.lease_idle_wanted_s)
         if self.queue or self._leaving or now >= self._next_tick:
             self._account(now)
 

@@ -452,32 +452,45 @@ def test_a_revoked_lease_gets_no_more_and_goes_back_when_it_is_empty() -> None:
     assert len(shell.pushed(2)) == 1
 
 
-def test_a_lease_that_somebody_waits_for_goes_back_without_a_pause() -> None:
-    """As soon as nothing is in flight and nothing is ready; one that is idle already, at once."""
+def test_a_lease_that_somebody_waits_for_goes_back_after_a_short_pause() -> None:
+    """Once nothing is in flight and nothing is ready. Not at once: a synchronous caller's next call comes soon."""
+    pause_s = DEFAULT.lease_idle_wanted_s
     shell = Shell()
     shell.mean.add(50 * MS)
-    shell.submit(3)
+    shell.submit(2)
     shell.grant(1)
     shell.core.on_wanted(1)
     shell.core.on_wanted(1)
     shell.core.on_wanted(7)
-    for seq in (1, 2):
-        shell.results(1, [Result(seq, [VALUE])])
-        shell.fill()
-        assert shell.returned() == [], "there is more to do"
-    shell.results(1, [Result(3, [VALUE])])
+    shell.results(1, [Result(1, [VALUE])])
+    shell.core.tick(shell.now + 10, 20.0)
+    assert not shell.core.pressed, "there is more to do"
+    shell.results(1, [Result(2, [VALUE])])
+    assert shell.core.pressed
+    shell.core.tick(shell.now + pause_s / 2, 20.0)
+    shell.fill()
+    assert shell.returned() == []
+    assert shell.core.pressed
+    shell.core.tick(shell.now + pause_s, 20.0)
     shell.fill()
     assert shell.returned() == [1]
     assert shell.demands()[-1] == 0
+    assert not shell.core.pressed
+    check_idle(shell.core)
+
+
+def test_one_that_is_idle_when_somebody_begins_to_wait_goes_back_too() -> None:
+    shell = Shell()
     shell.submit(1)
-    shell.grant(2)
-    shell.results(2, [Result(1, [VALUE])])
+    shell.grant(1)
+    shell.results(1, [Result(1, [VALUE])])
+    assert not shell.core.pressed
+    shell.core.on_wanted(1)
+    shell.fill()
+    assert shell.core.pressed
+    shell.core.tick(shell.now + DEFAULT.lease_idle_wanted_s, 20.0)
     shell.fill()
     assert shell.returned() == [1]
-    shell.core.on_wanted(2)
-    shell.fill()
-    assert shell.returned() == [1, 2]
-    check_idle(shell.core)
 
 
 # -- everything at once ------------------------------------------------------------------------------------------------

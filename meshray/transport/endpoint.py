@@ -56,6 +56,9 @@ DRAIN_READS = 64
 _DEAF = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
 """What sending to a process that has ended gives; anything else is trouble of our own."""
 
+_QUIETLY = socket.MSG_NOSIGNAL
+"""Without SIGPIPE, which ends a program that has given it its default action back, as filters do."""
+
 _GREETING = struct.Struct(f"<8s{PROCESS_BYTES}s{PROCESS_BYTES}s")
 _MAGIC = b"meshray1"
 _SIZE = struct.Struct("<I")
@@ -152,7 +155,7 @@ class Endpoint:
         _SIZE.pack_into(data, 0, size)
         if link.sock is not None and not link.queued:
             try:
-                sent = link.sock.send(data)
+                sent = link.sock.send(data, _QUIETLY)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -191,7 +194,7 @@ class Endpoint:
             queued = link.queued
             while queued:
                 data = queued[0]
-                sent = link.sock.send(data)
+                sent = link.sock.send(data, _QUIETLY)
                 if sent == len(data):
                     queued.popleft()
                 else:

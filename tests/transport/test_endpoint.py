@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import stat
 import threading
@@ -359,6 +360,25 @@ def test_a_receiver_that_ends_is_noticed(host: Host) -> None:
     host.close(receiver)
     sender.send(to, Wake())
     sender.send(to, Wake())
+    assert sender.undelivered == 2
+
+
+def test_receivers_that_end_do_not_end_a_program_that_wants_sigpipe(host: Host) -> None:
+    """As filters do: `signal.signal(signal.SIGPIPE, signal.SIG_DFL)`."""
+    quick, reads = host.endpoint()
+    slow, does_not_read = host.endpoint()
+    _, sender = host.endpoint()
+    sender.send(quick, Wake())
+    sender.send(slow, Release([bytes(28)] * 200_000))
+    assert sender.clogged
+    host.close(reads)
+    host.close(does_not_read)
+    before = signal.signal(signal.SIGPIPE, lambda *_: pytest.fail("a SIGPIPE"))
+    try:
+        sender.send(quick, Wake())
+        sender.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
     assert sender.undelivered == 2
 
 

@@ -395,8 +395,11 @@ class Endpoint:
         """Close all sockets, give what was sent `linger_ms` to leave, and remove the socket file."""
         give_up_at = time.monotonic() + linger_ms / 1000
         while not self.flush() and (left := give_up_at - time.monotonic()) > 0:
-            fds = [link.sock for link in self._clogged.values() if link.sock is not None]
-            select.select([], fds, [], min(left, 0.01))
+            poll = select.poll()  # not `select`, which knows only the first 1,024 descriptors
+            for link in self._clogged.values():
+                if link.sock is not None:
+                    poll.register(link.sock, select.POLLOUT)
+            poll.poll(min(left, 0.01) * 1000)
         for link in self._links.values():
             if link.sock is not None:
                 link.sock.close()

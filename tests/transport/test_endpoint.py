@@ -395,6 +395,26 @@ def test_a_closing_endpoint_waits_for_a_slow_receiver(host: Host) -> None:
     host._open.remove(sender)
 
 
+def test_a_process_of_many_descriptors_closes_a_clogged_link(host: Host) -> None:
+    """`select` knows only the first 1,024."""
+    to, _ = host.endpoint()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] <= 1024:
+            held.append(os.dup(0))
+        _, sender = host.endpoint()
+        sender.send(to, Release([bytes(28)] * 200_000))
+        assert sender.clogged
+        host._open.remove(sender)
+        sender.close(linger_ms=20)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_socket_that_was_removed_already_is_no_error(host: Host) -> None:
     process, endpoint = host.endpoint()
     os.unlink(host.folder / process[8:].hex())

@@ -39,6 +39,9 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
+RETRY_S = 0.001
+"""How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
+
 LAST_WORDS_MAX = 10_000
 """So many messages are looked through when the peer has ended: it may have said that it was stopped."""
 
@@ -211,7 +214,7 @@ class Engine:
             for destination, message in outbox:
                 if destination not in dead:
                     send(destination, message)
-        if self.endpoint.clogged:
+        if self.endpoint.must_retry:
             self.endpoint.flush()
 
     @property
@@ -224,8 +227,8 @@ class Engine:
         return self.host is not None and self.host.has_news
 
     def next_timer_s(self, now: float) -> float | None:
-        if self.endpoint.clogged:
-            return 0.001
+        if self.endpoint.must_retry:
+            return RETRY_S
         idle = not (self.records.table or self.queue or self.inbox or self.call_inbox)
         timers = [] if idle else [IDLE_DRAIN_S]
         if self.submission.has_idle_leases:  # else `tick` has nothing to do: 200 nested waits must not tick in vain

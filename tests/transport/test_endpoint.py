@@ -259,24 +259,54 @@ def test_silent_connections_are_bounded(
     assert received(receiver, 1) == [(source, HoldDone(1))]
 
 
+class Shortage:
+    """While it lasts this process gets no further descriptor."""
+
+    def __enter__(self) -> None:
+        self._soft, self._hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, self._hard))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._soft, self._hard))
+
+
 @pytest.mark.fault(40)
-def test_without_descriptors_a_connection_is_turned_away(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
+def test_without_descriptors_a_connection_waits_with_what_it_says(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
-    sender.send(to, HoldDone(0))
+    known, earlier = host.endpoint()
+    earlier.send(to, HoldDone(0))
     received(receiver, 1)
-    stranger = strangers(to)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        refused(receiver, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    until(lambda: stranger.is_cut_off(receiver), "it to be turned away")
     sender.send(to, HoldDone(1))
+    with Shortage():
+        until(lambda: receiver.receive() or receiver.must_retry, "the connection to be met")
+        assert not receiver.stirs(), "it would wake us for ever"
+        receiver.flush()
+        assert receiver.stirs()
+        earlier.send(to, HoldDone(2))
+        assert received(receiver, 1) == [(known, HoldDone(2))]
+        assert receiver.must_retry
+    receiver.flush()
     assert received(receiver, 1) == [(source, HoldDone(1))]
+    assert not receiver.must_retry
+    assert receiver.refused == 0
+    assert [record.message for record in caplog.records if "ulimit" in record.message], "it says so"
+
+
+@pytest.mark.fault(40)
+def test_without_descriptors_messages_wait_for_a_link(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    with Shortage():
+        for number in range(3):
+            sender.send(to, HoldDone(number))
+        assert sender.must_retry
+        assert not sender.flush()
+    assert sender.flush()
+    assert received(receiver, 3) == [(source, HoldDone(number)) for number in range(3)]
+    assert sender.undelivered == 0
 
 
 def test_what_a_full_link_does_not_take_is_kept_in_order(host: Host) -> None:
@@ -305,6 +335,7 @@ def test_a_clogged_link_that_takes_more_shows_at_the_descriptor(host: Host) -> N
     for _ in range(5):
         sender.send(to, large)
     assert sender.clogged
+    assert not sender.must_retry
     assert not sender.stirs()
     arrived: list[tuple[bytes, Message]] = []
 

@@ -42,6 +42,9 @@ SOCKET_PATH_MAX_BYTES = 107
 RECEIVE_BUDGET = 64
 """Messages taken per `receive`, before its caller decides and flushes."""
 
+LIKELY_MAX = 16
+"""So often in a row only the likeliest connection is looked at: one that never rests would silence the others."""
+
 CONNECTIONS_MAX = 4096
 """Bound on incoming connections; each process of the host has one, and there are at most `workers_max` workers."""
 
@@ -127,6 +130,7 @@ class Endpoint:
         self._listens = True  # the kernel is asked about it; not while we have no descriptor for who connects
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._recent: _Connection | None = None  # who was heard last: probably who is heard next
+        self._likely = 0  # looks in a row at that one alone
         self._arrived: list[tuple[bytes, Message]] = []  # read and not taken yet
         self._scratch = bytearray(_READ_BYTES)  # what is read lands here
         self._view = memoryview(self._scratch)
@@ -276,16 +280,19 @@ class Endpoint:
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def receive(self, budget: int = RECEIVE_BUDGET, likely: bool = False) -> list[tuple[bytes, Message]]:
-        """What has arrived, as (source, message), at most `budget` of them. When there are fewer, `fd` tells of more.
+        """What has arrived, as (source, message), at most `budget` of them. Nothing: nothing whole was there.
 
         `likely`: `fd` was readable just now, so whoever was heard last is looked at before the kernel is asked.
         """
-        arrived = self._arrived
-        if not arrived:
+        if not self._arrived:
             recent = self._recent
-            if not likely or recent is None or not self._read(recent):
-                self._look()
-            arrived = self._arrived
+            if likely and recent is not None and self._likely < LIKELY_MAX and self._read(recent):
+                self._likely += 1
+            if not self._arrived:
+                self._likely = 0
+                while self._look() and not self._arrived:
+                    pass  # half a message, or a connection that has not spoken yet: a whole one may lie behind it
+        arrived = self._arrived
         if len(arrived) <= budget:
             self._arrived = []
             return arrived
@@ -296,17 +303,21 @@ class Endpoint:
         """Whether something has come since, as far as the kernel knows. From any thread."""
         return bool(self._epoll.poll(0, 1))
 
-    def _look(self) -> None:
-        """Serve each descriptor that has something."""
+    def _look(self) -> bool:
+        """Serve each descriptor that has something. Whether somebody has spoken, connected or left."""
+        stirred = False
         for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
             connection = self._connections.get(fd)
             if connection is not None:
                 self._read(connection)
+                stirred = True
             elif fd == self._listener_fd:
                 self._accept()
+                stirred = True
             elif fd in self._clogged_fds:
                 destination = self._clogged_fds[fd]
                 self._push_out(destination, self._links[destination])
+        return stirred
 
     def _accept(self) -> None:
         try:

@@ -147,6 +147,43 @@ def test_one_look_takes_no_more_than_its_budget(host: Host) -> None:
     assert max(sizes) <= RECEIVE_BUDGET
 
 
+def test_one_that_never_rests_does_not_silence_the_others(host: Host) -> None:
+    to, receiver = host.endpoint()
+    loud, shouting = host.endpoint()
+    quiet, whispering = host.endpoint()
+    shouting.send(to, Wake())
+    received(receiver, 1)
+    whispering.send(to, HoldDone(1))
+    sources: list[bytes] = []
+    while len(sources) < 1000 and quiet not in sources:
+        shouting.send(to, Wake())
+        shouting.send(to, Wake())
+        sources += [source for source, _ in receiver.receive(1, likely=True)]
+        sources += [source for source, _ in receiver.receive()]
+    assert quiet in sources
+    assert loud in sources
+
+
+def test_nothing_means_that_nothing_whole_was_there(
+    host: Host, strangers: Callable[[bytes], Stranger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer hears out a process before it buries it."""
+    monkeypatch.setattr("meshray.transport.endpoint._READ_BYTES", 1000)
+    to, receiver = host.endpoint()
+    strangers(to)  # and says nothing
+    source, sender = host.endpoint()
+    large = Release([os.urandom(28) for _ in range(1000)])
+    sender.send(to, large)
+    assert not sender.clogged
+    assert receiver.receive() == [(source, large)]
+    stranger = strangers(to)
+    stranger.greet()
+    stranger.say(framed(large)[:-1])
+    sender.send(to, HoldDone(1))
+    assert receiver.receive() == [(source, HoldDone(1))]
+    assert receiver.receive() == []
+
+
 def test_the_socket_is_private_and_goes_with_its_process(host: Host) -> None:
     process, endpoint = host.endpoint()
     path = host.folder / process[8:].hex()

@@ -42,8 +42,8 @@ IDLE_DRAIN_S = 0.1
 RETRY_S = 0.001
 """How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
 
-LAST_WORDS_MAX = 10_000
-"""So many messages are looked through when the peer has ended: it may have said that it was stopped."""
+LAST_WORDS_MAX = 1000
+"""So many batches are looked through when the peer has ended: it may have said that it was stopped."""
 
 DEAD_MAX = 4096
 """How many dead processes are remembered: what arrives from them late is refused."""
@@ -247,9 +247,13 @@ class Engine:
 
     def on_peer_death(self) -> None:
         if self.broken is None:
-            for source, message in self.endpoint.receive(LAST_WORDS_MAX):  # its last word may have come just now
-                if type(message) is m.PeerStops:
-                    self._on_peer_stops(source, message)
+            for _ in range(LAST_WORDS_MAX):  # the very last may have come just now, behind lines of log
+                batch = self.endpoint.receive()
+                if not batch:
+                    break
+                for source, message in batch:
+                    if type(message) is m.PeerStops:
+                        self._on_peer_stops(source, message)
             how = f"was stopped ({self._stopped})" if self._stopped else "has died"
             self.broken = NodeDiedError(
                 f"the peer of this host ({self.at.node_name}) {how}: this mesh is over, and its objects are lost. "

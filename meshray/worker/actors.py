@@ -397,7 +397,10 @@ class ActorHost:
             self._executor.flush()
         finally:
             self._looking = False
-        if self._scheduled:
+        loop = self._loop
+        if self._executor.engine.pump.closed and loop is not None:
+            loop.stop()  # nothing is received or sent any more, and the endpoint would wake us for ever
+        elif self._scheduled:
             self._schedule()
 
     def _flush(self) -> None:

@@ -23,7 +23,7 @@ LIMIT_S = 20.0
 
 
 class FakeEndpoint:
-    """Messages are callables; delivering one makes the descriptor readable once, as ZeroMQ's is."""
+    """Messages are callables; delivering one makes the descriptor readable once, and not, as a real one, until all is read."""
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)

@@ -32,8 +32,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_work_s: float = 0.003
     """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
 
-    portion_work_s: float = 0.0002
-    """Expected work that is not divided among workers: about what two sleeping processes need to wake up for it."""
+    portion_work_s: float = 0.0005
+    """Expected work that is not divided among workers. Waking one costs about 0.1 ms of somebody's time (two switches
+    of a core, cold caches); a worker that is awake may have twice as much before another one is woken."""
 
     in_flight_max_tasks: int = 512
     """A bound on the tasks in flight per lease, whatever their mean."""
@@ -117,6 +118,64 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     frame_max_bytes: int = 64 << 20
     """A bound on one message, which is one frame."""
 
+    # -- links between peers -----------------------------------------------------------------------------------------
+    link_window_messages: int = 1024
+    """Messages of one stream on their way at once. Below the high-water marks of the sockets, so that these never stop
+    reading, which would also stop the heartbeats."""
+
+    link_window_bytes: int = 16 << 20
+    """The same in bytes: 130 ms of a link of 1 Gbit/s. A larger message travels alone."""
+
+    link_kept_max_messages: int = 200_000
+    """What a stream keeps for a peer that does not answer, in messages; who sends more has lost that peer."""
+
+    link_kept_max_bytes: int = 256 << 20
+    """The same in bytes. A relay stops at the window; only what this peer itself decides comes on top."""
+
+    link_ack_after_s: float = 0.02
+    """How long an acknowledgement waits for a message to travel with: far below `link_replay_after_s`."""
+
+    link_ack_after_messages: int = 128
+    """And for how many messages, so that a window never runs empty for want of one."""
+
+    link_ack_after_bytes: int = 2 << 20
+    """And for how many bytes."""
+
+    link_replay_after_s: float = 2.0
+    """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
+    vain time. Rarely needed: a lost connection replays at once; a socket may also swallow messages in silence."""
+
+    link_replay_max_s: float = 16.0
+    """The longest of these pauses."""
+
+    link_slowest_bytes_per_s: int = 1 << 20
+    """What a slow link (10 Mbit/s) carries: a replay also waits for so long as what is on its way may take."""
+
+    link_hello_again_s: float = 1.0
+    """A Hello without an answer is repeated; doubles up to `link_replay_max_s`."""
+
+    link_dial_timeout_s: float = 30.0
+    """An address that has not answered by then is given up and reported."""
+
+    link_refusal_s: float = 5.0
+    """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
+
+    links_max: int = 4096
+    """Links of one peer, those that are being dialled or refused included."""
+
+    links_gone_max: int = 1024
+    """Dead incarnations that are remembered, so that one that wakes is told."""
+
+    # -- the TCP port ------------------------------------------------------------------------------------------------
+    mesh_silent_max: int = 256
+    """Connections that have not yet shown a key: beyond these the port is closed for a pause (PROTOCOLS 10)."""
+
+    mesh_pause_s: float = 1.0
+    """The mean of that pause; it is drawn between half and one and a half of it."""
+
+    mesh_idle_s: float = 60.0
+    """A connection on which nothing was sent for so long is closed; the next message opens it again (3 ms on a LAN)."""
+
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0
     """How long a worker that was told to end its actor may take before it is killed."""
@@ -129,6 +188,110 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     early_messages_max: int = 10_000
     """Bound on what is remembered of objects and actors whose own message is still on its way over another link."""
+
+    # -- membership: SWIM with Lifeguard, at memberlist's LAN constants ------------------------------------------------
+    probe_interval_s: float = 1.0
+    """One member is probed so often, by each peer (SWIM's protocol period); times 1 + the health score."""
+
+    probe_timeout_s: float = 0.5
+    """An answer that takes longer makes helpers probe too: max(this, `probe_round_trips` round trips), times 1 + the
+    health score. Round trips count because probes run over TCP, where a lost packet costs several."""
+
+    probe_round_trips: float = 4.0
+
+    probe_first_timeout_s: float = 2.0
+    """The same for a member that has never answered: a link must be made first, some four round trips with CURVE."""
+
+    probe_helpers: int = 3
+    """How many others are asked to probe a member that does not answer (SWIM's k)."""
+
+    probe_relays_max: int = 1024
+    """A bound on the probes that are made for others at one time; more are not answered."""
+
+    nack_after: float = 0.8
+    """A helper says that it got no answer after this part of the time (Lifeguard 4.1)."""
+
+    health_max: int = 7
+    """Bound on the health score (Lifeguard's S; memberlist's AwarenessMaxMultiplier 8, less one)."""
+
+    suspicion_mult: float = 4.0
+    """A suspicion that others confirm lasts `suspicion_mult` * max(1, log10 n) * `probe_interval_s`: 4 s for up to ten
+    members, 12 s for a thousand. Time for a refutation to arrive, which takes O(log n) rounds."""
+
+    suspicion_max_mult: float = 6.0
+    """One that nobody confirms lasts so many times longer: then it is likely the accuser who is cut off."""
+
+    suspicion_confirmations: int = 2
+    """So many other accusers bring it down to the shorter time, or all others if there are fewer."""
+
+    last_probe_s: float = 2.0
+    """A suspect is probed once more, for so long, before it is declared dead. So a partition, or a pause, of 5 s kills
+    nobody (FAULTS 12, 21): the earliest death is 1 s of probing + 4 s + 2 s after the last answer, and TCP needs up to
+    1.4 s after 5 s of silence to send again."""
+
+    last_probe_helpers: int = 8
+    """All others in a mesh of ten: one of them may be the only one who sees both halves (FAULTS 25)."""
+
+    gossip_interval_s: float = 0.2
+    """While there are news they are sent so often."""
+
+    gossip_fanout: int = 3
+    """To so many members each time."""
+
+    gossip_recent: int = 16
+    """Out of this many that answered a probe last: there is a link to them already, so few links are open in a large
+    mesh; and their sequence is random, so what they hear gets everywhere."""
+
+    gossip_copies_mult: int = 4
+    """Each peer sends a piece of news this * ceil(log10(n + 1)) times (SWIM 4.1; memberlist's RetransmitMult)."""
+
+    gossip_max_news: int = 64
+    """Bound on the news in one Gossip; more wait for the next round."""
+
+    probe_max_news: int = 16
+    """Bound on the news that ride on a probe: it must stay quick."""
+
+    load_rate: float = 10.0
+    """Changes of load that the whole mesh may tell per second, so that the traffic of one peer does not grow with the
+    mesh: a member tells its own every max(`load_interval_s`, n / `load_rate`) s, and to who probes it."""
+
+    load_interval_s: float = 0.5
+
+    load_copies: int = 3
+    """Each peer sends a load so many times: 94 % get it (1 - s = exp(-3 s)), the rest the next one, or by their
+    probe."""
+
+    load_max_news: int = 16
+    """Bound on the loads in one message."""
+
+    sync_interval_s: float = 30.0
+    """So often digests are compared with another member (memberlist's push-pull)."""
+
+    sync_max_news: int = 128
+    """Bound on the members in one SyncReply; there are as many messages as it takes."""
+
+    join_retry_s: float = 1.0
+    """A peer that knows nobody tries an address so often, then half as often, ... up to `contact_interval_s`."""
+
+    contact_interval_s: float = 10.0
+    """So often an address of a dead member, or a seed that no living member has, is tried: that is how the halves of a
+    partition find each other again."""
+
+    contacts_max: int = 64
+    """So many seeds, and so many of those that died last, are tried in turn."""
+
+    away_slack_s: float = 0.25
+    """A tick may be so much late before the time counts as not lived: a slow turn of the peer's loop."""
+
+    away_after_s: float = 1.0
+    """Who was away for longer (suspended, stopped) starts anew with all that it suspects."""
+
+    away_grace_s: float = 30.0
+    """Who was away accuses nobody until somebody answers, or this time is over: the network needs time to come back."""
+
+    dead_remembered_max: int = 1024
+    """So many dead nodes are remembered, the latest. One that is forgotten and wakes would be told that it is unknown,
+    which has the same effect as being dead."""
 
     # -- interrupts and waiting --------------------------------------------------------------------------------------
     background_after_s: float = 0.002
@@ -193,16 +356,33 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 DEFAULT = Config()
 
+DETECTOR_TIMES = (
+    "probe_interval_s",
+    "probe_timeout_s",
+    "probe_first_timeout_s",
+    "last_probe_s",
+    "gossip_interval_s",
+    "load_interval_s",
+    "sync_interval_s",
+    "join_retry_s",
+    "contact_interval_s",
+    "away_slack_s",
+    "away_after_s",
+    "away_grace_s",
+)
+"""The times of membership, which the `test` preset divides by five (suspicions are multiples of them)."""
+
 
 def preset(name: str) -> Config:
-    """The named preset: `default`, or `test`, which shortens what tests wait for.
+    """The named preset: `default`, or `test`, which shortens what tests wait for, the detector's times to a fifth.
 
     Raises `ValueError` for another name.
     """
     if name == "default":
         return DEFAULT
     if name == "test":
+        detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2
+            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -7,9 +7,20 @@ In the peer::
     assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
     objects             what does this peer answer for?  with object_table, departures (who accounts for the dead),
                         gone (why nobody answers)
-    adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs)
+    adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs), silence
+                        (who has not told of it)
     actors              which actors are there, and where?  with lives (restarts), names, early (who asked too soon)
     store_accounts      whose room in the store is what?
+
+In the peer, between hosts::
+
+    membership          who is in the mesh? the face of what follows
+    roster              what do news change?  with members (who is there, in which order news count), suspicion (how
+                        long may a suspect take), gossip (which news ride on the next message)
+    speaking            what is said to whom?
+    probing             whom do I probe, when?  with health (am I slow myself), own_time (was I away)
+    syncing, contacts   where do two tables differ?  which addresses do I try?
+    member_effects      what this asks of the shell, and what is shown of a member
 
 In drivers and workers::
 

@@ -17,7 +17,7 @@ So then each task is in one of these cases::
 
 Who is stopped, or holds the GIL for long, does not answer, and so keeps deaths from being settled. After
 `adoption_patience_s` those of the dead one's tasks that somebody living is known to want are taken over all the same
-(`_Departing.overdue`). Only executors that had a lease of the dead one can have begun them, and each of those that is
+(`core.silence`). Only executors that had a lease of the dead one can have begun them, and each of those that is
 silent is charged as if it had died; where the retries do not allow that, its word is awaited. What it tells of a task
 that was submitted again comes too late: results are let go of, and if it still runs one it is killed.
 
@@ -33,7 +33,6 @@ arguments are pinned with the lineage until the last return of the task has an o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import structs
@@ -44,6 +43,7 @@ from meshray.core.heirs import Heir, result_of
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
 from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
+from meshray.core.silence import Silence
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
 from meshray.wire.messages import (
@@ -69,19 +69,6 @@ from meshray.wire.messages import (
     Retried,
 )
 
-
-@dataclass(slots=True)
-class _Departing:
-    """A dead process that is not settled."""
-
-    unheard: int  # processes that died without telling what they had done for it, or of which it had not told
-    executors: set[bytes]  # those that live, and had a lease of it
-    patience_until: float
-    overdue: bool = False  # no longer waited for: see the head of this file
-    answered: set[bytes] = field(default_factory=set)
-    unwanted: set[bytes] = field(default_factory=set)  # workers that run what nobody wants
-
-
 ClassKey = tuple[bytes, tuple[tuple[str, int], ...], str, int]  # job, request, profile, depth
 
 
@@ -102,7 +89,7 @@ class Adoption(Core):
         self._means: dict[bytes, Mean] = {}  # of adopted functions, while anything can be adopted
         self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it has told
         self._evicted: dict[bytes, set[bytes]] = {}  # submitter -> pending objects without lineage; no empty sets
-        self._departing: dict[bytes, _Departing] = {}
+        self._silence = Silence(config.adoption_patience_s)
         self._waiting: dict[bytes, list[Heir]] = {}  # argument that has no outcome -> adopted tasks
         self._due: list[Heir] = []  # something has changed for these
         self._bytes = 0  # of all lineages
@@ -168,11 +155,11 @@ class Adoption(Core):
 
     def on_settled(self, process: bytes) -> None:
         """All that a dead process had sent is known."""
-        departing = self._departing.pop(process, None)
+        unheard = self._silence.on_settled(process)
         for task_id in sorted(self._of_submitter.get(process, ())):
             heir = self._heirs[task_id]
             heir.orphaned = True
-            heir.unheard += departing.unheard if departing is not None else 0
+            heir.unheard += unheard
             self._due.append(heir)
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -202,12 +189,8 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        for submitter, departing in self._departing.items():
-            departing.unheard += process not in departing.answered
-            departing.executors.discard(process)
-            self._look_again(submitter, departing)
-        patience_until = now + self._config.adoption_patience_s
-        self._departing[process] = _Departing(self._objects.unanswered_by(process), set(executors), patience_until)
+        self._silence.on_died(process, self._objects.unanswered_by(process), executors, now)
+        self._look_again()
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):
             text = f"object {object_id.hex()} was lost with the submitter of its task, whose lineage had been evicted"
@@ -216,8 +199,7 @@ class Adoption(Core):
     def on_orphans(self, sender: bytes, message: Orphans, now: float) -> None:
         """What an executor had of a dead submitter."""
         self._now = now
-        departing = self._departing.get(message.submitter)
-        if departing is None or sender in departing.answered or not self._objects.is_attached(sender):
+        if not self._silence.awaits(sender, message.submitter) or not self._objects.is_attached(sender):
             return
         for orphan in (*message.finished, *message.begun):
             heir = self._heir_of(orphan, message.submitter)
@@ -229,7 +211,7 @@ class Adoption(Core):
                 heir.runner = (sender, orphan.seq)
                 self._at.setdefault(sender, set()).add(orphan.task_id)
             else:
-                departing.unwanted.add(sender)
+                self._silence.on_unwanted(sender, message.submitter)
         self._let_go(sender, message.finished)
 
     def _heir_of(self, orphan: Orphan, submitter: bytes) -> Heir | None:
@@ -239,39 +221,30 @@ class Adoption(Core):
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
         """An executor has told all it knows; told before `Objects` hears of it."""
-        departing = self._departing.get(message.process)
-        if departing is None:
+        unwanted = self._silence.on_answered(sender, message.process)
+        if unwanted is None:
             return
-        departing.answered.add(sender)
-        self._look_again(message.process, departing)
+        self._look_again()
         running = [self._heirs[task_id] for task_id in self._at.get(sender, ())]
         if not any(heir.submitter == message.process for heir in running):
-            self._effects.append(ThawLease(sender, message.process, kill=sender in departing.unwanted))
+            self._effects.append(ThawLease(sender, message.process, kill=unwanted))
 
     # -- silence -----------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [departing.patience_until for departing in self._departing.values() if not departing.overdue]
-        return min(times, default=None)
+        return self._silence.next_deadline()
 
     def tick(self, now: float) -> None:
         """Whoever has not answered by now is not waited for any more."""
         self._now = now
-        for submitter, departing in self._departing.items():
-            if not departing.overdue and departing.patience_until <= now:
-                departing.overdue = True
-                self._look_again(submitter, departing)
+        self._silence.tick(now)
+        self._look_again()
 
-    def _look_again(self, submitter: bytes, departing: _Departing) -> None:
-        """Something has changed that may allow more of its tasks to be taken over."""
-        if departing.overdue:
+    def _look_again(self) -> None:
+        """Something has changed that may allow more tasks of overdue deaths to be taken over."""
+        for submitter in self._silence.overdue():
             self._due += [self._heirs[task_id] for task_id in sorted(self._of_submitter.get(submitter, ()))]
-
-    def _silent(self, heir: Heir) -> int:
-        """How many processes may have begun a task, and have not told; those of a settled death are `unheard`."""
-        departing = self._departing.get(heir.submitter)
-        return 0 if departing is None else departing.unheard + len(departing.executors - departing.answered)
 
     def _is_wanted(self, heir: Heir) -> bool:
         wanted = self._objects.is_wanted if heir.orphaned else self._objects.is_wanted_by_the_living
@@ -388,17 +361,13 @@ class Adoption(Core):
             self._end(heir)
         elif heir.task is not None:
             self._start_when_ready(heir)
-        elif not heir.orphaned and not self._is_overdue(heir):
+        elif not heir.orphaned and not self._silence.is_overdue(heir.submitter):
             return  # its submitter lives, or is not settled
         elif not self._is_wanted(heir):
             if heir.orphaned:  # else somebody silent may hold it
                 self._give_up(heir)
         elif heir.runner is None:
             self._take_over(heir)
-
-    def _is_overdue(self, heir: Heir) -> bool:
-        departing = self._departing.get(heir.submitter)
-        return departing is not None and departing.overdue
 
     def _take_over(self, heir: Heir) -> None:
         """All is known, or no longer waited for, and nothing is known to run: the case decides."""
@@ -413,13 +382,13 @@ class Adoption(Core):
         task = heir.make_task(Mean())
         if not task.retry_exceptions or not retriable(task, result):
             self._resolve(heir, result)
-        elif heir.charge(self._silent(heir)):
+        elif heir.charge(self._silence.cost(heir.submitter)):
             self._submit(heir)
         elif heir.orphaned:
             self._resolve(heir, result)
 
     def _try_again(self, heir: Heir) -> None:
-        if heir.charge(self._silent(heir)):
+        if heir.charge(self._silence.cost(heir.submitter)):
             self._submit(heir)
             return
         if not heir.orphaned:

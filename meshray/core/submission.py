@@ -352,12 +352,20 @@ class Submission(Core):
         leases = [lease for lease in cls.leases.values() if not lease.revoked and not lease.held_up]
         if not leases:
             return
+        at_most = self._config.in_flight_max_tasks
+        if len(leases) == 1:
+            batch = self._take(cls, leases[0], at_most - len(leases[0].in_flight))
+            if batch:
+                self._push(leases[0], batch)
+            return
         waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
-        share = min(max(-(-waiting // len(leases)), self._portion(cls.ready[0])), self._config.in_flight_max_tasks)
-        if len(leases) > 1:
-            leases.sort(key=lambda lease: lease.expected_ns)
+        portion, portion_ns = self._portion(cls.ready[0]), self._config.portion_work_s * 1e9
+        share = max(-(-waiting // len(leases)), portion)
+        leases.sort(key=lambda lease: (lease.expected_ns >= portion_ns, not lease.in_flight, lease.expected_ns))
         for lease in leases:
-            batch = self._take(cls, lease, share - len(lease.in_flight))
+            awake = bool(lease.in_flight)  # it need not be woken, so it may have a little more
+            room = min(max(share, 2 * portion) if awake else share, at_most)
+            batch = self._take(cls, lease, room - len(lease.in_flight))
             if batch:
                 self._push(lease, batch)
 
@@ -367,7 +375,7 @@ class Submission(Core):
             self._give_up(lease)
 
     def _portion(self, task: Pending) -> int:
-        """So many tasks like this one are not worth to be divided among workers: waking another one takes longer."""
+        """So many tasks like this one are not worth being divided among workers: waking another one takes as long."""
         return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:

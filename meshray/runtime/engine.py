@@ -362,6 +362,9 @@ class Engine:
         if self.submission.kept_by_failed or self.calls.kept_by_failed:
             self._pin_for_failed()
         for task, result in done:
+            if task.plain and task.refs is None and not task.attempt and not result.contained:  # most of them
+                settle(task.records[0], result.values[0], None)
+                continue
             values, records, refs = result.values, task.records, task.refs
             if task.attempt:
                 for record in records:

@@ -4,4 +4,5 @@
 - `discovery.py`: finding peers on the LAN, as the peer's loop sees it; it alone loads the next ones
 - `mdns.py`: the thread that speaks mDNS; `sightings.py`: which records are worth a dial
 - `interfaces.py`: which interfaces are the LAN, and when that changes
+- `mesh_endpoint.py`: a peer's face to the other peers: ZeroMQ over TCP, encrypted (its head says which files do what)
 """

@@ -184,7 +184,7 @@ def test_a_long_one_is_not_pushed_ahead() -> None:
 
 def test_two_leases_share_what_there_is() -> None:
     shell = Shell()
-    shell.mean.add(0.1 * MS)
+    shell.mean.add(0.25 * MS)
     shell.submit(10)
     shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
     shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
@@ -193,7 +193,8 @@ def test_two_leases_share_what_there_is() -> None:
 
 
 def test_what_is_not_worth_a_wake_is_not_divided() -> None:
-    """Ten tasks of a microsecond go to one worker; of many more each worker gets its share."""
+    """Ten tasks of a microsecond go to one worker; the one that is awake gets the next ones, too, until it has more
+    than waking another one would cost."""
     shell = Shell()
     shell.mean.add(1000)
     shell.submit(10)
@@ -202,10 +203,14 @@ def test_what_is_not_worth_a_wake_is_not_divided() -> None:
     shell.fill()
     assert len(shell.pushed(1)) == 10
     assert shell.pushed(2) == []
+    shell.submit(10)
+    shell.fill()
+    assert len(shell.pushed(1)) == 20
+    assert shell.pushed(2) == []
     shell.submit(800)
     shell.fill()
-    assert len(shell.pushed(1)) + len(shell.pushed(2)) == 810
-    assert len(shell.pushed(2)) == 405
+    assert len(shell.pushed(1)) == DEFAULT.in_flight_max_tasks
+    assert len(shell.pushed(2)) == 820 - DEFAULT.in_flight_max_tasks
 
 
 def test_large_arguments_bound_what_is_pushed_ahead() -> None:
@@ -345,7 +350,7 @@ def test_given_back_tasks_go_first_and_uncharged() -> None:
 def test_what_came_back_from_behind_a_long_task_goes_elsewhere() -> None:
     """It may be what the long one waits for: pushed to the same worker again, it would come back for ever."""
     shell = Shell()
-    shell.mean.add(0.2 * MS)
+    shell.mean.add(0.5 * MS)
     shell.submit(3)
     shell.grant(1)
     assert len(shell.pushed(1)) == 3

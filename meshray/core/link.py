@@ -1,0 +1,149 @@
+"""What stands between this peer and one other: who it is, what is still to be said, and its streams.
+
+General layout. `links.Links` decides who is linked with whom; a `Link` is one line of its table. Transitions::
+
+    DIALLING ──a Hello or Welcome of the other──▶ UP ──▶ gone
+        └────────────────no answer, refused─────────────▶ gone
+    REFUSING ──told, some time later────────────────────▶ gone
+
+A link that is gone is never taken up again: a peer that comes back has another node id.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from meshray.config import Config
+from meshray.core.sessions import Payload, Session
+from meshray.wire.peers import STREAMS, Ack, Data, Hello, PeerMessage, Plane, Refused, Welcome
+
+
+class State(Enum):
+    DIALLING = "dialling"  # a Hello was or will be sent, nothing has come yet
+    UP = "up"  # the other has been heard, and is acceptable
+    REFUSING = "refusing"  # it is not: kept until it knows
+
+
+class Frame(NamedTuple):
+    """What is to be given to a socket next."""
+
+    target: bytes  # of the link, as the endpoint knows it
+    plane: Plane
+    destination: bytes  # node
+    message: PeerMessage
+    payload: Payload | None
+
+
+class Link:
+    """One peer, or an address of which the peer is not known yet."""
+
+    def __init__(self, target: bytes, node: bytes, address: str, key_id: str, state: State, now: float, config: Config):
+        self.target = target  # its name at the endpoint: the node id, or the address behind `SEED`
+        self.node = node  # ANYBODY while only the address is known
+        self.address = address  # where it is dialled; changes when the peer has moved
+        self.key_id = key_id  # of the key for its port; "" for our own current one
+        self.state = state
+        self.since = now  # when it came into this state
+        self.python = ""  # "3.11", once it has been heard
+        self.number = 0  # of our last Hello; an answer names it
+        self.hello_due = state is State.DIALLING  # a Hello is to be sent now
+        self.hello_again_at: float | None = None  # when the next one is, unless an answer comes; None unless DIALLING
+        self.patience_s = config.link_hello_again_s  # doubles with each Hello in vain
+        self.welcome_due: int | None = None  # the number of the Hello that is to be answered
+        self.refusal: Refused | None = None  # to be told now
+        self.blocked: set[Plane] = set()  # planes whose socket took nothing more; until `on_ready`
+        self.sessions: dict[int, Session] = {plane: Session(plane, config) for plane in STREAMS}
+        self.timer_at: float | None = None  # when the table of links will call `tick`; kept by the table
+        self._config = config
+
+    def peek(self, hello: Hello, now: float) -> Frame | None:
+        """The next frame, on a plane whose socket takes some. `hello` is what this peer says of itself."""
+        if Plane.CONTROL not in self.blocked:
+            message = self._to_say(hello)
+            if message is not None:
+                return Frame(self.target, Plane.CONTROL, self.node, message, None)
+        if self.state is State.UP:
+            for session in self.sessions.values():
+                if session.plane not in self.blocked:
+                    found = session.peek(now)
+                    if found is not None:
+                        return Frame(self.target, session.plane, self.node, *found)
+        return None
+
+    def _to_say(self, hello: Hello) -> PeerMessage | None:
+        if self.refusal is not None:
+            return self.refusal
+        if self.welcome_due is not None:
+            return Welcome(
+                hello.protocol, hello.mesh, hello.python, self.welcome_due, hello.listens, key_id=hello.key_id
+            )
+        if self.hello_due:
+            return Hello(
+                hello.protocol,
+                hello.mesh,
+                hello.python,
+                self.number,
+                hello.listens,
+                key_id=hello.key_id,
+                met=self.state is State.UP,
+            )
+        return None
+
+    def advance(self, frame: Frame, now: float) -> None:
+        """The socket has taken what `peek` gave."""
+        message = frame.message
+        if isinstance(message, Data | Ack):
+            self.sessions[frame.plane].advance(message, now)
+        elif isinstance(message, Refused):
+            self.refusal = None
+        elif isinstance(message, Welcome):
+            self.welcome_due = None
+        else:
+            self.hello_due = False
+            if self.state is State.DIALLING:
+                self.hello_again_at = now + self.patience_s
+                self.patience_s = min(2 * self.patience_s, self._config.link_replay_max_s)
+
+    def on_ready(self, plane: Plane, fresh: bool, now: float) -> None:
+        """The socket of a plane takes messages again; `fresh`: over a new connection."""
+        self.blocked.discard(plane)
+        if not fresh:
+            return
+        if plane in self.sessions:
+            self.sessions[plane].on_connected(now)
+        if plane is Plane.CONTROL and self.state is not State.REFUSING:
+            self.hello_due = True  # somebody else may listen there now: it will say so
+
+    def on_heard(self, python: str, now: float) -> bool:
+        """A Hello or a Welcome that is acceptable. True: the link is up now, and was not before."""
+        self.python = python
+        self.hello_again_at = None
+        if self.state is State.UP:
+            return False
+        self.state, self.since, self.hello_due = State.UP, now, False
+        return True
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        if self.hello_again_at is not None and now >= self.hello_again_at:
+            self.hello_due, self.hello_again_at = True, None
+        for session in self.sessions.values():
+            session.tick(now)
+
+    def ends_at(self) -> float | None:
+        """When the link is given up if nothing changes."""
+        if self.state is State.DIALLING:
+            return self.since + self._config.link_dial_timeout_s
+        return self.since + self._config.link_refusal_s if self.state is State.REFUSING else None
+
+    def next_at(self) -> float | None:
+        """When something is to be done, if nothing else happens. Blocked planes wait for `on_ready` instead."""
+        times = [self.ends_at()]
+        if Plane.CONTROL not in self.blocked:
+            times.append(self.hello_again_at)
+        times += [session.next_at() for session in self.sessions.values() if session.plane not in self.blocked]
+        return min((time for time in times if time is not None), default=None)
+
+    def __repr__(self) -> str:
+        return f"Link({self.address or self.node.hex()}, {self.state.value}, {list(self.sessions.values())})"

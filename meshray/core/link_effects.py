@@ -1,0 +1,71 @@
+"""What the table of links asks its shell to do, and what it tells: see `core.links`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from meshray.core.sessions import Payload
+from meshray.wire.peers import Plane, Reason
+
+
+class Dial(Struct, frozen=True):
+    """The endpoint is to send what is for `target` to this address from now on."""
+
+    target: bytes
+    address: str
+    key_id: str
+
+
+class Forget(Struct, frozen=True):
+    """The endpoint is to close what it has for `target`."""
+
+    target: bytes
+
+
+class PeerUp(Struct, frozen=True):
+    """A peer is linked. `compatible`: it runs our minor version of Python, so it may have closures."""
+
+    node: bytes
+    address: str
+    python: str
+    compatible: bool
+
+
+class PeerDown(Struct, frozen=True):
+    """The link to a peer, up or being dialled, has ended: once, and nothing is delivered from it after this."""
+
+    node: bytes
+    reason: Reason
+    text: str
+
+
+class TurnedAway(Struct, frozen=True):
+    """There will be no link with whoever is at `address`: refused by it, refused here, or no answer."""
+
+    address: str
+    reason: Reason
+    text: str
+
+
+class SelfDialled(Struct, frozen=True):
+    """The address is our own."""
+
+    address: str
+
+
+class Delivered(Struct, frozen=True):
+    """The next message of a stream."""
+
+    node: bytes
+    plane: Plane
+    payload: Payload
+
+
+class Probed(Struct, frozen=True):
+    """A datagram of the membership, from whichever peer."""
+
+    node: bytes
+    payload: Payload
+
+
+Effect = Dial | Forget | PeerUp | PeerDown | TurnedAway | SelfDialled | Delivered | Probed

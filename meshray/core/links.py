@@ -1,0 +1,394 @@
+"""Who is linked with this peer, and who may be? The table of links, one per incarnation.
+
+Theory. Each side dials the other, so both must know where the other listens: a Hello says it. A link is *up* here once
+the other's Hello or Welcome has arrived and was acceptable (same protocol, same mesh); another minor version of Python
+is no reason to refuse, only marked. Whoever refuses tells the other why, so that both ends can show it.
+
+A peer that starts anew has a new node id, so the streams of two incarnations never meet. That one was replaced is
+noticed in three ways, and each ends the old link with one `PeerDown`:
+
+1. the newcomer says Hello from the old one's address;
+2. our own Hello, sent again on each new connection, reaches the newcomer, which refuses it;
+3. the failure detector says so (`down`).
+
+Who was declared dead here is refused from then on, and learns that it must begin anew under another id: from its Hello,
+which says that we had met, or from any other message while we remember it.
+
+Events go in, effects come out of `take_effects`. Frames are pulled: `next_frame`, then `taken` or `not_taken`, after
+which that plane of that peer is left alone until `on_ready`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import msgspec
+
+from meshray.config import Config
+from meshray.core.link import Frame, Link, State
+from meshray.core.link_effects import (
+    Delivered,
+    Dial,
+    Effect,
+    Forget,
+    PeerDown,
+    PeerUp,
+    Probed,
+    SelfDialled,
+    TurnedAway,
+)
+from meshray.core.sessions import Payload, StreamFull
+from meshray.wire.peers import (
+    ANYBODY,
+    PROTOCOL,
+    Ack,
+    Data,
+    Datagram,
+    Hello,
+    PeerMessage,
+    Plane,
+    Reason,
+    Refused,
+    Welcome,
+    reason_of,
+)
+
+SEED = b"seed "
+"""Before the address, in the target of a link whose node is not known: longer than a node id, so never one."""
+
+
+class UnknownPeer(Exception):
+    """There is no link to this node: it was never named, or is down."""
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+class Links:
+    """See the head of this file. `mesh` is the mesh's id, `python` our minor version, `listens` our addresses."""
+
+    def __init__(self, node: bytes, mesh: str, python: str, listens: list[str], key_id: str, config: Config) -> None:
+        self.node = node
+        self._hello = Hello(PROTOCOL, mesh, python, 0, listens, key_id)  # what we say of ourselves
+        self._config = config
+        self._links: dict[bytes, Link] = {}  # by target
+        self._numbers: dict[int, Link] = {}  # by the number of their Hello
+        self._last_number = 0
+        self._busy: dict[bytes, None] = {}  # targets that may have something to send, oldest first
+        self._timers: list[tuple[float, bytes]] = []  # heap; a link's `timer_at` says which of its entries holds
+        self._gone: OrderedDict[bytes, str] = OrderedDict()  # dead incarnations and their last address, oldest first
+        self._effects: list[Effect] = []
+        self.stale = 0  # messages of unknown, dead or not yet accepted peers, and answers to nothing
+
+    # -- what the owner asks for ---------------------------------------------------------------------------------------
+
+    def present(self, listens: list[str], key_id: str) -> None:
+        """We listen elsewhere, or with another key, from now on: later Hellos say so."""
+        self._hello = msgspec.structs.replace(self._hello, listens=listens, key_id=key_id)
+
+    def dial(self, address: str, now: float, key_id: str = "") -> None:
+        """Link with whoever listens there. Ends in PeerUp, TurnedAway or SelfDialled. A repeat changes nothing."""
+        if all(link.address != address for link in self._links.values()):
+            self._open(SEED + address.encode(), ANYBODY, address, key_id, State.DIALLING, now)
+
+    def connect(self, node: bytes, address: str, now: float, key_id: str = "") -> None:
+        """Link with this peer, which was last seen there. For a known one with another address: it has moved."""
+        link = self._links.get(node)
+        if node == self.node or node in self._gone:
+            return
+        if link is None:
+            self._open(node, node, address, key_id, State.DIALLING, now)
+        elif link.state is not State.REFUSING:
+            self._move(link, address, key_id)
+
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> None:
+        """One message, delivered once and in order of its plane, or there will be a PeerDown.
+
+        Raises `UnknownPeer`. A peer that has not acknowledged more than can be kept for it is declared dead.
+        """
+        link = self._links.get(node)
+        if link is None or link.state is State.REFUSING:
+            raise UnknownPeer(node.hex())
+        try:
+            link.sessions[plane].send(payload)
+        except StreamFull as error:
+            self.down(node, str(error), now)
+            return
+        self._busy[node] = None
+
+    def window_open(self, node: bytes, plane: Plane) -> bool:
+        """Whether a relay may take another message for this peer."""
+        link = self._links.get(node)
+        return link is not None and link.sessions[plane].window_open
+
+    def down(self, node: bytes, text: str, now: float, reason: Reason = Reason.OTHER) -> None:
+        """The failure detector's verdict: this incarnation is dead, whatever it says from now on."""
+        link = self._links.get(node)
+        address = "" if link is None else link.address
+        if link is not None and link.state is not State.REFUSING:
+            self._close(link)
+            self._effects.append(PeerDown(node, reason, text))
+        self._bury(node, address)
+
+    def take_effects(self) -> list[Effect]:
+        """What is to be done and told, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # -- frames out ----------------------------------------------------------------------------------------------------
+
+    def next_frame(self, now: float) -> Frame | None:
+        """What is to be given to a socket next; None: nothing now."""
+        while self._busy:
+            link = self._links.get(next(iter(self._busy)))
+            if link is not None:
+                frame = link.peek(self._hello, now)
+                if frame is not None:
+                    return frame
+                self._set_timer(link)
+            del self._busy[next(iter(self._busy))]
+        return None
+
+    def taken(self, frame: Frame, now: float) -> None:
+        """The socket has it."""
+        self._links[frame.target].advance(frame, now)
+
+    def not_taken(self, frame: Frame) -> None:
+        """The socket takes nothing now; `on_ready` will say when to try again."""
+        self._links[frame.target].blocked.add(frame.plane)
+
+    def on_ready(self, target: bytes, plane: Plane, fresh: bool, now: float) -> None:
+        """The socket takes messages; `fresh`: through a connection that did not stand before."""
+        link = self._links.get(target)
+        if link is not None:
+            link.on_ready(plane, fresh, now)
+            self._busy[target] = None
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def next_at(self) -> float | None:
+        """When `tick` is due, if nothing else happens; None: never. To be asked after `next_frame` gave None."""
+        return self._timers[0][0] if self._timers else None
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        while self._timers and self._timers[0][0] <= now:
+            at, target = heapq.heappop(self._timers)
+            link = self._links.get(target)
+            if link is None or link.timer_at != at:
+                continue
+            link.timer_at = None
+            ends_at = link.ends_at()
+            if ends_at is not None and now >= ends_at:
+                self._give_up(link)
+            else:
+                link.tick(now)
+                self._busy[target] = None  # its next timer is set when it has nothing more to send
+
+    def _set_timer(self, link: Link) -> None:
+        at = link.next_at()
+        if at is not None and (link.timer_at is None or at < link.timer_at):
+            link.timer_at = at
+            heapq.heappush(self._timers, (at, link.target))
+
+    def _give_up(self, link: Link) -> None:
+        self._close(link)
+        if link.state is State.DIALLING:
+            self._turned_away(link, Reason.OTHER, f"no answer within {self._config.link_dial_timeout_s:g} s")
+
+    # -- frames in -----------------------------------------------------------------------------------------------------
+
+    def receive(
+        self, destination: bytes, source: bytes, host: str, message: PeerMessage, payload: Payload, now: float
+    ) -> None:
+        """A message of an admitted peer. `host`: from where its connection comes. Only a Hello may have a `destination`
+        other than this node."""
+        if isinstance(message, Data | Ack):
+            self._on_stream(source, message, payload, now)
+        elif isinstance(message, Datagram):
+            self._effects.append(Probed(source, payload))
+        elif isinstance(message, Hello):
+            self._on_hello(destination, source, host, message, now)
+        elif isinstance(message, Welcome):
+            self._on_welcome(source, host, message, now)
+        else:
+            self._on_refused(source, message, now)
+
+    def _on_stream(self, source: bytes, message: Data | Ack, payload: Payload, now: float) -> None:
+        link = self._links.get(source)
+        if link is None or link.state is not State.UP:
+            self.stale += 1
+            if link is None and source in self._gone:
+                self._refuse(source, self._gone[source], Refused(0, Reason.DEAD, "declared dead here"), now)
+            return
+        session = link.sessions[message.plane]
+        if isinstance(message, Ack):
+            session.on_ack(message, now)
+        elif session.on_data(message, len(payload), now):
+            self._effects.append(Delivered(source, session.plane, payload))
+        self._busy[source] = None
+
+    def _on_hello(self, destination: bytes, source: bytes, host: str, hello: Hello, now: float) -> None:
+        if source == self.node:
+            self._on_self(hello.number)
+            return
+        address = where(hello.listens, host)
+        refused = self._why_not(source, hello)
+        if refused is None and destination not in (self.node, ANYBODY):
+            refused = Refused(hello.number, Reason.REPLACED, "another peer has started at this address")
+        link = self._links.get(source)
+        if refused is None and hello.met and (link is None or link.state is State.REFUSING):
+            refused = Refused(hello.number, Reason.DEAD, "declared dead here, or never met")
+        if refused is not None:
+            self._refuse(source, address, refused, now)
+            return
+        link = self._accept(source, address, hello, now)
+        if link is not None:
+            link.welcome_due = hello.number
+
+    def _on_welcome(self, source: bytes, host: str, welcome: Welcome, now: float) -> None:
+        asked = self._numbers.get(welcome.number)
+        if asked is None or asked.node not in (ANYBODY, source) or source == self.node:
+            self.stale += 1
+            return
+        refused = self._why_not(source, welcome)
+        if refused is not None:
+            self._refuse(source, asked.address, refused, now)
+            if asked.target != source:
+                self._close(asked)
+            return
+        if asked.node == ANYBODY:
+            self._close(asked)
+        self._accept(source, asked.address, welcome, now)
+
+    def _on_refused(self, source: bytes, refused: Refused, now: float) -> None:
+        link = self._numbers.get(refused.number) or self._links.get(source)
+        reason = reason_of(refused)
+        if link is None or (link.node not in (ANYBODY, source) and reason is not Reason.REPLACED):
+            self.stale += 1
+            return
+        if link.state is State.UP:
+            self.down(link.node, f"refused: {refused.text}", now, reason)
+        elif link.state is State.DIALLING:
+            self._close(link)
+            self._turned_away(link, reason, refused.text)
+            if reason is Reason.REPLACED:
+                self._bury(link.node, link.address)
+
+    # -- deciding ------------------------------------------------------------------------------------------------------
+
+    def _why_not(self, source: bytes, said: Hello | Welcome) -> Refused | None:
+        """Why there can be no link with whoever says this."""
+        ours = self._hello
+        if said.protocol != ours.protocol:
+            text = f"this peer speaks version {ours.protocol} of the protocol, the other {said.protocol}"
+            return Refused(said.number, Reason.PROTOCOL, text)
+        if said.mesh != ours.mesh:
+            return Refused(said.number, Reason.MESH, f"this peer belongs to mesh {ours.mesh}, the other to {said.mesh}")
+        if source in self._gone:
+            return Refused(said.number, Reason.DEAD, "declared dead here")
+        if source not in self._links and len(self._links) >= self._config.links_max:
+            return Refused(said.number, Reason.FULL, f"this peer has {len(self._links)} links")
+        return None
+
+    def _accept(self, source: bytes, address: str, said: Hello | Welcome, now: float) -> Link | None:
+        """The link to an acceptable peer, up."""
+        if not address:
+            self.stale += 1  # it listens nowhere: nobody can answer it
+            return None
+        for other in [link for link in self._links.values() if link.address == address and link.node != source]:
+            if other.node != ANYBODY and other.state is not State.REFUSING:
+                self.down(other.node, "another peer has started at its address", now, Reason.REPLACED)
+        link = self._links.get(source)
+        if link is not None and link.state is State.REFUSING:
+            self._close(link)
+            link = None
+        if link is None:
+            link = self._open(source, source, address, said.key_id, State.DIALLING, now)
+        elif link.address != address and link.address not in said.listens:
+            self._move(link, address, said.key_id)
+        if link.on_heard(said.python, now):
+            compatible = said.python == self._hello.python
+            self._effects.append(PeerUp(source, link.address, said.python, compatible))
+        self._busy[source] = None
+        self._set_timer(link)
+        return link
+
+    def _refuse(self, source: bytes, address: str, refused: Refused, now: float) -> None:
+        """Tell it why. A link that is up stays so for REPLACED: then its sender looked for somebody else."""
+        link = self._links.get(source)
+        if link is not None and link.state is not State.REFUSING and refused.reason != Reason.REPLACED:
+            was_up = link.state is State.UP
+            self._close(link)
+            if was_up:
+                self._effects.append(PeerDown(source, reason_of(refused), refused.text))
+            link = None
+        if link is None:
+            if not address or len(self._links) >= 2 * self._config.links_max:
+                self.stale += 1
+                return
+            link = self._open(source, source, address, "", State.REFUSING, now)
+            self._turned_away(link, reason_of(refused), refused.text)
+        link.refusal = refused
+        self._busy[source] = None
+
+    def _on_self(self, number: int) -> None:
+        link = self._numbers.get(number)
+        if link is None or link.node != ANYBODY:
+            self.stale += 1
+            return
+        self._close(link)
+        self._effects.append(SelfDialled(link.address))
+
+    def _turned_away(self, link: Link, reason: Reason, text: str) -> None:
+        self._effects.append(TurnedAway(link.address, reason, text))
+        if link.node != ANYBODY and link.state is State.DIALLING:
+            self._effects.append(PeerDown(link.node, reason, text))
+
+    # -- the table's own -----------------------------------------------------------------------------------------------
+
+    def _open(self, target: bytes, node: bytes, address: str, key_id: str, state: State, now: float) -> Link:
+        link = Link(target, node, address, key_id, state, now, self._config)
+        self._last_number += 1
+        link.number = self._last_number
+        self._links[target] = self._numbers[link.number] = link
+        self._busy[target] = None
+        self._effects.append(Dial(target, address, key_id))
+        self._set_timer(link)
+        return link
+
+    def _close(self, link: Link) -> None:
+        del self._links[link.target]
+        del self._numbers[link.number]
+        self._busy.pop(link.target, None)
+        self._effects.append(Forget(link.target))
+
+    def _move(self, link: Link, address: str, key_id: str) -> None:
+        if (link.address, link.key_id) != (address, key_id):
+            link.address, link.key_id = address, key_id
+            link.blocked.clear()
+            self._effects.append(Dial(link.target, address, key_id))
+            self._busy[link.target] = None
+
+    def _bury(self, node: bytes, address: str) -> None:
+        """Remember that this incarnation is dead."""
+        self._gone[node] = address
+        self._gone.move_to_end(node)
+        if len(self._gone) > self._config.links_gone_max:
+            self._gone.popitem(last=False)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._links.values())
+
+    def __repr__(self) -> str:
+        return f"Links({self.node.hex()}, {list(self._links.values())})"
+
+
+def where(listens: list[str], host: str) -> str:
+    """The address to dial a peer that listens there and whose connection comes from `host`; "" when there is none."""
+    for address in listens:
+        if address.rpartition(":")[0].strip("[]") == host:
+            return address
+    return listens[0] if listens else ""

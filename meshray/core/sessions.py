@@ -1,0 +1,258 @@
+"""Has it arrived, once and in order? One stream between two incarnations of peers, on one plane.
+
+Theory. A TCP connection is first in, first out, but it can end, and nobody knows then what of it arrived. A socket that
+has accepted a message may also lose it without a word. So each direction numbers its messages from 1, keeps each until
+the other side has acknowledged it, and after a loss begins again behind the last acknowledged one (go-back-N: what is
+lost is the tail of a dead connection, never a single hole, so keeping what came too early would gain nothing).
+
+The receiver takes exactly the next number. A smaller one is a *duplicate*: dropped, and acknowledged at once, since its
+sender seems to have missed that. A larger one is behind a *gap*: dropped, and the sender is asked to begin again. When
+the sender begins again:
+
+1. a connection was made anew (`on_connected`): what the old one held is gone;
+2. the receiver asks for it (`Ack.again`): at once;
+3. no progress for a time that doubles, plus what a slow link needs for what is on its way (`tick`).
+
+At most a window of messages and bytes is on its way; what exceeds it waits here. The stream has a pull face, so that a
+socket that is not ready stops it without a loss: `peek` gives the next frame, `advance` says that it was taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from meshray.config import Config
+from meshray.wire.peers import Ack, Data, Plane
+
+Payload = bytes | bytearray | memoryview
+
+
+class StreamFull(Exception):
+    """The peer has not acknowledged for so long that no more can be kept for it: it is lost to the sender."""
+
+
+class StreamStats(NamedTuple):
+    """A snapshot, for status and tests."""
+
+    kept_messages: int
+    kept_bytes: int
+    delivered: int
+    duplicates: int
+    gaps: int
+    replayed: int
+    strange: int
+
+
+class Session:
+    """Both directions of one stream, as one of its ends sees them. The other incarnation never changes."""
+
+    __slots__ = (
+        "_ack_at",
+        "_acked",
+        "_again",
+        "_asked_at",
+        "_config",
+        "_flight",
+        "_flight_bytes",
+        "_highest",
+        "_owed",
+        "_owed_bytes",
+        "_patience_s",
+        "_progress_at",
+        "_received",
+        "_waiting",
+        "_waiting_bytes",
+        "duplicates",
+        "gaps",
+        "plane",
+        "replayed",
+        "strange",
+    )
+
+    def __init__(self, plane: Plane, config: Config) -> None:
+        self.plane = plane
+        self._config = config
+        # sending: acknowledged | in flight | waiting. Numbers begin with `_acked` + 1 at the head of `_flight`.
+        self._acked = 0  # all up to here have arrived
+        self._flight: deque[Payload] = deque()  # given to the socket, not acknowledged
+        self._flight_bytes = 0
+        self._waiting: deque[Payload] = deque()  # not given to the socket, or to be given again
+        self._waiting_bytes = 0
+        self._highest = 0  # the largest number that was ever given to the socket
+        self._progress_at = 0.0  # the last acknowledgement of something, or the first message of a flight
+        self._patience_s = config.link_replay_after_s  # doubles with each vain replay
+        # receiving
+        self._received = 0  # all up to here were delivered
+        self._owed = 0  # messages delivered and not acknowledged yet
+        self._owed_bytes = 0
+        self._ack_at: float | None = None  # when an acknowledgement of its own is due; None: nothing to acknowledge
+        self._again = False  # the next one asks the other side to begin again
+        self._asked_at: float | None = None  # the last time it asked for the number after `_received`
+        # counted
+        self.duplicates = 0  # dropped, since delivered before
+        self.gaps = 0  # dropped, since something before them is missing
+        self.replayed = 0  # messages given to the socket again
+        self.strange = 0  # acknowledgements of what was never sent
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, payload: Payload) -> None:
+        """Keep `payload` until it has arrived; it is not to be changed meanwhile. Raises `StreamFull`."""
+        config = self._config
+        kept = self._flight_bytes + self._waiting_bytes
+        if self.kept >= config.link_kept_max_messages or (kept and kept + len(payload) > config.link_kept_max_bytes):
+            raise StreamFull(f"{self.kept} messages of {kept} bytes wait for an acknowledgement")
+        self._waiting.append(payload)
+        self._waiting_bytes += len(payload)
+
+    @property
+    def kept(self) -> int:
+        """Messages that have not been acknowledged."""
+        return len(self._flight) + len(self._waiting)
+
+    @property
+    def window_open(self) -> bool:
+        """Whether one more message would leave at once. A relay stops taking messages for this peer while it is not."""
+        config = self._config
+        return (
+            self.kept < config.link_window_messages
+            and self._flight_bytes + self._waiting_bytes < config.link_window_bytes
+        )
+
+    def peek(self, now: float) -> tuple[Data | Ack, Payload | None] | None:
+        """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
+        due. None: nothing now. It stays the next one until `advance`."""
+        if self._ack_at is not None and self._again:
+            return Ack(self.plane, self._received, True), None
+        if self._waiting and self._fits(len(self._waiting[0])):
+            return Data(self.plane, self._acked + len(self._flight) + 1, self._received), self._waiting[0]
+        if self._ack_at is not None and self._ack_at <= now:
+            return Ack(self.plane, self._received), None
+        return None
+
+    def _fits(self, size: int) -> bool:
+        if not self._flight:
+            return True
+        config = self._config
+        return len(self._flight) < config.link_window_messages and self._flight_bytes + size <= config.link_window_bytes
+
+    def advance(self, frame: Data | Ack, now: float) -> None:
+        """The socket has taken what `peek` gave."""
+        if type(frame) is Ack and frame.again:
+            self._again = False
+            self._asked_at = now
+        elif type(frame) is Data:
+            if not self._flight:
+                self._progress_at = now
+            payload = self._waiting.popleft()
+            self._flight.append(payload)
+            self._waiting_bytes -= len(payload)
+            self._flight_bytes += len(payload)
+            if frame.sequence <= self._highest:
+                self.replayed += 1
+            else:
+                self._highest = frame.sequence
+        self._ack_at = None
+        self._owed = self._owed_bytes = 0
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def on_connected(self, now: float) -> None:
+        """A connection to the peer stands, and none before it will deliver anything: replay, and say again what has
+        arrived. (What an old one does deliver all the same is dropped by its number.)"""
+        self._rewind()
+        if self._received:
+            self._ack_at = now
+
+    def on_data(self, frame: Data, size: int, now: float) -> bool:
+        """A message of `size` bytes has arrived. True: deliver it, it is the next one."""
+        self._acknowledged(frame.ack, now)
+        if frame.sequence != self._received + 1:
+            if frame.sequence <= self._received:
+                self.duplicates += 1
+                self._ack_at = now
+            else:
+                self.gaps += 1
+                self._ask(now)
+            return False
+        self._received += 1
+        self._again, self._asked_at = False, None
+        self._owed += 1
+        self._owed_bytes += size
+        config = self._config
+        if self._owed >= config.link_ack_after_messages or self._owed_bytes >= config.link_ack_after_bytes:
+            self._ack_at = now
+        elif self._ack_at is None:
+            self._ack_at = now + config.link_ack_after_s
+        return True
+
+    def on_ack(self, frame: Ack, now: float) -> None:
+        """The other side says what has arrived."""
+        self._acknowledged(frame.ack, now)
+        if frame.again and frame.ack == self._acked:  # an older one speaks of a gap that is filled
+            self._rewind()
+
+    def tick(self, now: float) -> None:
+        """Time has passed: replay what shows no progress."""
+        if self._flight and now >= self._replay_at():
+            self._rewind()
+            self._patience_s = min(2 * self._patience_s, self._config.link_replay_max_s)
+
+    def next_at(self) -> float | None:
+        """When `tick` or `peek` will have something to do, if nothing else happens; None: never."""
+        times = [self._replay_at()] if self._flight else []
+        if self._ack_at is not None:
+            times.append(self._ack_at)
+        return min(times, default=None)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _replay_at(self) -> float:
+        return self._progress_at + self._patience_s + self._flight_bytes / self._config.link_slowest_bytes_per_s
+
+    def _ask(self, now: float) -> None:
+        """Ask for what is missing, but once for a whole tail behind one gap."""
+        if self._asked_at is None or now >= self._asked_at + self._config.link_replay_after_s:
+            self._again = True
+            self._ack_at = now
+
+    def _acknowledged(self, ack: int, now: float) -> None:
+        if ack > self._highest:
+            self.strange += 1
+            return
+        if ack <= self._acked:
+            return
+        while self._acked < ack:  # after a rewind, what was on its way before may stand among the waiting
+            self._acked += 1
+            if self._flight:
+                self._flight_bytes -= len(self._flight.popleft())
+            else:
+                self._waiting_bytes -= len(self._waiting.popleft())
+        self._progress_at = now
+        self._patience_s = self._config.link_replay_after_s
+
+    def _rewind(self) -> None:
+        """All that is not acknowledged waits again."""
+        self._waiting.extendleft(reversed(self._flight))
+        self._flight.clear()
+        self._waiting_bytes += self._flight_bytes
+        self._flight_bytes = 0
+
+    def stats(self) -> StreamStats:
+        """What was counted until now."""
+        return StreamStats(
+            self.kept,
+            self._flight_bytes + self._waiting_bytes,
+            self._received,
+            self.duplicates,
+            self.gaps,
+            self.replayed,
+            self.strange,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Session({self.plane.name}, acknowledged {self._acked}, in flight {len(self._flight)}, "
+            f"waiting {len(self._waiting)}, delivered {self._received})"
+        )

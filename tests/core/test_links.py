@@ -1,0 +1,316 @@
+"""Who is linked with whom: Hellos, refusals, replacement, the dead. Tables speak to each other, message by message."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.core.link_effects import Delivered, Dial, Effect, Forget, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.links import Links, UnknownPeer, where
+from meshray.wire.peers import ANYBODY, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
+
+A, B, C = b"node---a", b"node---b", b"node---c"
+WHERE = {A: "10.0.0.1:7000", B: "10.0.0.2:7000", C: "10.0.0.2:7000"}  # C starts where B was
+CONFIG = msgspec.structs.replace(DEFAULT, links_max=3, links_gone_max=2, link_kept_max_messages=2)
+
+
+def table(node: bytes, mesh: str = "mesh", python: str = "3.11") -> Links:
+    return Links(node, mesh, python, [WHERE[node]], "key", CONFIG)
+
+
+class Wire:
+    """Moves frames between tables until all is quiet; addresses lead to whoever listens there."""
+
+    def __init__(self, *tables: Links) -> None:
+        self.tables = {WHERE[one.node]: one for one in tables}
+        self.targets: dict[tuple[bytes, bytes], str] = {}
+        self.told: dict[bytes, list[Effect]] = {one.node: [] for one in tables}
+
+    def run(self, now: float = 0.0) -> None:
+        moved = True
+        while moved:
+            moved = False
+            for one in list(self.tables.values()):
+                self.perform(one)
+                while (frame := one.next_frame(now)) is not None:
+                    moved = True
+                    other = self.tables.get(self.targets[one.node, frame.target])
+                    one.taken(frame, now)
+                    if other is not None and (frame.destination == other.node or isinstance(frame.message, Hello)):
+                        host = WHERE[one.node].partition(":")[0]
+                        payload = frame.payload or b""
+                        other.receive(frame.destination, one.node, host, frame.message, payload, now)
+                    self.perform(one)
+
+    def perform(self, one: Links) -> None:
+        for effect in one.take_effects():
+            if isinstance(effect, Dial):
+                self.targets[one.node, effect.target] = effect.address
+            elif not isinstance(effect, Forget):
+                self.told.setdefault(one.node, []).append(effect)
+
+
+def linked() -> tuple[Links, Links, Wire]:
+    a, b = table(A), table(B)
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    wire.run()
+    wire.told = {A: [], B: []}
+    return a, b, wire
+
+
+def test_a_seed_is_dialled_and_both_are_up() -> None:
+    a, b = table(A), table(B)
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    wire.run()
+    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.11", True)], B: [PeerUp(A, WHERE[A], "3.11", True)]}
+
+
+def test_both_dial_at_once_and_are_up_once() -> None:
+    a, b = table(A), table(B)
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    b.connect(A, WHERE[A], 0.0)
+    b.dial(WHERE[A], 0.0)
+    wire.run()
+    assert [len(told) for told in wire.told.values()] == [1, 1]
+
+
+def test_messages_on_both_planes() -> None:
+    a, b, wire = linked()
+    a.send(B, Plane.CONTROL, b"one", 0.0)
+    a.send(B, Plane.BULK, b"two", 0.0)
+    b.send(A, Plane.CONTROL, b"three", 0.0)
+    wire.run()
+    assert wire.told[B] == [Delivered(A, Plane.CONTROL, b"one"), Delivered(A, Plane.BULK, b"two")]
+    assert wire.told[A] == [Delivered(B, Plane.CONTROL, b"three")]
+    assert a.window_open(B, Plane.CONTROL)
+
+
+def test_what_is_sent_before_the_link_is_up_waits_for_it() -> None:
+    a, b = table(A), table(B)
+    wire = Wire(a, b)
+    a.connect(B, WHERE[B], 0.0)
+    a.send(B, Plane.CONTROL, b"early", 0.0)
+    wire.run()
+    assert wire.told[B][-1] == Delivered(A, Plane.CONTROL, b"early")
+
+
+def test_a_stranger_cannot_be_sent_anything() -> None:
+    with pytest.raises(UnknownPeer):
+        table(A).send(B, Plane.CONTROL, b"", 0.0)
+
+
+def test_a_datagram_needs_no_link() -> None:
+    a = table(A)
+    a.receive(A, B, "10.0.0.2", Datagram(), b"ping", 0.0)
+    assert a.take_effects() == [Probed(B, b"ping")]
+
+
+@pytest.mark.fault(54)
+def test_another_mesh_is_refused_and_both_know() -> None:
+    a, b = table(A), table(B, mesh="other")
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    wire.run()
+    text = "this peer belongs to mesh other, the other to mesh"
+    assert wire.told == {
+        A: [TurnedAway(WHERE[B], Reason.MESH, text)],
+        B: [TurnedAway(WHERE[A], Reason.MESH, text)],
+    }
+    b.tick(CONFIG.link_refusal_s)
+    assert list(a) == list(b) == []
+
+
+@pytest.mark.fault(52)
+def test_another_protocol_is_refused_and_both_know() -> None:
+    b = table(B)
+    b.receive(ANYBODY, A, "10.0.0.1", Hello(0, "mesh", "3.11", 5, [WHERE[A]]), b"", 0.0)
+    frame = b.next_frame(0.0)
+    assert frame is not None
+    text = "this peer speaks version 1 of the protocol, the other 0"
+    assert (frame.destination, frame.message) == (A, Refused(5, Reason.PROTOCOL, text))
+    assert TurnedAway(WHERE[A], Reason.PROTOCOL, text) in b.take_effects()
+
+    a = table(A)
+    a.dial(WHERE[B], 0.0)
+    hello = a.next_frame(0.0)
+    assert hello is not None
+    assert isinstance(hello.message, Hello)
+    a.receive(A, B, "10.0.0.2", Refused(hello.message.number, Reason.PROTOCOL, text), b"", 0.0)
+    assert a.take_effects()[-1] == TurnedAway(WHERE[B], Reason.PROTOCOL, text)
+
+
+def test_a_welcome_of_another_protocol_is_refused_as_well() -> None:
+    a = table(A)
+    a.dial(WHERE[B], 0.0)
+    hello = a.next_frame(0.0)
+    assert hello is not None
+    assert isinstance(hello.message, Hello)
+    a.receive(A, B, "10.0.0.2", Welcome(2, "mesh", "3.11", hello.message.number, [WHERE[B]]), b"", 0.0)
+    assert [effect.reason for effect in a.take_effects() if isinstance(effect, TurnedAway)] == [Reason.PROTOCOL]
+    frame = a.next_frame(0.0)
+    assert frame is not None
+    assert isinstance(frame.message, Refused)
+
+
+@pytest.mark.fault(51)
+def test_another_minor_version_of_python_is_up_and_marked() -> None:
+    a, b = table(A), table(B, python="3.12")
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    wire.run()
+    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.12", False)], B: [PeerUp(A, WHERE[A], "3.11", False)]}
+
+
+@pytest.mark.fault(34)
+def test_a_peer_that_dials_itself_notices() -> None:
+    a = table(A)
+    wire = Wire(a)
+    a.dial(WHERE[A], 0.0)
+    a.connect(A, WHERE[A], 0.0)
+    wire.run()
+    assert wire.told == {A: [SelfDialled(WHERE[A])]}
+    assert list(a) == []
+
+
+@pytest.mark.fault(17)
+def test_a_newcomer_at_the_same_address_ends_the_old_link() -> None:
+    a, _, wire = linked()
+    a.send(B, Plane.CONTROL, b"for B only", 0.0)
+    c = table(C)
+    wire.tables[WHERE[C]] = c
+    c.dial(WHERE[A], 0.0)
+    wire.run()
+    assert wire.told[A] == [
+        PeerDown(B, Reason.REPLACED, "another peer has started at its address"),
+        PeerUp(C, WHERE[C], "3.11", True),
+    ]
+    assert [effect for effect in wire.told[C] if isinstance(effect, Delivered)] == []
+
+
+@pytest.mark.fault(17)
+def test_our_hello_on_a_new_connection_finds_the_newcomer() -> None:
+    a, _, wire = linked()
+    c = table(C)
+    wire.tables[WHERE[C]] = c
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
+    wire.run()
+    assert [effect.reason for effect in wire.told[A] if isinstance(effect, PeerDown)] == [Reason.REPLACED]
+
+
+def test_a_hello_on_a_new_connection_changes_nothing_for_one_that_is_there() -> None:
+    a, b, wire = linked()
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
+    wire.run()
+    assert wire.told == {A: [], B: []}
+    assert [len(list(one)) for one in (a, b)] == [1, 1]
+
+
+@pytest.mark.fault(11)
+def test_a_peer_that_was_declared_dead_learns_it_from_any_message() -> None:
+    a, b, wire = linked()
+    a.down(B, "no answer to probes", 0.0)
+    b.send(A, Plane.CONTROL, b"I was asleep", 0.0)
+    wire.run()
+    assert wire.told[A][0] == PeerDown(B, Reason.OTHER, "no answer to probes")
+    assert wire.told[B] == [PeerDown(A, Reason.DEAD, "refused: declared dead here")]
+    a.down(B, "again", 0.0)
+    wire.run()
+    assert len([effect for effect in wire.told[A] if isinstance(effect, PeerDown)]) == 1
+
+
+@pytest.mark.fault(11)
+def test_one_that_was_forgotten_meanwhile_learns_it_from_its_hello() -> None:
+    a, b, wire = linked()
+    a.down(B, "dead", 0.0)
+    for other in (b"dead---1", b"dead---2"):  # as many as are remembered
+        a.down(other, "dead", 0.0)
+    b.on_ready(A, Plane.CONTROL, fresh=True, now=0.0)
+    wire.run()
+    assert [effect.reason for effect in wire.told[B] if isinstance(effect, PeerDown)] == [Reason.DEAD]
+
+
+def test_the_dead_cannot_be_dialled_again() -> None:
+    a, _, _ = linked()
+    a.down(B, "dead", 0.0)
+    a.connect(B, WHERE[B], 0.0)
+    assert list(a) == []
+
+
+def test_a_peer_that_keeps_up_with_nothing_is_lost() -> None:
+    a, _, wire = linked()
+    for _ in range(3):
+        a.send(B, Plane.CONTROL, b"", 0.0)
+    wire.perform(a)
+    assert [type(effect) for effect in wire.told[A]] == [PeerDown]
+
+
+def test_links_are_bounded() -> None:
+    a = table(A)
+    for number in range(5):
+        node = b"node%4d" % number
+        a.receive(ANYBODY, node, "10.0.0.9", Hello(1, "mesh", "3.11", 1, [f"10.0.0.9:{7000 + number}"]), b"", 0.0)
+    effects = a.take_effects()
+    assert len([effect for effect in effects if isinstance(effect, PeerUp)]) == 3
+    assert [effect.reason for effect in effects if isinstance(effect, TurnedAway)] == [Reason.FULL] * 2
+
+
+def test_an_address_that_never_answers_is_given_up() -> None:
+    a = table(A)
+    a.dial(WHERE[B], 0.0)
+    hellos, now = 0, 0.0
+    while list(a):
+        while (frame := a.next_frame(now)) is not None:
+            a.taken(frame, now)
+            hellos += 1
+        at = a.next_at()
+        assert at is not None
+        now = at
+        a.tick(now)
+    assert now == CONFIG.link_dial_timeout_s
+    assert 3 < hellos < 10
+    assert a.take_effects()[-1] == TurnedAway(WHERE[B], Reason.OTHER, "no answer within 30 s")
+
+
+@pytest.mark.fault(28)
+def test_a_peer_that_has_moved_is_dialled_where_it_is_now() -> None:
+    a, b, wire = linked()
+    moved = "10.0.0.9:7000"
+    wire.tables[moved] = wire.tables.pop(WHERE[B])
+    b.present([moved], "key")
+    b.on_ready(A, Plane.CONTROL, fresh=True, now=0.0)
+    a.send(B, Plane.CONTROL, b"found you", 0.0)
+    wire.run()
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
+    wire.run()
+    assert Delivered(A, Plane.CONTROL, b"found you") in wire.told[B]
+    assert next(iter(a)).address == moved
+
+
+@pytest.mark.fault(47)
+def test_sound_messages_in_the_wrong_state_are_counted() -> None:
+    a = table(A)
+    strange = [
+        Data(Plane.CONTROL, 1, 0),
+        Ack(Plane.CONTROL, 1),
+        Welcome(1, "mesh", "3.11", 4711, [WHERE[B]]),
+        Refused(4711, 0, ""),
+        Hello(1, "mesh", "3.11", 1, []),  # listens nowhere, so it cannot be answered
+    ]
+    for message in strange:
+        a.receive(A, B, "10.0.0.2", message, b"", 0.0)
+    a.receive(ANYBODY, A, "10.0.0.2", Hello(1, "mesh", "3.11", 4711, [WHERE[B]]), b"", 0.0)
+    assert a.stale == len(strange) + 1
+    assert list(a) == []
+    assert a.take_effects() == []
+
+
+def test_where_a_peer_is_dialled() -> None:
+    listens = ["10.0.0.1:7000", "192.168.1.5:7000", "[fe80::1]:7000"]
+    assert where(listens, "192.168.1.5") == "192.168.1.5:7000"
+    assert where(listens, "fe80::1") == "[fe80::1]:7000"
+    assert where(listens, "172.16.0.1") == "10.0.0.1:7000"
+    assert where([], "10.0.0.1") == ""

@@ -1,0 +1,224 @@
+"""One stream: numbers, windows, acknowledgements, replays. The adversary is in tests/sim/test_sessions.py."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.core.sessions import Payload, Session, StreamFull
+from meshray.wire.peers import Ack, Data, Plane
+
+CONFIG = msgspec.structs.replace(
+    DEFAULT,
+    link_window_messages=4,
+    link_window_bytes=100,
+    link_kept_max_messages=10,
+    link_kept_max_bytes=1000,
+    link_ack_after_messages=3,
+    link_ack_after_bytes=50,
+)
+
+
+def session() -> Session:
+    return Session(Plane.CONTROL, CONFIG)
+
+
+def drain(one: Session, now: float = 0.0) -> list[tuple[Data | Ack, Payload | None]]:
+    """Everything that it gives now."""
+    frames = []
+    while (frame := one.peek(now)) is not None:
+        frames.append(frame)
+        one.advance(frame[0], now)
+    return frames
+
+
+def data(*numbers: int, ack: int = 0) -> list[Data]:
+    return [Data(Plane.CONTROL, number, ack) for number in numbers]
+
+
+def sent(one: Session, count: int, size: int = 1) -> None:
+    for _ in range(count):
+        one.send(b"x" * size)
+
+
+def test_messages_are_numbered_from_one() -> None:
+    one = session()
+    one.send(b"a")
+    one.send(b"b")
+    assert drain(one) == [(data(1)[0], b"a"), (data(2)[0], b"b")]
+    assert drain(one) == []
+
+
+def test_what_a_socket_does_not_take_stays_the_next() -> None:
+    one = session()
+    one.send(b"a")
+    assert one.peek(0.0) == one.peek(0.0) == (data(1)[0], b"a")
+
+
+def test_a_window_of_messages() -> None:
+    one = session()
+    sent(one, 6)
+    assert [frame.sequence for frame, _ in drain(one) if isinstance(frame, Data)] == [1, 2, 3, 4]
+    assert not one.window_open
+    one.on_ack(Ack(Plane.CONTROL, 1), 0.0)
+    assert [frame.sequence for frame, _ in drain(one) if isinstance(frame, Data)] == [5]
+    one.on_ack(Ack(Plane.CONTROL, 6 - 1), 0.0)
+    assert one.window_open
+
+
+def test_a_window_of_bytes_and_a_message_larger_than_it() -> None:
+    one = session()
+    sent(one, 3, size=40)
+    assert len(drain(one)) == 2
+    assert not one.window_open
+    one.on_ack(Ack(Plane.CONTROL, 2), 0.0)
+    one.send(b"y" * 500)
+    assert len(drain(one)) == 1  # the large one waits until it can travel alone
+    one.on_ack(Ack(Plane.CONTROL, 3), 0.0)
+    assert len(drain(one)) == 1
+
+
+def test_what_is_kept_is_bounded_in_messages() -> None:
+    one = session()
+    sent(one, 10)
+    with pytest.raises(StreamFull, match="10 messages"):
+        one.send(b"")
+    drain(one)
+    one.on_ack(Ack(Plane.CONTROL, 1), 0.0)
+    one.send(b"")
+
+
+def test_what_is_kept_is_bounded_in_bytes() -> None:
+    one = session()
+    one.send(bytes(2000))  # one alone is always taken: it is bounded as a frame
+    with pytest.raises(StreamFull, match="2000 bytes"):
+        one.send(b"z")
+
+
+def test_the_next_one_is_delivered_others_are_not() -> None:
+    one = session()
+    outcomes = [one.on_data(frame, 1, 0.0) for frame in data(2, 1, 1, 3, 2, 3)]
+    assert outcomes == [False, True, False, False, True, True]
+    assert one.stats()[2:5] == (3, 1, 2)  # delivered, duplicates, gaps
+
+
+def test_an_acknowledgement_waits_for_company() -> None:
+    one = session()
+    one.on_data(data(1)[0], 1, 0.0)
+    assert one.peek(0.0) is None
+    assert one.next_at() == CONFIG.link_ack_after_s
+    assert drain(one, CONFIG.link_ack_after_s) == [(Ack(Plane.CONTROL, 1), None)]
+    assert one.next_at() is None
+
+
+def test_an_acknowledgement_travels_with_a_message() -> None:
+    one = session()
+    one.on_data(data(1)[0], 1, 0.0)
+    one.send(b"a")
+    assert drain(one) == [(data(1, ack=1)[0], b"a")]
+    assert drain(one, 1.0) == []
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 1), (1, 50)])
+def test_many_messages_or_bytes_are_acknowledged_at_once(count: int, size: int) -> None:
+    one = session()
+    for frame in data(*range(1, count + 1)):
+        one.on_data(frame, size, 0.0)
+    assert drain(one) == [(Ack(Plane.CONTROL, count), None)]
+
+
+def test_a_duplicate_is_acknowledged_at_once() -> None:
+    one = session()
+    one.on_data(data(1)[0], 1, 0.0)
+    drain(one, 1.0)
+    one.on_data(data(1)[0], 1, 2.0)
+    assert drain(one, 2.0) == [(Ack(Plane.CONTROL, 1), None)]
+
+
+def test_behind_a_gap_it_asks_once_for_a_whole_tail() -> None:
+    one = session()
+    one.on_data(data(1)[0], 1, 0.0)
+    for frame in data(3, 4):
+        one.on_data(frame, 1, 0.0)
+    assert drain(one) == [(Ack(Plane.CONTROL, 1, True), None)]
+    one.on_data(data(5)[0], 1, 0.0)
+    assert drain(one) == []
+    one.on_data(data(5)[0], 1, CONFIG.link_replay_after_s)  # nothing has come of it: once more
+    assert drain(one, CONFIG.link_replay_after_s) == [(Ack(Plane.CONTROL, 1, True), None)]
+
+
+def test_asked_again_it_begins_behind_the_acknowledged() -> None:
+    one = session()
+    sent(one, 4)
+    drain(one)
+    one.on_ack(Ack(Plane.CONTROL, 2, True), 0.0)
+    assert [frame for frame, _ in drain(one)] == data(3, 4)
+    one.on_ack(Ack(Plane.CONTROL, 1, True), 0.0)  # an old one: that gap is filled
+    assert drain(one) == []
+    assert one.replayed == 2
+
+
+def test_a_new_connection_replays() -> None:
+    one = session()
+    sent(one, 3)
+    drain(one)
+    one.on_connected(0.0)
+    assert [frame for frame, _ in drain(one)] == data(1, 2, 3)
+
+
+def test_a_new_connection_says_again_what_has_arrived() -> None:
+    one = session()
+    one.on_connected(0.0)
+    assert drain(one) == []
+    one.on_data(data(1)[0], 1, 0.0)
+    drain(one, 1.0)
+    one.on_connected(2.0)
+    assert drain(one, 2.0) == [(Ack(Plane.CONTROL, 1), None)]
+
+
+def test_silence_replays_with_growing_patience() -> None:
+    one = session()
+    one.send(b"a")
+    drain(one)
+    times = []
+    for _ in range(5):
+        at = one.next_at()
+        assert at is not None
+        one.tick(at - 0.001)
+        assert drain(one, at - 0.001) == []
+        one.tick(at)
+        assert len(drain(one, at)) == 1
+        times.append(at)
+    pauses = [round(after - before, 3) for before, after in zip([0.0, *times], times, strict=False)]
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 16.0]
+    one.on_ack(Ack(Plane.CONTROL, 1), times[-1])
+    assert one.next_at() is None
+
+
+def test_a_large_message_on_its_way_has_the_time_of_a_slow_link() -> None:
+    one = session()
+    one.send(bytes(CONFIG.link_slowest_bytes_per_s * 10))
+    drain(one)
+    assert one.next_at() == CONFIG.link_replay_after_s + 10
+
+
+def test_acknowledged_after_a_rewind() -> None:
+    """What was on its way when the connection ended may have arrived."""
+    one = session()
+    sent(one, 4)
+    drain(one)
+    one.on_connected(0.0)
+    one.advance(one.peek(0.0)[0], 0.0)  # type: ignore[index]
+    one.on_ack(Ack(Plane.CONTROL, 3), 0.0)
+    assert [frame for frame, _ in drain(one)] == data(4)
+    assert one.kept == 1
+
+
+@pytest.mark.fault(47)
+def test_an_acknowledgement_of_what_was_never_sent() -> None:
+    one = session()
+    one.send(b"a")
+    one.on_ack(Ack(Plane.CONTROL, 1), 0.0)
+    assert one.strange == 1
+    assert one.kept == 1

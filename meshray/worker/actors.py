@@ -280,7 +280,7 @@ class ActorHost:
     def _call(self, item: Item) -> m.Result:
         source, _, task = item
         executor = self._executor
-        handle = executor.pushers.handle(item)
+        handle = executor.pushers.handle_of_caller(source)
         executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
@@ -352,7 +352,7 @@ class ActorHost:
     async def _run(self, item: Item) -> None:
         source, _, task = item
         executor = self._executor
-        handle = executor.pushers.handle(item)
+        handle = executor.pushers.handle_of_caller(source)
         executor.pushers.journal.started(handle, task.seq)
         current = self._new_current(task)
         _current.set(current)

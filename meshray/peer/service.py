@@ -54,7 +54,7 @@ STORE_MIN_BYTES = 128 << 20
 BATCHES_MAX = 32
 """Batches of messages per wake, before everything else gets its turn."""
 
-RETRY_S = 0.002
+RETRY_S = 0.01
 """How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
 
 END_TIMEOUT_S = 1.5

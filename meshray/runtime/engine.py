@@ -39,7 +39,7 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
-RETRY_S = 0.001
+RETRY_S = 0.01
 """How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
 
 LAST_WORDS_MAX = 1000

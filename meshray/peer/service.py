@@ -216,6 +216,8 @@ class Loop:
         self._performer.settle(now)
         if parts.endpoint.must_retry:
             parts.endpoint.flush()
+            if trouble := parts.endpoint.take_trouble():
+                note(trouble)
 
     def _watch(self) -> None:
         """Tell the poller what is new and what is gone. By number, so a number that was used again is no trouble."""

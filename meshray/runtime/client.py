@@ -54,7 +54,7 @@ class Client:
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
         engine.unfetched.report = self._report_unfetched
-        engine.on_infeasible = self._report_infeasible
+        engine.on_warning = self._warn
         self.get = self.waiting.get
         self.submit = self.tasks.submit if self.is_driver else self._submit_in_worker
         self.adopt_ref = self.values.adopt
@@ -203,7 +203,7 @@ class Client:
             functools.partial(_logger.error, "nobody fetched the error of %s: %s", name, text.rstrip())
         )
 
-    def _report_infeasible(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         """Likewise. What a worker logs appears at the driver."""
         self.waiting.run_later(functools.partial(_logger.warning, "%s", text))
 

@@ -110,7 +110,7 @@ class Engine:
         self.broken: MeshrayError | None = None  # why nothing works any more
         self._stopped = ""  # why the peer ends, if it has said so
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
-        self.on_infeasible: Callable[[str], None] | None = None
+        self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
         self.unfetched = Unfetched()
         self.dependencies = Dependencies(self)
@@ -218,6 +218,8 @@ class Engine:
                     send(destination, message)
         if self.endpoint.must_retry:
             self.endpoint.flush()
+            if self.endpoint.trouble and self.on_warning is not None:
+                self.on_warning(self.endpoint.take_trouble())
 
     @property
     def has_news(self) -> bool:
@@ -450,9 +452,9 @@ class Engine:
             self.send(self.peer, m.Sealed(segments))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
-        if message.message and self.on_infeasible is not None:
+        if message.message and self.on_warning is not None:
             name = self.submission.name_of(message.class_id)
-            self.on_infeasible(f"{name} waits: {message.message}" if name else message.message)
+            self.on_warning(f"{name} waits: {message.message}" if name else message.message)
 
     # -- references --------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ message here, and both are tried again (`must_retry`).
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import socket
@@ -75,8 +74,6 @@ _SIZE = struct.Struct("<I")
 _HEAD = _SIZE.size
 _READ_BYTES = 256 * 1024
 _EVENTS_MAX = 64
-
-_logger = logging.getLogger("meshray")
 
 
 class _Link:
@@ -143,6 +140,7 @@ class Endpoint:
         self.last_refusal = ""
         self.undelivered = 0  # messages to processes that do not listen any more
         self.shortages = 0  # times that we lacked something; all was tried again
+        self.trouble = ""  # see `take_trouble`
 
     def _path(self, process_id: bytes) -> str:
         return f"{self._folder}/{process_id[8:].hex()}"
@@ -328,9 +326,7 @@ class Endpoint:
             if error.errno not in _SHORT:
                 raise
             self._on_shortage(error)
-            self._epoll.unregister(
-                self._listener_fd
-            )  # it stays in the queue, with what it has said, and must not wake us
+            self._epoll.unregister(self._listener_fd)  # the connection stays in the queue, and must not wake us
             self._listens = False
             return
         if len(self._connections) >= CONNECTIONS_MAX:
@@ -345,12 +341,16 @@ class Endpoint:
     def _on_shortage(self, error: OSError) -> None:
         self.shortages += 1
         if self.shortages == 1:
-            _logger.warning(
-                "meshray lacks descriptors or memory (%s), so messages of this process (pid %d) wait; if it has many "
-                "files open, or speaks with many actors, raise its limit: `ulimit -n`",
-                error.strerror,
-                os.getpid(),
+            self.trouble = (
+                f"meshray lacks descriptors or memory ({error.strerror}), so messages of this process (pid "
+                f"{os.getpid()}) wait; if it has many files open, or speaks with many actors, raise its limit: "
+                "`ulimit -n`"
             )
+
+    def take_trouble(self) -> str:
+        """What people should know of, once; "" for nothing. Not told from here: who calls us may hold a lock."""
+        trouble, self.trouble = self.trouble, ""
+        return trouble
 
     def _read(self, connection: _Connection) -> bool:
         """Take what one process has sent, once. Whether there was anything."""

@@ -16,7 +16,7 @@ class Children:
     def __init__(self, table: dict[bytes, Record]) -> None:
         self._table = table
         self._by_task: dict[bytes, list[bytes]] = {}
-        self._prune_at = CHILDREN_MAX
+        self._prune_at: dict[bytes, int] = {}  # tasks with many children: at how many the next look is worth it
 
     def note(self, task_id: bytes, object_ids: Iterable[bytes]) -> None:
         """A running task has submitted these."""
@@ -24,10 +24,10 @@ class Children:
         if children is None:
             children = self._by_task[task_id] = []
         children += object_ids
-        if len(children) >= self._prune_at:
+        if len(children) >= CHILDREN_MAX and len(children) >= self._prune_at.get(task_id, 0):
             table = self._table
             children[:] = [each for each in children if (record := table.get(each)) and record.task]
-            self._prune_at = max(CHILDREN_MAX, 2 * len(children))
+            self._prune_at[task_id] = 2 * len(children)
 
     def of(self, task_id: bytes) -> list[bytes]:
         return list(self._by_task.get(task_id, ()))
@@ -36,3 +36,4 @@ class Children:
         """The task is over: what it has submitted is not cancelled with it any more."""
         if self._by_task:
             self._by_task.pop(task_id, None)
+            self._prune_at.pop(task_id, None)

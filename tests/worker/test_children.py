@@ -29,3 +29,12 @@ def test_those_that_have_ended_are_left_out_when_there_are_many() -> None:
         children.note(PARENT, [b"done"])
     assert len(children.of(PARENT)) <= 2 * CHILDREN_MAX
     assert children.of(PARENT)[0] == b"pending"
+
+
+def test_a_large_task_makes_no_other_one_remember_more() -> None:
+    pending = {str(number).encode(): Record(b"", True, 1, task=object()) for number in range(10 * CHILDREN_MAX)}
+    children = Children(pending)
+    children.note(OTHER, list(pending))
+    for _ in range(3 * CHILDREN_MAX):
+        children.note(PARENT, [b"done"])
+    assert len(children.of(PARENT)) <= CHILDREN_MAX

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from meshray.cli.client import UnreachableError, Visit
+from meshray.cli.members import describe_mesh
 from meshray.local import PeerRecord, find_peers
 
 _SHOWN_MAX = 10  # lines of one list
@@ -58,7 +59,13 @@ def describe(status: dict[str, Any]) -> str:
     lines.append(_line("actors", _counts(status["actors"]["counts"])))
     lines += _list("programs", [f"{driver['name'] or '?'} (pid {driver['pid']})" for driver in status["drivers"]])
     lines += _list("waiting", [_waiting(entry) for entry in status["waiting"]])
+    if status.get("mesh") is not None:
+        lines += describe_mesh(status["mesh"], duration, _amount)
     return "\n".join(lines)
+
+
+def _amount(name: str, quantity: float) -> str:
+    return size(quantity) if name == "memory" else number(quantity)
 
 
 def _waiting(entry: dict[str, Any]) -> str:

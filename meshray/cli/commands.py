@@ -122,10 +122,11 @@ def stop(name: str | None, everything: bool, timeout: float) -> None:
 @click.option("--name", help="Only this peer.")
 @click.option("--all", "everything", is_flag=True, help="Also the peers of single programs.")
 @click.option("--json", "as_json", is_flag=True, help="A list with one object per peer.")
+@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C.")
 @click.pass_context
-def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool) -> None:
-    """Show the peers of this host. Exit code 1 when none runs, or one does not answer."""
-    ctx.exit(showing.show(name, everything, as_json))
+def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool, watch: bool) -> None:
+    """Show the peers of this host, and their mesh. Exit code 1 when none runs, or one does not answer."""
+    ctx.exit((showing.watch if watch else showing.show)(name, everything, as_json))
 
 
 # -- membership --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 import click
 
@@ -12,6 +13,7 @@ from meshray.cli.members import describe_mesh
 from meshray.local import PeerRecord, find_peers
 
 _SHOWN_MAX = 10  # lines of one list
+WATCH_S = 1.0
 
 
 def show(name: str | None, everything: bool, as_json: bool) -> int:
@@ -27,6 +29,14 @@ def show(name: str | None, everything: bool, as_json: bool) -> int:
     else:
         click.echo("No peer runs on this host. Start one: meshray start")
     return 0 if told and not any("error" in status for status in told) else 1
+
+
+def watch(name: str | None, everything: bool, as_json: bool) -> NoReturn:
+    """Show it again and again; Ctrl-C ends it."""
+    while True:
+        click.clear()  # does nothing where the output is no terminal
+        show(name, everything, as_json)
+        time.sleep(WATCH_S)
 
 
 def _ask(record: PeerRecord) -> dict[str, Any]:

@@ -106,6 +106,10 @@ class Mesh:
             due = min(due, self._write_at)
         return min(due, self._hold_until) if self._held else due
 
+    def is_due(self, ready: set[int], now: float) -> bool:
+        """Whether there is something to do, given which descriptors are readable."""
+        return now >= self.next_at(now) or not ready.isdisjoint(self.fds())
+
     def turn(self, now: float) -> None:
         """Do what there is to do."""
         if self._life is None:

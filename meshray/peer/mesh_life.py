@@ -83,7 +83,11 @@ class MeshLife:
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
         hosts = _usable(reachable(choose(look(), settings.bind)))
-        self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
+        try:
+            self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
+        except BaseException:
+            self._discovery.close()
+            raise
         self._links = PeerLinks(self.node, keys.mesh.hex(), PYTHON, self._endpoint, curve.current.id, config)
         self._lines = ProbeLines(self._endpoint, config)
         me = Alive(self.node, 0, name, tuple(self._endpoint.listens), PYTHON, 1, load)

@@ -232,7 +232,7 @@ class Loop:
         self._on_deaths(ready, now)
         self._on_time(now)
         self._performer.settle(now)
-        if parts.mesh is not None:
+        if parts.mesh is not None and parts.mesh.is_due(ready, now):
             parts.mesh.turn(now)
         self._jobs.answer_leaving(now)
         self._performer.settle(now)

@@ -29,7 +29,6 @@ from meshray.peer.mesh_life import PYTHON, MeshLife
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import last_peers, parse_seed, remember_peers
-from meshray.transport import floods
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -59,7 +58,6 @@ class Mesh:
         resources: Callable[[], tuple[Amounts, Amounts]],
         now: float,
     ) -> None:
-        floods.raise_descriptor_limit()  # a connection is a descriptor, and a zygote keeps what programs expect
         self._settings = settings
         self._name = name
         self._version = version

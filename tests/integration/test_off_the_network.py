@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,11 @@ def loaded(pid: int) -> set[str]:
     """Which of these packages a process has mapped something of (each has a part in C)."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return {name for name in OF_THE_LAN if f"/{name}/" in maps}
+
+
+def descriptors(pid: int) -> int:
+    """How many a process may have open."""
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
 
 
 def start(*words: str, code: int = 0) -> str:
@@ -126,6 +132,10 @@ def test_new_starts_a_member_and_says_how_to_bring_in_the_next() -> None:
         (record,) = find_peers()
         assert record.mesh_port == 17637
         assert loaded(record.pid) == set(OF_THE_LAN)
+        (zygote,) = Path(f"/proc/{record.pid}/task/{record.pid}/children").read_text().split()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert descriptors(record.pid) == hard
+        assert descriptors(int(zygote)) == soft  # what programs expect: some do something for each one that may be
         shown = run("status")
         assert f"Mesh {meshkey.load().mesh.hex()}: 1 members; this one listens at 127.0.0.1:17637" in shown
     finally:

@@ -164,10 +164,6 @@ class MeshLife:
     def last_peers(self) -> tuple[str, ...]:
         return self._membership.last_peers()
 
-    @property
-    def alone(self) -> bool:
-        return all(member.is_self or member.state in ("dead", "left") for member in self.members())
-
     def stats(self) -> MeshStats:
         return self._endpoint.stats()
 
@@ -269,11 +265,8 @@ class MeshLife:
         note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
         self._links.links.down(effect.node, effect.reason, now)
         member = self._membership.member(effect.node)
-        taken = {address for other in self.members() if other.state in ("alive", "suspect")
-                 for address in other.addresses}  # fmt: skip
         for address in member.addresses if member is not None else ():
-            if address not in taken:
-                self._lines.forget(address)
+            self._lines.forget(address, effect.node)
 
     def _send(self, effect: SendGossip, now: float) -> None:
         if not effect.node:

@@ -64,15 +64,20 @@ class ProbeLines:
             line = self._lines[address] = _Line(self._config.probes_kept_max)
             self._endpoint.dial(PREFIX + address.encode(), address)
             if len(self._lines) > self._config.probe_lines_max:
-                self.forget(next(iter(self._lines)))
+                self._close(next(iter(self._lines)))
         line.node = node
         line.waiting.append((now, node, payload))
         self._flush(address, line, now)
 
-    def forget(self, address: str) -> None:
-        """Nobody is there any more."""
-        if self._lines.pop(address, None) is not None:
-            self._endpoint.forget(PREFIX + address.encode())
+    def forget(self, address: str, node: bytes) -> None:
+        """This node is there no more. Another one that is there instead keeps the line."""
+        line = self._lines.get(address)
+        if line is not None and line.node == node:
+            self._close(address)
+
+    def _close(self, address: str) -> None:
+        del self._lines[address]
+        self._endpoint.forget(PREFIX + address.encode())
 
     def on_event(self, event: LineEvent, now: float) -> tuple[bytes, bool] | None:
         """What has happened to a line; which node can be reached again (True) or no longer (False) by it, if any."""

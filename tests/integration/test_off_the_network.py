@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 from meshray import meshkey
-from meshray.cli import starting
+from meshray.cli import showing, starting
+from meshray.cli.commands import meshray as command
 from meshray.launch import PeerSettings
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
@@ -140,6 +142,19 @@ def test_new_starts_a_member_and_says_how_to_bring_in_the_next() -> None:
         assert f"Mesh {meshkey.load().mesh.hex()}: 1 members; this one listens at 127.0.0.1:17637" in shown
     finally:
         stop()
+
+
+def test_watching_shows_it_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(showing.time, "sleep", sleep)
+    done = CliRunner().invoke(command, ["status", "--watch"])
+    assert done.output.count("No peer runs on this host.") == 3
 
 
 def test_a_seed_that_is_none_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,22 @@ class TestComingBack:
         agree(a, b, c)
         until(lambda: "[fd77::3]:7637" in c.mesh()["listens"], "it listens at all its addresses again")
 
+    @pytest.mark.fault(28)
+    def test_another_address(self, lan: MakeLan) -> None:
+        network = lan("a", "b", "c")
+        a, b, c = (Peer(host) for host in network.hosts.values())
+        agree(a, b, c)
+        network["c"].ip(f"address del {network['c'].ipv4}/24 dev eth0", "address add 10.77.0.55/24 dev eth0",
+                        "route replace 224.0.0.0/4 dev eth0")  # fmt: skip
+
+        def addresses(peer: Peer) -> list[list[str]]:
+            now = c.mesh()["node_id"]
+            return [member["addresses"] for member in peer.mesh()["members"] if member["node_id"] == now]
+
+        moved = [["10.77.0.55:7637", f"[{network['c'].ipv6}]:7637"]]
+        until(lambda: addresses(a) == addresses(b) == moved, "a and b know where c is now")
+        agree(a, b, c)
+
 
 def test_without_a_key_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:
     network = lan("a")

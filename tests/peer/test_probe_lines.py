@@ -104,3 +104,16 @@ def test_too_many_lines() -> None:
         lines.send(A, f"10.0.0.{number}:1", b"", 0.0)
     assert len(lines) == 2
     assert list(endpoint.dialled.values()) == ["10.0.0.2:1", "10.0.0.3:1"]
+
+
+def test_a_node_that_is_gone_takes_its_line_along_but_nobody_elses() -> None:
+    endpoint = Endpoint()
+    lines = ProbeLines(endpoint, CONFIG)
+    lines.send(A, FOUR, b"", 0.0)
+    lines.send(B, FOUR, b"", 0.0)  # has started at the address of A
+    lines.forget(FOUR, A)
+    assert len(lines) == 1
+    lines.forget(FOUR, B)
+    lines.forget(FOUR, B)
+    assert len(lines) == 0
+    assert endpoint.dialled == {}

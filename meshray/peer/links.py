@@ -68,6 +68,15 @@ class PeerLinks:
         self.endpoint.listens = listens
         self.links.present(listens, self._key_id)
 
+    def redial(self, now: float) -> None:
+        """Make all connections anew when they are needed next: those from an address that this host no longer has
+        would hang until a heartbeat is missed. What they had taken and lose is sent again by the sessions."""
+        for link in self.links:
+            self.endpoint.forget(link.target)
+            self.endpoint.dial(link.target, link.address, link.key_id)
+            for plane in Plane:  # none of them waits for room any more
+                self.links.on_ready(link.target, plane, False, now)
+
     def rekey(self, keys: CurveKeys) -> None:
         """Other keys of the mesh (see `transport.keys`): from now on others are told to dial with the current one."""
         self.endpoint.rekey(keys)

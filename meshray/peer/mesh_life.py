@@ -52,6 +52,9 @@ from meshray.wire.peers import Reason
 ROUNDS_MAX = 8
 """So often the cores may answer each other in one turn; then the rest of the peer has its turn."""
 
+SUSPECT_ADDRESSES = 3
+"""What is said to a suspect goes to so many of its addresses: datagrams may be doubled, and its life depends on it."""
+
 JOINS_MAX = 256
 """Addresses from which an answer to a Hello is awaited; membership tries one after the other, so it is one or two."""
 
@@ -110,7 +113,7 @@ class MeshLife:
     def turn(self, now: float) -> None:
         """Do what there is to do."""
         for finding in self._discovery.take():
-            self._on_finding(finding)
+            self._on_finding(finding, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told = self._links.turn(now)
@@ -176,14 +179,18 @@ class MeshLife:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _on_finding(self, finding: Finding) -> None:
+    def _on_finding(self, finding: Finding, now: float) -> None:
         if isinstance(finding, Found):
             self._found += _best([written(host, finding.advert.port) for host in finding.hosts])
         elif isinstance(finding, Addresses):
             hosts = _usable(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
+                before = set(self._endpoint.listens)
                 listens = self._endpoint.follow(hosts)
                 self._links.present(listens)
+                if before - set(listens):
+                    self._links.redial(now)
+                    self._lines.redial()
                 self._membership.set_addresses(tuple(listens), awake_or_not())
         elif isinstance(finding, Trouble):
             self.trouble = finding.text
@@ -279,7 +286,16 @@ class MeshLife:
         address = self._lines.choose(addresses)
         if type(effect.message) is not Expelled:
             self._links.links.connect(effect.node, address, now)
-        self._lines.send(effect.node, address, encode_gossip(effect.message), now)
+        data = encode_gossip(effect.message)
+        self._lines.send(effect.node, address, data, now)
+        if len(addresses) > 1 and self._is_suspect(effect.node):  # a connection may hang that another one would replace
+            for other in addresses[:SUSPECT_ADDRESSES]:
+                if other != address:
+                    self._lines.send(effect.node, other, data, now)
+
+    def _is_suspect(self, node: bytes) -> bool:
+        member = self._membership.member(node)
+        return member is not None and member.state == "suspect"
 
     def _contact(self, address: str, message: GossipMessage, now: float) -> None:
         """A Join to whoever listens there."""

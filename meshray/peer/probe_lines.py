@@ -75,6 +75,11 @@ class ProbeLines:
         if line is not None and line.node == node:
             self._close(address)
 
+    def redial(self) -> None:
+        """Make all connections anew when they are needed next."""
+        for address in list(self._lines):
+            self._close(address)
+
     def _close(self, address: str) -> None:
         del self._lines[address]
         self._endpoint.forget(PREFIX + address.encode())

@@ -117,3 +117,14 @@ def test_a_node_that_is_gone_takes_its_line_along_but_nobody_elses() -> None:
     lines.forget(FOUR, B)
     assert len(lines) == 0
     assert endpoint.dialled == {}
+
+
+def test_connections_that_are_made_anew_are_dialled_again() -> None:
+    endpoint = Endpoint()
+    lines = ProbeLines(endpoint, CONFIG)
+    lines.send(A, FOUR, b"1", 0.0)
+    lines.redial()
+    assert endpoint.dialled == {}
+    lines.send(A, FOUR, b"2", 0.0)
+    endpoint.connect(lines, FOUR)
+    assert endpoint.sent == [(A, b"2")]

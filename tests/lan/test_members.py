@@ -8,6 +8,7 @@ than that; no test asserts one.
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from meshray.meshkey import MeshKey
+from meshray.tokens import read_token
 from tests.lan.network import Lan
 from tests.lan.peers import CLI, Peer, agree
 from tests.lan.test_discovery import give_key
@@ -81,6 +83,10 @@ class TestFinding:
         a = Peer(network["a"], "--name", "one")
         b = Peer(network["a"], "--name", "two", "--port", "7638", folder="run2")
         agree(a, b)
+        for peer, port in ((a, 7637), (b, 7638)):
+            words = f"{sys.executable} -m meshray.cli token 2>/dev/null"
+            token = read_token(network["a"].run("sh", "-c", words, **peer.environment))
+            assert {seed.port for seed in token.seeds if seed.host == network["a"].ipv4} >= {port}
 
     def test_a_taken_port_is_named(self, lan: MakeLan) -> None:
         network = lan("a")

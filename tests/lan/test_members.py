@@ -175,6 +175,17 @@ class TestComingBack:
         until(lambda: "[fd77::3]:7637" in c.mesh()["listens"], "it listens at all its addresses again")
 
     @pytest.mark.fault(28)
+    def test_a_host_that_has_no_network_when_its_peer_starts(self, lan: MakeLan) -> None:
+        network = lan("a", "b")
+        network["b"].ip("link set eth0 down")
+        b = Peer(network["b"])
+        assert b.mesh()["listens"] == []
+        assert "no address: it is cut off" in network["b"].run(*CLI, "status")
+        a = Peer(network["a"])
+        network["b"].ip("link set eth0 up", "route replace 224.0.0.0/4 dev eth0")
+        agree(a, b)
+
+    @pytest.mark.fault(28)
     def test_another_address(self, lan: MakeLan) -> None:
         network = lan("a", "b", "c")
         a, b, c = (Peer(host) for host in network.hosts.values())
@@ -189,6 +200,41 @@ class TestComingBack:
         moved = [["10.77.0.55:7637", f"[{network['c'].ipv6}]:7637"]]
         until(lambda: addresses(a) == addresses(b) == moved, "a and b know where c is now")
         agree(a, b, c)
+
+
+PROGRAM = """
+import os
+import meshray
+meshray.init()
+
+@meshray.remote
+class Holder:
+    def pid(self):
+        return os.getpid()
+
+holder = Holder.options(num_cpus=1).remote()
+meshray.get(holder.pid.remote())
+print("holds", [node["NodeManagerHostname"] for node in meshray.nodes()], flush=True)
+input()
+"""
+
+
+def test_what_is_in_use_on_one_host_is_seen_on_the_other(lan: MakeLan) -> None:
+    network = lan("a", "b")
+    a, b = (Peer(host) for host in network.hosts.values())
+    agree(a, b)
+
+    def used() -> float:
+        return sum(m["used"].get("CPU", 0.0) for m in b.mesh()["members"] if m["node_id"] == a.first)
+
+    assert used() == 0.0
+    program = network["a"].start("python", "-c", PROGRAM)
+    until(lambda: program.lines or not program.running(), "the program runs")
+    assert program.lines == ["holds ['a']"], program  # programs see their own host only, so far
+    until(lambda: used() == 1.0, "b sees it")
+    program.tell("")
+    assert program.wait() == 0, program
+    until(lambda: used() == 0.0, "b sees that, too")
 
 
 def test_without_a_key_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:

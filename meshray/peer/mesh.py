@@ -78,8 +78,8 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding(given, config)
-        self._life.join([*self._seeding.addresses, *map(str, last_peers(self.keys.mesh))])
+        self._seeding = Seeding([*given, *last_peers(self.keys.mesh)], config)
+        self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
         total, available = self._resources()
@@ -96,10 +96,12 @@ class Mesh:
     # -- what the peer's loop does with it -----------------------------------------------------------------------------
 
     def fds(self) -> list[int]:
-        return [self._seeding.fd] if self._life is None else [self._seeding.fd, *self._life.fds()]
+        return [] if self._life is None else [self._seeding.fd, *self._life.fds()]
 
     def next_at(self, now: float) -> float:
-        due = self._reopen_at if self._life is None else min(self._life.next_at(now), self._load_at)
+        if self._life is None:
+            return self._reopen_at
+        due = min(self._life.next_at(now), self._load_at)
         if self._write_at is not None:
             due = min(due, self._write_at)
         return min(due, self._hold_until) if self._held else due

@@ -188,6 +188,30 @@ def test_a_seed_that_is_ourselves(room: Room) -> None:
     assert len(alive(a)) == len(alive(b)) == 2
 
 
+def test_a_port_that_is_taken_between_two_lives_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    begin, tries = b._begin, []
+
+    def refuse_once() -> object:
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise MeshStartError("taken")
+        return begin()
+
+    monkeypatch.setattr(b, "_begin", refuse_once)
+    assert a._life is not None
+    a._life._membership.on_gone(bytes.fromhex(b.status()["node_id"]), awake_or_not())  # falsely
+    room.until(lambda: tries, "the port is opened again, in vain")
+    told = b.status()
+    assert (told["node_id"], told["listens"], told["members"]) == ("", [], [])
+    assert b.fds() == []
+    assert b.next_at(time.monotonic()) > tries[0]
+    room.until(lambda: len(tries) == 2, "and again")
+    room.agree()
+
+
 def test_an_address_that_is_none_of_ours(room: Room) -> None:
     settings = MeshSettings(bind=["192.0.2.1"], port=free_port())
     with pytest.raises(MeshrayError, match=r"no interface of this host has the address 192\.0\.2\.1"):

@@ -13,6 +13,7 @@ Map:
     pingpong.py     synchronous rows in alternating blocks against a raw ZeroMQ ping-pong
     startup.py      import, first result, shutdown, each in a fresh interpreter
     memory.py       what idle processes hold
+    processor.py    what a task costs in processor time
     scale.py        a million tasks, ten thousand arguments, a hundred actors, two hundred levels, one gigabyte
     pools.py        the rows that make sense for process pools and Dask
     limits.py       what the machine itself can do

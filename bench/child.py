@@ -78,6 +78,10 @@ def measure_group(group: str, subject: str, report: Report, pace: Pace) -> None:
         from bench import memory
 
         memory.measure(report, subject)
+    elif group == "processor time":
+        from bench import processor
+
+        processor.measure(report, subject, pace)
     elif group == "alternating":
         from bench import pingpong
 

@@ -94,6 +94,8 @@ ROWS: tuple[Row, ...] = (
     _ray("1:n async-actor calls async", "async actors", 15),
     _ray("n:n async-actor calls async", "async actors", 15),
     # -- what Ray's benchmark does not ask
+    Row("processor time of a task, driver", "processor time", "µs", None, APIS),
+    Row("processor time of a task, all other processes", "processor time", "µs", None, APIS),
     Row("put, live set growing to 4 GB", "growth", "GB/s", Goal(times=0.9, limit=FRESH_WRITE), APIS),
     Row("get of a 1 GB array", "growth", "ms", Goal(at_most=1), APIS),
     Row("submit to start while the caller computes", "scale", "ms", Goal(at_most=5), APIS),

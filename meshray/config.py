@@ -26,14 +26,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lease_idle_s: float = 0.2
     """How long a submitter keeps a lease without work for it, when nobody else waits."""
 
+    lease_idle_wanted_s: float = 0.001
+    """The same for a lease that somebody waits for: longer than from one synchronous call to the next (0.1 ms), or it
+    would change hands for each of them, which costs ten times as much as the call."""
+
     lease_idle_resting_s: float = 0.01
     """The same for a worker that runs no task at the moment, and how often leases are looked at."""
 
     in_flight_work_s: float = 0.003
     """Expected work pushed ahead to one worker: 2-5 ms hide a round trip (200 us) without starving other workers."""
 
-    portion_work_s: float = 0.0002
-    """Expected work that is not divided among workers: about what two sleeping processes need to wake up for it."""
+    portion_work_s: float = 0.0005
+    """Expected work that is not divided among workers. Waking one costs about 0.1 ms of somebody's time (two switches
+    of a core, cold caches); a worker that is awake may have twice as much before another one is woken."""
 
     in_flight_max_tasks: int = 512
     """A bound on the tasks in flight per lease, whatever their mean."""

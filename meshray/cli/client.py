@@ -24,6 +24,7 @@ from meshray.wire.messages import PROTOCOL, Answer, Ask, Attach, Attached
 
 ANSWER_TIMEOUT_S = 5.0
 _POLL_MAX_S = 1.0
+_RETRY_S = 0.01
 
 
 class UnreachableError(MeshrayError):
@@ -88,6 +89,9 @@ class Visit:
             left_s = give_up_at - time.monotonic()
             if left_s <= 0:
                 raise UnreachableError(f"{who} does not answer within {timeout_s:g} s")
+            if self._endpoint.must_retry:  # many connect at once: what we have asked is still here
+                self._endpoint.flush()
+                left_s = min(left_s, _RETRY_S)
             ended = any(fd == self._pidfd for fd, _ in poll.poll(min(left_s, _POLL_MAX_S) * 1000))
 
     def close(self) -> None:

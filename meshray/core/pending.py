@@ -38,6 +38,10 @@ class Mean:
     def __init__(self) -> None:
         self.ns: float | None = None
 
+    def below(self, ns: float) -> bool:
+        """Whether it is known to be less."""
+        return self.ns is not None and self.ns < ns
+
     def add(self, ns: float) -> None:
         self.ns = ns if self.ns is None else self.ns + (ns - self.ns) * MEAN_WEIGHT
 

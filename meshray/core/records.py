@@ -226,9 +226,10 @@ class Records(Core):
         if record.promoted:
             self._lineages.on_settled(record.id)
             self._tell(Resolve([describe(record)]))
-        waiters, record.waiters = record.waiters, None
-        for waiter in waiters or ():
-            waiter(record)
+        if record.waiters:
+            waiters, record.waiters = record.waiters, None
+            for waiter in waiters:
+                waiter(record)
         if record.count <= 0:
             self._dead(record)
 

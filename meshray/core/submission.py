@@ -66,7 +66,7 @@ class Lease:
         self.expected_ns = 0.0  # expected work of what is in flight
         self.revoked = False  # push no more
         self.held_up = False  # what runs there takes long, so it gave the rest back: push no more until it is done
-        self.wanted = False  # somebody waits for it: it goes back as soon as nothing is left to do
+        self.wanted = False  # somebody waits for it: it goes back soon after it has nothing to do
         self.idle_since = now  # since when nothing is in flight
 
 
@@ -104,6 +104,7 @@ class Submission(Core):
         self._links: dict[bytes, WorkerLink] = {}
         self._leases: dict[int, Lease] = {}
         self.dirty: dict[int, SchedulingClass] = {}  # classes that `fill` must look at
+        self.pressed = False  # an idle lease is wanted: `tick` shall come within `lease_idle_wanted_s`
         self._next_class = 1
         # (worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
         # pins those for it, and empties this
@@ -192,7 +193,7 @@ class Submission(Core):
         self.dirty[lease.cls.id] = lease.cls
 
     def on_wanted(self, lease_id: int) -> None:
-        """Somebody waits for it: no pause before it is returned."""
+        """Somebody waits for it: only a short pause before it is returned."""
         lease = self._leases.get(lease_id)
         if lease is not None and not lease.wanted:
             lease.wanted = True
@@ -337,8 +338,8 @@ class Submission(Core):
                 cls.ready.popleft()  # cancelled
             if cls.ready and cls.leases:
                 self._fill_class(cls)
-            elif cls.idle:
-                self._give_up_wanted(cls)
+            elif cls.idle and any(lease.wanted and not lease.in_flight for lease in cls.leases.values()):
+                self.pressed = True
             self._demand(cls)
 
     def _fill_class(self, cls: SchedulingClass) -> None:
@@ -352,22 +353,25 @@ class Submission(Core):
         leases = [lease for lease in cls.leases.values() if not lease.revoked and not lease.held_up]
         if not leases:
             return
+        at_most = self._config.in_flight_max_tasks
+        if len(leases) == 1:
+            batch = self._take(cls, leases[0], at_most - len(leases[0].in_flight))
+            if batch:
+                self._push(leases[0], batch)
+            return
         waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
-        share = min(max(-(-waiting // len(leases)), self._portion(cls.ready[0])), self._config.in_flight_max_tasks)
-        if len(leases) > 1:
-            leases.sort(key=lambda lease: lease.expected_ns)
+        portion, portion_ns = self._portion(cls.ready[0]), self._config.portion_work_s * 1e9
+        share = max(-(-waiting // len(leases)), portion)
+        leases.sort(key=lambda lease: (lease.expected_ns >= portion_ns, not lease.in_flight, lease.expected_ns))
         for lease in leases:
-            batch = self._take(cls, lease, share - len(lease.in_flight))
+            awake = bool(lease.in_flight)  # it need not be woken, so it may have a little more
+            room = min(max(share, 2 * portion) if awake else share, at_most)
+            batch = self._take(cls, lease, room - len(lease.in_flight))
             if batch:
                 self._push(lease, batch)
 
-    def _give_up_wanted(self, cls: SchedulingClass) -> None:
-        """Nothing is left to do: leases that somebody waits for go back."""
-        for lease in [each for each in cls.leases.values() if each.wanted and not each.in_flight]:
-            self._give_up(lease)
-
     def _portion(self, task: Pending) -> int:
-        """So many tasks like this one are not worth to be divided among workers: waking another one takes longer."""
+        """So many tasks like this one are not worth being divided among workers: waking another one takes as long."""
         return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
@@ -439,12 +443,16 @@ class Submission(Core):
         self._effects.append(Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name)))
 
     def tick(self, now: float, idle_s: float) -> None:
-        """Give back leases that had nothing to do for `idle_s`; at once when another class of ours has none at all."""
+        """Give back leases that had nothing to do for `idle_s`, or for `lease_idle_wanted_s` where somebody waits for
+        them; at once when another class of ours has none at all."""
+        self.pressed = False
         starving = any(cls.ready and not cls.leases for cls in self._classes.values())
-        limit = now if starving else now - idle_s
-        for lease in [le for le in self._leases.values() if not le.in_flight and le.idle_since <= limit]:
-            if not lease.cls.ready:
+        for lease in [each for each in self._leases.values() if not each.in_flight and not each.cls.ready]:
+            pause_s = 0.0 if starving else self._config.lease_idle_wanted_s if lease.wanted else idle_s
+            if lease.idle_since <= now - pause_s:
                 self._give_up(lease)
+            elif lease.wanted:
+                self.pressed = True
 
     def _give_up(self, lease: Lease) -> None:
         self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again

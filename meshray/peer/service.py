@@ -56,8 +56,8 @@ STORE_MIN_BYTES = 128 << 20
 BATCHES_MAX = 32
 """Batches of messages per wake, before everything else gets its turn."""
 
-CLOGGED_RETRY_S = 0.002
-"""How soon messages that a link did not take are tried again."""
+RETRY_S = 0.01
+"""How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
 
 END_TIMEOUT_S = 1.5
 """How long the zygotes may take to end their workers; I5: nothing is left after 2 s."""
@@ -238,7 +238,7 @@ class Loop:
             parts.mesh.turn(now)
         self._jobs.answer_leaving(now)
         self._performer.settle(now)
-        if parts.endpoint.clogged:
+        if parts.endpoint.must_retry:
             parts.endpoint.flush()
 
     def _watch(self) -> None:
@@ -289,8 +289,8 @@ class Loop:
         times.append(parts.log_flow.next_deadline(now))
         if parts.mesh is not None:
             times.append(parts.mesh.next_at(now))
-        if parts.endpoint.clogged:
-            times.append(now + CLOGGED_RETRY_S)
+        if parts.endpoint.must_retry:
+            times.append(now + RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)
         return None if earliest is None else max(0.0, (earliest - now) * 1000)
 

@@ -39,8 +39,11 @@ from meshray.wire import messages as m
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
 
-LAST_WORDS_MAX = 10_000
-"""So many messages are looked through when the peer has ended: it may have said that it was stopped."""
+RETRY_S = 0.01
+"""How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
+
+LAST_WORDS_MAX = 1000
+"""So many batches are looked through when the peer has ended: it may have said that it was stopped."""
 
 DEAD_MAX = 4096
 """How many dead processes are remembered: what arrives from them late is refused."""
@@ -172,6 +175,8 @@ class Engine:
         if calls.dirty:
             calls.fill()
         self.flush()
+        if submission.pressed:
+            self._next_tick = min(self._next_tick, now + self.config.lease_idle_wanted_s)
         if self.queue or self._leaving or now >= self._next_tick:
             self._account(now)
 
@@ -211,7 +216,7 @@ class Engine:
             for destination, message in outbox:
                 if destination not in dead:
                     send(destination, message)
-        if self.endpoint.clogged:
+        if self.endpoint.must_retry:
             self.endpoint.flush()
 
     @property
@@ -224,8 +229,8 @@ class Engine:
         return self.host is not None and self.host.has_news
 
     def next_timer_s(self, now: float) -> float | None:
-        if self.endpoint.clogged:
-            return 0.001
+        if self.endpoint.must_retry:
+            return RETRY_S
         idle = not (self.records.table or self.queue or self.inbox or self.call_inbox)
         timers = [] if idle else [IDLE_DRAIN_S]
         if self.submission.has_idle_leases:  # else `tick` has nothing to do: 200 nested waits must not tick in vain
@@ -244,9 +249,13 @@ class Engine:
 
     def on_peer_death(self) -> None:
         if self.broken is None:
-            for source, message in self.endpoint.receive(LAST_WORDS_MAX):  # its last word may have come just now
-                if type(message) is m.PeerStops:
-                    self._on_peer_stops(source, message)
+            for _ in range(LAST_WORDS_MAX):  # the very last may have come just now, behind lines of log
+                batch = self.endpoint.receive()
+                if not batch:
+                    break
+                for source, message in batch:
+                    if type(message) is m.PeerStops:
+                        self._on_peer_stops(source, message)
             how = f"was stopped ({self._stopped})" if self._stopped else "has died"
             self.broken = NodeDiedError(
                 f"the peer of this host ({self.at.node_name}) {how}: this mesh is over, and its objects are lost. "
@@ -355,6 +364,9 @@ class Engine:
         if self.submission.kept_by_failed or self.calls.kept_by_failed:
             self._pin_for_failed()
         for task, result in done:
+            if task.plain and task.refs is None and not task.attempt and not result.contained:  # most of them
+                settle(task.records[0], result.values[0], None)
+                continue
             values, records, refs = result.values, task.records, task.refs
             if task.attempt:
                 for record in records:

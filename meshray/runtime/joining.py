@@ -28,6 +28,9 @@ _logger = logging.getLogger("meshray")
 ATTACH_TIMEOUT_S = 10.0
 """A peer answers within milliseconds; one that does not is wedged."""
 
+RETRY_S = 0.01
+"""How soon an Attach for which there was no room is sent again."""
+
 
 def join(record: PeerRecord, started: Started | None, settings: InitSettings) -> Client:
     """The runtime of a driver of this peer; `started` when it is private, and ends with the driver.
@@ -140,5 +143,8 @@ def introduce(
             raise ConnectionError(
                 f"the peer does not answer (waited {ATTACH_TIMEOUT_S:g} s): it may be stopped or stuck"
             )
+        if endpoint.must_retry:  # many connect at once, or we lack descriptors: our Attach is still here
+            endpoint.flush()
+            left_s = min(left_s, RETRY_S)
         if any(fd == peer_pidfd for fd, _ in poll.poll(left_s * 1000)):
             raise ConnectionError("the peer has died while this program attached to it")

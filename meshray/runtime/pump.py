@@ -271,6 +271,8 @@ class Pump:
         self._signal(self._wake_leader)
         self._signal(self._wake_background)
         self._rouse()
+        if self.attendant is not None:
+            self.attendant()
         for waiter in list(self._followers):
             self.wake(waiter)
 

@@ -26,6 +26,10 @@ from meshray.wire import payload as payloads
 CLASSES_BY_OPTIONS_MAX = 1024
 
 
+TINY_PER_PORTION = 8
+"""Tasks of which so many are no more than what is worth waking a worker gather in the inbox while another is awake."""
+
+
 class Arguments:
     """The arguments of one call, ready to travel."""
 
@@ -51,6 +55,7 @@ class Tasks:
         self._counter = itertools.count(1)
         self._by_options: dict[tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
         self._by_content: dict[Any, SchedulingClass] = {}
+        self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
         self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
 
     def new_task_id(self) -> bytes:
@@ -106,7 +111,7 @@ class Tasks:
         inbox = engine.inbox
         inbox.append(task)
         pump = engine.pump
-        if cls.idle:
+        if cls.idle and (cls.idle == len(cls.leases) or not function.statistics.below(self._tiny_ns)):
             self.flush(receive=False)
         elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
             self.flush()

@@ -12,6 +12,9 @@ breaks these rules is closed; what is no message of this protocol, or too large,
 Why not ZeroMQ, as between hosts: its I/O thread stands between caller and kernel, and must be woken for each message
 in either direction (docs/decisions/0009-unix-sockets-on-one-host.md).
 
+What this process lacks, descriptors above all, loses nothing: a connection then stays in the listener's queue, or a
+message here, and both are tried again (`must_retry`).
+
 `fd` is readable while something has arrived, or a clogged link takes more. No method is thread-safe, except for
 `stirs`; none blocks, but for `close`.
 """
@@ -19,6 +22,7 @@ in either direction (docs/decisions/0009-unix-sockets-on-one-host.md).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -38,6 +42,9 @@ SOCKET_PATH_MAX_BYTES = 107
 RECEIVE_BUDGET = 64
 """Messages taken per `receive`, before its caller decides and flushes."""
 
+LIKELY_MAX = 16
+"""So often in a row only the likeliest connection is looked at: one that never rests would silence the others."""
+
 CONNECTIONS_MAX = 4096
 """Bound on incoming connections; each process of the host has one, and there are at most `workers_max` workers."""
 
@@ -56,12 +63,20 @@ DRAIN_READS = 64
 _DEAF = frozenset((errno.ECONNREFUSED, errno.ENOENT, errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
 """What sending to a process that has ended gives; anything else is trouble of our own."""
 
+_SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+"""What we lack now and may have in a moment: descriptors, the kernel's memory."""
+
+_QUIETLY = socket.MSG_NOSIGNAL
+"""Without SIGPIPE, which ends a program that has given it its default action back, as filters do."""
+
 _GREETING = struct.Struct(f"<8s{PROCESS_BYTES}s{PROCESS_BYTES}s")
 _MAGIC = b"meshray1"
 _SIZE = struct.Struct("<I")
 _HEAD = _SIZE.size
 _READ_BYTES = 256 * 1024
 _EVENTS_MAX = 64
+
+_logger = logging.getLogger("meshray")
 
 
 class _Link:
@@ -70,7 +85,7 @@ class _Link:
     __slots__ = ("closed", "greeting", "queued", "sock")
 
     def __init__(self, greeting: bytes) -> None:
-        self.greeting = greeting  # sent in front of the first message; b"" afterwards
+        self.greeting = greeting  # sent in front of the first message
         self.sock: socket.socket | None = None  # None until the other side has taken the connection
         self.queued: deque[bytes | bytearray | memoryview] = deque()  # what the socket did not take, oldest first
         self.closed = False  # nobody listens there: a dead process that we have not heard of yet
@@ -109,12 +124,13 @@ class Endpoint:
         self._listener.bind(path)
         os.chmod(path, 0o600)  # before it listens, so nobody can be quicker
         self._listener.listen(BACKLOG)
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # given up to refuse a connection without one
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self._listener_fd = self._listener.fileno()
+        self._listens = True  # the kernel is asked about it; not while we have no descriptor for who connects
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._recent: _Connection | None = None  # who was heard last: probably who is heard next
+        self._likely = 0  # looks in a row at that one alone
         self._arrived: list[tuple[bytes, Message]] = []  # read and not taken yet
         self._scratch = bytearray(_READ_BYTES)  # what is read lands here
         self._view = memoryview(self._scratch)
@@ -126,6 +142,7 @@ class Endpoint:
         self.refused = 0  # messages that were no messages, or not for this incarnation; connections likewise
         self.last_refusal = ""
         self.undelivered = 0  # messages to processes that do not listen any more
+        self.shortages = 0  # times that we lacked something; all was tried again
 
     def _path(self, process_id: bytes) -> str:
         return f"{self._folder}/{process_id[8:].hex()}"
@@ -152,12 +169,14 @@ class Endpoint:
         _SIZE.pack_into(data, 0, size)
         if link.sock is not None and not link.queued:
             try:
-                sent = link.sock.send(data)
+                sent = link.sock.send(data, _QUIETLY)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self._on_deaf(destination, link, error)
-                return
+                if error.errno not in _SHORT:
+                    self._on_deaf(destination, link, error)
+                    return
+                sent = 0
             if sent == len(data):
                 return
             link.queued.append(bytes(memoryview(data)[sent:]))
@@ -171,16 +190,24 @@ class Endpoint:
             self._push_out(destination, link)
 
     def flush(self) -> bool:
-        """Try again what the links did not take. True when nothing is left."""
+        """Try again what the links did not take, and to take connections. True when nothing is left to send."""
+        if not self._listens:
+            self._epoll.register(self._listener, select.EPOLLIN)
+            self._listens = True
         for destination, link in list(self._clogged.items()):
             self._push_out(destination, link)
         return not self._clogged
 
     @property
     def clogged(self) -> bool:
-        """Whether messages wait for a link. `fd` tells when one takes more, unless its process has not taken our
-        connection yet: so `flush` again soon."""
+        """Whether messages wait for a link. `fd` tells when it takes more, but for what `must_retry` says."""
         return bool(self._clogged)
+
+    @property
+    def must_retry(self) -> bool:
+        """Whether something waits of which `fd` does not tell: a process has not taken our connection yet, or we lack
+        descriptors. So `flush` again soon."""
+        return len(self._clogged) > len(self._clogged_fds) or not self._listens
 
     def _push_out(self, destination: bytes, link: _Link) -> None:
         """Send what is queued for one process, as far as it goes."""
@@ -191,7 +218,7 @@ class Endpoint:
             queued = link.queued
             while queued:
                 data = queued[0]
-                sent = link.sock.send(data)
+                sent = link.sock.send(data, _QUIETLY)
                 if sent == len(data):
                     queued.popleft()
                 else:
@@ -202,7 +229,10 @@ class Endpoint:
                 self._clogged_fds[link.sock.fileno()] = destination
             return
         except OSError as error:
-            self._on_deaf(destination, link, error)
+            if error.errno in _SHORT:
+                self._on_shortage(error)
+            else:
+                self._on_deaf(destination, link, error)
             return
         self._unclog(destination, link)
 
@@ -250,16 +280,19 @@ class Endpoint:
     # -- receiving ---------------------------------------------------------------------------------------------------
 
     def receive(self, budget: int = RECEIVE_BUDGET, likely: bool = False) -> list[tuple[bytes, Message]]:
-        """What has arrived, as (source, message), at most `budget` of them. When there are fewer, `fd` tells of more.
+        """What has arrived, as (source, message), at most `budget` of them. Nothing: nothing whole was there.
 
         `likely`: `fd` was readable just now, so whoever was heard last is looked at before the kernel is asked.
         """
-        arrived = self._arrived
-        if not arrived:
+        if not self._arrived:
             recent = self._recent
-            if not likely or recent is None or not self._read(recent):
-                self._look()
-            arrived = self._arrived
+            if likely and recent is not None and self._likely < LIKELY_MAX and self._read(recent):
+                self._likely += 1
+            if not self._arrived:
+                self._likely = 0
+                while self._look() and not self._arrived:
+                    pass  # half a message, or a connection that has not spoken yet: a whole one may lie behind it
+        arrived = self._arrived
         if len(arrived) <= budget:
             self._arrived = []
             return arrived
@@ -270,17 +303,21 @@ class Endpoint:
         """Whether something has come since, as far as the kernel knows. From any thread."""
         return bool(self._epoll.poll(0, 1))
 
-    def _look(self) -> None:
-        """Serve each descriptor that has something."""
+    def _look(self) -> bool:
+        """Serve each descriptor that has something. Whether somebody has spoken, connected or left."""
+        stirred = False
         for fd, _ in self._epoll.poll(0, _EVENTS_MAX):
             connection = self._connections.get(fd)
             if connection is not None:
                 self._read(connection)
+                stirred = True
             elif fd == self._listener_fd:
                 self._accept()
+                stirred = True
             elif fd in self._clogged_fds:
                 destination = self._clogged_fds[fd]
                 self._push_out(destination, self._links[destination])
+        return stirred
 
     def _accept(self) -> None:
         try:
@@ -288,9 +325,13 @@ class Endpoint:
         except BlockingIOError:
             return  # it has given up
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
+            if error.errno not in _SHORT:
                 raise
-            self._turn_away()
+            self._on_shortage(error)
+            self._epoll.unregister(
+                self._listener_fd
+            )  # it stays in the queue, with what it has said, and must not wake us
+            self._listens = False
             return
         if len(self._connections) >= CONNECTIONS_MAX:
             sock.close()
@@ -301,16 +342,15 @@ class Endpoint:
         self._epoll.register(sock, select.EPOLLIN)
         self._read(connection)  # it has been spoken to already, most often
 
-    def _turn_away(self) -> None:
-        """No descriptor is left: the connection would stay in the queue, and wake us for ever."""
-        self._refuse("a connection for which there was no descriptor left")
-        os.close(self._spare)
-        try:
-            self._listener.accept()[0].close()
-        except BlockingIOError:
-            pass  # it has given up
-        finally:
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    def _on_shortage(self, error: OSError) -> None:
+        self.shortages += 1
+        if self.shortages == 1:
+            _logger.warning(
+                "meshray lacks descriptors or memory (%s), so messages of this process (pid %d) wait; if it has many "
+                "files open, or speaks with many actors, raise its limit: `ulimit -n`",
+                error.strerror,
+                os.getpid(),
+            )
 
     def _read(self, connection: _Connection) -> bool:
         """Take what one process has sent, once. Whether there was anything."""
@@ -392,8 +432,11 @@ class Endpoint:
         """Close all sockets, give what was sent `linger_ms` to leave, and remove the socket file."""
         give_up_at = time.monotonic() + linger_ms / 1000
         while not self.flush() and (left := give_up_at - time.monotonic()) > 0:
-            fds = [link.sock for link in self._clogged.values() if link.sock is not None]
-            select.select([], fds, [], min(left, 0.01))
+            poll = select.poll()  # not `select`, which knows only the first 1,024 descriptors
+            for link in self._clogged.values():
+                if link.sock is not None:
+                    poll.register(link.sock, select.POLLOUT)
+            poll.poll(min(left, 0.01) * 1000)
         for link in self._links.values():
             if link.sock is not None:
                 link.sock.close()
@@ -404,7 +447,6 @@ class Endpoint:
         self._connections.clear()
         self._listener.close()
         self._epoll.close()
-        os.close(self._spare)
         try:
             os.unlink(self._socket_path)
         except FileNotFoundError:

@@ -212,7 +212,7 @@ class LeaseRevoked(Struct, array_like=True, tag=23):
 
 
 class LeaseWanted(Struct, array_like=True, tag=28):
-    """P -> S: somebody waits for what this lease holds: return it as soon as there is nothing for it to do, without the
+    """P -> S: somebody waits for what this lease holds: return it soon after there is nothing for it to do, without the
     usual pause. A repeat changes nothing."""
 
     lease: int

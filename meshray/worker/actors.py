@@ -280,7 +280,7 @@ class ActorHost:
     def _call(self, item: Item) -> m.Result:
         source, _, task = item
         executor = self._executor
-        handle = executor.pushers.handle(item)
+        handle = executor.pushers.handle_of_caller(source)
         executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
@@ -352,7 +352,7 @@ class ActorHost:
     async def _run(self, item: Item) -> None:
         source, _, task = item
         executor = self._executor
-        handle = executor.pushers.handle(item)
+        handle = executor.pushers.handle_of_caller(source)
         executor.pushers.journal.started(handle, task.seq)
         current = self._new_current(task)
         _current.set(current)
@@ -397,7 +397,10 @@ class ActorHost:
             self._executor.flush()
         finally:
             self._looking = False
-        if self._scheduled:
+        loop = self._loop
+        if self._executor.engine.pump.closed and loop is not None:
+            loop.stop()  # nothing is received or sent any more, and the endpoint would wake us for ever
+        elif self._scheduled:
             self._schedule()
 
     def _flush(self) -> None:

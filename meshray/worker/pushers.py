@@ -45,13 +45,18 @@ class Pushers:
             self.journal.acknowledged(handle, acknowledged)
 
     def handle(self, item: Item) -> int:
-        """The journal's handle for the pusher of an item; 0, which it ignores, for one that has died meanwhile."""
+        """The journal's handle for the lease of a task; 0, which it ignores, for one that is over. Main thread."""
         if self._notes:
             self.take_in()
         lease = item[1]
-        if lease and lease == self._last_lease:
+        if lease == self._last_lease:
             return self._last_handle
-        return self._handles.get(source_of_lease(lease) if lease else item[0], 0)
+        return self._handles.get(source_of_lease(lease), 0)
+
+    def handle_of_caller(self, caller: bytes) -> int:
+        """The same of an actor's caller. From any thread: what was noted was taken in under the lock, before the calls
+        that came with it were queued."""
+        return self._handles.get(caller, 0)
 
     def knows(self, name: bytes) -> bool:
         """Whether the journal has a place for it."""

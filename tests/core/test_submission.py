@@ -184,7 +184,7 @@ def test_a_long_one_is_not_pushed_ahead() -> None:
 
 def test_two_leases_share_what_there_is() -> None:
     shell = Shell()
-    shell.mean.add(0.1 * MS)
+    shell.mean.add(0.25 * MS)
     shell.submit(10)
     shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), 0.0)
     shell.core.on_granted(LeaseGranted(2, shell.cls.id, worker(2)), 0.0)
@@ -193,7 +193,8 @@ def test_two_leases_share_what_there_is() -> None:
 
 
 def test_what_is_not_worth_a_wake_is_not_divided() -> None:
-    """Ten tasks of a microsecond go to one worker; of many more each worker gets its share."""
+    """Ten tasks of a microsecond go to one worker; the one that is awake gets the next ones, too, until it has more
+    than waking another one would cost."""
     shell = Shell()
     shell.mean.add(1000)
     shell.submit(10)
@@ -202,10 +203,14 @@ def test_what_is_not_worth_a_wake_is_not_divided() -> None:
     shell.fill()
     assert len(shell.pushed(1)) == 10
     assert shell.pushed(2) == []
+    shell.submit(10)
+    shell.fill()
+    assert len(shell.pushed(1)) == 20
+    assert shell.pushed(2) == []
     shell.submit(800)
     shell.fill()
-    assert len(shell.pushed(1)) + len(shell.pushed(2)) == 810
-    assert len(shell.pushed(2)) == 405
+    assert len(shell.pushed(1)) == DEFAULT.in_flight_max_tasks
+    assert len(shell.pushed(2)) == 820 - DEFAULT.in_flight_max_tasks
 
 
 def test_large_arguments_bound_what_is_pushed_ahead() -> None:
@@ -345,7 +350,7 @@ def test_given_back_tasks_go_first_and_uncharged() -> None:
 def test_what_came_back_from_behind_a_long_task_goes_elsewhere() -> None:
     """It may be what the long one waits for: pushed to the same worker again, it would come back for ever."""
     shell = Shell()
-    shell.mean.add(0.2 * MS)
+    shell.mean.add(0.5 * MS)
     shell.submit(3)
     shell.grant(1)
     assert len(shell.pushed(1)) == 3
@@ -447,32 +452,45 @@ def test_a_revoked_lease_gets_no_more_and_goes_back_when_it_is_empty() -> None:
     assert len(shell.pushed(2)) == 1
 
 
-def test_a_lease_that_somebody_waits_for_goes_back_without_a_pause() -> None:
-    """As soon as nothing is in flight and nothing is ready; one that is idle already, at once."""
+def test_a_lease_that_somebody_waits_for_goes_back_after_a_short_pause() -> None:
+    """Once nothing is in flight and nothing is ready. Not at once: a synchronous caller's next call comes soon."""
+    pause_s = DEFAULT.lease_idle_wanted_s
     shell = Shell()
     shell.mean.add(50 * MS)
-    shell.submit(3)
+    shell.submit(2)
     shell.grant(1)
     shell.core.on_wanted(1)
     shell.core.on_wanted(1)
     shell.core.on_wanted(7)
-    for seq in (1, 2):
-        shell.results(1, [Result(seq, [VALUE])])
-        shell.fill()
-        assert shell.returned() == [], "there is more to do"
-    shell.results(1, [Result(3, [VALUE])])
+    shell.results(1, [Result(1, [VALUE])])
+    shell.core.tick(shell.now + 10, 20.0)
+    assert not shell.core.pressed, "there is more to do"
+    shell.results(1, [Result(2, [VALUE])])
+    assert shell.core.pressed
+    shell.core.tick(shell.now + pause_s / 2, 20.0)
+    shell.fill()
+    assert shell.returned() == []
+    assert shell.core.pressed
+    shell.core.tick(shell.now + pause_s, 20.0)
     shell.fill()
     assert shell.returned() == [1]
     assert shell.demands()[-1] == 0
+    assert not shell.core.pressed
+    check_idle(shell.core)
+
+
+def test_one_that_is_idle_when_somebody_begins_to_wait_goes_back_too() -> None:
+    shell = Shell()
     shell.submit(1)
-    shell.grant(2)
-    shell.results(2, [Result(1, [VALUE])])
+    shell.grant(1)
+    shell.results(1, [Result(1, [VALUE])])
+    assert not shell.core.pressed
+    shell.core.on_wanted(1)
+    shell.fill()
+    assert shell.core.pressed
+    shell.core.tick(shell.now + DEFAULT.lease_idle_wanted_s, 20.0)
     shell.fill()
     assert shell.returned() == [1]
-    shell.core.on_wanted(2)
-    shell.fill()
-    assert shell.returned() == [1, 2]
-    check_idle(shell.core)
 
 
 # -- everything at once ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import meshray as ray
+from meshray import context
 from tests.until import until
 
 LIMIT_S = 30.0
@@ -126,6 +127,24 @@ class TestWithoutRestarts:
 
         with pytest.raises(ray.exceptions.ActorDiedError, match="the end is near"):
             get(Loud.remote().die.remote())
+
+    def test_an_async_one_whose_runtime_has_failed_ends_and_tells_what_had_finished(self) -> None:
+        """Nothing is received any more: on its loop it would wake for ever, and its callers would wait."""
+
+        @ray.remote
+        class Failing:
+            async def fail(self) -> str:
+                runtime: Any = context.current_runtime()
+                runtime.engine.on_failure(RuntimeError("as if meshray had made a mistake"))
+                return "finished"
+
+            async def call(self) -> None:
+                pass
+
+        failing = Failing.remote()
+        assert get(failing.fail.remote()) == "finished"
+        with pytest.raises(ray.exceptions.ActorDiedError):
+            get(failing.call.remote())
 
     def test_its_resources_are_free_again(self) -> None:
         until(lambda: ray.available_resources().get("CPU") == 2.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from meshray.runtime.spin import SPIN_SKIPS_MAX, Spin
 
 WAITER = SimpleNamespace(missing=1)
@@ -14,9 +16,23 @@ def test_what_comes_at_once_is_found_and_found_again() -> None:
     assert all(spin.finds(WAITER) for _ in range(100))
 
 
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its time nor a core that is taken from us ends a spin."""
+    monkeypatch.setattr("meshray.runtime.spin.SPIN_S", 1000.0)
+    monkeypatch.setattr("meshray.runtime.spin.SPIN_YIELD_S", 1000.0)
+
+
+@pytest.mark.usefixtures("endless")
 def test_it_looks_until_something_has_come() -> None:
-    looks = iter([False, True])
-    assert Spin(lambda: next(looks)).finds(WAITER) or next(looks, None), "a core that was taken from us ends a spin"
+    looks = iter([False, False, True])
+    assert Spin(lambda: next(looks)).finds(WAITER)
+
+
+def test_a_core_that_was_taken_from_us_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshray.runtime.spin.SPIN_S", 1000.0)
+    monkeypatch.setattr("meshray.runtime.spin.SPIN_YIELD_S", 0.0)
+    assert not Spin(lambda: False).finds(WAITER)
 
 
 def test_after_one_in_vain_the_next_waits_sleep_at_once_and_more_of_them_each_time() -> None:
@@ -45,6 +61,7 @@ def test_one_that_is_worth_it_forgets_those_in_vain() -> None:
     assert spin.skips == 1
 
 
+@pytest.mark.usefixtures("endless")
 def test_it_ends_when_nothing_is_missing_any_more() -> None:
     """Another thread has brought it."""
     waiter = SimpleNamespace(missing=1)

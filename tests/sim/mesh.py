@@ -83,8 +83,10 @@ class MeshHost:
             if kind is SendGossip:
                 world.send(self, effect)
             elif kind is MemberUp:
-                assert effect.record.node not in self.living | self.buried, "came back"
-                self.living.add(effect.record.node)
+                node = effect.record.node
+                assert node not in self.living, "came twice"
+                assert node not in self.buried, "came back"
+                self.living.add(node)
             elif kind is MemberDown:
                 self.living.remove(effect.node)
                 self.buried.add(effect.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import stat
 import threading
@@ -146,6 +147,43 @@ def test_one_look_takes_no_more_than_its_budget(host: Host) -> None:
     assert max(sizes) <= RECEIVE_BUDGET
 
 
+def test_one_that_never_rests_does_not_silence_the_others(host: Host) -> None:
+    to, receiver = host.endpoint()
+    loud, shouting = host.endpoint()
+    quiet, whispering = host.endpoint()
+    shouting.send(to, Wake())
+    received(receiver, 1)
+    whispering.send(to, HoldDone(1))
+    sources: list[bytes] = []
+    while len(sources) < 1000 and quiet not in sources:
+        shouting.send(to, Wake())
+        shouting.send(to, Wake())
+        sources += [source for source, _ in receiver.receive(1, likely=True)]
+        sources += [source for source, _ in receiver.receive()]
+    assert quiet in sources
+    assert loud in sources
+
+
+def test_nothing_means_that_nothing_whole_was_there(
+    host: Host, strangers: Callable[[bytes], Stranger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer hears out a process before it buries it."""
+    monkeypatch.setattr("meshray.transport.endpoint._READ_BYTES", 1000)
+    to, receiver = host.endpoint()
+    strangers(to)  # and says nothing
+    source, sender = host.endpoint()
+    large = Release([os.urandom(28) for _ in range(1000)])
+    sender.send(to, large)
+    assert not sender.clogged
+    assert receiver.receive() == [(source, large)]
+    stranger = strangers(to)
+    stranger.greet()
+    stranger.say(framed(large)[:-1])
+    sender.send(to, HoldDone(1))
+    assert receiver.receive() == [(source, HoldDone(1))]
+    assert receiver.receive() == []
+
+
 def test_the_socket_is_private_and_goes_with_its_process(host: Host) -> None:
     process, endpoint = host.endpoint()
     path = host.folder / process[8:].hex()
@@ -258,24 +296,54 @@ def test_silent_connections_are_bounded(
     assert received(receiver, 1) == [(source, HoldDone(1))]
 
 
+class Shortage:
+    """While it lasts this process gets no further descriptor."""
+
+    def __enter__(self) -> None:
+        self._soft, self._hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, self._hard))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._soft, self._hard))
+
+
 @pytest.mark.fault(40)
-def test_without_descriptors_a_connection_is_turned_away(host: Host, strangers: Callable[[bytes], Stranger]) -> None:
+def test_without_descriptors_a_connection_waits_with_what_it_says(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
-    sender.send(to, HoldDone(0))
+    known, earlier = host.endpoint()
+    earlier.send(to, HoldDone(0))
     received(receiver, 1)
-    stranger = strangers(to)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        refused(receiver, 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    until(lambda: stranger.is_cut_off(receiver), "it to be turned away")
     sender.send(to, HoldDone(1))
+    with Shortage():
+        until(lambda: receiver.receive() or receiver.must_retry, "the connection to be met")
+        assert not receiver.stirs(), "it would wake us for ever"
+        receiver.flush()
+        assert receiver.stirs()
+        earlier.send(to, HoldDone(2))
+        assert received(receiver, 1) == [(known, HoldDone(2))]
+        assert receiver.must_retry
+    receiver.flush()
     assert received(receiver, 1) == [(source, HoldDone(1))]
+    assert not receiver.must_retry
+    assert receiver.refused == 0
+    assert [record.message for record in caplog.records if "ulimit" in record.message], "it says so"
+
+
+@pytest.mark.fault(40)
+def test_without_descriptors_messages_wait_for_a_link(host: Host) -> None:
+    to, receiver = host.endpoint()
+    source, sender = host.endpoint()
+    with Shortage():
+        for number in range(3):
+            sender.send(to, HoldDone(number))
+        assert sender.must_retry
+        assert not sender.flush()
+    assert sender.flush()
+    assert received(receiver, 3) == [(source, HoldDone(number)) for number in range(3)]
+    assert sender.undelivered == 0
 
 
 def test_what_a_full_link_does_not_take_is_kept_in_order(host: Host) -> None:
@@ -304,6 +372,7 @@ def test_a_clogged_link_that_takes_more_shows_at_the_descriptor(host: Host) -> N
     for _ in range(5):
         sender.send(to, large)
     assert sender.clogged
+    assert not sender.must_retry
     assert not sender.stirs()
     arrived: list[tuple[bytes, Message]] = []
 
@@ -362,6 +431,25 @@ def test_a_receiver_that_ends_is_noticed(host: Host) -> None:
     assert sender.undelivered == 2
 
 
+def test_receivers_that_end_do_not_end_a_program_that_wants_sigpipe(host: Host) -> None:
+    """As filters do: `signal.signal(signal.SIGPIPE, signal.SIG_DFL)`."""
+    quick, reads = host.endpoint()
+    slow, does_not_read = host.endpoint()
+    _, sender = host.endpoint()
+    sender.send(quick, Wake())
+    sender.send(slow, Release([bytes(28)] * 200_000))
+    assert sender.clogged
+    host.close(reads)
+    host.close(does_not_read)
+    before = signal.signal(signal.SIGPIPE, lambda *_: pytest.fail("a SIGPIPE"))
+    try:
+        sender.send(quick, Wake())
+        sender.flush()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert sender.undelivered == 2
+
+
 def test_a_closing_endpoint_waits_for_a_slow_receiver(host: Host) -> None:
     to, receiver = host.endpoint()
     source, sender = host.endpoint()
@@ -373,6 +461,26 @@ def test_a_closing_endpoint_waits_for_a_slow_receiver(host: Host) -> None:
     assert received(receiver, 1) == [(source, large)]
     closing.join()
     host._open.remove(sender)
+
+
+def test_a_process_of_many_descriptors_closes_a_clogged_link(host: Host) -> None:
+    """`select` knows only the first 1,024."""
+    to, _ = host.endpoint()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] <= 1024:
+            held.append(os.dup(0))
+        _, sender = host.endpoint()
+        sender.send(to, Release([bytes(28)] * 200_000))
+        assert sender.clogged
+        host._open.remove(sender)
+        sender.close(linger_ms=20)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_socket_that_was_removed_already_is_no_error(host: Host) -> None:

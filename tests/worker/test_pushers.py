@@ -42,13 +42,15 @@ def test_callers_of_an_actor_live_side_by_side(journal: journals.Journal) -> Non
     pushers = Pushers(journal)
     for caller in CALLERS:
         pushers.on_push(caller, 0, 0)
-    handles = [pushers.handle(item(caller, 0)) for caller in CALLERS]
+    assert not pushers.handle_of_caller(CALLERS[0]), "any thread may ask, so asking takes nothing in"
+    pushers.take_in()
+    handles = [pushers.handle_of_caller(caller) for caller in CALLERS]
     assert len(set(handles)) == 3
     assert all(handles)
     pushers.forget(CALLERS[1])
     assert pushers.knows(CALLERS[0])
     assert not pushers.knows(CALLERS[1])
-    assert pushers.handle(item(CALLERS[1], 0)) == 0
+    assert pushers.handle_of_caller(CALLERS[1]) == 0
 
 
 def test_what_was_acknowledged_is_not_in_the_journal_any_more(journal: journals.Journal, tmp_path: Path) -> None:

@@ -297,6 +297,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """So many dead nodes are remembered, the latest. One that is forgotten and wakes would be told that it is unknown,
     which has the same effect as being dead."""
 
+    rejoin_after_s: float = 5.0
+    """Who was declared dead joins through those who said so alone, for so long; then also through whom it knew before,
+    and whom discovery finds: one of these may hold the others for dead, and would mix two tables."""
+
+    probes_kept_max: int = 16
+    """Messages of the failure detector that wait for a connection to one address; the newest count."""
+
+    probes_kept_s: float = 2.0
+    """And for so long: `probe_first_timeout_s`, after which nobody waits for an answer."""
+
+    probe_lines_max: int = 4096
+    """Addresses that datagrams were sent to and that are remembered; connections idle for `mesh_idle_s` are closed."""
+
+    last_peers_write_s: float = 2.0
+    """How soon the members seen last are written down after they have changed, and how often at most."""
+
+    seeds_again_s: float = 30.0
+    """How often the names among the seeds are resolved anew: where a cluster names its members, they come and go."""
+
     # -- interrupts and waiting --------------------------------------------------------------------------------------
     background_after_s: float = 0.002
     """How long nobody may have pumped before the background thread leads."""
@@ -373,6 +392,8 @@ DETECTOR_TIMES = (
     "away_slack_s",
     "away_after_s",
     "away_grace_s",
+    "rejoin_after_s",
+    "probes_kept_s",
 )
 """The times of membership, which the `test` preset divides by five (suspicions are multiples of them)."""
 

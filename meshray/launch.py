@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.ids import new_node
 from meshray.local import PeerRecord, remove_folder, sweep
@@ -46,6 +47,14 @@ class PeerStartError(MeshrayError):
     """A peer did not start; the text says why, in the words of the peer where it had any."""
 
 
+class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a peer joins its mesh. The key is no part of it: the peer reads it itself."""
+
+    seeds: list[str] = []  # host:port, as given
+    bind: list[str] = []  # addresses to listen at; none: all of the LAN
+    port: int = DEFAULT.mesh_port
+
+
 class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a peer is told at its start. None: detected."""
 
@@ -58,6 +67,7 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     driver_pid: int = 0  # the driver that a private peer serves and ends with; 0: a standing peer
     preset: str = "default"  # of config
     node: bytes = b""  # drawn by the starter
+    mesh: MeshSettings | None = None  # None: off the network
     foreground: bool = False  # prints to the starter's terminal instead of a log
 
     @property

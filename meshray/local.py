@@ -74,6 +74,7 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     python: str = ""  # "3.11"
     executable: str = ""
     started_at: float = 0.0  # wall clock, for people
+    mesh_port: int = 0  # of TCP, where it listens for others of its mesh; 0: it is off the network
 
 
 # -- places ------------------------------------------------------------------------------------------------------------
@@ -103,11 +104,19 @@ def _runtime_place() -> tuple[Path, bool]:
 
 def home_folder() -> Path:
     """The folder of what lasts (keys, settings): MESHRAY_HOME, else ~/.config/meshray; made when it is not there."""
+    place = home_place()
+    if os.environ.get("MESHRAY_HOME"):
+        return private_folder(place, follow=True, hint="MESHRAY_HOME names it")
+    return private_folder(place)
+
+
+def home_place() -> Path:
+    """Where the home folder is or would be; nothing is made."""
     chosen = os.environ.get("MESHRAY_HOME")
     if chosen:
-        return private_folder(Path(chosen).absolute(), follow=True, hint="MESHRAY_HOME names it")
+        return Path(chosen).absolute()
     config = os.environ.get("XDG_CONFIG_HOME")
-    return private_folder((Path(config) if config else Path.home() / ".config") / "meshray")
+    return (Path(config) if config else Path.home() / ".config") / "meshray"
 
 
 def store_root() -> Path:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meshray.errors import MeshrayError
-from meshray.local import home_folder
+from meshray.local import home_folder, home_place
 
 KEY_BYTES = 32
 ID_BYTES = 8
@@ -107,6 +107,11 @@ class MeshKeys:
     def by_id(self, key_id: bytes) -> MeshKey | None:
         """The key with this id, None when this host does not have it."""
         return next((key for key in (self.current, self.next) if key is not None and key.id == key_id), None)
+
+
+def is_here() -> bool:
+    """Whether this host has a mesh key, sound or not. Makes no folder and takes no lock."""
+    return os.path.lexists(home_place() / CURRENT_FILE)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

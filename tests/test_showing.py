@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meshray.cli.members import describe_mesh
 from meshray.cli.showing import describe, duration, number, size
 
 
@@ -66,3 +67,57 @@ def test_sizes_and_numbers() -> None:
         "0 B", "1023 B", "1.0 KiB", "5.0 MiB", "4.0 TiB",
     ]  # fmt: skip
     assert [number(value) for value in (0.1 + 0.2, 2.0)] == ["0.3", "2"]
+
+
+def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name, "node_id": name * 16, "is_self": False, "state": state, "since_s": 61.0, "reachable": True,
+        "round_trip_s": 0.0012, "addresses": ["10.0.0.1:7637"], "python": "3.11", "incompatible": False,
+        "version": "0.1.0", "total": {"disk": 1.0, "memory": 2048.0, "CPU": 4.0, "object_store_memory": 5.0},
+        "used": {"CPU": 1.5}, "reason": "",
+    } | changes  # fmt: skip
+
+
+def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
+    told = {
+        "mesh_id": "00ff", "listens": ["10.0.0.1:7637"], "members": list(members), "discovery_trouble": "",
+        "refused": {}, "refused_there": {}, "dropped_records": {},
+    }  # fmt: skip
+    return describe_mesh(
+        told | changes, duration, lambda name, amount: size(amount) if name == "memory" else number(amount)
+    )
+
+
+def test_a_mesh() -> None:
+    assert mesh(
+        member("a", "alive", is_self=True, round_trip_s=None),
+        member("b", "alive", incompatible=True, python="3.12"),
+        member("c", "suspect", reachable=False, total={}, used={}, version=""),
+        member("d", "alive", round_trip_s=None),
+        member("e", "dead", reason="no answer", total={}, used={}, version=""),
+        member("f", "left", reason="left", total={}, used={}, version="", python=""),
+        refused={"unknown key": 3},
+    ) == [
+        "Mesh 00ff: 4 members; this one listens at 10.0.0.1:7637",
+        "  a  aaaaaaaa  alive 1 min 1 s    this one       CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  Python 3.11",
+        "  b  bbbbbbbb  alive 1 min 1 s    1.2 ms         CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
+        "Python 3.12 (another version: gets no closures)",
+        "  c  cccccccc  suspect 1 min 1 s  not reachable                                                  Python 3.11",
+        "  d  dddddddd  alive 1 min 1 s    ?              CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  Python 3.11",
+        "  e  eeeeeeee  dead 1 min 1 s                    no answer                                       Python 3.11",
+        "  f  ffffffff  left 1 min 1 s",
+        "  refused here: 3 unknown key",
+    ]
+
+
+def test_a_large_mesh_is_cut() -> None:
+    told = mesh(*(member("a", "alive") for _ in range(150)), *(member("b", "dead") for _ in range(50)))
+    assert len(told) == 1 + 100 + 5 + 1
+    assert told[-1] == "  and 95 more"
+
+
+def test_a_mesh_from_which_the_host_is_cut_off() -> None:
+    assert mesh(listens=[], discovery_trouble="mDNS cannot be used: port taken") == [
+        "Mesh 00ff: 0 members; this one listens at no address: it is cut off",
+        "  discovery: mDNS cannot be used: port taken",
+    ]

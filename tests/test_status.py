@@ -37,6 +37,7 @@ def view() -> Any:
         ],
         waiting=lambda: [WaitingView("f", {"GPU": 10_000}, 3, "there is no GPU")],
         store=lambda: StoreView(1000, 100, 50, 25, 2, "/dev/shm/x"),
+        mesh=lambda: None,
         counters=lambda: {"refused": 0},
     )
 

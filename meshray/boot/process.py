@@ -90,7 +90,8 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         def on_ready(store: str, warnings: list[str]) -> None:
             """The service serves now; `store` is the folder of its segments."""
             stores.append(Path(store))
-            complete = msgspec.structs.replace(record, ready=True, store=store)
+            port = settings.mesh.port if settings.mesh is not None else 0
+            complete = msgspec.structs.replace(record, ready=True, store=store, mesh_port=port)
             claim.publish(complete)
             starter.ready(complete, warnings)
 
@@ -120,8 +121,9 @@ def _settle(settings: PeerSettings) -> None:
     if not settings.foreground:
         os.set_inheritable(READY_FD, False)
         os.closerange(READY_FD + 1, os.sysconf("SC_OPEN_MAX"))
-    if "MESHRAY_RUNTIME_DIR" in os.environ:
-        os.environ["MESHRAY_RUNTIME_DIR"] = os.path.abspath(os.environ["MESHRAY_RUNTIME_DIR"])
+    for variable in ("MESHRAY_RUNTIME_DIR", "MESHRAY_HOME"):
+        if os.environ.get(variable):
+            os.environ[variable] = os.path.abspath(os.environ[variable])
     os.chdir("/")
 
 

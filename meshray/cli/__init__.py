@@ -4,6 +4,7 @@
     starting.py   start
     stopping.py   stop: asked, then told, then forced, each for a bounded time
     showing.py    status, as text and as JSON
+    members.py    the mesh in it, as text
     joining.py    token, join, key: the mesh key as files
     client.py     a short visit at a peer: attach as an observer, ask, leave
 

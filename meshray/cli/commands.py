@@ -70,6 +70,11 @@ def meshray() -> None:
 @click.option("--labels", type=_LABELS, default="{}", help='Labels: \'{"zone": "a"}\'.')
 @click.option("--object-store-memory", type=click.IntRange(min=1), metavar="BYTES", help="Room for objects.")
 @click.option("--name", default="", help="Default: the name of the host.")
+@click.option("--local", is_flag=True, help="Stay off the network, though this host has a mesh key.")
+@click.option("--new", is_flag=True, help="Make a mesh: its key, of which this host has none yet.")
+@click.option("--join", "seeds", default="", metavar="HOST:PORT,...", help="Where members are, where multicast fails.")
+@click.option("--bind", multiple=True, metavar="ADDRESS", help="Listen at this address only; may be repeated.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The TCP port.  [default: 7637]")
 @click.option("--foreground", is_flag=True, help="Stay, and print to the terminal.")
 @click.option("--preset", default="default", hidden=True)
 def start(
@@ -79,10 +84,15 @@ def start(
     labels: dict[str, str],
     object_store_memory: int | None,
     name: str,
+    local: bool,
+    new: bool,
+    seeds: str,
+    bind: tuple[str, ...],
+    port: int | None,
     foreground: bool,
     preset: str,
 ) -> None:
-    """Start a peer on this host; return when it serves."""
+    """Start a peer on this host; return when it serves. With a mesh key it joins its mesh."""
     settings = PeerSettings(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -91,6 +101,7 @@ def start(
         object_store_memory=object_store_memory,
         name=name,
         preset=preset,
+        mesh=starting.choose_mesh(local, new, seeds, bind, port),
     )
     starting.start(settings, foreground)
 
@@ -111,10 +122,11 @@ def stop(name: str | None, everything: bool, timeout: float) -> None:
 @click.option("--name", help="Only this peer.")
 @click.option("--all", "everything", is_flag=True, help="Also the peers of single programs.")
 @click.option("--json", "as_json", is_flag=True, help="A list with one object per peer.")
+@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C.")
 @click.pass_context
-def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool) -> None:
-    """Show the peers of this host. Exit code 1 when none runs, or one does not answer."""
-    ctx.exit(showing.show(name, everything, as_json))
+def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool, watch: bool) -> None:
+    """Show the peers of this host, and their mesh. Exit code 1 when none runs, or one does not answer."""
+    ctx.exit((showing.watch if watch else showing.show)(name, everything, as_json))
 
 
 # -- membership --------------------------------------------------------------------------------------------------------

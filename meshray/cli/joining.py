@@ -15,6 +15,7 @@ import click
 from meshray import meshkey
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
+from meshray.local import find_peers
 from meshray.meshkey import MeshKey
 from meshray.seeds import Seed, last_peers, parse_seeds, remember_peers
 from meshray.tokens import TOKEN_MAX_CHARS, Token, read_token, write_token
@@ -110,7 +111,8 @@ def _known_seeds(mesh: bytes) -> list[Seed]:
     """Our own addresses, then the members that were seen last."""
     from meshray.transport.interfaces import choose, look, reachable  # psutil takes 20 ms of every other command
 
-    here = [Seed(address, DEFAULT.mesh_port) for address in reachable(choose(look()))]
+    ports = [record.mesh_port for record in find_peers() if record.mesh_port] or [DEFAULT.mesh_port]
+    here = [Seed(address, port) for port in ports for address in reachable(choose(look()))]
     return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
 
 

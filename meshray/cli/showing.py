@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 import click
 
 from meshray.cli.client import UnreachableError, Visit
+from meshray.cli.members import describe_mesh
 from meshray.local import PeerRecord, find_peers
 
 _SHOWN_MAX = 10  # lines of one list
+WATCH_S = 1.0
 
 
 def show(name: str | None, everything: bool, as_json: bool) -> int:
@@ -26,6 +29,14 @@ def show(name: str | None, everything: bool, as_json: bool) -> int:
     else:
         click.echo("No peer runs on this host. Start one: meshray start")
     return 0 if told and not any("error" in status for status in told) else 1
+
+
+def watch(name: str | None, everything: bool, as_json: bool) -> NoReturn:
+    """Show it again and again; Ctrl-C ends it."""
+    while True:
+        click.clear()  # does nothing where the output is no terminal
+        show(name, everything, as_json)
+        time.sleep(WATCH_S)
 
 
 def _ask(record: PeerRecord) -> dict[str, Any]:
@@ -58,7 +69,13 @@ def describe(status: dict[str, Any]) -> str:
     lines.append(_line("actors", _counts(status["actors"]["counts"])))
     lines += _list("programs", [f"{driver['name'] or '?'} (pid {driver['pid']})" for driver in status["drivers"]])
     lines += _list("waiting", [_waiting(entry) for entry in status["waiting"]])
+    if status.get("mesh") is not None:
+        lines += describe_mesh(status["mesh"], duration, _amount)
     return "\n".join(lines)
+
+
+def _amount(name: str, quantity: float) -> str:
+    return size(quantity) if name == "memory" else number(quantity)
 
 
 def _waiting(entry: dict[str, Any]) -> str:

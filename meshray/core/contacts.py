@@ -33,10 +33,12 @@ class Contacts:
         self.next_at = now + config.contact_interval_s * (0.5 + random.random())
 
     def add_seeds(self, addresses: tuple[str, ...], now: float) -> None:
-        """Try these too, at once."""
+        """Try these too, at once. Of too many the newest count: discovery finds a peer anew where it is now."""
         for address in addresses:
-            if len(self._seeds) < self._config.contacts_max:
-                self._seeds.setdefault(address)
+            self._seeds.pop(address, None)
+            self._seeds[address] = None
+            if len(self._seeds) > self._config.contacts_max:
+                del self._seeds[next(iter(self._seeds))]
         self._queue = []
         self._pause_s = self._config.join_retry_s
         self.next_at = now

@@ -47,6 +47,14 @@ class TurnedAway(Struct, frozen=True):
     text: str
 
 
+class Answered(Struct, frozen=True):
+    """Who listens at an address of which only the address was known: linked now, or declared dead on one of the two
+    sides (then a `TurnedAway` comes as well, and membership has to settle it)."""
+
+    address: str
+    node: bytes
+
+
 class SelfDialled(Struct, frozen=True):
     """The address is our own."""
 
@@ -68,4 +76,4 @@ class Probed(Struct, frozen=True):
     payload: Payload
 
 
-Effect = Dial | Forget | PeerUp | PeerDown | TurnedAway | SelfDialled | Delivered | Probed
+Effect = Dial | Forget | PeerUp | PeerDown | TurnedAway | Answered | SelfDialled | Delivered | Probed

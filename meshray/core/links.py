@@ -29,6 +29,7 @@ import msgspec
 from meshray.config import Config
 from meshray.core.link import Frame, Link, State
 from meshray.core.link_effects import (
+    Answered,
     Delivered,
     Dial,
     Effect,
@@ -258,10 +259,14 @@ class Links:
             self._refuse(source, asked.address, refused, now)
             if asked.target != source:
                 self._close(asked)
+            if refused.reason == Reason.DEAD and asked.node == ANYBODY:
+                self._effects.append(Answered(asked.address, source))
             return
         if asked.node == ANYBODY:
             self._close(asked)
         self._accept(source, asked.address, welcome, now)
+        if asked.node == ANYBODY:
+            self._effects.append(Answered(asked.address, source))
 
     def _on_refused(self, source: bytes, refused: Refused, now: float) -> None:
         link = self._numbers.get(refused.number) or self._links.get(source)
@@ -274,6 +279,8 @@ class Links:
         elif link.state is State.DIALLING:
             self._close(link)
             self._turned_away(link, reason, refused.text)
+            if reason is Reason.DEAD and link.node == ANYBODY:
+                self._effects.append(Answered(link.address, source))
             if reason is Reason.REPLACED:
                 self._bury(link.node, link.address)
 

@@ -69,6 +69,7 @@ class MemberView(Struct, frozen=True):
     addresses: tuple[str, ...]
     reachable: bool  # no link to it is known to be broken
     rtt_s: float | None  # smoothed round trip; None until it has answered a probe
+    python: str  # "3.11"; "" for a dead one that was never known alive
     incompatible: bool
     version: int  # of `load`
     load: bytes

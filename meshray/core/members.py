@@ -107,6 +107,7 @@ class Member:
             addresses=self.addresses,
             reachable=self.reachable,
             rtt_s=self.rtt_s,
+            python=self.record.python if self.record is not None else "",
             incompatible=self.incompatible,
             version=self.version,
             load=self.load,

@@ -23,6 +23,7 @@ class PeerLinks:
         self.endpoint = endpoint
         self.links = Links(node, mesh, python, endpoint.listens, key_id, config)
         self.fd = endpoint.fd
+        self._key_id = key_id
         self._more = False  # the last turn has left something in the socket
 
     def probe(self, target: bytes, node: bytes, payload: bytes, now: float) -> bool:
@@ -62,10 +63,25 @@ class PeerLinks:
             else:
                 told.append(effect)
 
+    def present(self, listens: list[str]) -> None:
+        """Others reach us at these addresses from now on; it listens there already."""
+        self.endpoint.listens = listens
+        self.links.present(listens, self._key_id)
+
+    def redial(self, now: float) -> None:
+        """Make all connections anew when they are needed next: those from an address that this host no longer has
+        would hang until a heartbeat is missed. What they had taken and lose is sent again by the sessions."""
+        for link in self.links:
+            self.endpoint.forget(link.target)
+            self.endpoint.dial(link.target, link.address, link.key_id)
+            for plane in Plane:  # none of them waits for room any more
+                self.links.on_ready(link.target, plane, False, now)
+
     def rekey(self, keys: CurveKeys) -> None:
         """Other keys of the mesh (see `transport.keys`): from now on others are told to dial with the current one."""
         self.endpoint.rekey(keys)
-        self.links.present(self.endpoint.listens, keys.current.id)
+        self._key_id = keys.current.id
+        self.links.present(self.endpoint.listens, self._key_id)
 
     def next_at(self, now: float) -> float:
         """When `turn` is due, if `fd` does not become readable before; `now` when there is more to take."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshray.config import Config
 from meshray.core.actors import Actors
@@ -24,6 +25,9 @@ from meshray.peer.processes import Processes
 from meshray.peer.timers import Timers
 from meshray.peer.zygotes import Zygotes
 from meshray.transport.endpoint import Endpoint
+
+if TYPE_CHECKING:  # a peer that is off the network loads none of it
+    from meshray.peer.mesh import Mesh
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Parts:
     timers: Timers
     processes: Processes
     started_at: float  # by the monotonic clock
+    mesh: Mesh | None = None  # None: off the network
     stopping: str = ""  # why the peer ends; "" while it serves. Set once
     counters: Counter[str] = field(default_factory=Counter)  # what was dropped or went wrong, for `status`
 

@@ -2,7 +2,8 @@
 
 The loop. One wake is one batch, in this order: zygotes (births and exit codes), messages, prints, deaths, deadlines.
 Messages come before deaths, so that what a process had sent before it died is known when its death is handled. After
-each step the cores' effects are performed. Nothing here ever waits but the one poll.
+each step the cores' effects are performed. Last comes the mesh, where there is one (`mesh`). Nothing here ever waits
+but the one poll.
 
 The endpoint is drained each time; when a flood does not let us come to its end, the rest of the batch is served all the
 same, and the next poll returns at once.
@@ -27,7 +28,7 @@ from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
-from meshray.launch import PeerSettings
+from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
 from meshray.peer.children import Children
@@ -44,6 +45,7 @@ from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
+from meshray.resources import Amounts
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
@@ -109,17 +111,35 @@ def serve(
             processes=Processes(),
             started_at=time.monotonic(),
         )
+        if settings.mesh is not None:
+            _join_mesh(parts, settings.mesh, name)
         loop = Loop(parts, settings.driver_pid)
         on_ready(str(store_folder), warnings)
         loop.run()
     finally:
         zygotes.close(END_TIMEOUT_S)
         if parts is not None:
+            if parts.mesh is not None:
+                parts.mesh.close()
             parts.children.close()
             parts.logs.close_all()
             parts.endpoint.close()
         if store_claim is not None:
             store_claim.release()
+
+
+def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
+    """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
+    from meshray.peer.mesh import Mesh
+    from meshray.transport.floods import raise_descriptor_limit
+
+    raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
+    leases = parts.cores.leases
+
+    def resources() -> tuple[Amounts, Amounts]:
+        return leases.slots.total, leases.available()
+
+    parts.mesh = Mesh(settings, name, parts.record.version, parts.config, resources, time.monotonic())
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -184,7 +204,9 @@ class Loop:
                 os.close(self._driver_pidfd)
 
     def _say_that_we_stop(self) -> None:
-        """So that drivers need not think that we have crashed."""
+        """So that others need not wait for us, and drivers need not think that we have crashed."""
+        if self._parts.mesh is not None:
+            self._parts.mesh.leave(time.monotonic())
         endpoint = self._parts.endpoint
         for process in self._parts.processes:
             if process.kind is Kind.DRIVER:
@@ -212,6 +234,8 @@ class Loop:
         self._on_deaths(ready, now)
         self._on_time(now)
         self._performer.settle(now)
+        if parts.mesh is not None and parts.mesh.is_due(ready, now):
+            parts.mesh.turn(now)
         self._jobs.answer_leaving(now)
         self._performer.settle(now)
         if parts.endpoint.must_retry:
@@ -230,6 +254,8 @@ class Loop:
         wanted[parts.endpoint.fd] = wanted[self._signals.fileno()] = select.POLLIN
         if self._driver_pidfd >= 0:
             wanted[self._driver_pidfd] = select.POLLIN
+        if parts.mesh is not None:
+            wanted.update(dict.fromkeys(parts.mesh.fds(), select.POLLIN))
         if wanted == self._watched:
             return
         for fd in self._watched.keys() - wanted.keys():
@@ -263,6 +289,8 @@ class Loop:
         ]
         now = time.monotonic()
         times.append(parts.log_flow.next_deadline(now))
+        if parts.mesh is not None:
+            times.append(parts.mesh.next_at(now))
         if parts.endpoint.must_retry:
             times.append(now + RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)

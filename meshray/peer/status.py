@@ -93,6 +93,9 @@ class View(Protocol):
     def actors(self) -> Sequence[ActorView]: ...
     def waiting(self) -> Sequence[WaitingView]: ...
     def store(self) -> StoreView: ...
+    def mesh(self) -> Mapping[str, Any] | None:
+        """The mesh as this peer sees it (`mesh.Mesh.status`); None when it is off the network."""
+
     def counters(self) -> Mapping[str, int]:
         """What was counted since the start: refused messages, crashes, ..."""
 
@@ -196,6 +199,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
             "objects": store.objects,
             "folder": store.folder or record.store,
         },
+        "mesh": view.mesh(),
         "counters": dict(view.counters()),
     }  # fmt: skip
 

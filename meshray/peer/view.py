@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from meshray.core.lives import Life
 from meshray.local import PeerRecord
@@ -81,6 +82,10 @@ class PartsView:
         stats = self._parts.cores.store.stats()
         rest = max(0, stats.used - stats.live)
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+
+    def mesh(self) -> Mapping[str, Any] | None:
+        mesh = self._parts.mesh
+        return mesh.status() if mesh is not None else None
 
     def counters(self) -> Mapping[str, int]:
         parts = self._parts

@@ -98,9 +98,7 @@ class MeshEndpoint:
         except BaseException:
             self.close()
             raise
-        self.listens = [
-            f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}" for address in addresses
-        ]
+        self.listens = [self._written(address) for address in addresses]
         for fd in self._port.fds:
             self._poll.watch(fd)
         self.fd = self._poll.fd
@@ -110,6 +108,14 @@ class MeshEndpoint:
         """The port."""
         assert self._port is not None, "the endpoint is closed"
         return self._port
+
+    def _written(self, address: str) -> str:
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
+
+    def follow(self, addresses: list[str]) -> list[str]:
+        """The addresses of this host are these now: listen there, and nowhere else. Where others reach us from now on;
+        one that cannot be had is left out. Connections that came to one that is gone end."""
+        return [self._written(address) for address in self.inbound.follow(addresses, self.port)]
 
     # -- sending -------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,24 @@ class MeshPort:
             raise
         return port
 
+    def follow(self, addresses: list[str], port: int) -> list[str]:
+        """The addresses of this host are these now: listen at those that are new, no longer at those that are gone.
+        Returns those that can be listened at; why another cannot is in `last_refusal`."""
+        there = {str(listener.getsockname()[0]): (url, listener) for url, listener in self._listeners}
+        for address in there.keys() - set(addresses):
+            url, listener = there.pop(address)
+            self._listeners.remove((url, listener))
+            self._router.unbind(url)
+            listener.close()
+        for address in [address for address in addresses if address not in there]:
+            try:
+                self._listen(address, port)
+            except OSError as error:
+                self.last_refusal = str(error)
+            else:
+                there[address] = self._listeners[-1]
+        return [address for address in addresses if address in there]
+
     def _prove(self) -> None:
         try:
             port = self._listen("127.0.0.1", 0)

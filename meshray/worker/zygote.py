@@ -46,7 +46,7 @@ PRELOAD = (
     "meshray.wire.*",
     "meshray.observe.*",
     "meshray.store.*",
-    "meshray.transport.*",
+    "meshray.transport.endpoint",  # not what the LAN needs: ZeroMQ, mDNS
     "meshray.core.*",
     "meshray.runtime.*",
     "meshray.worker.*",

@@ -54,6 +54,17 @@ def test_each_of_the_dead_gets_its_turn_but_not_those_that_left() -> None:
         assert {one.next(0.0) for _ in range(3)} == {"a:7117", "c:7117", "s:1"}
 
 
+def test_of_too_many_seeds_the_newest_count() -> None:
+    one = contacts(members())
+    for number in range(DEFAULT.contacts_max + 2):
+        one.add_seeds((f"s{number}:1", "s0:1"), 0.0)
+    found = {one.next(0.0) for _ in range(DEFAULT.contacts_max)}
+    assert len(found) == DEFAULT.contacts_max
+    assert "s0:1" in found
+    assert f"s{DEFAULT.contacts_max + 1}:1" in found
+    assert "s1:1" not in found
+
+
 def test_seeds_and_the_dead_are_bounded() -> None:
     table = members(*(f"m{number}" for number in range(200)), remembered_max=200)
     for number in range(200):

@@ -6,7 +6,18 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.link_effects import Delivered, Dial, Effect, Forget, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.link_effects import (
+    Answered,
+    Delivered,
+    Dial,
+    Effect,
+    Forget,
+    PeerDown,
+    PeerUp,
+    Probed,
+    SelfDialled,
+    TurnedAway,
+)
 from meshray.core.links import Links, UnknownPeer, where
 from meshray.wire.peers import ANYBODY, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
 
@@ -65,7 +76,8 @@ def test_a_seed_is_dialled_and_both_are_up() -> None:
     wire = Wire(a, b)
     a.dial(WHERE[B], 0.0)
     wire.run()
-    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.11", True)], B: [PeerUp(A, WHERE[A], "3.11", True)]}
+    answered = Answered(WHERE[B], B)
+    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.11", True), answered], B: [PeerUp(A, WHERE[A], "3.11", True)]}
 
 
 def test_both_dial_at_once_and_are_up_once() -> None:
@@ -75,7 +87,7 @@ def test_both_dial_at_once_and_are_up_once() -> None:
     b.connect(A, WHERE[A], 0.0)
     b.dial(WHERE[A], 0.0)
     wire.run()
-    assert [len(told) for told in wire.told.values()] == [1, 1]
+    assert [sum(isinstance(effect, PeerUp) for effect in told) for told in wire.told.values()] == [1, 1]
 
 
 def test_messages_on_both_planes() -> None:
@@ -162,7 +174,8 @@ def test_another_minor_version_of_python_is_up_and_marked() -> None:
     wire = Wire(a, b)
     a.dial(WHERE[B], 0.0)
     wire.run()
-    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.12", False)], B: [PeerUp(A, WHERE[A], "3.11", False)]}
+    answered = Answered(WHERE[B], B)
+    assert wire.told == {A: [PeerUp(B, WHERE[B], "3.12", False), answered], B: [PeerUp(A, WHERE[A], "3.11", False)]}
 
 
 @pytest.mark.fault(34)
@@ -207,6 +220,23 @@ def test_a_hello_on_a_new_connection_changes_nothing_for_one_that_is_there() -> 
     wire.run()
     assert wire.told == {A: [], B: []}
     assert [len(list(one)) for one in (a, b)] == [1, 1]
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("both", [False, True])
+def test_who_dials_one_that_holds_it_for_dead_learns_who_that_is(both: bool) -> None:
+    """For membership, which settles who of the two begins anew."""
+    a, b, wire = linked()
+    a.down(B, "no answer to probes", 0.0)
+    if both:
+        b.down(A, "no answer to probes", 0.0)
+    else:
+        b = wire.tables[WHERE[B]] = table(B)  # as if it had forgotten the link
+    wire.run()
+    b.dial(WHERE[A], 0.0)
+    wire.run()
+    assert wire.told[B][-1] == Answered(WHERE[A], A)
+    assert not any(isinstance(effect, PeerUp) for effect in wire.told[B])
 
 
 @pytest.mark.fault(11)

@@ -59,11 +59,16 @@ UNDER_WAY_MAX_FRAMES = 200_000  # a bound on what is delayed, in all
 STATIONS_MAX = 4096  # a bound on learnt addresses
 
 
+MDNS_GROUPS = (b"\x01\x00\x5e\x00\x00\xfb", b"\x33\x33\x00\x00\x00\xfb")
+"""The Ethernet addresses of 224.0.0.251 and ff02::fb."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """What befalls the frames of one way."""
 
     block: bool = False
+    no_mdns: bool = False  # as networks do that drop multicast; IPv6 would not work at all without its own
     loss: float = 0.0
     corrupt: float = 0.0
     duplicate: float = 0.0
@@ -87,7 +92,11 @@ class Way:
         are not damaged, so that a damaged frame still reaches the one it was sent to."""
         rule, draws = self.rule, self.draws
         self.counts["in"] += 1
-        if rule.block or (rule.loss and draws.random() < rule.loss):
+        if (
+            rule.block
+            or (rule.no_mdns and _receiver(frame, first_byte) in MDNS_GROUPS)
+            or (rule.loss and draws.random() < rule.loss)
+        ):
             self.counts["lost"] += 1
             return []
         if rule.corrupt and draws.random() < rule.corrupt:
@@ -114,6 +123,11 @@ class Way:
             return None
         self.free_at = max(now, self.free_at) + size * 8 / self.rule.rate
         return self.free_at
+
+
+def _receiver(frame: bytes, first_byte: int) -> bytes:
+    start = first_byte - ETHERNET_HEADER_BYTES
+    return frame[start : start + 6]
 
 
 def _flipped(frame: bytes, place: int, bit: int) -> bytes:

@@ -158,6 +158,20 @@ def test_nothing_is_lost_doubled_or_out_of_order_while_connections_are_cut(mesh:
     assert cuts > 5
 
 
+@pytest.mark.fault(28)
+def test_connections_made_anew_lose_nothing(mesh: Mesh) -> None:
+    at_once = msgspec.structs.replace(CONFIG, link_replay_after_s=1000.0)  # no timer helps
+    a, b = mesh.peer(config=at_once), mesh.peer(config=at_once)
+    mesh.up(a, b)
+    for start in range(0, 3000, 300):
+        a.send(b, *numbers(300, start))
+        a.links.turn(time.monotonic())
+        a.links.redial(time.monotonic())
+    mesh.until(lambda: len(b.got()) == 3000, "everything")
+    assert b.got() == numbers(3000)
+    assert a.of(PeerDown) == b.of(PeerDown) == []
+
+
 @pytest.mark.fault(32)
 def test_what_a_socket_has_swallowed_is_sent_again(mesh: Mesh) -> None:
     """The proxy reads what is sent, and tells nobody; the connection stands until its receiver misses something."""

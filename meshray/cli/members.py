@@ -1,0 +1,62 @@
+"""The mesh in `meshray status`, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Duration = Callable[[float], str]
+Amount = Callable[[str, float], str]
+
+DEAD_SHOWN_MAX = 5
+MEMBERS_SHOWN_MAX = 100
+
+
+def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> list[str]:
+    """Lines about the mesh; `duration` and `amount` write a time span and a quantity of a resource by name."""
+    members = mesh["members"]
+    living = [member for member in members if member["state"] in ("alive", "suspect")]
+    dead = [member for member in members if member["state"] not in ("alive", "suspect")]
+    places = ", ".join(mesh["listens"]) or "no address: it is cut off"
+    lines = [f"Mesh {mesh['mesh_id']}: {len(living)} members; this one listens at {places}"]
+    shown = living[:MEMBERS_SHOWN_MAX] + dead[:DEAD_SHOWN_MAX]
+    rows = [_row(member, duration, amount) for member in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
+    lines += [
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    if len(members) > len(shown):
+        lines.append(f"  and {len(members) - len(shown)} more")
+    if mesh["discovery_trouble"]:
+        lines.append(f"  discovery: {mesh['discovery_trouble']}")
+    for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),
+                          ("records dropped", mesh["dropped_records"])):  # fmt: skip
+        if counts:
+            lines.append(f"  {title}: " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())))
+    return lines
+
+
+def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[str, ...]:
+    state = f"{member['state']} {duration(member['since_s'])}"
+    if member["is_self"]:
+        trip = "this one"
+    elif member["state"] in ("dead", "left"):
+        trip = ""
+    elif not member["reachable"]:
+        trip = "not reachable"
+    elif member["round_trip_s"] is None:
+        trip = "?"
+    else:
+        trip = f"{member['round_trip_s'] * 1000:.1f} ms"
+    python = f"Python {member['python']}" if member["python"] else ""
+    if member["incompatible"]:
+        python += " (another version: gets no closures)"
+    about = member["reason"] if member["state"] == "dead" else _resources(member, amount)
+    return member["name"], member["node_id"][:8], state, trip, about, member["version"], python
+
+
+def _resources(member: dict[str, Any], amount: Amount) -> str:
+    total, used = member["total"], member["used"]
+    names = sorted((name for name in total if name != "object_store_memory"), key=lambda name: (
+        ("CPU", "GPU", "memory").index(name) if name in ("CPU", "GPU", "memory") else 3, name))  # fmt: skip
+    return ", ".join(f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names)

@@ -1,0 +1,301 @@
+"""The peer as a member of its mesh: who is there? No work goes to other hosts yet.
+
+A `Mesh` is there from the start of a peer to its end, and as a rule has one `MeshLife`. That is declared dead when this
+peer was stopped, suspended or cut off for too long: then the next life begins, under a node id that nobody has
+heard of, at the same port. (The peer's own id, by which the processes of this host know it, stays: nothing of theirs
+was lost.) The new one joins through those who said so alone, for a while: through others it might meet members that
+are about to learn the same, whose tables hold the rest for dead.
+
+Into a life go seeds (given, resolved, seen last, found by discovery) and the load; out of it come the members that are
+remembered for the next start. The loop of the peer waits for `fds` until `next_at`, and calls `turn`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from meshray import meshkey
+from meshray.config import Config
+from meshray.core.member_effects import MemberView
+from meshray.errors import MeshrayError
+from meshray.launch import MeshSettings
+from meshray.local import find_peers
+from meshray.meshkey import MeshKeys
+from meshray.observe.notes import note
+from meshray.peer.mesh_life import PYTHON, MeshLife
+from meshray.peer.seeding import Seeding
+from meshray.resources import Amounts, to_quantities
+from meshray.seeds import last_peers, parse_seed, remember_peers
+from meshray.transport.mesh_port import PortTaken
+from meshray.transport.zap import NotProven
+from meshray.wire.advert import Advert, summary_of
+from meshray.wire.loads import decode_load, encode_load
+from meshray.wire.peers import PROTOCOL
+
+REOPEN_AFTER_S = 1.0
+"""A new life that could not have its port tries again so often."""
+
+
+class MeshStartError(MeshrayError):
+    """The peer cannot be a member; the text says why, and what helps."""
+
+
+class Mesh:
+    """See the head of this file. `resources` gives what this host has, and what of it is free.
+
+    Raises `MeshStartError`, `MeshKeyError`, `FolderError`, `SeedError`, `InterfaceError`.
+    """
+
+    def __init__(
+        self,
+        settings: MeshSettings,
+        name: str,
+        version: str,
+        config: Config,
+        resources: Callable[[], tuple[Amounts, Amounts]],
+        now: float,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._version = version
+        self._config = config
+        self._resources = resources
+        self.keys: MeshKeys = meshkey.load()
+        given = [parse_seed(word) for word in settings.seeds]
+        self._advert = _advert(resources()[0], version, settings.port)
+        self._load = b""
+        self._load_at = now
+        self._write_at: float | None = None  # when the members seen last are written down
+        self._written: frozenset[str] = frozenset()
+        self._hold_until = now  # until then only the seeds of this life count
+        self._first: tuple[str, ...] = ()  # through whom a life that is not the first one joins
+        self._held: list[str] = []  # what else was found meanwhile
+        self._closing: list[threading.Thread] = []  # of discoveries of lives that are over
+        self.lives = 1
+        self._life: MeshLife | None = self._begin()
+        self._reopen_at = now  # when there is no life
+        self._counts: Counter[str] = Counter()  # of lives that are over
+        self._seeding = Seeding([*given, *last_peers(self.keys.mesh)], config)
+        self._life.join(self._seeding.addresses)
+
+    def _begin(self) -> MeshLife:
+        total, available = self._resources()
+        self._load = encode_load(self._version, total, available)
+        try:
+            return MeshLife(self.keys, self._settings, self._name, self._advert, self._load, self._config)
+        except NotProven as error:
+            raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
+        except PortTaken as error:
+            raise MeshStartError(f"{error.strerror}. {_whose(self._settings.port)}") from error
+        except OSError as error:
+            raise MeshStartError(str(error.strerror or error)) from error
+
+    # -- what the peer's loop does with it -----------------------------------------------------------------------------
+
+    def fds(self) -> list[int]:
+        return [] if self._life is None else [self._seeding.fd, *self._life.fds()]
+
+    def next_at(self, now: float) -> float:
+        if self._life is None:
+            return self._reopen_at
+        due = min(self._life.next_at(now), self._load_at)
+        if self._write_at is not None:
+            due = min(due, self._write_at)
+        return min(due, self._hold_until) if self._held else due
+
+    def is_due(self, ready: set[int], now: float) -> bool:
+        """Whether there is something to do, given which descriptors are readable."""
+        return now >= self.next_at(now) or not ready.isdisjoint(self.fds())
+
+    def turn(self, now: float) -> None:
+        """Do what there is to do."""
+        if self._life is None:
+            if now >= self._reopen_at:
+                self._reopen(now)
+            return
+        life = self._life
+        life.turn(now)
+        if found := [*life.take_found(), *self._seeding.take()]:
+            if now < self._hold_until:
+                self._held = list(dict.fromkeys([*self._held, *found]))
+            else:
+                life.join(found)
+        if self._held and now >= self._hold_until:
+            life.join(self._held)
+            self._held.clear()
+        if life.verdict is not None:
+            self._begin_anew(life, now)
+            return
+        if now >= self._load_at:
+            self._tell_load(life, now)
+        self._remember(life, now)
+
+    def _tell_load(self, life: MeshLife, now: float) -> None:
+        self._load_at = now + self._config.load_interval_s
+        load = encode_load(self._version, *self._resources())
+        if load != self._load:
+            self._load = load
+            life.set_load(load)
+
+    def _remember(self, life: MeshLife, now: float) -> None:
+        """Write down the members seen last, when they are others than those that were written."""
+        if life.peers_changed and self._write_at is None:
+            self._write_at = now + self._config.last_peers_write_s
+        if self._write_at is not None and now >= self._write_at:
+            self._write_at, life.peers_changed = None, False
+            self._write(life)
+
+    def _write(self, life: MeshLife) -> None:
+        peers = life.last_peers()
+        if frozenset(peers) != self._written:
+            self._written = frozenset(peers)
+            try:
+                remember_peers(self.keys.mesh, [parse_seed(address) for address in peers])
+            except OSError as error:
+                note(f"the members seen last cannot be written down: {error}")
+            except MeshrayError as error:
+                note(f"the members seen last cannot be written down: {error}")
+
+    # -- another life --------------------------------------------------------------------------------------------------
+
+    def _begin_anew(self, life: MeshLife, now: float) -> None:
+        """The node was declared dead."""
+        verdict = life.verdict
+        assert verdict is not None
+        note(f"node {life.node.hex()} was declared dead, says {verdict.by.hex()}: it joins as another one")
+        self._held = [*life.last_peers(), *self._seeding.addresses]
+        self._retire(life)
+        self._hold_until = now + self._config.rejoin_after_s
+        self._first = verdict.addresses
+        self._reopen(now)
+
+    def _retire(self, life: MeshLife) -> None:
+        self._life = None
+        self._counts.update(_counts(life))
+        life.close()
+        thread = threading.Thread(target=life.withdraw, name="meshray-withdraw", daemon=True)
+        thread.start()
+        self._closing = [*(other for other in self._closing if other.is_alive()), thread]
+
+    def _reopen(self, now: float) -> None:
+        try:
+            self._life = self._begin()
+        except MeshrayError as error:
+            note(f"the port cannot be opened again, and will be tried again: {error}")
+            self._reopen_at = now + REOPEN_AFTER_S
+            return
+        self.lives += 1
+        note(f"this peer is node {self._life.node.hex()} now")
+        self._life.join(self._first)
+        if not self._first:
+            self._hold_until = now
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def leave(self, now: float) -> None:
+        """Say goodbye: the others know at once."""
+        if self._life is not None:
+            self._write(self._life)
+            self._life.leave(now)
+
+    def close(self) -> None:
+        """End everything; nothing is said any more."""
+        if self._life is not None:
+            self._retire(self._life)
+        for thread in self._closing:
+            thread.join()
+        self._seeding.close()
+
+    # -- what it shows -------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """For `meshray status`, as plain data."""
+        life = self._life
+        told: dict[str, Any] = {
+            "mesh_id": self.keys.mesh.hex(),
+            "key_id": self.keys.current.id.hex(),
+            "lives": self.lives,
+            "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
+            "refused": {}, "refused_there": {}, "dropped_records": {}, "counters": dict(self._counts),
+        }  # fmt: skip
+        if life is not None:
+            told |= {
+                "node_id": life.node.hex(),
+                "listens": life.listens,
+                "members": [_member(member) for member in life.members()],
+                "discovery_trouble": life.trouble,
+                "refused": life.stats().refused,
+                "refused_there": dict(life.refused_there),
+                "dropped_records": life.dropped_records(),
+                "counters": dict(self._counts + _counts(life)),
+            }
+        return told
+
+
+def _counts(life: MeshLife) -> Counter[str]:
+    stats = life.stats()
+    return Counter(
+        {
+            **life.counts,
+            "messages sent": sum(stats.sent),
+            "messages received": sum(stats.received),
+            "bytes sent": sum(stats.sent_bytes),
+            "bytes received": sum(stats.received_bytes),
+            "stale messages": life.stale,
+            "floods held off": stats.pauses,
+        }
+    )
+
+
+def _member(member: MemberView) -> dict[str, Any]:
+    load = decode_load(member.load)
+    return {
+        "name": member.name,
+        "node_id": member.node.hex(),
+        "is_self": member.is_self,
+        "state": member.state,
+        "since_s": member.since_s,
+        "reachable": member.reachable,
+        "round_trip_s": member.rtt_s,
+        "addresses": list(member.addresses),
+        "python": member.python,
+        "incompatible": member.incompatible,
+        "version": load.version if load is not None else "",
+        "total": to_quantities(load.total) if load is not None else {},
+        "used": to_quantities(load.used) if load is not None else {},
+        "reason": member.reason,
+    }
+
+
+def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
+    return Advert(
+        protocol=PROTOCOL,
+        version=version,
+        python=PYTHON,
+        node=b"\0" * 8,  # filled in by each life
+        incarnation=0,
+        serial=0,
+        port=port,
+        addresses=[],
+        cpus=total.get("CPU", 0),
+        gpus=total.get("GPU", 0),
+        memory_bytes=round(to_quantities(total).get("memory", 0)),
+        resources=summary_of(total),
+    )
+
+
+def _whose(port: int) -> str:
+    """Who may have the port, for people."""
+    for record in find_peers():
+        if record.mesh_port == port:
+            return (
+                f"It is that of the peer {record.name!r} on this host (pid {record.pid}): stop that one, attach to it, "
+                "or give this one another --port"
+            )
+    return (
+        f"It may be a peer of another user of this host, or any other program (`ss -tlnp 'sport = :{port}'` shows it "
+        "to root): give this one another --port, or start it with --local"
+    )

@@ -1,0 +1,342 @@
+"""One life of a peer in its mesh, from a node id that nobody had to the verdict that it is dead, or its goodbye.
+
+It holds what belongs to that id: the endpoint, the links, membership, discovery. It decides nothing; it carries events
+to the core that they concern, and does what the cores ask:
+
+    discovery   Found            -> membership.join            Addresses  -> listen there, tell everybody
+    links       Probed           -> membership.on_message      PeerUp, Ready  -> on_reachable
+                PeerDown, Lost   -> on_unreachable             replaced at its address  -> on_gone
+    membership  SendGossip       -> a datagram (`probe_lines`); with a member a link is opened as well
+                MemberDown       -> links.down                 DeclaredDead -> `verdict`
+
+A Join goes to an address. Who listens there is asked by a Hello first, which also keeps out other protocols and other
+meshes; the Join follows as a datagram to the node that has answered, or that has refused us as dead: for who gives in
+after a partition is for membership to settle.
+
+Two clocks: links live by the monotonic one; membership by one that goes on in suspend, so that it notices.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from random import Random
+
+import msgspec
+
+from meshray.config import Config
+from meshray.core.link import State
+from meshray.core.link_effects import Answered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.member_effects import DeclaredDead, MemberChanged, MemberDown, MemberUp, MemberView, SendGossip
+from meshray.core.membership import Membership
+from meshray.ids import new_node
+from meshray.launch import MeshSettings
+from meshray.meshkey import MeshKeys
+from meshray.observe.notes import note
+from meshray.peer.links import PeerLinks
+from meshray.peer.probe_lines import PREFIX, ProbeLines
+from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
+from meshray.transport.interfaces import choose, look, reachable
+from meshray.transport.keys import CurveKeys
+from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
+from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
+from meshray.wire.advert import Advert
+from meshray.wire.codec import ProtocolError
+from meshray.wire.gossip import Alive, Expelled, GossipMessage
+from meshray.wire.gossip_codec import decode_gossip, encode_gossip
+from meshray.wire.peers import Reason
+
+ROUNDS_MAX = 8
+"""So often the cores may answer each other in one turn; then the rest of the peer has its turn."""
+
+SUSPECT_ADDRESSES = 3
+"""What is said to a suspect goes to so many of its addresses: datagrams may be doubled, and its life depends on it."""
+
+JOINS_MAX = 256
+"""Addresses from which an answer to a Hello is awaited; membership tries one after the other, so it is one or two."""
+
+TOLD_MAX = 256
+"""Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class MeshLife:
+    """See the head of this file. `verdict` is set when it is over.
+
+    Raises `NotProven`, `PortTaken` or another `OSError` of the endpoint, and `InterfaceError`.
+    """
+
+    def __init__(
+        self, keys: MeshKeys, settings: MeshSettings, name: str, advert: Advert, load: bytes, config: Config
+    ) -> None:
+        self.node = new_node()
+        self.verdict: DeclaredDead | None = None
+        self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
+        self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
+        self.counts: Counter[str] = Counter()
+        self.trouble = ""  # of discovery
+        self._told: set[str] = set()  # troubles that were logged
+        self._joins: dict[str, GossipMessage] = {}  # by the address whose answer to a Hello they wait for
+        self._found: list[str] = []  # addresses that discovery has found, and nobody has taken yet
+        self._more = False  # the last turn has left something to do
+        curve = CurveKeys(keys)
+        self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
+        hosts = _usable(reachable(choose(look(), settings.bind)))
+        try:
+            self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
+        except BaseException:
+            self._discovery.close()
+            raise
+        self._links = PeerLinks(self.node, keys.mesh.hex(), PYTHON, self._endpoint, curve.current.id, config)
+        self._lines = ProbeLines(self._endpoint, config)
+        me = Alive(self.node, 0, name, tuple(self._endpoint.listens), PYTHON, 1, load)
+        self._membership = Membership(config, me, Random(), awake_or_not())
+        self._discovery.advertise(_of_node(advert, self.node))
+        self._discovery.start()
+
+    # -- what the peer's loop does with it -----------------------------------------------------------------------------
+
+    def fds(self) -> list[int]:
+        """Readable when a turn is due."""
+        return [self._links.fd, self._discovery.fd]
+
+    def next_at(self, now: float) -> float:
+        """When a turn is due, if none of `fds` becomes readable before."""
+        if self._more:
+            return now
+        return min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
+
+    def turn(self, now: float) -> None:
+        """Do what there is to do."""
+        for finding in self._discovery.take():
+            self._on_finding(finding, now)
+        self._more = True
+        for _ in range(ROUNDS_MAX):
+            told = self._links.turn(now)
+            for event in told:
+                self._on_told(event, now)
+            if self._membership.next_tick() <= awake_or_not():
+                self._membership.tick(awake_or_not())
+            if not self._perform(now) and not told:
+                self._more = False
+                return
+
+    def join(self, addresses: Iterable[str]) -> None:
+        """Try these, but those of living members."""
+        taken = {address for member in self.members() if member.state in ("alive", "suspect")
+                 for address in member.addresses}  # fmt: skip
+        seeds = tuple(address for address in dict.fromkeys(addresses) if address not in taken)
+        if seeds:
+            self._membership.join(seeds, awake_or_not())
+
+    def take_found(self) -> list[str]:
+        """Addresses that discovery has found since the last call."""
+        found, self._found = self._found, []
+        return found
+
+    def set_load(self, load: bytes) -> None:
+        self._membership.set_load(load, awake_or_not())
+
+    def leave(self, now: float) -> None:
+        """Say goodbye."""
+        self._membership.leave(awake_or_not())
+        self._perform(now)
+        self._links.turn(now)
+
+    def close(self) -> None:
+        """Let go of the port. What was sent has a moment to leave."""
+        self._links.close()
+
+    def withdraw(self) -> None:
+        """Let go of discovery. Blocks for a moment; any thread may do it, after the loop has forgotten `fds`."""
+        self._discovery.close()
+
+    # -- what it shows -------------------------------------------------------------------------------------------------
+
+    @property
+    def listens(self) -> list[str]:
+        return self._endpoint.listens
+
+    def members(self) -> list[MemberView]:
+        return self._membership.view()
+
+    def last_peers(self) -> tuple[str, ...]:
+        return self._membership.last_peers()
+
+    def stats(self) -> MeshStats:
+        return self._endpoint.stats()
+
+    def dropped_records(self) -> dict[str, int]:
+        return self._discovery.stats().dropped
+
+    @property
+    def stale(self) -> int:
+        return self._links.links.stale
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _on_finding(self, finding: Finding, now: float) -> None:
+        if isinstance(finding, Found):
+            self._found += _best([written(host, finding.advert.port) for host in finding.hosts])
+        elif isinstance(finding, Addresses):
+            hosts = _usable(finding.hosts)
+            if hosts:  # cut off, it keeps those that it had: they are likely to come back
+                before = set(self._endpoint.listens)
+                listens = self._endpoint.follow(hosts)
+                self._links.present(listens)
+                if before - set(listens):
+                    self._links.redial(now)
+                    self._lines.redial()
+                self._membership.set_addresses(tuple(listens), awake_or_not())
+        elif isinstance(finding, Trouble):
+            self.trouble = finding.text
+            note(finding.text or "mDNS works again")
+
+    def _on_told(self, event: Effect | LineEvent, now: float) -> None:
+        """One thing that links or connections tell."""
+        membership = self._membership
+        if isinstance(event, Probed):
+            try:
+                message = decode_gossip(bytes(event.payload))
+            except ProtocolError:
+                self.counts["datagrams that are none"] += 1
+                return
+            membership.on_message(event.node, message, awake_or_not())
+        elif isinstance(event, Ready | Lost | HandshakeFailed | Unreachable):
+            self._on_line(event, now)
+        elif isinstance(event, PeerUp):
+            membership.on_reachable(event.node, awake_or_not())
+            self._answered(event.address, event.node, now)
+        elif isinstance(event, Answered):
+            self._answered(event.address, event.node, now)
+        elif isinstance(event, PeerDown):
+            if event.reason is Reason.REPLACED:
+                membership.on_gone(event.node, awake_or_not())
+            else:
+                membership.on_unreachable(event.node, awake_or_not())
+        elif isinstance(event, TurnedAway):
+            if event.reason is not Reason.DEAD:  # that is settled by membership: see the head of this file
+                self._joins.pop(event.address, None)
+                self._tell(f"no link with {event.address}: {event.text}")
+            self.counts[f"turned away: {event.reason.name.lower()}"] += 1
+        elif isinstance(event, SelfDialled):
+            self._joins.pop(event.address, None)
+        else:
+            self.counts["messages that nobody expects"] += 1  # no work goes between peers yet
+
+    def _on_line(self, event: LineEvent, now: float) -> None:
+        if isinstance(event, HandshakeFailed):
+            self.refused_there[event.text] += 1
+            address = event.target.removeprefix(PREFIX).removeprefix(b"seed ").decode("utf-8", "replace")
+            if b":" in event.target:
+                self._tell(f"{address} does not let us in: {event.text}")
+        if event.target.startswith(PREFIX):
+            found = self._lines.on_event(event, now)
+        else:
+            found = (event.target, False) if isinstance(event, Lost) else None
+        if found is not None:
+            node, reached = found
+            (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
+
+    def _answered(self, address: str, node: bytes, now: float) -> None:
+        message = self._joins.pop(address, None)
+        if message is not None:
+            self._lines.send(node, address, encode_gossip(message), now)
+
+    # -- effects -------------------------------------------------------------------------------------------------------
+
+    def _perform(self, now: float) -> bool:
+        """Do what membership asks; whether it asked anything."""
+        effects = self._membership.take_effects()
+        for effect in effects:
+            if isinstance(effect, SendGossip):
+                self._send(effect, now)
+            elif isinstance(effect, MemberUp):
+                self.peers_changed = True
+                marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
+                note(f"member {effect.record.name} ({effect.record.node.hex()}) is there{marked}")
+            elif isinstance(effect, MemberDown):
+                self._on_down(effect, now)
+            elif isinstance(effect, MemberChanged):
+                self.peers_changed = self.peers_changed or effect.what == "record"
+            elif isinstance(effect, DeclaredDead):
+                self.verdict = effect
+        return bool(effects)
+
+    def _on_down(self, effect: MemberDown, now: float) -> None:
+        self.peers_changed = True
+        note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
+        self._links.links.down(effect.node, effect.reason, now)
+        member = self._membership.member(effect.node)
+        for address in member.addresses if member is not None else ():
+            self._lines.forget(address, effect.node)
+
+    def _send(self, effect: SendGossip, now: float) -> None:
+        if not effect.node:
+            self._contact(effect.addresses[0], effect.message, now)
+            return
+        addresses = effect.addresses or tuple(link.address for link in self._links.links if link.node == effect.node)
+        if not addresses:
+            self.counts["nowhere to send"] += 1
+            return
+        address = self._lines.choose(addresses)
+        if type(effect.message) is not Expelled:
+            self._links.links.connect(effect.node, address, now)
+        data = encode_gossip(effect.message)
+        self._lines.send(effect.node, address, data, now)
+        if len(addresses) > 1 and self._is_suspect(effect.node):  # a connection may hang that another one would replace
+            for other in addresses[:SUSPECT_ADDRESSES]:
+                if other != address:
+                    self._lines.send(effect.node, other, data, now)
+
+    def _is_suspect(self, node: bytes) -> bool:
+        member = self._membership.member(node)
+        return member is not None and member.state == "suspect"
+
+    def _contact(self, address: str, message: GossipMessage, now: float) -> None:
+        """A Join to whoever listens there."""
+        link = next((link for link in self._links.links if link.address == address), None)
+        if link is not None and link.state is not State.DIALLING:
+            self._lines.send(link.node, address, encode_gossip(message), now)
+            return
+        if len(self._joins) >= JOINS_MAX:
+            del self._joins[next(iter(self._joins))]
+        self._joins[address] = message
+        self._links.links.dial(address, now)
+
+    def _tell(self, text: str) -> None:
+        """Log it, once."""
+        if text not in self._told:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told.add(text)
+            note(text)
+
+
+def awake_or_not() -> float:
+    """The clock of membership: it goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _usable(hosts: Iterable[str]) -> list[str]:
+    """Without link-local IPv6 addresses: to dial one, each host has to know an interface of its own."""
+    return [host for host in hosts if ":" not in host or not ipaddress.ip_address(host.partition("%")[0]).is_link_local]
+
+
+def _best(addresses: list[str]) -> list[str]:
+    """Of a peer's addresses the first one of each version of IP."""
+    four = [address for address in addresses if not address.startswith("[")]
+    six = [address for address in addresses if address.startswith("[")]
+    return [*four[:1], *six[:1]]
+
+
+def _of_node(advert: Advert, node: bytes) -> Advert:
+    return msgspec.structs.replace(advert, node=node)

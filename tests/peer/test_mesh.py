@@ -1,0 +1,218 @@
+"""Members in one process, over real sockets on loopback: joining, leaving, dying and coming back, seeds and bounds.
+
+Between hosts, and with discovery, the same is shown in `tests/lan/test_members.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meshray import meshkey
+from meshray.config import preset
+from meshray.errors import MeshrayError
+from meshray.launch import MeshSettings
+from meshray.meshkey import MeshKey
+from meshray.peer.mesh import Mesh, MeshStartError
+from meshray.peer.mesh_life import awake_or_not
+from meshray.resources import Amounts
+from meshray.seeds import last_peers
+from tests.until import until
+
+CONFIG = preset("test")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Room:
+    """Some members, each moved on by `until`."""
+
+    def __init__(self) -> None:
+        self.members: list[Mesh] = []
+        self.available: Amounts = {"CPU": 20_000}
+
+    def member(self, *seeds: Mesh | str, port: int = 0) -> Mesh:
+        words = [seed if isinstance(seed, str) else place(seed) for seed in seeds]
+        settings = MeshSettings(seeds=words, bind=["127.0.0.1"], port=port or free_port())
+        now = time.monotonic()
+        mesh = Mesh(settings, "desk", "0.1.0", CONFIG, lambda: ({"CPU": 20_000}, self.available), now)
+        self.members.append(mesh)
+        return mesh
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        def look() -> object:
+            for mesh in self.members:
+                mesh.turn(time.monotonic())
+            return condition()
+
+        until(look, what)
+
+    def agree(self) -> None:
+        def same() -> bool:
+            nodes = {mesh.status()["node_id"] for mesh in self.members}
+            return all(alive(mesh) == nodes for mesh in self.members)
+
+        self.until(same, "all see all")
+
+    def kill(self, mesh: Mesh) -> None:
+        self.members.remove(mesh)
+        mesh.close()
+
+
+def place(mesh: Mesh) -> str:
+    return str(mesh.status()["listens"][0])
+
+
+def alive(mesh: Mesh) -> set[str]:
+    return {member["node_id"] for member in mesh.status()["members"] if member["state"] in ("alive", "suspect")}
+
+
+def state(mesh: Mesh, node: str) -> str:
+    return next((str(m["state"]) for m in mesh.status()["members"] if m["node_id"] == node), "unknown")
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
+    meshkey.make(MeshKey.generate())
+    room = Room()
+    yield room
+    for mesh in list(room.members):
+        room.kill(mesh)
+
+
+def test_members_join_by_a_seed_and_one_says_goodbye(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    c = room.member("localhost:1", a)  # a name is resolved, and nobody is there
+    room.agree()
+    node = b.status()["node_id"]
+    b.leave(time.monotonic())
+    room.kill(b)
+    room.until(lambda: state(a, node) == state(c, node) == "left", "all know that it has left")
+
+
+def test_one_that_dies_without_a_word(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    node = b.status()["node_id"]
+    room.kill(b)
+    room.until(lambda: state(a, node) == "dead", "it is declared dead")
+
+
+@pytest.mark.fault(11)
+def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    before = b.status()
+    assert a._life is not None
+    a._life._membership.on_gone(bytes.fromhex(before["node_id"]), awake_or_not())  # falsely
+    room.until(lambda: b.lives > 1, "it learns it")
+    room.agree()
+    after = b.status()
+    assert after["node_id"] != before["node_id"]
+    assert after["listens"] == before["listens"]
+    assert state(a, before["node_id"]) == "dead"
+    assert after["counters"]["messages received"] >= before["counters"]["messages received"]
+
+
+def test_the_resources_of_the_others_are_known_and_follow(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+
+    def used(mesh: Mesh) -> list[dict[str, float]]:
+        return [member["used"] for member in mesh.status()["members"]]
+
+    assert used(a) == [{}, {}]
+    room.available = {"CPU": 5_000}
+    room.until(lambda: used(a) == used(b) == [{"CPU": 1.5}, {"CPU": 1.5}], "both know how busy both are")
+
+
+def test_the_members_seen_last_are_remembered(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    room.until(lambda: place(b) in map(str, last_peers(a.keys.mesh)), "written down")
+    room.until(lambda: place(a) in map(str, last_peers(a.keys.mesh)), "written down")
+    room.kill(b)
+    room.member()  # nobody has told it a seed
+    room.until(lambda: len(alive(room.members[-1])) == 2, "it finds a by what is remembered")
+
+
+def test_a_port_that_another_program_has(room: Room) -> None:
+    expected = pytest.raises(MeshStartError, match=r"port \d+ of 127\.0\.0\.1 is taken by another program")
+    with socket.create_server(("127.0.0.1", 0)) as other, expected:
+        room.member(port=other.getsockname()[1])
+
+
+@pytest.mark.fault(35)
+def test_a_foreign_program_at_the_address_of_a_seed(room: Room) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        a = room.member(f"127.0.0.1:{other.getsockname()[1]}")
+        other.setblocking(False)
+
+        def answered() -> bool:
+            try:
+                connection, _ = other.accept()
+            except BlockingIOError:
+                return False
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4)
+            return True
+
+        room.until(answered, "it dials")
+        room.until(lambda: a.status()["refused_there"], "that is counted")
+    b = room.member(a)
+    room.agree()
+    assert len(alive(b)) == 2
+
+
+@pytest.mark.fault(34)
+def test_a_seed_that_is_ourselves(room: Room) -> None:
+    port = free_port()
+    a = room.member(f"127.0.0.1:{port}", port=port)
+    b = room.member(a)
+    room.agree()
+    assert len(alive(a)) == len(alive(b)) == 2
+
+
+def test_a_port_that_is_taken_between_two_lives_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    begin, tries = b._begin, []
+
+    def refuse_once() -> object:
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise MeshStartError("taken")
+        return begin()
+
+    monkeypatch.setattr(b, "_begin", refuse_once)
+    assert a._life is not None
+    a._life._membership.on_gone(bytes.fromhex(b.status()["node_id"]), awake_or_not())  # falsely
+    room.until(lambda: tries, "the port is opened again, in vain")
+    told = b.status()
+    assert (told["node_id"], told["listens"], told["members"]) == ("", [], [])
+    assert b.fds() == []
+    assert b.next_at(time.monotonic()) > tries[0]
+    room.until(lambda: len(tries) == 2, "and again")
+    room.agree()
+
+
+def test_an_address_that_is_none_of_ours(room: Room) -> None:
+    settings = MeshSettings(bind=["192.0.2.1"], port=free_port())
+    with pytest.raises(MeshrayError, match=r"no interface of this host has the address 192\.0\.2\.1"):
+        Mesh(settings, "desk", "0.1.0", CONFIG, lambda: ({}, {}), time.monotonic())

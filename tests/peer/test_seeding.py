@@ -1,0 +1,59 @@
+"""Seeds to addresses; names take their time in a thread."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from meshray.config import DEFAULT
+from meshray.peer.seeding import Seeding
+from meshray.seeds import Seed
+from tests.until import until
+
+CONFIG = msgspec.structs.replace(DEFAULT, seeds_again_s=0.01)
+
+
+def test_addresses_are_there_at_once_and_need_no_thread() -> None:
+    seeding = Seeding([Seed("10.0.0.1", 1), Seed("fd00::1", 2)], CONFIG)
+    assert seeding.addresses == ["10.0.0.1:1", "[fd00::1]:2"]
+    assert seeding.take() == []
+    assert not seeding._thread.is_alive()
+    seeding.close()
+
+
+def test_names_are_resolved_beside_the_loop_and_again() -> None:
+    answers = [[], [Seed("10.0.0.2", 1)], [Seed("10.0.0.2", 1), Seed("10.0.0.3", 1)]]
+    asked: list[Seed] = []
+
+    def resolver(seed: Seed) -> list[Seed]:
+        asked.append(seed)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    seeding = Seeding([Seed("desk.lan", 1)], CONFIG, resolver)
+    found: list[str] = []
+
+    def take() -> bool:
+        found.extend(seeding.take())
+        return "10.0.0.3:1" in found
+
+    until(take, "the members behind the name")
+    assert seeding.addresses == ["10.0.0.2:1", "10.0.0.3:1"]
+    assert set(asked) == {Seed("desk.lan", 1)}
+    seeding.close()
+
+
+def test_a_resolver_that_hangs_is_not_waited_for() -> None:
+    go_on, ended = threading.Event(), threading.Event()
+
+    def resolver(seed: Seed) -> list[Seed]:
+        go_on.wait()
+        ended.set()
+        return [Seed("10.0.0.2", 1)]
+
+    seeding = Seeding([Seed("desk.lan", 1)], CONFIG, resolver)
+    assert seeding.take() == []
+    seeding.close()
+    go_on.set()
+    assert ended.wait(30)
+    assert seeding.addresses == []

@@ -43,15 +43,13 @@ from meshray.worker.descendants import Descendants, kill_group
 PRELOAD = (
     "msgspec",
     "cloudpickle",
-    "meshray.wire.*",
     "meshray.observe.*",
     "meshray.store.*",
-    "meshray.transport.endpoint",  # not what the LAN needs: ZeroMQ, mDNS
-    "meshray.core.*",
     "meshray.runtime.*",
     "meshray.worker.*",
 )
-"""What every worker needs, loaded once. `package.*` means each module of the package. Never numpy."""
+"""What every worker needs, loaded once, with all that these import. `package.*` means each module of the package. Never
+numpy, and nothing of what only the LAN needs (core, wire and transport have such rooms)."""
 
 PRELOAD_LATER = ("asyncio", "concurrent.futures.thread")
 """What some workers need: loaded once there is nothing else to do, since it would delay the first worker by 50 ms."""

@@ -18,7 +18,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     living = [member for member in members if member["state"] in ("alive", "suspect")]
     dead = [member for member in members if member["state"] not in ("alive", "suspect")]
     places = ", ".join(mesh["listens"]) or "no address: it is cut off"
-    lines = [f"Mesh {mesh['mesh_id']}: {len(living)} members; this one listens at {places}"]
+    count = "1 member" if len(living) == 1 else f"{len(living)} members"
+    lines = [f"Mesh {mesh['mesh_id']}: {count}; this one listens at {places}"]
     shown = living[:MEMBERS_SHOWN_MAX] + dead[:DEAD_SHOWN_MAX]
     rows = [_row(member, duration, amount) for member in shown]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []

@@ -139,7 +139,7 @@ def test_new_starts_a_member_and_says_how_to_bring_in_the_next() -> None:
         assert descriptors(record.pid) == hard
         assert descriptors(int(zygote)) == soft  # what programs expect: some do something for each one that may be
         shown = run("status")
-        assert f"Mesh {meshkey.load().mesh.hex()}: 1 members; this one listens at 127.0.0.1:17637" in shown
+        assert f"Mesh {meshkey.load().mesh.hex()}: 1 member; this one listens at 127.0.0.1:17637" in shown
     finally:
         stop()
 

@@ -444,11 +444,12 @@ class Submission(Core):
 
     def tick(self, now: float, idle_s: float) -> None:
         """Give back leases that had nothing to do for `idle_s`, or for `lease_idle_wanted_s` where somebody waits for
-        them; at once when another class of ours has none at all."""
+        them and that is less; at once when another class of ours has none at all."""
         self.pressed = False
+        wanted_s = min(idle_s, self._config.lease_idle_wanted_s)
         starving = any(cls.ready and not cls.leases for cls in self._classes.values())
         for lease in [each for each in self._leases.values() if not each.in_flight and not each.cls.ready]:
-            pause_s = 0.0 if starving else self._config.lease_idle_wanted_s if lease.wanted else idle_s
+            pause_s = 0.0 if starving else wanted_s if lease.wanted else idle_s
             if lease.idle_since <= now - pause_s:
                 self._give_up(lease)
             elif lease.wanted:

@@ -493,6 +493,19 @@ def test_one_that_is_idle_when_somebody_begins_to_wait_goes_back_too() -> None:
     assert shell.returned() == [1]
 
 
+def test_who_never_keeps_an_idle_lease_does_not_keep_one_that_is_wanted() -> None:
+    """As the peer, which ticks when something happens and not by a clock: it would keep it for ever."""
+    shell = Shell()
+    shell.submit(1)
+    shell.grant(1)
+    shell.core.on_wanted(1)
+    shell.results(1, [Result(1, [VALUE])])
+    shell.core.tick(shell.now, 0.0)
+    shell.fill()
+    assert shell.returned() == [1]
+    assert not shell.core.pressed
+
+
 # -- everything at once ------------------------------------------------------------------------------------------------
 
 

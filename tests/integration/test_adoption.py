@@ -32,6 +32,12 @@ def hold(log: Path, gate: Path, value: Any) -> Any:
     return value
 
 
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process was stopped: the signal is taken by one, which stops the others."""
+    tasks = Path(f"/proc/{pid}/task")
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir())
+
+
 class Submitter:
     """Submits, and gives the references away."""
 
@@ -252,6 +258,7 @@ def test_an_executor_that_is_stopped_keeps_the_others_waiting_for_a_while_only(
     until(lambda: len(lines(log)) == 2, "two of them to begin")
     stopped = int(lines(log)[0].partition(":")[2])
     os.kill(stopped, signal.SIGSTOP)
+    until(lambda: stands_still(stopped), "all of its threads to stop: one of them could still answer")
     try:
         os.kill(submitter, signal.SIGKILL)
         gate.touch()

@@ -16,9 +16,10 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def ratio(row: Row, ours: Figure, other: Figure) -> float:
-    """How many times better ours is; above 1 is better, whatever the unit."""
+    """How many times better ours is; above 1 is better, whatever the unit. Infinite where there is no such number: what
+    is less than nothing (a difference, in time added to something) is not so many times less."""
     better, worse = (ours.value, other.value) if row.higher_is_better else (other.value, ours.value)
-    return better / worse if worse else float("inf")
+    return better / worse if worse > 0 else float("inf")
 
 
 def reached(row: Row, results: Results) -> bool | None:

@@ -71,6 +71,8 @@ def test_a_summary_is_the_median_and_the_quartiles() -> None:
 def test_ratios_say_how_many_times_better() -> None:
     assert report.ratio(row_named(TASKS_ASYNC), Figure(60, 60, 60), Figure(20, 20, 20)) == 3
     assert report.ratio(row_named("import"), Figure(0.1, 0, 1), Figure(0.4, 0, 1)) == 4
+    added = row_named("one task, added to a ping-pong")
+    assert report.ratio(added, Figure(-50, -60, -40), Figure(1000, 900, 1100)) == float("inf")
 
 
 def test_goals_are_judged_only_where_the_run_can_say() -> None:

@@ -251,14 +251,14 @@ def test_cancel_against_completion(shared_mesh: ModuleType) -> None:
 
     @ray.remote
     def brief(n: int) -> int:
-        end = time.perf_counter() + 0.001
+        end = time.perf_counter() + 0.02  # long enough for a cancel to be noticed while it runs
         while time.perf_counter() < end:
             pass
         return n
 
     outcomes = set()
-    pause_s = 0.003
-    for n in range(150):
+    pause_s = 0.04
+    for n in range(100):
         ref = brief.remote(n)
         end = time.perf_counter() + random.random() * pause_s
         while time.perf_counter() < end:

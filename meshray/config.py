@@ -103,6 +103,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     exception_max_bytes: int = 1 << 20
     """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
 
+    doubt_s: float = 30.0
+    """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
+    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of them."""
+
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
 
@@ -408,6 +412,6 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
+            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, doubt_s=6.0, **detector
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -111,6 +111,13 @@ class SweepSegments(Struct, frozen=True):
     keep: tuple[str, ...]
 
 
+class Later(Struct, frozen=True):
+    """Objects to the clock: call `on_later(number)` after so many seconds."""
+
+    number: int
+    seconds: float
+
+
 Effect = (
     Send
     | StartWorker
@@ -124,6 +131,7 @@ Effect = (
     | ThawLease
     | UnlinkSegment
     | SweepSegments
+    | Later
 )
 
 

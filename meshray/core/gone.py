@@ -24,10 +24,12 @@ class Gone:
         """It has ended; `why` in words. The last reason counts."""
         remember(self._why, process, why, GONE_MAX)
 
-    def failure(self, object_id: bytes) -> Failure:
-        """What whoever asks for an object of an ended process gets."""
+    def failure(self, object_id: bytes, why: str = "") -> Failure:
+        """What whoever asks for an object of an ended process gets. `why`: for one of another host."""
         owner = owner_process_of(object_id)
-        if owner[:NODE_BYTES] != self._node:
+        if why:
+            pass
+        elif owner[:NODE_BYTES] != self._node:
             why = f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
         else:
             why = f"{self._why.get(owner, 'its process has ended')} (process {owner.hex()})"

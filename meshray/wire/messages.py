@@ -402,6 +402,13 @@ class Fetch(Struct, array_like=True, tag=45):
     object_ids: list[ObjectId]
 
 
+class Lodged(Struct, array_like=True, tag=120):
+    """P -> P', the peer of the owner: segments that hold your objects lie here. Before whatever tells of their places.
+    They stay until you Release them. A repeat changes nothing."""
+
+    places: list[Place]
+
+
 class Fetched(Struct, array_like=True, tag=46):
     """P -> A: values that were asked for."""
 
@@ -415,21 +422,23 @@ class Forget(Struct, array_like=True, tag=47):
 
 
 class ProcessDied(Struct, array_like=True, tag=48):
-    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
+    """P -> A, P -> P': a process is gone. Answered with DeathSeen after everything it had sent was handled."""
 
     process: ProcessId
 
 
 class DeathSeen(Struct, array_like=True, tag=49):
     """A -> P: everything that the dead process had sent here is accounted for; its pins may go. What arrives from it
-    after this was said is refused."""
+    after this was said is refused. Between peers: the same for all processes of the sender's host."""
 
     process: ProcessId
+    others: bool = False  # between peers: deaths of the sender's own are not settled, they may have passed things on
 
 
 class DeathSettled(Struct, array_like=True, tag=56):
-    """P -> A: everybody has accounted for what the dead process had sent. Only now may pins end that were kept for it
-    as a receiver: until here it may have passed those references on."""
+    """P -> A, P -> P': everybody has accounted for what the dead process had sent. Only now may pins end that were kept
+    for it as a receiver: until here it may have passed those references on. With the id of a peer: the same for all
+    processes of a host that is gone, of which the receiver has seen the end."""
 
     process: ProcessId
 
@@ -630,6 +639,16 @@ class LogsShown(Struct, array_like=True, tag=74):
     size: Count
 
 
+class NodeGone(Struct, array_like=True, tag=83):
+    """P -> A: a host that the receiver dealt with is gone, or cut off for good: whatever was said to it may not have
+    arrived, nothing of it will come, and whatever ran there is lost. Answered with NodeGoneSeen; what the receiver says
+    to that host before it answers goes nowhere. A host that was only cut off may be spoken to again afterwards, as if
+    for the first time."""
+
+    node: NodeId
+    reason: Text = ""
+
+
 class Wake(Struct, array_like=True, tag=73):
     """A process to itself: look at your queues."""
 
@@ -665,6 +684,7 @@ Message = (
     | HoldDone
     | Release
     | Fetch
+    | Lodged
     | Fetched
     | Forget
     | ProcessDied
@@ -690,6 +710,7 @@ Message = (
     | Answer
     | LogLines
     | LogsShown
+    | NodeGone
     | Wake
 )
 

@@ -122,6 +122,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pool_max_bytes: int = 4 << 30
     """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
 
+    # -- copies of values that lie on other hosts --------------------------------------------------------------------
+    fetch_piece_bytes: int = 2 << 20
+    """A value travels in pieces of this size: 17 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
+    yet can be passed on, large enough that the work per piece (0.1 ms) does not count."""
+
+    fetch_window_bytes: int = 8 << 20
+    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
+
+    fetch_peer_max_bytes: int = 16 << 20
+    """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
+
+    fetch_max_bytes: int = 64 << 20
+    """The same for all: what a peer may have to keep of what it asked for."""
+
+    fetches_max: int = 64
+    """Values that are fetched at a time; each has a file open. Others wait for their turn."""
+
+    fetch_stall_s: float = 10.0
+    """A source that sends nothing for so long is given up for another one (FAULTS 31)."""
+
+    fetch_seeks_max: int = 8
+    """How often the owner's peer is asked for other sources of one value before it counts as lost: copies may vanish
+    one after the other, each by a death of its own."""
+
+    pulls_max: int = 4096
+    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are eight;
+    one that asks for more gets nothing."""
+
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
     """A bound on one message, which is one frame."""

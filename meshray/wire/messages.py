@@ -15,6 +15,9 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
     P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
+    A   -> P   Bring, Unused, Lodged  P -> A     Brought
+    P   -> P'  Hold, Release, Fetch, Forget, Lodged, ProcessDied, DeathSettled, and back HoldDone, Fetched, DeathSeen
+    P   -> P'  Seek, Pull, CopiesGone            P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
@@ -501,6 +504,81 @@ class TrimPool(Struct, array_like=True, tag=55):
     """P -> A: the store is full: give back pool and unused credit now."""
 
 
+# -- copies of values that lie on other hosts --------------------------------------------------------------------------
+
+PIECE_MAX_BYTES = 4 << 20
+"""A bound on one piece of a value on its way between hosts."""
+
+
+class Bring(Struct, array_like=True, tag=121):
+    """A -> P: I need this value of another host here. Answered with Brought, once."""
+
+    request: int
+    place: Place
+
+
+class Brought(Struct, array_like=True, tag=122):
+    """P -> A: the copy of this host, or why there is none. The receiver uses it until it says Unused."""
+
+    request: int
+    place: Place | None = None
+    failure: Failure | None = None
+
+
+class Unused(Struct, array_like=True, tag=123):
+    """A -> P: no view of these copies lives here any more. Unknown ones are ignored."""
+
+    segments: list[Name]
+
+
+class Seek(Struct, array_like=True, tag=124):
+    """P -> P', the peer of the owner: I am about to have a copy of this; who else has one? Answered with Found. A repeat
+    is answered again; the sender is known as a holder of a copy from the first one on."""
+
+    place: Place
+
+
+class Found(Struct, array_like=True, tag=125):
+    """P' -> P: who has it, the best one first; nobody: the object is gone."""
+
+    place: Place
+    peers: list[ProcessId]
+
+
+class Pull(Struct, array_like=True, tag=126):
+    """P -> P': send me these bytes of a value. Answered with Piece or NoPiece, in order of the Pulls for one value."""
+
+    place: Place  # where it was made, wherever the receiver has its copy
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=PIECE_MAX_BYTES)]
+
+
+class Piece(Struct, array_like=True, tag=127, gc=False):
+    """P' -> P: some bytes of a value. What nobody waits for is dropped."""
+
+    place: Place
+    offset: Count
+    data: bytes
+
+
+class NoPiece(Struct, array_like=True, tag=128):
+    """P' -> P: that value is not here, or not any more: nothing of it will come."""
+
+    place: Place
+
+
+class CopiesGone(Struct, array_like=True, tag=129):
+    """P -> P', the peer of the owner: the sender has no copies of these any more. A repeat changes nothing."""
+
+    places: list[Place]
+
+
+class Expired(Struct, array_like=True, tag=130):
+    """P' -> P: these objects are gone, so copies of them are of no use. A repeat changes nothing."""
+
+    object_ids: list[ObjectId]
+
+
 # -- actors ------------------------------------------------------------------------------------------------------------
 
 
@@ -697,6 +775,16 @@ Message = (
     | PoolTrimmed
     | Pooled
     | TrimPool
+    | Bring
+    | Brought
+    | Unused
+    | Seek
+    | Found
+    | Pull
+    | Piece
+    | NoPiece
+    | CopiesGone
+    | Expired
     | CreateActor
     | StartActor
     | ActorReady

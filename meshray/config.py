@@ -105,7 +105,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     doubt_s: float = 30.0
     """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
-    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of them."""
+    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of
+    them."""
 
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
@@ -135,6 +136,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     fetch_max_bytes: int = 64 << 20
     """The same for all: what a peer may have to keep of what it asked for."""
+
+    bulk_window_bytes: int = 8 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
+    the next ones are there when the acknowledgement comes."""
 
     fetches_max: int = 64
     """Values that are fetched at a time; each has a file open. Others wait for their turn."""
@@ -174,8 +179,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_ack_after_messages: int = 128
     """And for how many messages, so that a window never runs empty for want of one."""
 
-    link_ack_after_bytes: int = 2 << 20
-    """And for how many bytes."""
+    link_ack_after_bytes: int = 256 << 10
+    """And for how many bytes: a quarter of `road_window_bytes`, which would else run empty."""
 
     link_replay_after_s: float = 2.0
     """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
@@ -195,6 +200,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
+
+    road_patience_s: float = 5.0
+    """What is for a host of which no rumour has come waits so long: someone who knows it was quicker than the gossip,
+    which takes O(log n) rounds. Then it counts as gone."""
+
+    road_window_bytes: int = 1 << 20
+    """What is relayed for processes waits in their peer while so much of the control stream is not acknowledged: what
+    the peers themselves say is never behind more than that (8 ms of 1 Gbit/s)."""
 
     links_max: int = 4096
     """Links of one peer, those that are being dialled or refused included."""
@@ -412,6 +425,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT = Config()
 
 DETECTOR_TIMES = (
+    "road_patience_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",
@@ -440,6 +454,12 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, doubt_s=6.0, **detector
+            DEFAULT,
+            store_wait_s=2.0,
+            pool_idle_s=1.0,
+            worker_idle_s=12.0,
+            infeasible_after_s=0.2,
+            doubt_s=6.0,
+            **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -8,8 +8,8 @@ references hold once more, a level higher:
   reference keeps its own. When we are known there already, the answer comes at once.
 
 Who holds what here is counted in the table of `core.objects`, in sets of processes, as for our own objects; this file
-has only what is said to owners. Everything that is said to one owner's peer travels in order, so a `Release` and a later
-`Hold` of the same object never change places, and the answer to an older `Hold` says nothing about a newer one.
+has only what is said to owners. Everything that is said to one owner's peer travels in order, so a `Release` and a
+later `Hold` of the same object never change places, and the answer to an older `Hold` says nothing about a newer one.
 
 When the owner's host is gone its objects are lost, and there is nobody left to be known to: whoever waits is answered.
 """

@@ -1,30 +1,29 @@
 """When may what a dead process held be let go of, with other hosts in the play?
 
 Theory. `core.departures` says who must account for what a dead process had sent: the processes of its host, and the
-peers of hosts whose processes it had to do with, each in the name of all of its own. Such a peer asks its processes in
-turn (a departure of a foreign process), and answers when all of them have.
+peers of the hosts it had dealt with, each in the name of its own processes (`core.road` asks these).
 
 Between an answer and the end of the holds stand two more waits, both bounded by the life of other hosts:
 
-- *known*: what the witnesses hold may belong to other hosts. Their `Hold`s have reached this peer, and must have reached
-  the owners before anybody lets go.
-- *doubt*: a witness may be gone with its host, or answer while deaths of its own are open (`others`): who got references
-  from those may not have told yet. Then the holds stay for `doubt_s`, by which time every host has heard of every
-  death. They cost memory meanwhile, and nothing else.
+- *known*: what the witnesses hold may belong to other hosts. Their `Hold`s have reached this peer, and must have
+  reached the owners before anybody lets go. The same before this peer answers for its processes.
+- *doubt*: a witness may be gone with its host, or answer while deaths of its own are open (`others`): who got
+  references from those may not have told yet. Then the holds stay for `doubt_s`, by which time every host has heard of
+  every death. They cost memory meanwhile, and nothing else.
 
-Nothing here waits for anything but living processes and the answers of living peers, so no circle of dead ones on
-several hosts can wait for each other: an answer to another host never waits for a death of one's own to be settled,
-unless that happened after the question had come.
+So an answer to another host waits for living processes and for owners, and never for a death of one's own, unless that
+came after the question: dead processes of several hosts cannot wait for each other in a circle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from meshray.core.borrows import Borrows
 from meshray.core.departures import Departures
-from meshray.ids import node_of, peer_of
-from meshray.wire.messages import DeathSeen, DeathSettled, Message, ProcessDied
+from meshray.ids import peer_of
+from meshray.wire.messages import DeathSeen, Message
 
 
 class Deaths:
@@ -33,29 +32,26 @@ class Deaths:
 
     def __init__(
         self,
-        node: bytes,
         borrows: Borrows,
         say: Callable[[bytes, Message], None],
         settled: Callable[[bytes], None],
         later: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._node = node
         self._borrows = borrows
         self._say = say
         self._settled = settled
         self._later = later
         self._departures = Departures()
-        self._hosts: dict[bytes, tuple[bytes, ...]] = {}  # a dead process of ours -> peers that were asked, while open
-        self._doubtful: set[bytes] = set()  # dead ones of ours whose holds are to stay for a while
+        self._doubtful: set[bytes] = set()  # open ones whose holds are to stay for a while
         self._unknown: dict[bytes, int] = {}  # complete, but for Holds of ours up to a mark; in order
-        self._moot: set[bytes] = set()  # foreign dead ones whose peer waits for no answer
+        self._answers: dict[bytes, int] = {}  # the same for foreign ones, for which we are to answer
 
     def __contains__(self, process: bytes) -> bool:
         """Whether this death is open."""
         return process in self._departures
 
     def __len__(self) -> int:
-        return len(self._departures)
+        return len(self._departures) + len(self._answers)
 
     def unanswered_by(self, process: bytes) -> int:
         """For how many of the dead this process has not accounted."""
@@ -63,51 +59,54 @@ class Deaths:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def on_died(self, process: bytes, witnesses: Iterable[bytes], hosts: Iterable[bytes] = ()) -> None:
-        """A process of this host died. `hosts`: the peers of the hosts that it dealt with."""
-        asked = tuple(hosts)
-        self._hosts[process] = asked
-        everybody = [*sorted(witnesses), *asked]
-        for witness in everybody:
-            self._say(witness, ProcessDied(process))
-        self._advance(self._departures.open(process, everybody))
-
-    def on_foreign_death(self, process: bytes, witnesses: Iterable[bytes]) -> None:
-        """The peer of another host asks what our processes had from a dead one of its own. A repeat changes nothing."""
-        self._moot.discard(process)
-        if process in self._departures:
-            return
-        everybody = sorted(witnesses)
-        for witness in everybody:
-            self._say(witness, ProcessDied(process))
-        self._advance(self._departures.open(process, everybody))
+    def on_died(self, process: bytes, witnesses: Iterable[bytes]) -> None:
+        """A process of this host died, and its witnesses are being told."""
+        self._advance(self._departures.open(process, witnesses))
 
     def on_seen(self, witness: bytes, message: DeathSeen) -> None:
         """A process, or a peer, has accounted for what the dead one had sent to it."""
-        if message.others:
+        if message.others and message.process in self._departures:
             self._doubtful.add(message.process)
         self._advance(self._departures.answered(witness, message.process))
 
     def on_host_gone(self, peer: bytes) -> None:
-        """It accounts for nothing any more, and asks nothing."""
-        self._moot.update(dead for dead in self._departures if peer_of(dead) == peer)
+        """It accounts for nothing any more."""
         for process in self._departures.unanswered(peer):
             self._doubtful.add(process)
             self._advance(self._departures.answered(peer, process))
 
+    def answer_for(self, process: bytes) -> None:
+        """Our processes have accounted for this one of another host: its peer is told, once owners know what they
+        have."""
+        mark = self._borrows.mark()
+        if self._borrows.is_known(mark):
+            self._answer(process)
+        else:
+            self._answers[process] = mark
+
     def on_known(self) -> None:
         """Owners have answered Holds."""
-        for process in [each for each, mark in self._unknown.items() if self._borrows.is_known(mark)]:
-            if self._unknown.pop(process, None) is not None:
-                self._close(process)
+        for process in self._known(self._answers):
+            self._answer(process)
+        for process in self._known(self._unknown):
+            self._close(process)
+
+    def _known(self, waiting: dict[bytes, int]) -> list[bytes]:
+        known = [process for process, mark in waiting.items() if self._borrows.is_known(mark)]
+        for process in known:
+            del waiting[process]
+        return known
 
     # -- the way to the end ------------------------------------------------------------------------------------------
+
+    def _answer(self, process: bytes) -> None:
+        self._say(peer_of(process), DeathSeen(process, others=len(self._departures) > 0))
 
     def _advance(self, complete: list[bytes]) -> None:
         for process in complete:
             if process in self._doubtful:
                 self._doubtful.discard(process)
-                self._later(lambda process=process: self._await_known(process))
+                self._later(partial(self._await_known, process))
             else:
                 self._await_known(process)
 
@@ -120,13 +119,5 @@ class Deaths:
 
     def _close(self, process: bytes) -> None:
         complete = self._departures.close(process)
-        if node_of(process) == self._node:
-            self._settled(process)
-            for peer in self._hosts.pop(process):
-                self._say(peer, DeathSettled(process))
-        elif process in self._moot:
-            self._moot.discard(process)
-        else:
-            others = any(node_of(dead) == self._node for dead in self._departures)
-            self._say(peer_of(process), DeathSeen(process, others))
+        self._settled(process)
         self._advance(complete)

@@ -97,6 +97,12 @@ class ThawLease(Struct, frozen=True):
     kill: bool = False
 
 
+class DeathOver(Struct, frozen=True):
+    """Objects to the road: the death of a process that had dealt with other hosts is settled."""
+
+    process: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -115,6 +121,7 @@ class OpenCopy(Struct, frozen=True):
     """Fetches: a file for a copy; fresh, or one that is to be written again. Failing is told by `on_file_failed`."""
 
     segment: str
+    capacity: int
     fresh: bool
 
 
@@ -159,6 +166,7 @@ Effect = (
     | ActorPlaced
     | ReleaseActorSlot
     | ThawLease
+    | DeathOver
     | UnlinkSegment
     | SweepSegments
     | OpenCopy

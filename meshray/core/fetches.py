@@ -1,7 +1,7 @@
 """Which values of other hosts are needed here, and from where do they come?
 
-Theory. A large value lies on the host that made it. Who needs it elsewhere asks its own peer (`Bring`), which fetches it
-once for all of its processes, into a segment of its own: a *copy*. The stages of one::
+Theory. A large value lies on the host that made it. Who needs it elsewhere asks its own peer (`Bring`), which fetches
+it once for all of its processes, into a segment of its own: a *copy*. The stages of one::
 
     ROOM       it waits for its turn, or for room in the store
     FETCHING   pieces arrive, in order, from one source; those who have them may already be passed on (`core.serving`)
@@ -10,14 +10,14 @@ once for all of its processes, into a segment of its own: a *copy*. The stages o
 What identifies a value is its *place*, the segment in which it was made: a task that ran twice has made two values of
 one object, which may differ, and pieces of both must never meet in one copy.
 
-Where from? The peer of the owner knows who has copies, whole or not (`core.whereabouts`), and tells whom to ask; a value
-of one piece is asked for at its place at once. A source that is gone, has nothing, or stalls is left for the next one;
-the copy goes on where it stood. Sources are only ever such peers as began before this one, so that no two wait for each
-other. When nobody is left the value is lost, and that is said.
+Where from? The peer of the owner knows who has copies, whole or not (`core.whereabouts`), and tells whom to ask; a
+value of one piece is asked for at its place at once. A source that is gone, has nothing, or stalls is left for the next
+one; the copy goes on where it stood. Sources are whole, or began before this one, so that no two wait for each other.
+When nobody is left the value is lost, and that is said.
 
 A copy without users stays as long as there is room: the next task may need it. It goes when the store is full, when the
-owner's peer says that the object is gone (`Expired`), or when the owner's host is. To the books of the store all that this peer has
-is pool or unused credit, which it gives back on demand.
+owner's peer says that the object is gone (`Expired`), or when the owner's host is. To the books of the store all that
+this peer has is pool or unused credit, which it gives back on demand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
-from meshray.ids import node_of, peer_of
+from meshray.ids import peer_of
 from meshray.wire.messages import (
     Bring,
     Brought,
@@ -47,6 +47,7 @@ from meshray.wire.messages import (
     Pull,
     Seek,
     Unused,
+    Whole,
 )
 
 FITS_PART = 3
@@ -79,6 +80,7 @@ class Copy:
     progress_at: float = 0.0  # when something came last, or the present source was chosen
     waiting: list[tuple[bytes, int]] = field(default_factory=list)  # processes with their requests
     users: set[bytes] = field(default_factory=set)  # processes that may have views
+    expired: bool = False  # the object is gone: nobody will ask for it any more
 
     @property
     def owner(self) -> bytes:
@@ -144,13 +146,15 @@ class Fetches(Core):
             copy = self._by_segment.get(segment)
             if copy is not None:
                 copy.users.discard(sender)
+                self._remove_expired(copy)
 
     def on_process_died(self, process: bytes) -> None:
         """It uses nothing, and waits for nothing. What is on its way for it alone comes all the same: it may be needed
         by the next attempt of its task."""
-        for copy in self._copies.values():
+        for copy in list(self._copies.values()):
             copy.users.discard(process)
             copy.waiting = [each for each in copy.waiting if each[0] != process]
+            self._remove_expired(copy)
 
     def _local(self, copy: Copy) -> Place:
         return Place(copy.place.object_id, self._node, copy.segment, copy.place.size)
@@ -226,7 +230,7 @@ class Fetches(Core):
         copy.segment, copy.capacity = segment, capacity
         copy.progress_at = now
         self._by_segment[segment] = copy
-        self._effects.append(OpenCopy(segment, fresh))
+        self._effects.append(OpenCopy(segment, capacity, fresh))
         copy.candidates = [peer_of(copy.place.node)]
         self._seek(copy)
         if copy.place.size <= self._config.fetch_piece_bytes:
@@ -374,10 +378,12 @@ class Fetches(Core):
         copy.progress_at = now
         self._fetched += 1
         self._effects.append(SealCopy(copy.segment, copy.capacity, copy.place.object_id, copy.place.size))
+        self._effects.append(Send(copy.owner, Whole([copy.place])))
         waiting, copy.waiting = copy.waiting, []
         for process, request in waiting:
             copy.users.add(process)
             self._effects.append(Send(process, Brought(request, self._local(copy))))
+        self._remove_expired(copy)
 
     def _fail(self, copy: Copy, failure: Failure) -> None:
         self._release(copy)
@@ -391,9 +397,14 @@ class Fetches(Core):
     # -- the end of objects ------------------------------------------------------------------------------------------
 
     def on_expired(self, sender: bytes, message: Expired) -> None:
-        """The objects are gone: what nobody uses goes at once, the rest with the next need of room."""
+        """The objects are gone: what nobody uses goes at once, the rest when nobody does any more."""
         ids = {object_id for object_id in message.object_ids if peer_of(object_id) == sender}
-        for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids and _is_idle(copy)]:
+        for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids]:
+            copy.expired = True
+            self._remove_expired(copy)
+
+    def _remove_expired(self, copy: Copy) -> None:
+        if copy.expired and _is_idle(copy):
             self._remove(copy)
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -478,8 +489,7 @@ def _lost(copy: Copy) -> Failure:
     """The story, for people."""
     place = copy.place
     text = (
-        f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be had "
-        f"there any more, and no other host has them ({copy.have:,} bytes had come, {len(copy.failed)} hosts were tried)"
+        f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be "
+        f"had any more, and no other host has them ({copy.have:,} had come, {len(copy.failed)} hosts were tried)"
     )
-    details = {"object_id": place.object_id.hex(), "node": node_of(place.node).hex()}
-    return Failure("ObjectLostError", text, details=details)
+    return Failure("ObjectLostError", text, details={"object_id": place.object_id.hex(), "node": place.node.hex()})

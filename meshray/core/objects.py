@@ -18,11 +18,11 @@ Holders are *sets of processes*, so every message may be repeated. Order matters
 - A promoted object outlives its process as long as others hold it; an unpromoted one as long as others use its segment.
 - When a job ends, what its processes own is lost to others at once. Its segments go when the last view of them goes.
 
-Objects of other hosts have records here too, as long as somebody here holds, contains or waits for them: EXPECTED, since
-their value is with their owner's peer, which counts this peer as one holder (`core.borrows`). The peers of other hosts
-are holders of our objects like processes. A segment stays on the host that wrote it, whoever owns the object: there it
-is a SEALED record which the owner's peer holds, and that one is told (`Lodged`). When a host is gone, what it held here
-stays for a while (`doubt_s`), since others may have got references from there and not have told of them yet.
+Objects of other hosts have records here too, as long as somebody here holds, contains or waits for them: EXPECTED,
+since their value is with their owner's peer, which counts this peer as one holder (`core.borrows`). The peers of other
+hosts are holders of our objects like processes. A segment stays on the host that wrote it, whoever owns the object:
+there it is a SEALED record which the owner's peer holds, and that one is told (`Lodged`). When a host is gone, what it
+held here stays for a while (`doubt_s`), since others may have got references from there and not have told of them yet.
 
 The caller (the shell) reports a death here after it has performed what the death means for leases and actors:
 journalled results travel ahead of ProcessDied on the same link, so that their receivers hold what is in them before
@@ -38,12 +38,12 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.borrows import Borrows
 from meshray.core.deaths import Deaths
-from meshray.core.effects import Core, Later, Send
+from meshray.core.effects import Core, DeathOver, Later, Send
 from meshray.core.gone import Gone, remember
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
-from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, owner_process_of, peer_of
+from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of, peer_of
 from meshray.wire.messages import (
     DeathSeen,
     DeathSettled,
@@ -86,12 +86,14 @@ class Objects(Core):
     """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
 
     `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
-    `core.adoption`, which puts itself there. `alone`: there are no other hosts, so what is not ours is lost.
+    `core.adoption`, which puts itself there. `alone`: there are no other hosts, so what is not ours is lost; else
+    `object_freed(object_id)` is called for each object of ours that ends.
     """
 
     def __init__(self, config: Config, node: bytes, store: StoreAccounts, alone: bool = True) -> None:
         super().__init__()
         self.alone = alone
+        self.object_freed: Callable[[bytes], None] = _nobody_cares
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
         self.heirs: Heirs = NoHeirs()
         self._config = config
@@ -99,7 +101,8 @@ class Objects(Core):
         self._store = store
         self._table = ObjectTable(self._on_free, self._on_less)
         self._borrows = Borrows(self._tell)
-        self._deaths = Deaths(node, self._borrows, self._tell, self._on_settled, self._in_doubt)
+        self._deaths = Deaths(self._borrows, self._tell, self._on_settled, self._in_doubt)
+        self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
         self._attached: set[bytes] = set()  # living processes that count references
         self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
         self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
@@ -129,8 +132,9 @@ class Objects(Core):
         """Whether this process may begin something: it lives, and its job too."""
         return process in self._attached and process not in self._doomed
 
-    def on_process_died(self, process: bytes, why: str = "", hosts: Iterable[bytes] = ()) -> None:
-        """The process is gone; `why` in words. `hosts`: the peers of the hosts that it dealt with."""
+    def on_process_died(self, process: bytes, why: str = "", abroad: frozenset[bytes] = frozenset()) -> None:
+        """The process is gone; `why` in words. `abroad`: peers of other hosts with whose processes it had dealt: they
+        are witnesses too, and told by the road, which hears `DeathOver` in the end."""
         if process not in self._attached:
             return
         self._attached.discard(process)
@@ -145,21 +149,19 @@ class Objects(Core):
                 self._lose(record)
             elif record.stage is Stage.SEALED:
                 self._answer(record, self._gone.failure(record.id))
-        self._deaths.on_died(process, self._attached, hosts)
+        for witness in sorted(self._attached):
+            self._tell(witness, ProcessDied(process))
+        if abroad:
+            self._left_abroad.add(process)
+        self._deaths.on_died(process, self._attached | abroad)
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
         """The sender has accounted for what the dead process had sent to it; a peer, for what its processes had."""
         self._deaths.on_seen(sender, message)
 
-    def on_foreign_death(self, sender: bytes, message: ProcessDied) -> None:
-        """A process of the sender's host died that has dealt with ours."""
-        if self._is_peer_of(sender, message.process):
-            self._deaths.on_foreign_death(message.process, self._attached)
-
-    def on_foreign_death_settled(self, sender: bytes, message: DeathSettled) -> None:
-        """What was kept for that process, as a receiver, may go."""
-        if self._is_peer_of(sender, message.process):
-            self._tell_all(message)
+    def on_foreign_death_seen(self, process: bytes) -> None:
+        """All processes here that had dealt with a dead one of another host have accounted for it."""
+        self._deaths.answer_for(process)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes] = frozenset()) -> None:
         """The job's driver is gone or has detached. `survivors`: processes of detached actors, which go on.
@@ -191,9 +193,7 @@ class Objects(Core):
 
     def _on_settled(self, process: bytes) -> None:
         """Everybody has accounted for this dead process: its holds end."""
-        for record in self._table.held_by(process):
-            if process in record.holders:  # it may have ended with one before
-                self._table.drop_holder(record, process)
+        self._drop_holds(process)
         self._adopt_segments(process)
         self._store.on_death_settled(process)
         if process in self._doomed:
@@ -201,6 +201,9 @@ class Objects(Core):
         self.heirs.on_settled(process)
         self._forget_owner(process)
         self._tell_all(DeathSettled(process))
+        if process in self._left_abroad:
+            self._left_abroad.discard(process)
+            self._effects.append(DeathOver(process))
 
     def _end_circles(self) -> None:
         """Counting alone never ends objects of an ended job that contain each other."""
@@ -482,9 +485,7 @@ class Objects(Core):
         for object_id in message.object_ids:
             self._table.drop_waiter(object_id, sender)
 
-    def _answer(
-        self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None
-    ) -> None:
+    def _answer(self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None) -> None:
         """Tell those who wait for it. The record may end with this."""
         for waiter in self._table.take_waiters(record):
             promoted = Promoted(record.id, value, _inside(record) if inside is None else inside)
@@ -584,6 +585,8 @@ class Objects(Core):
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
             remember(self._early, record.id, None, self._config.early_messages_max)
+        if not self.alone:
+            self.object_freed(record.id)
         for peer in sorted(self._lodged.pop(record.id, ())):
             self._tell(peer, Release([record.id]))
         self._lost_containers.discard(record.id)
@@ -600,33 +603,41 @@ class Objects(Core):
     # -- hosts that are gone -----------------------------------------------------------------------------------------
 
     def on_host_gone(self, node: bytes, why: str) -> None:
-        """A host is gone, or cut off for good; `why` in words. A repeat changes nothing. What it owned is lost; what it
-        held stays for the time of doubt, and so does what was kept for its processes."""
+        """A host is gone, or cut off for good; `why` in words. What it owned is lost; what it held stays for the time
+        of doubt."""
         peer = peer_of(node)
         self._table.drop_waits_of(peer)
+        shade = b"gone" + self._next_number().to_bytes(
+            12, "big"
+        )  # holds in the place of that peer, which may come back
         held = self._table.held_by(peer)
-        shade = b"gone" + self._next_number().to_bytes(12, "big")  # holds in the place of that peer, which may come back
         for record in held:
             self._table.replace_holder(record, peer, shade)
-        text = f"its host is gone: {why} (peer {node.hex()})"
-        for record in self._table.owned_by_node(node):
-            record.borrowed = False
-        self._borrows.on_owner_gone(peer)
-        for record in self._table.owned_by_node(node):
-            self._lose(record, self._gone.failure(record.id, text))
+        self.on_owner_unreachable(node, why)
         for object_id in [object_id for object_id, peers in self._lodged.items() if peer in peers]:
             self._lodged[object_id].discard(peer)
             if not self._lodged[object_id]:
                 del self._lodged[object_id]
         self._deaths.on_host_gone(peer)
-        self._deaths.on_known()
-        self._in_doubt(lambda: self._end_shade(peer, shade))
+        if held:
+            self._in_doubt(lambda: self._drop_holds(shade))
 
-    def _end_shade(self, peer: bytes, shade: bytes) -> None:
-        for record in self._table.held_by(shade):
-            if shade in record.holders:
-                self._table.drop_holder(record, shade)
-        self._tell_all(DeathSettled(peer))
+    def on_owner_unreachable(self, node: bytes, why: str) -> None:
+        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing."""
+        text = f"its host is gone: {why} (peer {node.hex()})"
+        records = self._table.owned_by_node(node)
+        for record in records:
+            record.borrowed = False
+        self._borrows.on_owner_gone(peer_of(node))
+        for record in records:
+            self._lose(record, self._gone.failure(record.id, text))
+        self._deaths.on_known()
+        self._drop_holds(peer_of(node))  # of segments that were written here after it had gone
+
+    def _drop_holds(self, process: bytes) -> None:
+        for record in self._table.held_by(process):
+            if process in record.holders:  # it may have ended with one before
+                self._table.drop_holder(record, process)
 
     def _in_doubt(self, event: Callable[[], None]) -> None:
         """`event` happens when everybody has heard of everything."""
@@ -650,8 +661,7 @@ class Objects(Core):
 
     def _ours(self, object_ids: Iterable[bytes]) -> list[bytes]:
         """Those that we answer for; others are none of the sender's business here."""
-        ours = [object_id for object_id in object_ids if not self._is_foreign(object_id)]
-        return ours
+        return [object_id for object_id in object_ids if not self._is_foreign(object_id)]
 
     def _is_peer(self, process: bytes) -> bool:
         """Whether this is the peer of another host."""
@@ -662,8 +672,8 @@ class Objects(Core):
         return peer == peer_of(process_or_object) and self._is_peer(peer)
 
     def _expect(self, record: Record) -> None:
-        """Another host has heard of it sooner than we: its owner's word is on its way. Or never comes: it was freed, and
-        what named it has outlived a partition. Then it is lost after a while."""
+        """Another host has heard of it sooner than we: its owner's word is on its way. Or never comes: it was freed,
+        and what named it has outlived a partition. Then it is lost after a while."""
         if record.stage is Stage.EXPECTED:
             self._in_doubt(lambda: self._lose_expected(record.id))
 
@@ -677,7 +687,8 @@ class Objects(Core):
             self._tell(process, message)
 
     def _refuses(self, sender: bytes, peers: bool = False) -> bool:
-        """Nothing of a process that is gone acts here any more (I3). `peers`: those of other hosts may say this, too."""
+        """Nothing of a process that is gone acts here any more (I3). `peers`: those of other hosts may say this,
+        too."""
         if sender in self._attached or (peers and not self.alone and self._is_peer(sender)):
             return False
         self._refused += 1
@@ -697,10 +708,15 @@ class Objects(Core):
 
     def _tell(self, process: bytes, message: Message) -> None:
         last = self._effects[-1] if self._effects else None
-        if isinstance(message, Release) and isinstance(last, Send) and last.to == process:
-            if isinstance(last.message, Release) and len(last.message.object_ids) < IDS_AT_ONCE:
-                last.message.object_ids.extend(message.object_ids)
-                return
+        if (
+            isinstance(message, Release)
+            and isinstance(last, Send)
+            and last.to == process
+            and isinstance(last.message, Release)
+            and len(last.message.object_ids) < IDS_AT_ONCE
+        ):
+            last.message.object_ids.extend(message.object_ids)
+            return
         self._effects.append(Send(process, message))
 
     # -- for people and tests ----------------------------------------------------------------------------------------
@@ -756,5 +772,5 @@ def _freed(object_id: bytes) -> Failure:
     return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
-def _nobody_cares(actor_id: bytes) -> None:
-    """`handle_freed` of a peer without actors."""
+def _nobody_cares(which: bytes) -> None:
+    """`handle_freed` of a peer without actors, `object_freed` of one without copies."""

@@ -1,11 +1,11 @@
 """Which pieces of values were asked for by other hosts, and which of them can be sent now?
 
-Theory. What is asked for (`Pull`) waits here, as a few bytes, until the link to the asker has room: only then it is read.
-So a peer that serves many keeps nothing for them, and a slow one holds up nobody else.
+Theory. What is asked for (`Pull`) waits here, as a few bytes, until the link to the asker has room: only then it is
+read. So a peer that serves many keeps nothing for them, and a slow one holds up nobody else.
 
-A value may be served from the segment in which it was made, or from our copy of it, also while that is not whole: a piece
-that has not come yet waits. Nothing is pinned for this. Whether the segment still holds the value is looked up at the
-moment of reading, and only this peer gives segments free, in the same thread; what is gone by then is answered with
+A value may be served from the segment in which it was made, or from our copy of it, also while that is not whole: a
+piece that has not come yet waits. Nothing is pinned for this. Whether the segment still holds the value is looked up at
+the moment of reading, and only this peer gives segments free, in the same thread; what is gone by then is answered with
 `NoPiece`. That the value stays while somebody needs it is the matter of references.
 """
 

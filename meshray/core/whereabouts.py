@@ -3,9 +3,10 @@
 Theory. The peer of an object's owner is asked by whoever is about to fetch it (`Seek`), and notes the asker as one that
 has a copy, or will have one soon: pieces are passed on as they come. It names the source that serves the fewest. So the
 first asker gets the value from where it was made, the second from the first, the third from the second: a chain through
-which the pieces run, in which nobody sends more than one copy at a time. Fifty hosts have a value hardly later than one.
+which the pieces run, in which nobody sends more than one copy at a time. Fifty hosts have a value hardly later than
+one.
 
-Nobody is sent to a source that began after itself, so no two wait for each other, whatever breaks.
+Nobody is sent to a source that is not whole and began after itself: so no two wait for each other, whatever breaks.
 
 When an object is freed those with copies are told (`Expired`).
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 from meshray.core.effects import Core, Send
 from meshray.ids import peer_of
-from meshray.wire.messages import CopiesGone, Expired, Found, Place, Seek
+from meshray.wire.messages import CopiesGone, Expired, Found, Place, Seek, Whole
 
 NAMED_MAX = 4
 """So many sources are named in one answer, and the place itself."""
@@ -25,19 +26,19 @@ NAMED_MAX = 4
 class _Copies:
     """The copies of one value."""
 
-    __slots__ = ("serves",)
+    __slots__ = ("serves", "whole")
 
     def __init__(self, origin: bytes) -> None:
         self.serves = {origin: 0}  # peers in the order in which they began, with how many were sent there
+        self.whole = {origin}
 
     def sources_for(self, peer: bytes) -> list[bytes]:
         """The best one first."""
-        earlier: list[bytes] = []
-        for other in self.serves:
-            if other == peer:
-                break
-            earlier.append(other)
-        return sorted(earlier, key=lambda other: self.serves[other])
+        earlier = list(self.serves)
+        if peer in self.serves:
+            earlier = earlier[: earlier.index(peer)]
+        sources = [*earlier, *(other for other in self.serves if other in self.whole and other not in earlier)]
+        return sorted((other for other in sources if other != peer), key=lambda other: self.serves[other])
 
 
 class Whereabouts(Core):
@@ -47,7 +48,6 @@ class Whereabouts(Core):
         super().__init__()
         self._knows = knows
         self._objects: dict[bytes, dict[Place, _Copies]] = {}  # by object; no empty ones
-        self.refused = 0
 
     def on_seek(self, sender: bytes, message: Seek) -> None:
         """Somebody is about to have a copy."""
@@ -69,6 +69,16 @@ class Whereabouts(Core):
             named.append(origin)
         self._effects.append(Send(sender, Found(place, named)))
 
+    def on_whole(self, sender: bytes, message: Whole) -> None:
+        """The sender has all of these."""
+        for place in message.places:
+            copies = self._objects.get(place.object_id, {}).get(place)
+            if copies is not None:
+                copies.serves.setdefault(sender, 0)
+                copies.whole.add(sender)
+            elif not self._knows(place.object_id):
+                self._tell(sender, place.object_id)  # it was freed while that one fetched it
+
     def on_copies_gone(self, sender: bytes, message: CopiesGone) -> None:
         """The sender has these no more."""
         for place in message.places:
@@ -80,6 +90,7 @@ class Whereabouts(Core):
         if copies is None:
             return
         copies.serves.pop(peer, None)
+        copies.whole.discard(peer)
         if not any(other != peer_of(place.node) for other in copies.serves):
             del of_object[place]
             if not of_object:

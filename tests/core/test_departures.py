@@ -50,9 +50,7 @@ def test_whatever_the_order_all_is_settled_in_the_end() -> None:
         alive = [bytes([number]) * 16 for number in range(6)]
         departures, open_questions, settled = Departures(), set[tuple[bytes, bytes]](), list[bytes]()
 
-        def settle(
-            complete: list[bytes], departures: Departures = departures, settled: list[bytes] = settled
-        ) -> None:
+        def settle(complete: list[bytes], departures: Departures = departures, settled: list[bytes] = settled) -> None:
             for dead in complete:
                 settled.append(dead)
                 settle(departures.close(dead))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshray.core.records import Carrier, Record, Records
-from meshray.ids import FIRST_RETURN, node_of, object_of, owner_process_of, peer_of
+from meshray.ids import FIRST_RETURN, node_of, object_of, owner_process_of
 from meshray.wire import messages as m
 from tests.sim.peer import SimPeer
 from tests.sim.world import World, process_id
@@ -358,7 +358,10 @@ class Process:
         if place.node != self.peer.node:
             self.say(self.peer.process, m.Lodged([place]))
             return
-        self.say(self.peer.process, m.Sealed([m.SealedSegment(place.object_id, place.segment, place.size, place.size, maker)]))
+        self.say(
+            self.peer.process,
+            m.Sealed([m.SealedSegment(place.object_id, place.segment, place.size, place.size, maker)]),
+        )
 
     def _on_ProcessDied(self, source: bytes, message: m.ProcessDied) -> None:
         process = message.process
@@ -371,6 +374,7 @@ class Process:
     def _on_NodeGone(self, source: bytes, message: m.NodeGone) -> None:
         self.gone.add(message.node)
         self._account_for(message.node)
+        self.world.at(self.peer.objects._config.doubt_s, lambda: self._unpin(message.node))
 
     def _account_for(self, dead: bytes) -> None:
         """What had come from a process, or from all those of a host."""
@@ -393,8 +397,7 @@ class Process:
             self._again(task)
 
     def _on_DeathSettled(self, source: bytes, message: m.DeathSettled) -> None:
-        process = message.process
-        self._unpin(node_of(process) if process == peer_of(process) else process)
+        self._unpin(message.process)
 
     def _unpin(self, process: bytes) -> None:
         for key in [key for key in self.pins if key[0].startswith(process)]:

@@ -11,6 +11,7 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    DeathOver,
     KillProcess,
     Later,
     ReleaseActorSlot,
@@ -20,6 +21,7 @@ from meshray.core.effects import (
     SweepSegments,
     UnlinkSegment,
 )
+from meshray.core.foreigners import Foreigners
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.object_table import Record, Stage
@@ -53,6 +55,7 @@ class SimPeer:
         self.files: dict[str, bytes] = {}  # segment -> maker: what lies in the store folder
         self.jobs_ended: set[bytes] = set()
         self.gone: set[bytes] = set()  # hosts that this one knows to be gone
+        self.foreigners = Foreigners()
         self.dealt: dict[bytes, set[bytes]] = {}  # process of this host -> nodes that it dealt with
         self._next_deadline = float("inf")
         table = self.objects._table
@@ -89,8 +92,11 @@ class SimPeer:
         self.leases.on_process_died(process, [], [], m.Failure("WorkerCrashedError", "killed"), now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", journal, now)
         self.perform()
-        hosts = sorted(peer_of(node) for node in self.dealt.pop(process, set()) - self.gone)
-        self.objects.on_process_died(process, "it was killed", hosts)
+        told = frozenset(peer_of(node) for node in self.dealt.pop(process, set()) - self.gone)
+        for peer in sorted(told):
+            self.world.send(self.process, peer, m.ProcessDied(process))
+        self.foreigners.on_local_died(process, told)
+        self.objects.on_process_died(process, "it was killed", told)
         self.perform()
 
     def end_job(self, job: bytes) -> list[bytes]:
@@ -116,6 +122,9 @@ class SimPeer:
         if not self.objects.is_attached(here):
             return False
         self.dealt.setdefault(here, set()).add(node_of(there))
+        if there != peer_of(there):
+            self.foreigners.add(there, b"")
+        self.foreigners.met(there, here)
         return True
 
     def host_gone(self, node: bytes) -> None:
@@ -125,14 +134,32 @@ class SimPeer:
         self.gone.add(node)
         for process in sorted(self.objects._attached):
             self.world.send(self.process, process, m.NodeGone(node))
+        self.foreigners.on_host_gone(node)
         self.objects.on_host_gone(node, "it was killed")
         self.perform()
 
     def _nowhere(self, node: bytes) -> None:
         """Something was said to a host that is gone."""
         if self.alive:
-            self.objects.on_host_gone(node, "it was killed")
+            self.objects.on_owner_unreachable(node, "it was killed")
             self.perform()
+
+    def foreign_death(self, process: bytes) -> None:
+        """As `core.road` does it."""
+        if self.foreigners.settles(process):
+            return
+        witnesses = {each for each in self.foreigners.who_met(process) if self.objects.is_attached(each)}
+        self.foreigners.on_died(process, witnesses)
+        for witness in sorted(witnesses):
+            self.world.send(self.process, witness, m.ProcessDied(process))
+        if not witnesses:
+            self.objects.on_foreign_death_seen(process)
+
+    def death_over(self, process: bytes) -> None:
+        for peer in self.foreigners.on_local_settled(process):
+            self.world.send(self.process, peer, m.DeathSettled(process))
+        for foreigner in self.foreigners.settled_witness(process):
+            self.objects.on_foreign_death_seen(foreigner)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +182,8 @@ class SimPeer:
                 objects.on_sealed(source, message)
             case m.DeathSeen():
                 objects.on_death_seen(source, message)
+                if self.foreigners.on_answer(source, message.process):
+                    objects.on_foreign_death_seen(message.process)
             case m.HoldDone():
                 objects.on_hold_done(source, message)
             case m.Fetched():
@@ -162,9 +191,10 @@ class SimPeer:
             case m.Lodged():
                 objects.on_lodged(source, message)
             case m.ProcessDied():
-                objects.on_foreign_death(source, message)
+                self.foreign_death(message.process)
             case m.DeathSettled():
-                objects.on_foreign_death_settled(source, message)
+                for witness in self.foreigners.on_settled(message.process):
+                    self.world.send(self.process, witness, message)
             case m.CreditRequest():
                 self.store.on_credit_request(source, message, now)
             case m.PoolTrimmed():
@@ -220,6 +250,8 @@ class SimPeer:
                 self.world.send(self.process, effect.to, effect.message)
             case StartWorker():
                 self.world.at(self.world.random.random() * 0.02, lambda: self._started(effect.ticket))
+            case DeathOver():
+                self.death_over(effect.process)
             case Later():
                 self.world.at(effect.seconds, lambda: self._later(effect.number))
             case UnlinkSegment():

@@ -2,8 +2,8 @@
 
 Three hosts with a peer each, processes on each that pass references and segments to each other by way of their peers.
 The laws are those of one host: nothing is freed while a living process holds it (I6), unless its owner is dead or the
-owner's host is; every question is answered (I1), with an error only where that is deserved; when all handles are dropped
-nothing is left on any host that lives (I5), and no place leads to a file that is gone (I9).
+owner's host is; every question is answered (I1), with an error only where that is deserved; when all handles are
+dropped nothing is left on any host that lives (I5), and no place leads to a file that is gone (I9).
 """
 
 from __future__ import annotations

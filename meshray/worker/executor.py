@@ -32,7 +32,7 @@ from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
 from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal
+from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.worker.children import Children
 from meshray.worker.forked import ChildOfWorker
@@ -178,8 +178,6 @@ class Executor:
         if message.blobs:
             self.functions.add(message.blobs)
         self.pushers.on_push(source, lease, message.acknowledged)
-        if self.actor is not None:
-            self.pushers.take_in()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
         self.queue.extend([(source, lease, task) for task in message.tasks])
@@ -221,9 +219,7 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            self.pushers.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
-            self.pushers.take_in()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -258,7 +254,7 @@ class Executor:
         assert self.actor is not None
         for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
             self._dead_callers.discard(caller)
-            self.pushers.forget(caller)
+            self.pushers.on_over(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:

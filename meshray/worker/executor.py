@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from meshray.core.plain import results_message
 from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
@@ -173,14 +174,14 @@ class Executor:
 
     # -- the engine's host: messages, under the pump's lock ----------------------------------------------------------
 
-    def on_push(self, source: bytes, message: m.Push) -> None:
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
         self.pushers.on_push(source, lease, message.acknowledged)
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
-        self.queue.extend([(source, lease, task) for task in message.tasks])
+        self.queue.extend([(source, lease, task) for task in tasks])
         if self.actor is not None:
             self.actor.on_work()
         if self._idle is not None:
@@ -314,7 +315,7 @@ class Executor:
                     part = results[begin : begin + FAILURES_AT_ONCE]
                     self.engine.send(source, m.Results(lease, part, busy * len(part) // len(results) if lease else 0))
                 continue
-            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+            self.engine.send(source, results_message(lease, results, busy if lease else 0))
         if self._dead_callers:
             self._forget_callers()
 

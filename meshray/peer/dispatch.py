@@ -79,6 +79,7 @@ class Dispatcher:
             m.Orphans: adoption.on_orphans,
             m.OrphanDone: adoption.on_orphan_done,
             m.Results: adoption.on_results,
+            m.PlainResults: adoption.on_results,
             m.GivenBack: adoption.on_given_back,
             m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),

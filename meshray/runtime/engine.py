@@ -23,6 +23,7 @@ from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
 from meshray.core.pending import DONE, Pending
+from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
@@ -74,7 +75,7 @@ class Attachment:
 class Host(Protocol):
     """The worker around an engine, where there is one: it runs tasks."""
 
-    def on_push(self, source: bytes, message: m.Push) -> None: ...
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None: ...
     def on_cancel(self, source: bytes, message: m.Cancel) -> None: ...
     def on_other(self, source: bytes, message: Any) -> None: ...
     def on_turn(self, now: float) -> None: ...
@@ -128,6 +129,7 @@ class Engine:
         self._wrote = False
         self._table: dict[type, Callable[[bytes, Any], None]] = {
             m.Results: self._on_results,
+            m.PlainResults: self._on_plain_results,
             m.GivenBack: self._on_given_back,
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
@@ -164,7 +166,9 @@ class Engine:
                 handler(source, message)
             elif self.host is not None:
                 if type(message) is m.Push:
-                    self.host.on_push(source, message)
+                    self.host.on_push(source, message, message.tasks)
+                elif type(message) is m.PlainPush:
+                    self.host.on_push(source, message, tasks_of(message))
                 else:
                     self.host.on_other(source, message)
 
@@ -379,6 +383,22 @@ class Engine:
         else:
             done = self.calls.on_results(source, message.results)
         self.complete(done, source)
+
+    def _on_plain_results(self, source: bytes, message: m.PlainResults) -> None:
+        values, first = message.values, message.seq
+        if message.lease:
+            now = time.monotonic()
+            tasks = self.submission.on_plain_results(source, message.lease, first, len(values), message.busy_ns, now)
+        else:
+            tasks = self.calls.on_plain_results(source, first, len(values))
+        for task in tasks:
+            if task is None or not task.plain or task.refs is not None or task.attempt:
+                break
+        else:
+            self.records.settle_run([task.records[0] for task in tasks], values)  # type: ignore[union-attr]
+            return
+        outcomes = zip(tasks, results_of(message), strict=True)
+        self.complete([(task, result) for task, result in outcomes if task is not None], source)
 
     def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
         """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""

@@ -9,7 +9,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
                                                    LeaseLost, Infeasible
-    S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
+    S   -> W   Push, PlainPush, Cancel
+    W   -> S   Results, PlainResults, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
@@ -33,6 +34,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from meshray.ids import TASK_BYTES
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
 
@@ -268,12 +271,40 @@ class Push(Struct, array_like=True, tag=30):
     blobs: list[Blob] = []  # functions this worker did not get from this submitter before
 
 
+class PlainPush(Struct, array_like=True, tag=39):
+    """S -> W: as Push, for a run of plain attempts, column by column: the first ones of tasks of one function, or calls
+    of one method, with one return, nothing but an inline payload for arguments, and nothing else to say."""
+
+    lease: int
+    acknowledged: int
+    seq: int  # of the first one; they count up by one
+    function: bytes
+    task_ids: bytes  # one after the other
+    args: list[bytes]  # one each; [] when none has any
+    blobs: list[Blob] = []
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for columns of different lengths."""
+        count, rest = divmod(len(self.task_ids), TASK_BYTES)
+        if rest or (self.args and len(self.args) != count):
+            raise ValueError(f"{len(self.task_ids)} bytes of task ids, and arguments of {len(self.args)} tasks")
+
+
 class Results(Struct, array_like=True, tag=31):
     """W -> S: outcomes, in order of completion."""
 
     lease: int
     results: list[Result]
     busy_ns: int = 0  # time spent running these, for the mean that sets the depth
+
+
+class PlainResults(Struct, array_like=True, tag=29):
+    """W -> S: as Results, for a run of attempts of which each has one inline value and nothing else to say."""
+
+    lease: int
+    seq: int  # of the first one; they count up by one
+    values: list[bytes]
+    busy_ns: int = 0
 
 
 class GivenBack(Struct, array_like=True, tag=32):
@@ -822,7 +853,9 @@ Message = (
     | Blocked
     | Unblocked
     | Push
+    | PlainPush
     | Results
+    | PlainResults
     | GivenBack
     | Cancel
     | CarrierDone

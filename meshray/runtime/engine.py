@@ -30,6 +30,7 @@ from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
 from meshray.runtime.abroad import Abroad
+from meshray.runtime.copies import Copies
 from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.pump import Pump
 from meshray.runtime.unfetched import Unfetched
@@ -104,12 +105,14 @@ class Engine:
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
         )
+        self.copies = Copies(self)  # of values that lie on other hosts
         self.abroad = Abroad(self.endpoint, self.peer, self.config.frame_max_bytes)
         self.endpoint.detour = self.abroad.send
         self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
         self.inbox: deque[Pending] = deque()  # submitted, not yet looked at
         self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
         self.pins: dict[tuple[bytes, bytes], list[Any]] = {}  # (receiver, carrier) -> handles kept for it
+        self._gone_pins: deque[tuple[float, list[Any]]] = deque()  # the same for hosts that are gone: until when
         self.host: Host | None = None
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
@@ -144,6 +147,7 @@ class Engine:
             m.SegmentsFree: self._on_segments_free,
             m.TrimPool: lambda _, x: self._give_back_room(),
             m.CreditGranted: self._on_reply,
+            m.Brought: self._on_reply,
             m.ActorState: self._on_actor_state,
             m.ActorFound: self._on_reply,
             m.Answer: self._on_reply,
@@ -201,7 +205,7 @@ class Engine:
         self.flush()
         if submission.pressed:
             self._next_tick = min(self._next_tick, now + self.config.lease_idle_wanted_s)
-        if self.queue or self._leaving or now >= self._next_tick:
+        if self.queue or self._leaving or now >= self._next_tick or self.copies.events:
             self._account(now)
 
     def _account(self, now: float) -> None:
@@ -209,6 +213,8 @@ class Engine:
         records, submission = self.records, self.submission
         if self.queue:
             records.drain()
+        if self.copies.events:
+            self.copies.drain()
         if self._leaving:
             self._release_actors()
         if now >= self._next_tick:
@@ -219,6 +225,8 @@ class Engine:
             submission.tick(now, idle_s)
             self.calls.tick()
             self._trim(now)
+            while self._gone_pins and self._gone_pins[0][0] <= now:
+                self._gone_pins.popleft()
         if submission.dirty:
             submission.fill(now)
         if self.queue:
@@ -482,14 +490,22 @@ class Engine:
     def _announce_places(self, dead: bytes) -> None:
         """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost
         with it. Not those that were released: the peer would wait for a release that never comes."""
-        prefix = segment_prefix(dead)
-        segments = [
-            m.SealedSegment(record.id, record.value.segment, record.value.size, record.value.size, dead)
+        prefix, node = segment_prefix(dead), self.process_id[:NODE_BYTES]
+        places = [
+            (record, record.value)
             for record in self.records.table.values()
             if isinstance(record.value, m.Place) and record.value.segment.startswith(prefix)
         ]
-        if segments:
-            self.send(self.peer, m.Sealed(segments))
+        here = [
+            m.SealedSegment(record.id, place.segment, place.size, place.size, dead)
+            for record, place in places
+            if place.node == node
+        ]
+        elsewhere = [place for record, place in places if place.node != node and record.owned]
+        if here:
+            self.send(self.peer, m.Sealed(here))
+        if elsewhere:
+            self.send(self.peer, m.Lodged(elsewhere))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
         if message.message and self.on_warning is not None:
@@ -535,13 +551,15 @@ class Engine:
 
     def _on_node_gone(self, source: bytes, message: m.NodeGone) -> None:
         """A host is gone, and with it whatever its processes had of us. It may come back: none of them is dead for
-        ever, and nobody is going to settle anything."""
+        ever, and nobody is going to settle anything. What was kept for them stays for a while: they may have passed it
+        on to others, who are about to tell of it."""
         if source != self.peer:
             return
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
-        for key in [key for key in self.pins if key[0][:NODE_BYTES] == message.node]:
-            del self.pins[key]
+        pins = [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
+        if pins:
+            self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))
         self.flush()
         self.send(self.peer, m.NodeGoneSeen(message.node))
 
@@ -640,6 +658,7 @@ class Engine:
         self.pump.close()
         self.store.close()
         self.records.clear()
+        self._gone_pins.clear()
         self.endpoint.close()
         self.pump.release_descriptors()
         os.close(self.at.peer_pidfd)

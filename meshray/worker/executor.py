@@ -31,6 +31,7 @@ from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
+from meshray.runtime.copies import NotHere
 from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal
@@ -538,6 +539,13 @@ class Executor:
 
     def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         """Positional and keyword arguments of an attempt, references at the top level replaced by their values."""
+        try:
+            return self._arguments(task, carrier)
+        except NotHere:
+            with self.client.waiting.bring([task.args, *task.deps], None):
+                return self._arguments(task, carrier)
+
+    def _arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         load = self.client.values.load
         if not task.args:
             return (), {}

@@ -84,7 +84,9 @@ class ObjectTable:
     """Records by id. `on_free(record)` is called for each that ended, after it has left the table; `on_less(record)`
     for a borrowed one of which somebody has let go."""
 
-    def __init__(self, on_free: Callable[[Record], None], on_less: Callable[[Record], None]) -> None:
+    def __init__(
+        self, on_free: Callable[[Record], None], on_less: Callable[[Record], None] = lambda record: None
+    ) -> None:
         self.records: dict[bytes, Record] = {}  # for reading
         self._on_free = on_free
         self._on_less = on_less

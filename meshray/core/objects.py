@@ -534,9 +534,9 @@ class Objects(Core):
 
     def _lodge(self, record: Record, sealed: SealedSegment) -> None:
         """The owner is on another host: its peer is told, and holds the segment in its name."""
-        if self.alone:
-            return
         peer = peer_of(record.owner)
+        if self.alone or peer in record.holders:
+            return  # it knows: from a process that had the place from the journal of a dead maker
         self._table.add_holder(record, peer)
         self._tell(peer, Lodged([Place(record.id, self._node, sealed.segment, sealed.size)]))
 

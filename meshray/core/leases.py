@@ -20,22 +20,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshray.config import Config
+from meshray.core.abroad import Abroad
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import Core, Send
 from meshray.core.grants import Grant, Grants
+from meshray.core.placement import NOWHERE, Here, Placement
 from meshray.core.quantum import next_look, reserves, victims, wished_for
 from meshray.core.slots import CPU
 from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
+from meshray.ids import NODE_BYTES, peer_of
 from meshray.resources import Amounts
 from meshray.wire.messages import (
+    AskAlso,
     Demand,
     Failure,
     JobInfo,
     LeaseLost,
     LeaseRevoked,
     LeaseWanted,
+    LoadNow,
     Profile,
     Result,
 )
@@ -48,14 +53,22 @@ class Leases(Core):
     """
 
     def __init__(
-        self, total: Amounts, interpreter: Interpreter, config: Config, devices: tuple[Device, ...] = ()
+        self,
+        total: Amounts,
+        interpreter: Interpreter,
+        config: Config,
+        devices: tuple[Device, ...] = (),
+        here: Here = NOWHERE,
     ) -> None:
         """`interpreter`: the peer's own; `devices`: its GPUs, in the order of their places in `slots`."""
         super().__init__()
         self.job_is_needed: Callable[[bytes], bool] = _not_needed
         self._config = config
-        self._grants = Grants(total)
+        self._node = here.node
+        self._grants = Grants(total, here.node)
         self.slots = self._grants.slots
+        self.placement = Placement(here, self.slots, config)
+        self.abroad = Abroad(here.node, self._emit)
         cpus = -(-self.slots.total.get(CPU, 0) // 10_000)
         self.workers = Workers(config, interpreter, cpus, self._emit)
         self._assignment = Assignment(self._grants, self.workers, devices, self._emit)
@@ -63,6 +76,7 @@ class Leases(Core):
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._look_again: float | None = None  # when a lease may have served its time
+        self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self.stale = 0  # messages about leases, classes or waits that are no more
 
     def _emit(self, effect: object) -> None:
@@ -79,12 +93,14 @@ class Leases(Core):
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
-        actors, and what works for those. Everybody who goes on is the answer."""
+        actors, here or elsewhere, and what works for those. Everybody who goes on is the answer."""
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
+        self.abroad.on_job_ended(job, sorted(survivors))
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
-            if self.workers.get(wanted.submitter) is None:  # its driver; this peer; a dead worker, frozen
+            # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
+            if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
                 self._drop(wanted, "its job ended")
         going_on = set(survivors)
         for worker in self.workers.of_job(job):
@@ -129,6 +145,7 @@ class Leases(Core):
 
     def on_demand(self, submitter: bytes, demand: Demand, now: float, for_job: bytes = b"") -> None:
         """`for_job`: of a peer that submits for others."""
+        for_job = for_job or (demand.job if self._is_foreign(submitter) else b"")
         job = self.job_of(submitter) if not for_job else for_job if self.serves(for_job) else None
         key = (submitter, demand.class_id)
         wanted = self._demands.get(key)
@@ -136,13 +153,25 @@ class Leases(Core):
             self.stale += job is None
             return
         if wanted is None:
-            wanted = self._new_class(key, job, demand.request, demand.profile, demand.depth, demand.name, now)
+            if self._is_foreign(submitter) and len(self._demands) >= self._config.foreign_classes_max:
+                self.stale += 1
+                return
+            wanted = self._new_class(key, job, demand, now)
         if not wanted.waits:
-            wanted.since = now
+            wanted.wait_anew(now)
+        elif demand.count > wanted.count:
+            wanted.look_anew()
         wanted.count, wanted.name = min(demand.count, self._config.workers_max), demand.name
+        if demand.near:
+            wanted.near = demand.near
         self._cancel_excess(wanted)
         self._demands.discard_if_empty(wanted)
         self._pump(now)
+        if wanted.hops and wanted.waits:  # whoever sent it here thought that there was room
+            self._emit(Send(peer_of(submitter), LoadNow(self._in_use())))
+
+    def _in_use(self) -> dict[str, int]:
+        return {name: amount for name, amount in self.slots.used.items() if amount}
 
     def on_returned(self, submitter: bytes, leases: list[int], now: float) -> None:
         for lease in leases:
@@ -156,13 +185,18 @@ class Leases(Core):
             self.workers.release(worker, now)
         self._pump(now)
 
-    def _new_class(
-        self, key: Key, job: bytes, request: Amounts, profile: Profile, depth: int, name: str, now: float
-    ) -> Wanted:
-        never = self.slots.why_never(request)
-        wanted = Wanted(key, job, dict(request), profile, depth, name, since=now, never=never)
+    def _new_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
+        never = self.slots.why_never(demand.request) or self.placement.why_not_here(demand.strategy)
+        wanted = Wanted(
+            key, job, dict(demand.request), demand.profile, demand.depth, demand.name, since=now, never=never,
+            strategy=demand.strategy, hops=max(demand.hops, self._is_foreign(key[0])),
+        )  # fmt: skip
         self._demands.add(wanted)
         return wanted
+
+    def _is_foreign(self, process: bytes) -> bool:
+        """Whether it is of another host: its own peer tells of its end."""
+        return bool(self._node) and not process.startswith(self._node)
 
     def _cancel_excess(self, wanted: Wanted) -> None:
         """Grants that await a worker, and are wanted no more; the latest first."""
@@ -188,8 +222,54 @@ class Leases(Core):
 
     def on_driver_gone(self, process: bytes, now: float) -> None:
         """A driver's process is no more; its job was ended by `on_job_ended`."""
+        self.abroad.on_process_died(process, self.placement.members)
         self._drop_submitter(process)
         self._pump(now)
+
+    # -- other hosts -------------------------------------------------------------------------------------------------
+
+    def on_members_changed(self, now: float) -> None:
+        """`placement` sees somebody come, go, or tell another load."""
+        self._report(now)
+        self._pump(now)
+
+    def on_load_now(self, peer: bytes, message: LoadNow, now: float) -> None:
+        """A peer that could not serve a demand at once says how full it is."""
+        self.placement.on_load(peer[:NODE_BYTES], message.used)
+        self.on_members_changed(now)
+
+    def on_job_there(self, peer: bytes, info: JobInfo) -> None:
+        """A peer will send submitters of this job here. Not of a driver whose host is not there: its end was told."""
+        home = info.job[:NODE_BYTES]
+        if home == self._node or not (home == peer[:NODE_BYTES] or home in self.placement.members):
+            self.stale += 1
+            return
+        self.on_job_started(info)
+        self.abroad.on_job_there(info.job)
+
+    def on_job_here(self, peer: bytes, job: bytes) -> None:
+        """A peer knows of a job of a driver here."""
+        if job.startswith(self._node):
+            self.abroad.on_job_here(peer[:NODE_BYTES], job, self.serves(job))
+
+    def jobs_of(self, node: bytes) -> list[bytes]:
+        """The jobs, not ended, whose drivers belong to that host."""
+        return [job for job in self._jobs if job.startswith(node) and job not in self._ended]
+
+    def on_node_gone(self, node: bytes, now: float) -> None:
+        """A host is dead, or holds this one for dead: nothing is done for its processes any more. Told after the ends
+        of its jobs."""
+        self.placement.on_gone(node)
+        self.abroad.on_node_gone(node)
+        for wanted in [wanted for wanted in self._demands if wanted.key[0].startswith(node) and not wanted.is_actor]:
+            self._drop(wanted, "its submitter's host is gone")
+        self.on_members_changed(now)
+
+    def on_foreign_process_died(self, process: bytes, now: float) -> None:
+        """So says its peer."""
+        if self._is_foreign(process):
+            self._drop_submitter(process)
+            self._pump(now)
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +288,7 @@ class Leases(Core):
             self.stale += 1
             return
         if self._demands.get(key) is None:
-            wanted = self._new_class(key, job, request, profile, ACTOR_DEPTH, "", now)
+            wanted = self._new_class(key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH), now)
             wanted.running_request = dict(running_request)
             wanted.count = 1
             self._pump(now)
@@ -278,6 +358,7 @@ class Leases(Core):
     ) -> None:
         """A worker is gone. `finished`, `started`, `all_started`: of the journal, what concerns `lease_of(process)`;
         `failure`: WorkerCrashedError with how it ended."""
+        self.abroad.on_process_died(process, self.placement.members)
         for wanted in self._demands.of_submitter(process):
             if wanted.job in self._ended:
                 self._drop(wanted, "its submitter is gone, and its job has ended")
@@ -341,11 +422,11 @@ class Leases(Core):
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next, if nothing happens before; None: not at all."""
-        times = [time for time in (self.workers.deadline(), self._look_again) if time is not None]
+        times = [time for time in (self.workers.deadline(), self._look_again, self._ask_at) if time is not None]
         times += [
             wanted.since + self._config.infeasible_after_s
             for wanted in self._demands
-            if wanted.waits and wanted.never and not wanted.told
+            if wanted.waits and wanted.never and not wanted.told and self._why_never(wanted)
         ]
         if self._grants.awaiting and self.workers.at_cap:
             awaiting = [grant.wanted for grant in self._grants.awaiting.values() if not grant.wanted.told]
@@ -364,6 +445,9 @@ class Leases(Core):
         while self._grant_next(now):
             pass
         self._assignment.run(self._jobs, now)
+        self._ask_at = None
+        if self.placement.members:
+            self._ask_others(now)
         waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
         self._look_again = None
         if waiting:
@@ -382,13 +466,29 @@ class Leases(Core):
         for wanted in self._demands.waiting():
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
+            if not self.placement.may_grant(wanted, now):
+                continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)
+                self.placement.on_granted(wanted)
                 self._demands.served(wanted, now)
                 return True
             if reserves(wanted, self._grants, self.slots.total, now, self._config):
                 reserved.update(wanted.request)
         return False
+
+    def _ask_others(self, now: float) -> None:
+        """Tell the submitters of classes that wait whom to ask as well. Their jobs are known there before they ask."""
+        times: list[float] = []
+        for wanted in self._demands.waiting():
+            if wanted.is_actor or wanted.job in self._ended:
+                continue
+            for ask in self.placement.asks(wanted, now):
+                self.abroad.introduce(self._jobs[wanted.job], wanted.submitter, ask.node)
+                also = AskAlso(wanted.key[1], peer_of(ask.node), ask.count, wanted.hops + 1)
+                self._emit(Send(wanted.submitter, also))
+            times.append(self.placement.next_look(wanted))
+        self._ask_at = min(times, default=None)
 
     def _paused(self, job: bytes, now: float) -> bool:
         budget = self.workers.budgets.get(job)
@@ -408,9 +508,19 @@ class Leases(Core):
         for wanted in list(self._demands):
             if wanted.waits or wanted.told or not self._grants.awaiting.keys().isdisjoint(wanted.grants):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s
-                text = trouble(wanted, self._jobs[wanted.job], self.workers, at_cap, patience_over)
+                never = self._why_never(wanted)
+                text = trouble(wanted, never, self._jobs[wanted.job], self.workers, at_cap, patience_over)
                 if text is not None and text != wanted.told:
-                    self._emit(tell(wanted, text, self.workers.at_cap))
+                    self._emit(tell(wanted, text, self.workers.at_cap, bool(never) and self._is_hopeless(wanted)))
+
+    def _why_never(self, wanted: Wanted) -> str:
+        """Why no member can ever meet it; "" when one can, or when that is for the submitter's own peer to tell."""
+        if not wanted.never or wanted.hops or self.placement.somebody_could(wanted):
+            return ""
+        return self.placement.why_nobody(wanted)
+
+    def _is_hopeless(self, wanted: Wanted) -> bool:
+        return self.placement.is_hopeless(wanted)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

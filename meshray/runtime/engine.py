@@ -96,7 +96,7 @@ class Engine:
         self.queue = context.dropped
         lineage = None if attachment.is_driver else attachment.config
         self.records = Records(self.peer, self.queue, self._on_idle, self._on_release, lineage)
-        self.submission = Submission(self.peer, self.config)
+        self.submission = Submission(self.peer, self.config, attachment.job_id)
         self.calls = Calls(self.peer)
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
@@ -125,6 +125,7 @@ class Engine:
         self._table: dict[type, Callable[[bytes, Any], None]] = {
             m.Results: self._on_results,
             m.GivenBack: self._on_given_back,
+            m.AskAlso: lambda _, x: self.submission.on_ask_also(x),
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
             m.LeaseWanted: lambda _, x: self.submission.on_wanted(x.lease),
@@ -452,6 +453,9 @@ class Engine:
             self.send(self.peer, m.Sealed(segments))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
+        if message.hopeless:
+            self.complete(self.submission.on_unschedulable(message.class_id, message.message), b"")
+            return
         if message.message and self.on_warning is not None:
             name = self.submission.name_of(message.class_id)
             self.on_warning(f"{name} waits: {message.message}" if name else message.message)

@@ -8,7 +8,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
-                                                   LeaseLost, Infeasible
+                                                   LeaseLost, Infeasible, AskAlso
     S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
@@ -17,6 +17,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
+    P   -> P   LoadNow, JobThere, JobHere, JobEnded                (leases on other hosts: core/abroad.py)
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
 """
 
@@ -25,6 +26,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from meshray.strategy import ANYWHERE, Strategy
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
 
@@ -37,6 +40,10 @@ Text = Annotated[str, Meta(max_length=64 * 1024)]
 Name = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Amounts = dict[Name, Count]
+Near = Annotated[dict[NodeId, Count], Meta(max_length=16)]
+"""Bytes by home node."""
+
+Hops = Annotated[int, Meta(ge=0, le=64)]
 
 
 class Place(Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -180,7 +187,8 @@ class PeerStops(Struct, array_like=True, tag=15):
 
 
 class Demand(Struct, array_like=True, tag=20):
-    """S -> P: how many leases of a class this submitter could use now, in all. Absolute, so a repeat is harmless."""
+    """S -> P: how many leases of a class this submitter could use of this peer now, in all. Absolute, so a repeat is
+    harmless. Said to its own peer, and to those that AskAlso names."""
 
     class_id: int  # the submitter's own number of the class
     count: int
@@ -188,6 +196,47 @@ class Demand(Struct, array_like=True, tag=20):
     profile: Profile = Profile()
     depth: int = 0
     name: Name = ""  # a function of the class, for messages to people
+    strategy: Strategy = ANYWHERE
+    near: Near = {}  # where the large arguments of one of these tasks lie
+    job: bytes = b""  # for whom; the receiver knows by itself for its own processes
+    hops: Hops = 0  # how many AskAlso have led here
+
+
+class AskAlso(Struct, array_like=True, tag=29):
+    """P -> S: this peer cannot give all that was asked for now; that one may give so many more. A hint: whoever has
+    nothing left to run ignores it, and only a peer grants its own slots. A repeat asks again."""
+
+    class_id: int
+    peer: ProcessId
+    count: int
+    hops: Hops  # what the Demand there says
+
+
+class LoadNow(Struct, array_like=True, tag=100):
+    """P -> P (a submitter's): a demand could not be met at once; so much is in use here. A repeat changes nothing."""
+
+    used: Amounts
+
+
+class JobThere(Struct, array_like=True, tag=101):
+    """P -> P: submitters of this job will ask you for leases. Answered, to the driver's peer, with JobHere. A repeat is
+    answered again and changes nothing."""
+
+    info: JobInfo
+
+
+class JobHere(Struct, array_like=True, tag=102):
+    """P -> P (the driver's): this peer knows of a job, and wants to hear of its end. If it is over already that is
+    answered with JobEnded. A repeat changes nothing."""
+
+    job: ProcessId
+
+
+class JobEnded(Struct, array_like=True, tag=103):
+    """P (the driver's) -> P: the job is over. A repeat changes nothing."""
+
+    job: ProcessId
+    survivors: list[ProcessId] = []  # they go on: its detached actors
 
 
 class LeaseGranted(Struct, array_like=True, tag=21):
@@ -234,6 +283,7 @@ class Infeasible(Struct, array_like=True, tag=25):
 
     class_id: int
     message: Text
+    hopeless: bool = False  # nor will one ever join that could: what waits fails with TaskUnschedulableError
 
 
 class Blocked(Struct, array_like=True, tag=26):
@@ -415,7 +465,8 @@ class Forget(Struct, array_like=True, tag=47):
 
 
 class ProcessDied(Struct, array_like=True, tag=48):
-    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
+    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled.
+    P -> P: the same of one that had leases, or may have asked for some: nothing is done for it there any more."""
 
     process: ProcessId
 
@@ -642,6 +693,11 @@ Message = (
     | Exit
     | PeerStops
     | Demand
+    | AskAlso
+    | LoadNow
+    | JobThere
+    | JobHere
+    | JobEnded
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshray.config import Config
-from meshray.core.abroad import Abroad
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import Core, Send
@@ -68,7 +67,6 @@ class Leases(Core):
         self._grants = Grants(total, here.node)
         self.slots = self._grants.slots
         self.placement = Placement(here, self.slots, config)
-        self.abroad = Abroad(here.node, self._emit)
         cpus = -(-self.slots.total.get(CPU, 0) // 10_000)
         self.workers = Workers(config, interpreter, cpus, self._emit)
         self._assignment = Assignment(self._grants, self.workers, devices, self._emit)
@@ -89,7 +87,9 @@ class Leases(Core):
         self.workers.prestart(now)
 
     def on_job_started(self, info: JobInfo) -> None:
+        """A driver of this host has attached, or a job of another host may have work done here."""
         self._jobs.setdefault(info.job, info)
+        self._ended.discard(info.job)  # its host was lost, and is there again before the last of its workers is dead
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
@@ -97,7 +97,6 @@ class Leases(Core):
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
-        self.abroad.on_job_ended(job, sorted(survivors))
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
             # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
             if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
@@ -222,7 +221,6 @@ class Leases(Core):
 
     def on_driver_gone(self, process: bytes, now: float) -> None:
         """A driver's process is no more; its job was ended by `on_job_ended`."""
-        self.abroad.on_process_died(process, self.placement.members)
         self._drop_submitter(process)
         self._pump(now)
 
@@ -238,29 +236,10 @@ class Leases(Core):
         self.placement.on_load(peer[:NODE_BYTES], message.used)
         self.on_members_changed(now)
 
-    def on_job_there(self, peer: bytes, info: JobInfo) -> None:
-        """A peer will send submitters of this job here. Not of a driver whose host is not there: its end was told."""
-        home = info.job[:NODE_BYTES]
-        if home == self._node or not (home == peer[:NODE_BYTES] or home in self.placement.members):
-            self.stale += 1
-            return
-        self.on_job_started(info)
-        self.abroad.on_job_there(info.job)
-
-    def on_job_here(self, peer: bytes, job: bytes) -> None:
-        """A peer knows of a job of a driver here."""
-        if job.startswith(self._node):
-            self.abroad.on_job_here(peer[:NODE_BYTES], job, self.serves(job))
-
-    def jobs_of(self, node: bytes) -> list[bytes]:
-        """The jobs, not ended, whose drivers belong to that host."""
-        return [job for job in self._jobs if job.startswith(node) and job not in self._ended]
-
     def on_node_gone(self, node: bytes, now: float) -> None:
-        """A host is dead, or holds this one for dead: nothing is done for its processes any more. Told after the ends
-        of its jobs."""
-        self.placement.on_gone(node)
-        self.abroad.on_node_gone(node)
+        """A host is gone or was cut off: nothing is done for its processes any more, and who was sent there may have to
+        be sent again."""
+        self.placement.forget_asked(self._demands, node)
         for wanted in [wanted for wanted in self._demands if wanted.key[0].startswith(node) and not wanted.is_actor]:
             self._drop(wanted, "its submitter's host is gone")
         self.on_members_changed(now)
@@ -358,7 +337,6 @@ class Leases(Core):
     ) -> None:
         """A worker is gone. `finished`, `started`, `all_started`: of the journal, what concerns `lease_of(process)`;
         `failure`: WorkerCrashedError with how it ended."""
-        self.abroad.on_process_died(process, self.placement.members)
         for wanted in self._demands.of_submitter(process):
             if wanted.job in self._ended:
                 self._drop(wanted, "its submitter is gone, and its job has ended")
@@ -478,13 +456,12 @@ class Leases(Core):
         return False
 
     def _ask_others(self, now: float) -> None:
-        """Tell the submitters of classes that wait whom to ask as well. Their jobs are known there before they ask."""
+        """Tell the submitters of classes that wait whom to ask as well."""
         times: list[float] = []
         for wanted in self._demands.waiting():
             if wanted.is_actor or wanted.job in self._ended:
                 continue
             for ask in self.placement.asks(wanted, now):
-                self.abroad.introduce(self._jobs[wanted.job], wanted.submitter, ask.node)
                 also = AskAlso(wanted.key[1], peer_of(ask.node), ask.count, wanted.hops + 1)
                 self._emit(Send(wanted.submitter, also))
             times.append(self.placement.next_look(wanted))

@@ -17,7 +17,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
-    P   -> P   LoadNow, JobThere, JobHere, JobEnded                (leases on other hosts: core/abroad.py)
+    P   -> P   LoadNow, JobWanted
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
 """
 
@@ -218,25 +218,12 @@ class LoadNow(Struct, array_like=True, tag=100):
     used: Amounts
 
 
-class JobThere(Struct, array_like=True, tag=101):
-    """P -> P: submitters of this job will ask you for leases. Answered, to the driver's peer, with JobHere. A repeat is
-    answered again and changes nothing."""
-
-    info: JobInfo
-
-
-class JobHere(Struct, array_like=True, tag=102):
-    """P -> P (the driver's): this peer knows of a job, and wants to hear of its end. If it is over already that is
-    answered with JobEnded. A repeat changes nothing."""
+class JobWanted(Struct, array_like=True, tag=101):
+    """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
+    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
+    again."""
 
     job: ProcessId
-
-
-class JobEnded(Struct, array_like=True, tag=103):
-    """P (the driver's) -> P: the job is over. A repeat changes nothing."""
-
-    job: ProcessId
-    survivors: list[ProcessId] = []  # they go on: its detached actors
 
 
 class LeaseGranted(Struct, array_like=True, tag=21):
@@ -465,8 +452,7 @@ class Forget(Struct, array_like=True, tag=47):
 
 
 class ProcessDied(Struct, array_like=True, tag=48):
-    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled.
-    P -> P: the same of one that had leases, or may have asked for some: nothing is done for it there any more."""
+    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
 
     process: ProcessId
 
@@ -695,9 +681,7 @@ Message = (
     | Demand
     | AskAlso
     | LoadNow
-    | JobThere
-    | JobHere
-    | JobEnded
+    | JobWanted
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked

@@ -176,8 +176,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_ack_after_messages: int = 128
     """And for how many messages, so that a window never runs empty for want of one."""
 
-    link_ack_after_bytes: int = 2 << 20
-    """And for how many bytes."""
+    link_ack_after_bytes: int = 256 << 10
+    """And for how many bytes: a quarter of `road_window_bytes`, which would else run empty."""
 
     link_replay_after_s: float = 2.0
     """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
@@ -197,6 +197,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
+
+    road_patience_s: float = 5.0
+    """What is for a host of which no rumour has come waits so long: someone who knows it was quicker than the gossip,
+    which takes O(log n) rounds. Then it counts as gone."""
+
+    road_window_bytes: int = 1 << 20
+    """What is relayed for processes waits in their peer while so much of the control stream is not acknowledged: what
+    the peers themselves say is never behind more than that (8 ms of 1 Gbit/s)."""
 
     links_max: int = 4096
     """Links of one peer, those that are being dialled or refused included."""
@@ -414,6 +422,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT = Config()
 
 DETECTOR_TIMES = (
+    "road_patience_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",

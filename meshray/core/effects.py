@@ -97,6 +97,12 @@ class ThawLease(Struct, frozen=True):
     kill: bool = False
 
 
+class DeathOver(Struct, frozen=True):
+    """Objects to the road: the death of a process that had dealt with other hosts is settled."""
+
+    process: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -122,6 +128,7 @@ Effect = (
     | ActorPlaced
     | ReleaseActorSlot
     | ThawLease
+    | DeathOver
     | UnlinkSegment
     | SweepSegments
 )

@@ -31,7 +31,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.departures import Departures
-from meshray.core.effects import Core, Send
+from meshray.core.effects import Core, DeathOver, Send
 from meshray.core.gone import Gone, remember
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
@@ -87,6 +87,7 @@ class Objects(Core):
         self._store = store
         self._table = ObjectTable(self._on_free)
         self._departures = Departures()
+        self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
         self._attached: set[bytes] = set()  # living processes that count references
         self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
         self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
@@ -113,8 +114,9 @@ class Objects(Core):
         """Whether this process may begin something: it lives, and its job too."""
         return process in self._attached and process not in self._doomed
 
-    def on_process_died(self, process: bytes, why: str = "") -> None:
-        """The process is gone; `why` in words."""
+    def on_process_died(self, process: bytes, why: str = "", abroad: frozenset[bytes] = frozenset()) -> None:
+        """The process is gone; `why` in words. `abroad`: peers of other hosts with whose processes it had dealt: they
+        are witnesses too, and told by the road, which hears `DeathOver` in the end."""
         if process not in self._attached:
             return
         self._attached.discard(process)
@@ -131,7 +133,13 @@ class Objects(Core):
                 self._answer(record, self._gone.failure(record.id))
         for witness in sorted(self._attached):
             self._tell(witness, ProcessDied(process))
-        self._settle(self._departures.open(process, self._attached))
+        if abroad:
+            self._left_abroad.add(process)
+        self._settle(self._departures.open(process, self._attached | abroad))
+
+    def on_host_gone(self, peer: bytes) -> None:
+        """Another host is gone with its peer, which so has nothing more to account for."""
+        self._settle(self._departures.excuse(peer))
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
         """The sender has accounted for what the dead process had sent to it."""
@@ -179,6 +187,9 @@ class Objects(Core):
             self._forget_owner(process)
             for witness in sorted(self._attached):
                 self._tell(witness, DeathSettled(process))
+            if process in self._left_abroad:
+                self._left_abroad.discard(process)
+                self._effects.append(DeathOver(process))
 
     def _end_circles(self) -> None:
         """Counting alone never ends objects of an ended job that contain each other."""

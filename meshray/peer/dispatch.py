@@ -1,8 +1,9 @@
 """Message -> the core that it is for.
 
-Only processes that have attached are heard; others may only introduce themselves. A handler that fails is our mistake
-with one message: it is logged, and the peer lives on. A broken invariant (`AssertionError`) is no such thing: a peer
-whose books are wrong must not go on, so it ends loudly.
+Only processes that have attached are heard; others may only introduce themselves. What comes from other hosts was
+sorted by `core.road`, and may say less. A handler that fails is our mistake with one message: it is logged, and the
+peer lives on. A broken invariant (`AssertionError`) is no such thing: a peer whose books are wrong must not go on, so
+it ends loudly.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from meshray.ids import NODE_BYTES
+from meshray.local import peer_process
 from meshray.observe.notes import note
 from meshray.peer import status
 from meshray.peer.ends import Ends
@@ -20,6 +23,12 @@ from meshray.peer.processes import Kind
 from meshray.wire import messages as m
 
 Handler = Callable[[bytes, Any, float], None]
+
+LOCAL_ONLY: frozenset[type] = frozenset(
+    {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
+    | {m.CreditRequest, m.PoolTrimmed}
+)
+"""What only a process of this host may say to its peer."""
 
 
 class Dispatcher:
@@ -34,7 +43,18 @@ class Dispatcher:
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
             m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
             m.Ask: self._on_ask,
+            m.Relay: parts.cores.road.on_relay,
+            m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
             m.Wake: _nothing,
+        }
+        road = parts.cores.road
+        self._of_peers: dict[type, Handler] = {
+            m.ProcessThere: _timeless(road.on_process_there),
+            m.ProcessDied: _timeless(road.on_process_died),
+            m.DeathSettled: _timeless(road.on_death_settled),
+            m.JobThere: road.on_job_there,
+            m.JobKnown: _timeless(road.on_job_known),
+            m.JobOver: _timeless(road.on_job_over),
         }
 
     def _for_cores(self) -> dict[type, Handler]:
@@ -87,12 +107,32 @@ class Dispatcher:
         except AssertionError:
             raise
         except Exception:
-            self._parts.counters["failed handlers"] += 1
-            note(f"a {kind.__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
+            self._on_failure(source, message)
+
+    def dispatch_foreign(self, source: bytes, message: Any, now: float) -> None:
+        """One message from a process or a peer of another host."""
+        kind = type(message)
+        handler = self._of_peers.get(kind) if source == peer_process(source[:NODE_BYTES]) else None
+        if handler is None and kind not in LOCAL_ONLY:
+            handler = self._table.get(kind)
+        if handler is None:
+            self._parts.counters["messages out of place"] += 1
+            return
+        try:
+            handler(source, message, now)
+        except AssertionError:
+            raise
+        except Exception:
+            self._on_failure(source, message)
+
+    def _on_failure(self, source: bytes, message: Any) -> None:
+        self._parts.counters["failed handlers"] += 1
+        note(f"a {type(message).__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
 
     def _on_death_seen(self, source: bytes, message: m.DeathSeen, now: float) -> None:
         self._parts.cores.adoption.on_death_seen(source, message)
         self._parts.cores.objects.on_death_seen(source, message)
+        self._parts.cores.road.on_death_seen(source, message.process)
 
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":

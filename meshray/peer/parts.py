@@ -16,6 +16,7 @@ from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.leases import Leases
 from meshray.core.objects import Objects
+from meshray.core.road import Road
 from meshray.core.store_accounts import StoreAccounts
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
@@ -33,13 +34,14 @@ if TYPE_CHECKING:  # a peer that is off the network loads none of it
 @dataclass(slots=True)
 class Cores:
     """What decides. The order is the one in which their effects are performed: what a dead worker left is told by
-    leases, actors and adoption before objects asks everybody to account for the dead."""
+    leases, actors and adoption before objects asks everybody to account for the dead, and other hosts hear last."""
 
     leases: Leases
     actors: Actors
     adoption: Adoption
     objects: Objects
     store: StoreAccounts
+    road: Road
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    DeathOver,
     KillProcess,
     ReleaseActorSlot,
     RequestActorSlot,
@@ -23,6 +24,9 @@ from meshray.core.effects import (
     ThawLease,
     UnlinkSegment,
 )
+from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.ids import NODE_BYTES
+from meshray.peer.foreign import Foreign
 from meshray.peer.parts import Parts
 from meshray.peer.starts import Starts
 from meshray.store.files import segments_of, unlink_segment
@@ -35,11 +39,11 @@ EFFECT_ROUNDS_MAX = 100_000
 class Performer:
     """The hands of the cores."""
 
-    def __init__(self, parts: Parts, starts: Starts) -> None:
+    def __init__(self, parts: Parts, starts: Starts, foreign: Foreign) -> None:
         self._parts = parts
         self._starts = starts
         cores = parts.cores
-        self._cores = (cores.leases, cores.actors, cores.adoption, cores.objects, cores.store)
+        self._cores = (cores.leases, cores.actors, cores.adoption, cores.objects, cores.store, cores.road)
         self._table: dict[type, Callable[[Any, float], None]] = {
             Send: self._send,
             StartWorker: starts.start,
@@ -53,6 +57,13 @@ class Performer:
             ThawLease: lambda e, now: cores.leases.on_thawed(e.worker, e.submitter, e.kill, now),
             UnlinkSegment: self._unlink,
             SweepSegments: self._sweep,
+            DeathOver: lambda effect, now: cores.road.on_local_settled(effect.process),
+            Handle: foreign.handle,
+            Sever: foreign.sever,
+            HostGone: foreign.on_host_gone,
+            ForeignDied: foreign.on_died,
+            JobCame: foreign.on_job_came,
+            JobGone: foreign.on_job_gone,
         }
 
     def settle(self, now: float) -> None:
@@ -71,6 +82,9 @@ class Performer:
             self._tell_ourselves(effect.message, now)
             return
         process = parts.processes.get(effect.to)
+        if process is None and effect.to[:NODE_BYTES] != parts.node:
+            parts.cores.road.send(effect.to, effect.message, now)
+            return
         if process is None:
             parts.counters["sends to the dead"] += 1  # a link to it would wait for ever
             return

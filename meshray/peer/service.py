@@ -27,6 +27,7 @@ from meshray.core.assignment import Device
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
+from meshray.core.road import Road
 from meshray.core.store_accounts import StoreAccounts
 from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
@@ -35,7 +36,8 @@ from meshray.peer.children import Children
 from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
-from meshray.peer.jobs import Jobs
+from meshray.peer.foreign import Foreign
+from meshray.peer.jobs import OWN_PYTHON, Jobs
 from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
@@ -43,6 +45,7 @@ from meshray.peer.perform import Performer
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers
+from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
 from meshray.resources import Amounts
@@ -90,6 +93,8 @@ def serve(
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
         leases = Leases(host.totals, (executable, prefix), config, devices)
+        processes = Processes()
+        road = Road(config, node, OWN_PYTHON, processes)
         leases.job_is_needed = lambda job: _has_living_actors(actors, job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
@@ -101,14 +106,14 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, adoption, objects, store),
+            cores=Cores(leases, actors, adoption, objects, store, road),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),
             logs=Logs(config),
             log_flow=LogFlow(config),
             timers=Timers(),
-            processes=Processes(),
+            processes=processes,
             started_at=time.monotonic(),
         )
         if settings.mesh is not None:
@@ -130,7 +135,7 @@ def serve(
 
 def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
-    from meshray.peer.mesh import Mesh
+    from meshray.peer.mesh import Mesh, Who
     from meshray.transport.floods import raise_descriptor_limit
 
     raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
@@ -139,7 +144,9 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    parts.mesh = Mesh(settings, name, parts.record.version, parts.config, resources, time.monotonic())
+    who = Who(name, parts.record.version, parts.node)
+    parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
+    parts.cores.road.linked = True
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -167,10 +174,12 @@ class Loop:
     def __init__(self, parts: Parts, driver_pid: int) -> None:
         self._parts = parts
         self._starts = Starts(parts, os.getpid())
-        self._performer = Performer(parts, self._starts)
         self._jobs = Jobs(parts, self._starts, driver_pid)
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
+        self._foreign = Foreign(parts, self._jobs, self._dispatcher)
+        self._performer = Performer(parts, self._starts, self._foreign)
+        self._traffic = Traffic(parts, self._performer.settle)
         self._poller = select.poll()
         self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
@@ -234,8 +243,7 @@ class Loop:
         self._on_deaths(ready, now)
         self._on_time(now)
         self._performer.settle(now)
-        if parts.mesh is not None and parts.mesh.is_due(ready, now):
-            parts.mesh.turn(now)
+        self._traffic.turn(ready, now)
         self._jobs.answer_leaving(now)
         self._performer.settle(now)
         if parts.endpoint.must_retry:
@@ -284,6 +292,7 @@ class Loop:
             cores.actors.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
+            cores.road.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
         ]
@@ -354,6 +363,7 @@ class Loop:
             (cores.actors, cores.actors.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
+            (cores.road, cores.road.next_deadline()),
         ):
             if deadline is not None and deadline <= now:
                 core.tick(now)

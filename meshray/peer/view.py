@@ -92,5 +92,5 @@ class PartsView:
         return {
             "refused messages": parts.endpoint.refused,
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
-            **parts.counters,
+            **(parts.counters + parts.cores.road.counters),
         }

@@ -28,6 +28,7 @@ from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
+from meshray.runtime.abroad import Abroad
 from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.pump import Pump
 from meshray.runtime.unfetched import Unfetched
@@ -35,6 +36,7 @@ from meshray.store.files import segment_prefix
 from meshray.store.segments import SegmentStore
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
+from meshray.wire.codec import ProtocolError, decode
 
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
@@ -101,6 +103,8 @@ class Engine:
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
         )
+        self.abroad = Abroad(self.endpoint, self.peer, self.config.frame_max_bytes)
+        self.endpoint.detour = self.abroad.send
         self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
         self.inbox: deque[Pending] = deque()  # submitted, not yet looked at
         self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
@@ -144,6 +148,9 @@ class Engine:
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
             m.PeerStops: self._on_peer_stops,
+            m.Relayed: self._on_relayed,
+            m.RelayTaken: lambda _, x: self.abroad.on_taken(x),
+            m.NodeGone: self._on_node_gone,
             m.Wake: lambda _, x: None,
         }
 
@@ -161,6 +168,19 @@ class Engine:
                     self.host.on_push(source, message)
                 else:
                     self.host.on_other(source, message)
+
+    def _on_relayed(self, source: bytes, message: m.Relayed) -> None:
+        """A process of another host says this."""
+        if source != self.peer:
+            return  # nobody else passes on
+        try:
+            said = decode(message.data)
+        except ProtocolError as error:
+            self.endpoint.refused += 1
+            self.endpoint.last_refusal = str(error)
+            return
+        self.abroad.heard(message.source)
+        self.on_messages([(message.source, said)])
 
     def on_turn(self, now: float) -> None:
         """What others wait for leaves first; then what can wait is accounted for, and leaves as well."""
@@ -481,16 +501,33 @@ class Engine:
         self.dead[message.process] = None
         if len(self.dead) > DEAD_MAX:
             del self.dead[next(iter(self.dead))]
-        if self.host is not None:
-            self.host.on_process_died(message.process)
-        self.calls.on_process_died(message.process)
-        self.submission.on_process_died(message.process)
-        self.records.drain()
-        self.records.on_process_died(message.process)
+        self._give_up(message.process)
         self._announce_places(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
         self.endpoint.drop(message.process)
+        self.abroad.forget(message.process)
+
+    def _give_up(self, process: bytes) -> None:
+        """Nothing more comes from this process."""
+        if self.host is not None:
+            self.host.on_process_died(process)
+        self.calls.on_process_died(process)
+        self.submission.on_process_died(process)
+        self.records.drain()
+        self.records.on_process_died(process)
+
+    def _on_node_gone(self, source: bytes, message: m.NodeGone) -> None:
+        """A host is gone, and with it whatever its processes had of us. It may come back: none of them is dead for
+        ever, and nobody is going to settle anything."""
+        if source != self.peer:
+            return
+        for process in self.abroad.forget_host(message.node):
+            self._give_up(process)
+        for key in [key for key in self.pins if key[0][:NODE_BYTES] == message.node]:
+            del self.pins[key]
+        self.flush()
+        self.send(self.peer, m.NodeGoneSeen(message.node))
 
     def _on_death_settled(self, _: bytes, message: m.DeathSettled) -> None:
         for key in [key for key in self.pins if key[0] == message.process]:

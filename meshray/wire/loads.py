@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from meshray.ids import NODE_BYTES
 from meshray.resources import Amounts
 from meshray.wire.gossip import LOAD_MAX_BYTES
 
@@ -17,12 +18,17 @@ Amount = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class MemberLoad(msgspec.Struct, frozen=True, array_like=True):
-    """The resources of a peer, and how much of them is in use. `used` may exceed `total`: woken tasks run in debt."""
+    """The resources of a peer, and how much of them is in use. `used` may exceed `total`: woken tasks run in debt.
+
+    A member's node id in the mesh is that of one life; what its processes and objects are named by is its *home* node,
+    which stays while the peer's process runs."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]  # of meshray
     total: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
     used: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
     left_out: int = 0  # how many custom resources did not fit
+    home: Annotated[bytes, msgspec.Meta(max_length=NODE_BYTES)] = b""  # b"": it has said none, so no work goes there
+    life: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0  # counts up with each life of that peer
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -31,7 +37,7 @@ _decoder = msgspec.msgpack.Decoder(MemberLoad)
 _FIRST = ("CPU", "GPU", "memory", "object_store_memory")
 
 
-def encode_load(version: str, total: Amounts, available: Amounts) -> bytes:
+def encode_load(version: str, total: Amounts, available: Amounts, home: bytes = b"", life: int = 0) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))
     kept = list(names)
@@ -42,6 +48,8 @@ def encode_load(version: str, total: Amounts, available: Amounts) -> bytes:
             {name: total[name] for name in kept},
             {name: amount for name, amount in used.items() if amount},
             len(names) - len(kept),
+            home,
+            life,
         )
         data = _encoder.encode(load)
         if len(data) <= LOAD_MAX_BYTES:

@@ -19,6 +19,11 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Ask                    P -> A     Answer
     P   -> P   LoadNow, JobWanted
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
+    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
+    P   -> P'  ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+
+Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
+the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
 """
 
 from __future__ import annotations
@@ -667,6 +672,80 @@ class LogsShown(Struct, array_like=True, tag=74):
     size: Count
 
 
+# -- between hosts -----------------------------------------------------------------------------------------------------
+
+RELAY_WINDOW_BYTES = 1 << 20
+"""What one process may have on its way to one process of another host. The same for all, so it is not configured: the
+receiver's peer says RelayTaken when half of it is with the receiver, and until then the rest waits with the sender. So
+a pair of processes costs either peer at most this much memory, or one message that is larger."""
+
+
+class Relay(Struct, array_like=True, tag=80, gc=False):
+    """A -> P: pass this on to a process of another host. `data` is an encoded Message, which P does not read."""
+
+    destination: ProcessId
+    data: bytes
+
+
+class Relayed(Struct, array_like=True, tag=81, gc=False):
+    """P -> A: a process or a peer of another host says this. As if `source` had said it directly."""
+
+    source: ProcessId
+    data: bytes
+
+
+class RelayTaken(Struct, array_like=True, tag=82, gc=False):
+    """P' -> A, relayed: `destination` has so many more bytes of what the receiver had sent to it."""
+
+    destination: ProcessId
+    size: Count
+
+
+class NodeGone(Struct, array_like=True, tag=83):
+    """P -> A: a host that the receiver dealt with is gone, or cut off for good: whatever was said to it may not have
+    arrived, nothing of it will come, and whatever ran there is lost. Answered with NodeGoneSeen; what the receiver says
+    to that host before it answers goes nowhere. A host that was only cut off may be spoken to again afterwards, as if
+    for the first time."""
+
+    node: NodeId
+    reason: Text = ""
+
+
+class NodeGoneSeen(Struct, array_like=True, tag=84):
+    """A -> P: from here on what the sender says to that host is meant for after its end. One for each NodeGone."""
+
+    node: NodeId
+
+
+class ProcessThere(Struct, array_like=True, tag=85):
+    """P -> P': a process of this host is about to speak to yours. Once per process and host, before all it says; its
+    ProcessDied follows after all it has said. A repeat changes nothing."""
+
+    process: ProcessId
+    job: bytes = b""  # that it serves; b"" for none. P' knows it from a JobThere
+
+
+class JobThere(Struct, array_like=True, tag=86):
+    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it. A repeat changes
+    nothing. The paths in `info` are those of the driver's host."""
+
+    info: JobInfo
+    python: Name  # the minor version of its driver: "3.11"
+
+
+class JobKnown(Struct, array_like=True, tag=87):
+    """P -> P', the peer of the job's driver: somebody else told me of this job; tell me its end. Answered with JobOver
+    when it is over, or unknown. A repeat changes nothing."""
+
+    job: ProcessId
+
+
+class JobOver(Struct, array_like=True, tag=88):
+    """P -> P': the job has ended, or its driver is gone. A repeat changes nothing."""
+
+    job: ProcessId
+
+
 class Wake(Struct, array_like=True, tag=73):
     """A process to itself: look at your queues."""
 
@@ -730,6 +809,15 @@ Message = (
     | Answer
     | LogLines
     | LogsShown
+    | Relay
+    | Relayed
+    | RelayTaken
+    | NodeGone
+    | NodeGoneSeen
+    | ProcessThere
+    | JobThere
+    | JobKnown
+    | JobOver
     | Wake
 )
 

@@ -56,6 +56,11 @@ class Wanted:
         self.asked.clear()
         self.look_anew()
 
+    def forget_asked(self, node: bytes) -> None:
+        """What it was asked may not have arrived there."""
+        if self.asked.pop(node, None) is not None:
+            self.looked = -1
+
     def look_anew(self) -> None:
         """It wants more than it did: who was asked for the rest may not do."""
         self.looked, self.turns = -1, None

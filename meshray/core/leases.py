@@ -24,18 +24,19 @@ from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import Core, Send
 from meshray.core.grants import Grant, Grants
-from meshray.core.placement import NOWHERE, Here, Placement
+from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reserves, victims, wished_for
 from meshray.core.slots import CPU
 from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
-from meshray.ids import NODE_BYTES, peer_of
+from meshray.ids import NODE_BYTES, PROCESS_BYTES, peer_of
 from meshray.resources import Amounts
 from meshray.wire.messages import (
     AskAlso,
     Demand,
     Failure,
     JobInfo,
+    JobWanted,
     LeaseLost,
     LeaseRevoked,
     LeaseWanted,
@@ -100,7 +101,7 @@ class Leases(Core):
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
             # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
             if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
-                self._drop(wanted, "its job ended")
+                self._drop(wanted, "its job ended", told=self._is_foreign(wanted.submitter))
         going_on = set(survivors)
         for worker in self.workers.of_job(job):
             if self._root_of(worker) in survivors:
@@ -143,16 +144,19 @@ class Leases(Core):
     # -- submitters --------------------------------------------------------------------------------------------------
 
     def on_demand(self, submitter: bytes, demand: Demand, now: float, for_job: bytes = b"") -> None:
-        """`for_job`: of a peer that submits for others."""
-        for_job = for_job or (demand.job if self._is_foreign(submitter) else b"")
+        """`for_job`: of a peer that submits for others, or of a process of another host."""
+        foreign = self._is_foreign(submitter)
+        for_job = for_job or (demand.job if foreign else b"")
         job = self.job_of(submitter) if not for_job else for_job if self.serves(for_job) else None
         key = (submitter, demand.class_id)
         wanted = self._demands.get(key)
         if job is None or (wanted is None and not demand.count):
             self.stale += job is None
+            if job is None and foreign and len(for_job) == PROCESS_BYTES and demand.count:
+                self._emit(Send(peer_of(submitter), JobWanted(for_job)))
             return
         if wanted is None:
-            if self._is_foreign(submitter) and len(self._demands) >= self._config.foreign_classes_max:
+            if foreign and len(self._demands) >= self._config.foreign_classes_max:
                 self.stale += 1
                 return
             wanted = self._new_class(key, job, demand, now)
@@ -226,23 +230,38 @@ class Leases(Core):
 
     # -- other hosts -------------------------------------------------------------------------------------------------
 
-    def on_members_changed(self, now: float) -> None:
-        """`placement` sees somebody come, go, or tell another load."""
-        self._report(now)
-        self._pump(now)
+    def on_member(self, member: Member, now: float) -> None:
+        """A member is there, or tells its load."""
+        self.placement.on_member(member)
+        self._look_again_at_all(now)
+
+    def on_member_gone(self, node: bytes, now: float) -> None:
+        """It is no member any more."""
+        self.placement.on_gone(node)
+        self._look_again_at_all(now)
+
+    def _look_again_at_all(self, now: float) -> None:
+        if len(self._demands):
+            self._report(now)
+            self._pump(now)
 
     def on_load_now(self, peer: bytes, message: LoadNow, now: float) -> None:
         """A peer that could not serve a demand at once says how full it is."""
         self.placement.on_load(peer[:NODE_BYTES], message.used)
-        self.on_members_changed(now)
+        self._look_again_at_all(now)
 
     def on_node_gone(self, node: bytes, now: float) -> None:
         """A host is gone or was cut off: nothing is done for its processes any more, and who was sent there may have to
         be sent again."""
-        self.placement.forget_asked(self._demands, node)
+        for wanted in self._demands:
+            wanted.forget_asked(node)
         for wanted in [wanted for wanted in self._demands if wanted.key[0].startswith(node) and not wanted.is_actor]:
             self._drop(wanted, "its submitter's host is gone")
-        self.on_members_changed(now)
+        self._look_again_at_all(now)
+
+    def job_info(self, job: bytes) -> JobInfo | None:
+        """A job that this peer serves; None for others."""
+        return self._jobs[job] if self.serves(job) else None
 
     def on_foreign_process_died(self, process: bytes, now: float) -> None:
         """So says its peer."""
@@ -378,15 +397,16 @@ class Leases(Core):
                 self._end_grant(grant)
         self._demands.discard_if_empty(wanted)
 
-    def _drop(self, wanted: Wanted, reason: str) -> None:
-        """Nobody stands behind a class any more: its grants end, at once or when their workers are dead."""
+    def _drop(self, wanted: Wanted, reason: str, told: bool = False) -> None:
+        """Nobody stands behind a class any more: its grants end, at once or when their workers are dead. `told`: its
+        submitter may think otherwise, so it hears of lost leases: only this host may hold its job for over."""
         wanted.count = 0
         for grant in self._grants.of(wanted):
             worker = self.workers.get(grant.worker)
             if worker is None:
                 self._end_grant(grant)
             else:
-                grant.orphan = True
+                grant.orphan = not told
                 self.workers.kill(worker, reason)
         self._demands.discard_if_empty(wanted)
 

@@ -56,10 +56,18 @@ NOWHERE = Here()
 class Member:
     """Another host, as this one sees it."""
 
-    __slots__ = ("compatible", "debit", "labels", "name", "node", "queued", "total", "used")
+    __slots__ = ("address", "compatible", "debit", "labels", "name", "node", "queued", "total", "used")
 
     def __init__(
-        self, node: bytes, name: str, total: Amounts, used: Amounts, labels: Mapping[str, str], compatible: bool = True
+        self,
+        node: bytes,
+        name: str,
+        total: Amounts,
+        used: Amounts,
+        labels: Mapping[str, str],
+        *,
+        compatible: bool = True,
+        address: str = "",
     ) -> None:
         self.node = node  # its home node
         self.name = name
@@ -67,6 +75,7 @@ class Member:
         self.used: dict[str, int] = dict(used)  # as it has told last
         self.labels: dict[str, str] = dict(labels)
         self.compatible = compatible  # it runs our version of Python: code may go there
+        self.address = address  # for people
         self.debit: dict[str, int] = {}  # what submitters were sent there for since
         self.queued = 0  # how many were sent there to queue since
 

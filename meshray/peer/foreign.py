@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.local import peer_process
 from meshray.observe.notes import note
@@ -42,10 +43,16 @@ class Foreign:
     def on_host_gone(self, effect: HostGone, now: float) -> None:
         """Nothing of that host counts any more."""
         note(f"host {effect.home.hex()} is gone for what runs here: {effect.reason}")
-        self._parts.cores.objects.on_host_gone(peer_process(effect.home))
+        cores = self._parts.cores
+        cores.objects.on_host_gone(peer_process(effect.home))
+        cores.leases.on_node_gone(effect.home, now)
+        if not cores.road.is_there(effect.home):  # else it was only cut off
+            cores.leases.on_member_gone(effect.home, now)
+        cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""
+        self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
         """A job of another host may have work done here."""

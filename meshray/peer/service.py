@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from meshray.config import preset
 from meshray.core.actors import Actors
@@ -27,6 +28,7 @@ from meshray.core.assignment import Device
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
+from meshray.core.placement import Here
 from meshray.core.road import Road
 from meshray.core.store_accounts import StoreAccounts
 from meshray.launch import MeshSettings, PeerSettings
@@ -92,7 +94,7 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices)
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
         leases.job_is_needed = lambda job: _has_living_actors(actors, job)
@@ -144,7 +146,7 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    who = Who(name, parts.record.version, parts.node)
+    who = Who(name, parts.record.version, parts.node, parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
     parts.cores.road.linked = True
 

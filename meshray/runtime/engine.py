@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
-from meshray.core.pending import DONE, Pending
+from meshray.core.pending import DONE, Pending, gone_failure
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
@@ -522,6 +522,8 @@ class Engine:
         ever, and nobody is going to settle anything."""
         if source != self.peer:
             return
+        failure = gone_failure(message.node, message.reason)
+        self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
         for key in [key for key in self.pins if key[0][:NODE_BYTES] == message.node]:

@@ -17,10 +17,9 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
-    P   -> P   LoadNow, JobWanted
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
-    P   -> P'  ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
 
 Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
 the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
@@ -395,6 +394,7 @@ class Lineage(Struct, frozen=True, array_like=True):
     profile: Profile
     depth: int
     name: Name
+    strategy: Strategy = ANYWHERE
 
 
 class Promoted(Struct, array_like=True):

@@ -407,9 +407,7 @@ class Program:
             case m.Push():
                 self._on_push(source, message)
             case m.Results():
-                self._complete(
-                    submission.on_results(source, message.lease, message.results, message.busy_ns, now)
-                )
+                self._complete(submission.on_results(source, message.lease, message.results, message.busy_ns, now))
             case m.GivenBack():
                 self._complete(submission.on_given_back(source, message.lease, message.seqs, now))
             case m.LeaseGranted():

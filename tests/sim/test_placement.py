@@ -136,7 +136,9 @@ class Mesh:
             for other in living:
                 delay = DEATH_S * (0.5 + self.random.random())
                 self.net.act(other, delay, lambda other=other: other.lose(host.node))
-            self.net.at(DEATH_S * 2, lambda: self.introduce(self.new_host(self.hosts.index(host), f"n{len(self.hosts)}")))
+            self.net.at(
+                DEATH_S * 2, lambda: self.introduce(self.new_host(self.hosts.index(host), f"n{len(self.hosts)}"))
+            )
 
     def cut(self) -> None:
         """Two hosts do not hear each other, for short or for long."""

@@ -57,6 +57,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 
+    # -- leases of other peers ---------------------------------------------------------------------------------------
+    hops_max: int = 3
+    """So often may a demand be sent on from peer to peer. Each hop asks one that seemed better two random choices
+    later; after three of them the view was wrong, and it is better to wait."""
+
+    ask_again_s: float = 0.5
+    """While a class waits it queues at one more busy peer each time this is over: loads are told as often."""
+
+    ask_busy_max: int = 16
+    """Busy peers at which one class queues: in a mesh that is full its turn comes at one of them."""
+
+    ask_renew_s: float = 5.0
+    """A class that still waits asks a peer anew after this time: it may have come to know the job only now."""
+
+    ask_also_work_s: float = 0.005
+    """Other peers are asked for leases only for more expected work per lease than this: a worker elsewhere has to be
+    bound to the job, if not started, and sent the function, so it would not begin sooner."""
+
+    locality_min_bytes: int = 1 << 20
+    """Large arguments count from here on: this much is fetched while a lease is asked for (10 ms at 1 Gbit/s)."""
+
+    locality_bytes_per_s: float = 100e6
+    """What is fetched per second, as expected: 1 Gbit/s. A task waits for a place where its arguments are as long as
+    it would take to fetch them elsewhere: so it never takes more than twice the best time."""
+
+    locality_wait_max_s: float = 2.0
+    """And never longer than this."""
+
+    spread_wait_s: float = 0.2
+    """A class with SPREAD takes others' turns when they have not taken them within this time."""
+
+    foreign_classes_max: int = 65536
+    """Classes that all submitters of other hosts may have here at one time; demands beyond are not heard."""
+
     # -- lineage -----------------------------------------------------------------------------------------------------
     lineage_inline_max_bytes: int = 1024
     """A small argument that was a reference stands in the lineage as its value; a larger one is borrowed instead."""

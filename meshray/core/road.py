@@ -186,6 +186,17 @@ class Road(Core):
             if not self._barred[key]:
                 del self._barred[key]
 
+    def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
+        """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
+        way = self._way(home, now)
+        if way is not None and (again or info.job not in way.jobs):
+            self._say_job(way, info)
+
+    def _say_job(self, way: Way, info: JobInfo) -> None:
+        way.jobs.add(info.job)
+        self._jobs.on_told(info.job, way.home)
+        self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
             return
@@ -193,9 +204,7 @@ class Road(Core):
         way.dealt.add(process)
         info = self._locals.job_info(process)
         if info is not None and info.job not in way.jobs:
-            way.jobs.add(info.job)
-            self._jobs.on_told(info.job, way.home)
-            self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+            self._say_job(way, info)
         self._say(way, ProcessThere(process, info.job if info is not None else b""))
 
     # -- what our own peer says --------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ LOCAL_ONLY: frozenset[type] = frozenset(
 )
 """What only a process of this host may say to its peer."""
 
+LEASE_NEWS = (m.LeaseGranted, m.LeaseRevoked, m.LeaseWanted, m.LeaseLost, m.AskAlso)
+"""What another peer says to this one as to a submitter: of tasks that were adopted here."""
+
 
 class Dispatcher:
     """The table, and what stands before it."""
@@ -55,14 +58,17 @@ class Dispatcher:
             m.JobThere: road.on_job_there,
             m.JobKnown: _timeless(road.on_job_known),
             m.JobOver: _timeless(road.on_job_over),
-        } | self._for_copies()
+            m.JobWanted: self._on_job_wanted,
+            m.LoadNow: parts.cores.leases.on_load_now,
+        } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
+        self._of_peers |= self._for_copies()
 
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores
         leases, actors, objects, store = cores.leases, cores.actors, cores.objects, cores.store
         adoption = cores.adoption
         return {
-            m.Demand: leases.on_demand,
+            m.Demand: self._on_demand,
             m.LeaseReturned: lambda source, message, now: leases.on_returned(source, message.leases, now),
             m.Blocked: lambda source, message, now: leases.on_blocked(source, message.since, now),
             m.Unblocked: lambda source, message, now: leases.on_unblocked(source, message.since, now),
@@ -146,6 +152,20 @@ class Dispatcher:
             raise
         except Exception:
             self._on_failure(source, message)
+
+    def _on_demand(self, source: bytes, message: m.Demand, now: float) -> None:
+        cores = self._parts.cores
+        cores.leases.on_demand(source, message, now, cores.road.job_of(source))
+
+    def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
+        """Processes of this host ask another one to work for a job that it does not know."""
+        cores = self._parts.cores
+        info = cores.leases.job_info(message.job)
+        if info is not None:
+            cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
+
+    def _on_lease_news(self, source: bytes, message: Any, now: float) -> None:
+        self._parts.cores.adoption.on_own(message, now)
 
     def _on_failure(self, source: bytes, message: Any) -> None:
         self._parts.counters["failed handlers"] += 1

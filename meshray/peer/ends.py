@@ -67,8 +67,8 @@ class Ends:
         executors = cores.leases.workers_for(process_id)
         cores.leases.on_process_died(process_id, finished, started, failure, now, all_started)
         cores.actors.on_process_died(process_id, how, by_source, now, all_started)
-        cores.adoption.on_process_died(process_id, finished, failure, now, executors)
         abroad = cores.road.on_local_died(process_id)
+        cores.adoption.on_process_died(process_id, finished, failure, now, executors, len(abroad))
         cores.objects.on_process_died(process_id, ended.exit_text, abroad)
         cores.fetches.on_process_died(process_id)
 

@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.observe.notes import note
 from meshray.peer.dispatch import Dispatcher
@@ -46,6 +47,10 @@ class Foreign:
         cores.whereabouts.on_host_gone(effect.home)
         cores.serving.on_host_gone(effect.home)
         cores.fetches.on_host_gone(effect.home, now)
+        cores.leases.on_node_gone(effect.home, now)
+        if not cores.road.is_there(effect.home):  # else it was only cut off
+            cores.leases.on_member_gone(effect.home, now)
+        cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
     def on_unreachable(self, home: bytes, now: float) -> None:
         """What this peer had to say to that host did not leave: it is gone."""
@@ -55,6 +60,7 @@ class Foreign:
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""
+        self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
         """A job of another host may have work done here."""

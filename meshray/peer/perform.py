@@ -126,6 +126,10 @@ class Performer:
             return
         process = parts.processes.get(effect.to)
         if process is None and effect.to[:NODE_BYTES] != parts.node:
+            if isinstance(effect.message, Demand):  # of an adopted task
+                info = parts.cores.leases.job_info(effect.message.job)
+                if info is not None:
+                    parts.cores.road.tell_job(info, effect.to[:NODE_BYTES], now)
             if not parts.cores.road.send(effect.to, effect.message, now):
                 self._foreign.on_unreachable(effect.to[:NODE_BYTES], now)
             return

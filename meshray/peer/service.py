@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from meshray.config import preset
 from meshray.core.actors import Actors
@@ -28,6 +29,7 @@ from meshray.core.fetches import Fetches
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
+from meshray.core.placement import Here
 from meshray.core.road import Road
 from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
@@ -97,7 +99,7 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices)
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
         fetches = Fetches(config, node, copy_capacity)
@@ -152,7 +154,7 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    who = Who(name, parts.record.version, parts.node)
+    who = Who(name, parts.record.version, parts.node, parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
     parts.cores.road.linked = True
     parts.cores.objects.alone = False

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
-from meshray.core.pending import DONE, Pending
+from meshray.core.pending import DONE, Pending, gone_failure
 from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
@@ -100,7 +100,7 @@ class Engine:
         self.queue = context.dropped
         lineage = None if attachment.is_driver else attachment.config
         self.records = Records(self.peer, self.queue, self._on_idle, self._on_release, lineage)
-        self.submission = Submission(self.peer, self.config)
+        self.submission = Submission(self.peer, self.config, attachment.job_id)
         self.calls = Calls(self.peer)
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
@@ -134,6 +134,7 @@ class Engine:
             m.Results: self._on_results,
             m.PlainResults: self._on_plain_results,
             m.GivenBack: self._on_given_back,
+            m.AskAlso: lambda _, x: self.submission.on_ask_also(x),
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
             m.LeaseWanted: lambda _, x: self.submission.on_wanted(x.lease),
@@ -508,6 +509,9 @@ class Engine:
             self.send(self.peer, m.Lodged(elsewhere))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
+        if message.hopeless:
+            self.complete(self.submission.on_unschedulable(message.class_id, message.message), b"")
+            return
         if message.message and self.on_warning is not None:
             name = self.submission.name_of(message.class_id)
             self.on_warning(f"{name} waits: {message.message}" if name else message.message)
@@ -555,6 +559,8 @@ class Engine:
         on to others, who are about to tell of it."""
         if source != self.peer:
             return
+        failure = gone_failure(message.node, message.reason)
+        self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
         pins = [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]

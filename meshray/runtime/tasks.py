@@ -183,6 +183,7 @@ class Tasks:
         self._engine.records.table[object_id] = record
         result.data = place
         result.refs = [*(result.refs or ()), ObjectRef(object_id)]
+        result.deps = result.deps or []  # `Dependencies` looks where it lies
 
     # -- functions and classes ---------------------------------------------------------------------------------------
 
@@ -210,11 +211,11 @@ class Tasks:
     def _class_of(self, options: TaskOptions, depth: int) -> SchedulingClass:
         """The scheduling class for these options at this depth."""
         with self._lock:
-            key = (tuple(sorted(options.request.items())), options.env_vars, depth)
+            key = (tuple(sorted(options.request.items())), options.env_vars, depth, options.strategy)
             cls = self._by_content.get(key)
             if cls is None:
                 profile = profile_of(options.request, options.env_vars, actor=False)
-                cls = self._engine.submission.new_class(options.request, profile, depth)
+                cls = self._engine.submission.new_class(options.request, profile, depth, options.strategy)
                 self._by_content[key] = cls
             if len(self._by_options) >= CLASSES_BY_OPTIONS_MAX:
                 self._by_options.clear()

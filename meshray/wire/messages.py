@@ -8,7 +8,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
-                                                   LeaseLost, Infeasible
+                                                   LeaseLost, Infeasible, AskAlso
     S   -> W   Push, PlainPush, Cancel
     W   -> S   Results, PlainResults, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
@@ -23,7 +23,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
-    P   -> P'  ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
 
 Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
 the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
@@ -36,6 +36,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from meshray.ids import TASK_BYTES
+from meshray.strategy import ANYWHERE, Strategy
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
 
@@ -48,6 +49,10 @@ Text = Annotated[str, Meta(max_length=64 * 1024)]
 Name = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Amounts = dict[Name, Count]
+Near = Annotated[dict[NodeId, Count], Meta(max_length=16)]
+"""Bytes by home node."""
+
+Hops = Annotated[int, Meta(ge=0, le=64)]
 
 
 class Place(Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -191,7 +196,8 @@ class PeerStops(Struct, array_like=True, tag=15):
 
 
 class Demand(Struct, array_like=True, tag=20):
-    """S -> P: how many leases of a class this submitter could use now, in all. Absolute, so a repeat is harmless."""
+    """S -> P: how many leases of a class this submitter could use of this peer now, in all. Absolute, so a repeat is
+    harmless. Said to its own peer, and to those that AskAlso names."""
 
     class_id: int  # the submitter's own number of the class
     count: int
@@ -199,6 +205,34 @@ class Demand(Struct, array_like=True, tag=20):
     profile: Profile = Profile()
     depth: int = 0
     name: Name = ""  # a function of the class, for messages to people
+    strategy: Strategy = ANYWHERE
+    near: Near = {}  # where the large arguments of one of these tasks lie
+    job: bytes = b""  # for whom; the receiver knows by itself for its own processes
+    hops: Hops = 0  # how many AskAlso have led here
+
+
+class AskAlso(Struct, array_like=True, tag=29):
+    """P -> S: this peer cannot give all that was asked for now; that one may give so many more. A hint: whoever has
+    nothing left to run ignores it, and only a peer grants its own slots. A repeat asks again."""
+
+    class_id: int
+    peer: ProcessId
+    count: int
+    hops: Hops  # what the Demand there says
+
+
+class LoadNow(Struct, array_like=True, tag=100):
+    """P -> P (a submitter's): a demand could not be met at once; so much is in use here. A repeat changes nothing."""
+
+    used: Amounts
+
+
+class JobWanted(Struct, array_like=True, tag=101):
+    """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
+    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
+    again."""
+
+    job: ProcessId
 
 
 class LeaseGranted(Struct, array_like=True, tag=21):
@@ -245,6 +279,7 @@ class Infeasible(Struct, array_like=True, tag=25):
 
     class_id: int
     message: Text
+    hopeless: bool = False  # nor will one ever join that could: what waits fails with TaskUnschedulableError
 
 
 class Blocked(Struct, array_like=True, tag=26):
@@ -392,6 +427,7 @@ class Lineage(Struct, frozen=True, array_like=True):
     profile: Profile
     depth: int
     name: Name
+    strategy: Strategy = ANYWHERE
 
 
 class Promoted(Struct, array_like=True):
@@ -844,6 +880,9 @@ Message = (
     | Exit
     | PeerStops
     | Demand
+    | AskAlso
+    | LoadNow
+    | JobWanted
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked

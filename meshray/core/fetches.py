@@ -94,7 +94,8 @@ class FetchStats(Struct, frozen=True):
     whole: int
     fetching: int
     waiting: int  # for room, or for their turn
-    bytes_held: int
+    held_bytes: int  # the files of these
+    come_bytes: int  # what has come of those that are fetched or whole
     fetched: int  # copies that became whole, since the start
     failed: int
     resumed: int  # sources that were left for another one
@@ -447,6 +448,7 @@ class Fetches(Core):
         held = sum(copy.capacity for copy in self._copies.values())
         return FetchStats(
             stages.count(Stage.WHOLE), stages.count(Stage.FETCHING), stages.count(Stage.ROOM), held,
+            sum(copy.have for copy in self._copies.values()),
             self._fetched, self._failed, self._resumed, self._stale,
         )  # fmt: skip
 

@@ -211,7 +211,7 @@ class Demand(Struct, array_like=True, tag=20):
     hops: Hops = 0  # how many AskAlso have led here
 
 
-class AskAlso(Struct, array_like=True, tag=29):
+class AskAlso(Struct, array_like=True, tag=140):
     """P -> S: this peer cannot give all that was asked for now; that one may give so many more. A hint: whoever has
     nothing left to run ignores it, and only a peer grants its own slots. A repeat asks again."""
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree

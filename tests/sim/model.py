@@ -226,10 +226,9 @@ class Process:
 
     def read(self) -> None:
         """Look into values that lie on other hosts."""
-        values = [self.records.table[ref.binary()].value for ref in self.some(self.variables)]
-        for place in dict.fromkeys(each for each in values if isinstance(each, m.Place)):
-            if place.node == self.peer.node:
-                continue
+        values = [self.records.table[ref.binary()].value for ref in self.variables]
+        places = [value for value in values if isinstance(value, m.Place) and value.node != self.peer.node]
+        for place in self.world.random.sample(places, min(2, len(places))):
             self.count += 1
             self.reading[self.count] = place, self.ref(place.object_id)
             self.say(self.peer.process, m.Bring(self.count, place))

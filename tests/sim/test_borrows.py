@@ -50,8 +50,8 @@ class Hosts:
             driver = Process(self.world, peer, "driver", b"", self.rules)
             for number in range(random.randint(1, 3)):
                 Process(self.world, peer, f"w{number}", driver.process, self.rules)
-        for _ in range(80):
-            self.world.at(random.random() * 0.12, self.act)
+        for _ in range(100):
+            self.world.at(random.random() * 0.15, self.act)
         for _ in range(random.randint(0, deaths)):
             self.world.at(random.random() * 0.15, self.kill)
         for _ in range(random.randint(0, host_deaths)):
@@ -75,7 +75,7 @@ class Hosts:
             process.submit(random.choice(others))
         elif what < 0.7:
             process.get()
-        elif what < 0.85:
+        elif what < 0.88:
             process.read()
         else:
             process.drop()

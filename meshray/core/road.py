@@ -178,6 +178,12 @@ class Road(Core):
             way.relay((source, destination), data)
             self._laden[home] = None
 
+    def on_dealt(self, process: bytes, home: bytes) -> None:
+        """A process here has to hear of the end of that host, though it never spoke with any process there."""
+        way = self._ways.get(home)
+        if way is not None:
+            way.dealt.add(process)
+
     def on_seen(self, source: bytes, message: NodeGoneSeen) -> None:
         """The process speaks of after that end from here on."""
         key = (source, message.node)

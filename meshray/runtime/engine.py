@@ -563,6 +563,8 @@ class Engine:
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
+        self.records.drain()
+        self.records.on_host_gone(message.node)
         pins = [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
         if pins:
             self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))

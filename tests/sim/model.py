@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshray.core.records import Carrier, Record, Records
-from meshray.ids import FIRST_RETURN, node_of, object_of, owner_process_of
+from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, object_of, owner_process_of
 from meshray.wire import messages as m
 from tests.sim.peer import SimPeer
 from tests.sim.world import World, process_id
@@ -421,11 +421,13 @@ class Process:
     def _account_for(self, dead: bytes) -> None:
         """What had come from a process, or from all those of a host."""
         self.records.drain()
-        if self.rules.hold:
+        if self.rules.hold and len(dead) == NODE_BYTES:
+            self.records.on_host_gone(dead)
+        elif self.rules.hold:
             covered = [
                 record
                 for record in self.records.table.values()
-                if not record.held and any(carrier.source.startswith(dead) for carrier in record.carriers or ())
+                if not record.held and any(carrier.source == dead for carrier in record.carriers or ())
             ]
             for record in covered:
                 record.held = True

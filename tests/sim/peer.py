@@ -11,6 +11,7 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    Dealt,
     DeathOver,
     DropCopy,
     KillProcess,
@@ -150,7 +151,8 @@ class SimPeer:
             return
         self.gone.add(node)
         for process in sorted(self.objects._attached):
-            self.world.send(self.process, process, m.NodeGone(node))
+            if node in self.dealt.get(process, ()):
+                self.world.send(self.process, process, m.NodeGone(node))
         self.foreigners.on_host_gone(node)
         self.objects.foreign.on_host_gone(node, "it was killed")
         self.whereabouts.on_host_gone(node)
@@ -216,10 +218,12 @@ class SimPeer:
             case m.DeathSettled():
                 for witness in self.foreigners.on_settled(message.process):
                     self.world.send(self.process, witness, message)
-            case m.Bring():
+            case m.Bring() if objects.is_attached(source):
                 self.fetches.on_bring(source, message, now)
             case m.Unused():
                 self.fetches.on_unused(source, message)
+            case m.Bring():
+                pass  # its process is dead
             case m.Found():
                 self.fetches.on_found(source, message, now)
             case m.Piece():
@@ -334,6 +338,8 @@ class SimPeer:
                 self.world.send(self.process, effect.to, effect.message)
             case StartWorker():
                 self.world.at(self.world.random.random() * 0.02, lambda: self._started(effect.ticket))
+            case Dealt():
+                self.dealt.setdefault(effect.process, set()).add(effect.node)
             case DeathOver():
                 self.death_over(effect.process)
             case Later():

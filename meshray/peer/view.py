@@ -10,8 +10,9 @@ from meshray.core.lives import Life
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
-from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.resources import Amounts
+from meshray.wire.loads import decode_load
 
 _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
 
@@ -82,6 +83,24 @@ class PartsView:
         stats = self._parts.cores.store.stats()
         rest = max(0, stats.used - stats.live)
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+
+    def others(self) -> Sequence[OtherView]:
+        """Each host once: as the latest life of its peer has told."""
+        mesh = self._parts.mesh
+        found: dict[bytes, OtherView] = {}
+        for member in mesh.members() if mesh is not None else ():
+            load = decode_load(member.load)
+            if member.is_self or load is None or not load.home or load.home == self._parts.node:
+                continue
+            alive = member.state in ("alive", "suspect")
+            before = found.get(load.home)
+            if before is not None and (before.alive or not alive):
+                continue
+            address = member.addresses[0] if member.addresses else ""
+            found[load.home] = OtherView(
+                load.home, member.name, address, alive, load.total, load.used, load.labels, member.reason
+            )
+        return list(found.values())
 
     def mesh(self) -> Mapping[str, Any] | None:
         mesh = self._parts.mesh

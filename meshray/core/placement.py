@@ -365,7 +365,7 @@ class Placement:
         told = [_what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
         if len(hosts) > NAMED_MAX:
             best = {name: max(host.total.get(name, 0) for host in hosts) for name in wanted.request}
-            told.append(f"{len(hosts) - NAMED_MAX} more with at most {describe(best)}")
+            told.append(f"and {len(hosts) - NAMED_MAX} more with at most {describe(best)}")
         return f"it asks for {asked}, there is {', '.join(told)}"
 
 

@@ -75,7 +75,9 @@ class Leases(Core):
         self.workers.prestart(now)
 
     def on_job_started(self, info: JobInfo) -> None:
+        """A driver is there; or the job of a host that was cut off comes back, maybe before its last worker died."""
         self._jobs.setdefault(info.job, info)
+        self._ended.discard(info.job)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached

@@ -32,7 +32,7 @@ from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
-from meshray.core.homes import PROVEN, Homes
+from meshray.core.homes import Homes
 from meshray.core.jobs_abroad import JobsAbroad
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.core.ways import Pair, Parcel, Way
@@ -159,6 +159,10 @@ class Road(Core):
         """The job that a process of another host serves; b"" for none, or when it has never spoken to this host."""
         return self.foreigners.job_of(process)
 
+    def foreign_jobs(self) -> list[bytes]:
+        """Jobs of other hosts that may have work done here."""
+        return self._jobs.foreign()
+
     # -- what processes of this host say -----------------------------------------------------------------------------
 
     def on_relay(self, source: bytes, message: Relay, now: float) -> None:
@@ -174,8 +178,9 @@ class Road(Core):
         elif _is_too_much(way.bytes_of((source, destination)), len(data)):
             self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
         elif self.foreigners.settles(destination):
-            self.foreigners.also_tell(source, destination)
-            self._emit(Send(source, ProcessDied(destination)))
+            self.counters["messages to the dead"] += 1
+            if self.foreigners.also_tell(source, destination):
+                self._emit(Send(source, ProcessDied(destination)))
         else:
             self._introduce(way, source)
             self.foreigners.met(destination, source)
@@ -269,7 +274,6 @@ class Road(Core):
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
             return
-        self.on_life(life, home, PROVEN, now)
         if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
             self.counters["messages gone astray"] += 1
             return
@@ -326,6 +330,8 @@ class Road(Core):
             return
         witnesses = {each for each in self.foreigners.who_met(process) if each in self._locals}
         self._forget_pairs(process)
+        if (way := self._ways.get(process[:NODE_BYTES])) is not None:
+            way.drop(process)
         if self.foreigners.on_died(process, witnesses):
             self._emit(ForeignDied(process))
         for witness in sorted(witnesses):

@@ -44,6 +44,7 @@ class Process:
         self.said: dict[bytes, list[Said]] = defaultdict(list)  # by receiver
         self.heard: dict[bytes, list[tuple[int, Said]]] = defaultdict(list)  # by sender: own era, and what
         self.dead: set[bytes] = set()  # processes that were said to be
+        self.unsettled: set[bytes] = set()  # those of them whose death is not settled
         self.alive = True
         self._to_peer = self._from_peer = 0.0  # times of the last deliveries: nothing overtakes them
 
@@ -76,13 +77,16 @@ class Process:
             era, number = map(int, message.data.split())
             self.heard[message.source].append((self.era[message.source[:NODE_BYTES]], (era, number)))
         elif isinstance(message, m.ProcessDied):
+            assert message.process not in self.unsettled, f"{message.process.hex()} dies twice"
+            self.unsettled.add(message.process)
             self.dead.add(message.process)
             self.tell(m.DeathSeen(message.process))
         elif isinstance(message, m.NodeGone):
+            self.unsettled -= {each for each in self.unsettled if each[:NODE_BYTES] == message.node}
             self.era[message.node] += 1
             self.tell(m.NodeGoneSeen(message.node))
         elif isinstance(message, m.DeathSettled) and message.process[:NODE_BYTES] != self.host.home:
-            assert message.process in self.dead, f"{message.process.hex()} is settled, and was never said to be dead"
+            self.unsettled.remove(message.process)  # it was said to be dead
 
 
 class Host:
@@ -289,9 +293,12 @@ class Net:
         key = (host.life, life)
         time = self._last[key] = max(self.now + self.random.random() * 0.03, self._last.get(key, 0.0))
 
+        number = host.number
+
         def arrives() -> None:
             other = self.by_life.get(life)
             if other is not None and other.alive and key[0] not in other.over:
+                other.road.on_life(key[0], host.home, number, self.now)  # the link has said so before
                 other.on_stream(key[0], destination, source, data)
             elif other is None or not other.alive or key[0] in other.over:
                 self.at(self.now + self.random.random() * 0.1, lambda: self._refuse(host, *key))
@@ -357,7 +364,7 @@ class Net:
                 current = [each for each in said if each[0] == era]
                 heard = [each for _, each in receiver.heard[sender.id] if each[0] == era]
                 assert not current or receiver.alive, f"nobody has told of a death: {sender.id.hex()} {other.hex()}"
-                assert heard == current, f"{sender.host.home.hex()} to {receiver.host.home.hex()}: {current} {heard}"
+                assert heard == current, f"{sender.id.hex()} to {other.hex()}: {current} {heard}"
         for host in (host for host in self.hosts if host.alive):
             assert not len(host.departures), "deaths that nobody settles"
             assert not host.road.foreigners._silent

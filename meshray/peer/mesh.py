@@ -143,7 +143,8 @@ class Mesh:
 
     def _say_load(self) -> bytes:
         total, available = self._resources()
-        return encode_load(self._who.version, total, available, self._who.home, self._who.life)
+        who = self._who
+        return encode_load(who.version, total, available, who.home, who.life, who.labels)
 
     def _remember(self, life: MeshLife, now: float) -> None:
         """Write down the members seen last, when they are others than those that were written."""

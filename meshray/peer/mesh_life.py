@@ -22,7 +22,7 @@ import ipaddress
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.links import PeerLinks
-from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, MeshEvent
+from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
 from meshray.transport.interfaces import choose, look, reachable
@@ -83,6 +83,7 @@ class Who(NamedTuple):
     version: str  # of meshray
     home: bytes  # the node that its processes and objects are named by
     life: int = 1  # the number of its present life
+    labels: Mapping[str, str] = {}
 
 
 class MeshLife:
@@ -344,6 +345,9 @@ class MeshLife:
         load = decode_load(data)
         if load is not None and len(load.home) == NODE_BYTES:
             self._events.append(LifeThere(node, load.home, load.life))
+            member = self._membership.member(node)
+            if member is not None and member.state in ("alive", "suspect"):
+                self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True

@@ -24,6 +24,7 @@ from meshray.ids import new_node, new_process
 from meshray.launch import MeshSettings
 from meshray.local import peer_process
 from meshray.meshkey import MeshKey
+from meshray.peer.copies import CopyHands
 from meshray.peer.mesh import Mesh
 from meshray.peer.mesh_life import Who, awake_or_not
 from meshray.peer.parts import Parts
@@ -53,8 +54,11 @@ class Peer:
         self.road = Road(CONFIG, self.home, "3.11", self)
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
-        parts = SimpleNamespace(mesh=self.mesh, cores=SimpleNamespace(road=self.road), endpoint=endpoint, config=CONFIG)
-        self.traffic = Traffic(cast(Parts, parts), self.settle)
+        leases = SimpleNamespace(on_member=lambda member, now: None)
+        cores = SimpleNamespace(road=self.road, leases=leases)
+        parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
+        copies = SimpleNamespace(turn=lambda mesh, now: None)
+        self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
 
     def __contains__(self, process: bytes) -> bool:
         return process in self.processes

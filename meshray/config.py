@@ -137,6 +137,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     exception_max_bytes: int = 1 << 20
     """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
 
+    doubt_s: float = 30.0
+    """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
+    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of
+    them."""
+
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
 
@@ -151,6 +156,38 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     pool_max_bytes: int = 4 << 30
     """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
+
+    # -- copies of values that lie on other hosts --------------------------------------------------------------------
+    fetch_piece_bytes: int = 2 << 20
+    """A value travels in pieces of this size: 17 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
+    yet can be passed on, large enough that the work per piece (0.1 ms) does not count."""
+
+    fetch_window_bytes: int = 8 << 20
+    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
+
+    fetch_peer_max_bytes: int = 16 << 20
+    """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
+
+    fetch_max_bytes: int = 64 << 20
+    """The same for all: what a peer may have to keep of what it asked for."""
+
+    bulk_window_bytes: int = 8 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
+    the next ones are there when the acknowledgement comes."""
+
+    fetches_max: int = 64
+    """Values that are fetched at a time; each has a file open. Others wait for their turn."""
+
+    fetch_stall_s: float = 10.0
+    """A source that sends nothing for so long is given up for another one (FAULTS 31)."""
+
+    fetch_seeks_max: int = 8
+    """How often the owner's peer is asked for other sources of one value before it counts as lost: copies may vanish
+    one after the other, each by a death of its own."""
+
+    pulls_max: int = 4096
+    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are eight;
+    one that asks for more gets nothing."""
 
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
@@ -194,6 +231,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     link_dial_timeout_s: float = 30.0
     """An address that has not answered by then is given up and reported."""
+
+    link_stall_s: float = 30.0
+    """A peer that acknowledges nothing for so long, plus what a slow link needs for what is on its way, is given up,
+    also when the failure detector sees it: only this pair may be cut off (FAULTS 24), or it is no member yet."""
 
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
@@ -423,6 +464,7 @@ DEFAULT = Config()
 
 DETECTOR_TIMES = (
     "road_patience_s",
+    "link_stall_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",
@@ -451,6 +493,12 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
+            DEFAULT,
+            store_wait_s=2.0,
+            pool_idle_s=1.0,
+            worker_idle_s=12.0,
+            infeasible_after_s=0.2,
+            doubt_s=6.0,
+            **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

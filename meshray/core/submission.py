@@ -31,6 +31,7 @@ from meshray.core.pending import (
     while_running,
     wire_task,
 )
+from meshray.core.plain import RUN_MIN, plain_push
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
@@ -41,11 +42,11 @@ from meshray.wire.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
+    Message,
     Profile,
     Push,
     Result,
     Retried,
-    Task,
 )
 
 
@@ -370,6 +371,32 @@ class Submission(Core):
                 first.mean.add(busy_ns / len(results))
         return self._accept(lease, results, now)
 
+    def on_plain_results(
+        self, worker: bytes, lease_id: int, first: int, count: int, busy_ns: int, now: float
+    ) -> list[Pending | None]:
+        """Inline values of a run of attempts. Returns their tasks, which are done; None for what nobody waited for."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.link.worker != worker:
+            self.stale += count
+            return [None] * count
+        in_flight = lease.in_flight
+        oldest = in_flight.get(first)
+        if oldest is not None and busy_ns:
+            oldest.mean.add(busy_ns / count)
+        tasks = [in_flight.pop(seq, None) for seq in range(first, first + count)]
+        stale = 0
+        for task in tasks:
+            if task is None:
+                stale += 1
+            else:
+                task.lease = None
+                task.state = DONE
+        self.stale += stale
+        if stale < count:
+            lease.held_up = False
+            self._after(lease, now)
+        return tasks
+
     def on_given_back(self, worker: bytes, lease_id: int, seqs: list[int], now: float) -> list[tuple[Pending, Result]]:
         """Tasks that the worker will not start. Returns those that were cancelled meanwhile."""
         lease = self._leases.get(lease_id)
@@ -532,27 +559,35 @@ class Submission(Core):
         return batch
 
     def _push(self, lease: Lease, batch: list[Pending]) -> None:
-        link, in_flight, depth = lease.link, lease.in_flight, lease.cls.depth
+        link, in_flight = lease.link, lease.in_flight
         if not in_flight:
             lease.cls.idle -= 1
-        shipped, blobs, tasks = link.shipped, [], []
-        seq = link.next_seq
+        shipped, blobs, function = link.shipped, [], b""
+        seq, plain = link.next_seq, len(batch) >= RUN_MIN
         for task in batch:
-            if task.function not in shipped:
-                shipped.add(task.function)
-                assert task.blob is not None
-                blobs.append(task.blob)
+            if task.function is not function:
+                plain = plain and function in (b"", task.function)
+                function = task.function
+                if function not in shipped:
+                    shipped.add(function)
+                    assert task.blob is not None
+                    blobs.append(task.blob)
+            if not task.plain or task.attempt or task.nested or task.dep_refs is not None:
+                plain = False
             task.state = IN_FLIGHT
             task.lease = lease
             task.seq = seq
             in_flight[seq] = task
-            if task.plain and task.dep_refs is None and not task.nested and not task.attempt:  # as `wire_task` would
-                tasks.append(Task(seq, task.task_id, task.function, task.args))
-            else:
-                tasks.append(wire_task(task, seq, depth))
             seq += 1
-        link.next_seq = seq
-        self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))
+        first, link.next_seq = link.next_seq, seq
+        message: Message
+        if plain:
+            message = plain_push(lease.id, link.acknowledged, first, batch, blobs)
+        else:
+            depth = lease.cls.depth
+            tasks = [wire_task(task, task.seq, depth) for task in batch]
+            message = Push(lease.id, link.acknowledged, tasks, blobs)
+        self._effects.append(Send(link.worker, message))
 
     def _demand(self, cls: SchedulingClass) -> None:
         """Ask for more leases while tasks are ready; withdraw the wish when none is."""

@@ -26,7 +26,7 @@ Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
     {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
-    | {m.CreditRequest, m.PoolTrimmed}
+    | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused}
 )
 """What only a process of this host may say to its peer."""
 
@@ -61,6 +61,7 @@ class Dispatcher:
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
+        self._of_peers |= self._for_copies()
 
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores
@@ -84,16 +85,38 @@ class Dispatcher:
             m.Orphans: adoption.on_orphans,
             m.OrphanDone: adoption.on_orphan_done,
             m.Results: adoption.on_results,
+            m.PlainResults: adoption.on_results,
             m.GivenBack: adoption.on_given_back,
             m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),
             m.Pooled: _timeless(objects.on_pooled),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Bring: cores.fetches.on_bring,
+            m.Unused: _timeless(cores.fetches.on_unused),
             m.CreateActor: actors.on_create,
             m.ActorReady: actors.on_ready,
             m.ActorExit: actors.on_exit,
             m.WatchActor: _timeless(actors.on_watch),
             m.KillActor: _timeless(actors.on_kill),
             m.FindActor: _timeless(actors.on_find),
+        }
+
+    def _for_copies(self) -> dict[type, Handler]:
+        """What peers say to each other of objects and copies."""
+        cores = self._parts.cores
+        objects, fetches, whereabouts = cores.objects, cores.fetches, cores.whereabouts
+        return {
+            m.HoldDone: _timeless(objects.foreign.on_hold_done),
+            m.Fetched: _timeless(objects.foreign.on_fetched),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Seek: _timeless(whereabouts.on_seek),
+            m.Whole: _timeless(whereabouts.on_whole),
+            m.CopiesGone: _timeless(whereabouts.on_copies_gone),
+            m.Found: fetches.on_found,
+            m.Pull: _timeless(cores.serving.on_pull),
+            m.Piece: fetches.on_piece,
+            m.NoPiece: fetches.on_no_piece,
+            m.Expired: _timeless(fetches.on_expired),
         }
 
     def dispatch(self, source: bytes, message: Any, now: float) -> None:

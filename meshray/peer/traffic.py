@@ -1,7 +1,7 @@
 """The road's shell: carries messages between the mesh, the processes of this host, and the peer's own cores.
 
 A turn: what the mesh tells goes to `core.road`, whose effects are performed; then what is to leave for other hosts is
-given to the links, as far as their windows allow; then it leaves.
+given to the links, as far as their windows allow, and pieces of values as well (`peer.copies`); then it leaves.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from meshray.core.placement import Member
 from meshray.core.ways import Parcel
+from meshray.peer.copies import CopyHands
 from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
 from meshray.wire.codec import encode
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class Traffic:
     """See the head of this file. `settle` performs the effects of the cores."""
 
-    def __init__(self, parts: Parts, settle: Callable[[float], None]) -> None:
+    def __init__(self, parts: Parts, copies: CopyHands, settle: Callable[[float], None]) -> None:
         self._parts = parts
+        self._copies = copies
         self._road = parts.cores.road
         self._settle = settle
 
@@ -41,6 +43,7 @@ class Traffic:
             self._settle(now)  # what one says may introduce the next
         self._road.repay(self._parts.endpoint.is_clogged)
         self._carry(mesh, now)
+        self._copies.turn(mesh, now)
         self._settle(now)
         mesh.flush(now)
 
@@ -87,7 +90,7 @@ class Traffic:
                 if parcel is None:
                     break
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
-                    road.on_cut(life, "no link to it can be made")
+                    road.on_life_over(life, "no link to it can be made")
                     break
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from meshray.core.lives import Life
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
@@ -82,7 +84,9 @@ class PartsView:
     def store(self) -> StoreView:
         stats = self._parts.cores.store.stats()
         rest = max(0, stats.used - stats.live)
-        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+        cores = self._parts.cores
+        copies = msgspec.structs.asdict(cores.fetches.stats()) | {"served_bytes": cores.serving.served_bytes}
+        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
     def others(self) -> Sequence[OtherView]:
         """Each host once: as the latest life of its peer has told."""
@@ -103,8 +107,11 @@ class PartsView:
         return list(found.values())
 
     def mesh(self) -> Mapping[str, Any] | None:
-        mesh = self._parts.mesh
-        return mesh.status() if mesh is not None else None
+        mesh, road = self._parts.mesh, self._parts.cores.road
+        if mesh is None:
+            return None
+        jobs = [job.hex() for job in road.foreign_jobs()]
+        return mesh.status() | {"foreign_processes": len(road.foreigners), "foreign_jobs": jobs}
 
     def counters(self) -> Mapping[str, int]:
         parts = self._parts

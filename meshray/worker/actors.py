@@ -62,7 +62,7 @@ class ActorHost:
         self._flushing = False  # the loop will send what is done
         self._looking = False  # the loop turns the pump
         self._nobody = Waiter(executor.engine.pump, 1)  # for a spin that waits for nobody in particular
-        self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()  # for the threads: look at `handed`; False: end
         self._here: Current | None = None  # of the main thread, when it runs one call at a time: it changes with each
         self._running = b""  # that call, by its task id
         self._flagged = b""  # the call of those that was to be cancelled last
@@ -173,7 +173,7 @@ class ActorHost:
     @property
     def behind(self) -> bool:
         """Whether calls wait for those that run."""
-        return bool(self._executor.queue) or not self._work.empty()
+        return bool(self._executor.queue or self._executor.handed)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class ActorHost:
     # -- on threads --------------------------------------------------------------------------------------------------
 
     def _serve_threads(self) -> None:
-        executor, work = self._executor, self._work
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
         self._share_journal()
         threads: list[threading.Thread] = []
         idle = threading.Semaphore(0)  # how many threads wait for work
@@ -294,21 +294,27 @@ class ActorHost:
                     thread = threading.Thread(target=self._thread, args=(idle,), daemon=True)
                     threads.append(thread)
                     thread.start()
-                work.put(item)
+                handed.append(item)
+                tokens.put(True)
             if executor.exiting:
                 break
         for _ in threads:
-            work.put(None)
+            tokens.put(False)
         if not self._leaving:
             for thread in threads:
                 thread.join()
 
     def _thread(self, idle: threading.Semaphore) -> None:
-        executor, work = self._executor, self._work
-        while (item := work.get()) is not None:
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
+        while tokens.get():
+            try:
+                item = handed.popleft()
+            except IndexError:
+                idle.release()
+                continue  # it was cancelled just now
             executor.done.append((item, self._call(item)))
             idle.release()
-            if work.empty() or len(executor.done) >= SEND_TASKS:
+            if not handed or len(executor.done) >= SEND_TASKS:
                 executor.flush()
             if self._leaving:
                 executor.on_leaving()

@@ -30,7 +30,7 @@ from meshray.runtime.failures import headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
-from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
+from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
 from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
@@ -65,7 +65,7 @@ class ActorHost:
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()  # for the threads: look at `handed`; False: end
         self._here: Current | None = None  # of the main thread, when it runs one call at a time: it changes with each
         self._running = b""  # that call, by its task id
-        self._flagged = b""  # the call of those that was to be cancelled last
+        self._cancelled: dict[bytes, None] = {}  # calls to be cancelled that run, or are about to: `CANCELLED_MAX`
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
         self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id, when they overlap
         self._active = 0  # calls that have begun and not ended, on threads or the loop
@@ -84,7 +84,7 @@ class ActorHost:
         if found is None:
             return _current.get() or self._between
         if found is self._here:
-            found.cancelled = found.task_id == self._flagged
+            found.cancelled = found.task_id in self._cancelled
         return found
 
     def _surroundings(self) -> Surroundings:
@@ -138,12 +138,14 @@ class ActorHost:
             loop.call_soon_threadsafe(self._flush)
 
     def on_cancel(self, message: m.Cancel) -> None:
-        """A running coroutine gets CancelledError; a running method only a flag."""
+        """A running coroutine gets CancelledError; a running method only a flag. A method that is neither in the queue
+        nor running may be just between the two: therefore calls are remembered."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel_soon, message.task_id)
             return
-        if message.task_id == self._running:
-            self._flagged = message.task_id
+        while len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[message.task_id] = None
         flagged = self._flags.get(message.task_id)
         if flagged is not None:
             flagged.cancelled = True
@@ -336,6 +338,8 @@ class ActorHost:
         executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
+        if self._cancelled and task.task_id in self._cancelled:
+            current.cancelled = True  # between the queue and here
         carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
         method = self._names_of(task.function)[0]
         result = self._outcome(item, method, carrier, task.name or current.task_name)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from meshray.core.pending import DONE, WAITING, Mean, Pending
-from meshray.core.plain import push_of, results_of
+from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
@@ -193,7 +193,7 @@ class Process:
             case m.Push():
                 self._on_push(source, message)
             case m.PlainPush():
-                self._on_push(source, push_of(message))
+                self._on_push(source, m.Push(message.lease, message.acknowledged, tasks_of(message), message.blobs))
             case m.PlainResults():
                 tasks = self.submission.on_plain_results(
                     source, message.lease, message.seq, len(message.values), 1, now

@@ -1,8 +1,15 @@
-"""Which hosts know of which jobs? So that all of them hear of the end."""
+"""Which hosts know of which jobs? So that all of them hear of the end.
+
+And what of a program goes along with its job (`Code`)? Its driver is asked when the first other host hears of the job;
+all who hear of it before the answer hear of it once more.
+"""
 
 from __future__ import annotations
 
+import msgspec
+
 from meshray.ids import NODE_BYTES
+from meshray.wire.messages import Code, JobInfo, JobThere
 
 
 class JobsAbroad:
@@ -11,7 +18,8 @@ class JobsAbroad:
     def __init__(self, node: bytes) -> None:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
-        self._foreign: dict[bytes, str] = {}  # jobs of others that live -> the minor version of Python of their drivers
+        self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as they were told
+        self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
 
     def on_told(self, job: bytes, home: bytes) -> None:
         """That host knows this job."""
@@ -20,18 +28,40 @@ class JobsAbroad:
 
     def take_told(self, job: bytes) -> list[bytes]:
         """Our job is over: who knows it."""
+        self._codes.pop(job, None)
         return sorted(self._told.pop(job, ()))
 
-    def on_there(self, job: bytes, python: str) -> bool:
+    def on_there(self, said: JobThere) -> bool:
         """Somebody says that there is such a job. Whether it is news, and another host's."""
-        if job[:NODE_BYTES] == self._node or job in self._foreign:
+        job = said.info.job
+        known = self._foreign.get(job)
+        if job[:NODE_BYTES] == self._node or (known is not None and (known.info.code or not said.info.code)):
             return False
-        self._foreign[job] = python
+        self._foreign[job] = said
         return True
 
-    def python_of(self, job: bytes) -> str:
-        """Of a foreign job's driver; "" for others."""
-        return self._foreign.get(job, "")
+    def there(self, info: JobInfo, python: str) -> JobThere:
+        """What other hosts hear of a job, ours or not. `info`, `python`: as it is known here."""
+        known = self._foreign.get(info.job)
+        if known is not None:
+            return known
+        return JobThere(msgspec.structs.replace(info, code=self._codes.get(info.job)), python)
+
+    # -- code --------------------------------------------------------------------------------------------------------
+
+    def must_ask(self, job: bytes) -> bool:
+        """A host is told of this job. Whether its driver is to be asked for its code: true once, for jobs of ours."""
+        if job[:NODE_BYTES] != self._node or job in self._codes:
+            return False
+        self._codes[job] = None
+        return True
+
+    def on_code(self, job: bytes, code: Code) -> list[bytes]:
+        """The driver's answer: who is to be told. Nobody when it was not asked, or has answered."""
+        if self._codes.get(job, code) is not None:
+            return []
+        self._codes[job] = code
+        return sorted(self._told.get(job, ()))
 
     def on_over(self, job: bytes) -> bool:
         """A foreign job is over. Whether it was known."""

@@ -62,6 +62,7 @@ class Leases(Core):
         self._demands = Demands()
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
+        self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
         self.stale = 0  # messages about leases, classes or waits that are no more
 
@@ -74,8 +75,21 @@ class Leases(Core):
         """The peer begins to serve."""
         self.workers.prestart(now)
 
-    def on_job_started(self, info: JobInfo) -> None:
+    def on_job_started(self, info: JobInfo, *, code_follows: bool = False) -> None:
+        """`code_follows`: its workers need code that is not known yet. What it asks for waits for `on_code_known`."""
+        if code_follows and info.job not in self._jobs:
+            self._codeless.add(info.job)
+        elif not code_follows and info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
         self._jobs.setdefault(info.job, info)
+
+    def on_code_known(self, info: JobInfo, now: float) -> None:
+        """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""
+        if info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
+            self._pump(now)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
@@ -121,6 +135,7 @@ class Leases(Core):
                 self.workers.kill(worker, "its job ended")
             if not workers:
                 self._ended.discard(job)
+                self._codeless.discard(job)
                 del self._jobs[job]
                 self._demands.forget_job(job)
                 self.workers.forget_job(job)
@@ -364,7 +379,7 @@ class Leases(Core):
         while self._grant_next(now):
             pass
         self._assignment.run(self._jobs, now)
-        waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
+        waiting = [w for w in self._demands.waiting() if not w.never and w.job not in self._codeless]
         self._look_again = None
         if waiting:
             for grant in victims(waiting, self._grants, self.slots.free(), now, self._config):
@@ -381,6 +396,8 @@ class Leases(Core):
         reserved: set[str] = set()  # resources that wait for a large request
         for wanted in self._demands.waiting():
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
+                continue
+            if wanted.job in self._codeless:
                 continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)

@@ -13,7 +13,8 @@ its receiver. So everything that holds for messages on one host holds between tw
   meant for before may arrive after: the old stream is over at both ends, and what a process says to that host before it
   has answered NodeGoneSeen is dropped (*barred*).
 - *A job.* A host hears of a job before it hears of the first process that serves it, from whichever peer that one is
-  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over.
+  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over. The first
+  time that a job of ours is told, its driver is asked for its code; the answer is told to all who know the job.
 
 **What it costs.** A process has at most RELAY_WINDOW_BYTES, or one larger message, on its way to another: the rest
 waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
@@ -40,6 +41,8 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
+    CodeReady,
+    CodeWanted,
     DeathSeen,
     DeathSettled,
     JobInfo,
@@ -196,7 +199,8 @@ class Road(Core):
         if info is not None and info.job not in way.jobs:
             way.jobs.add(info.job)
             self._jobs.on_told(info.job, way.home)
-            self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+            self._say(way, self._jobs.there(info, self._python))
+            self._ask_for_code(info.job)
         self._say(way, ProcessThere(process, info.job if info is not None else b""))
 
     # -- what our own peer says --------------------------------------------------------------------------------------
@@ -384,9 +388,12 @@ class Road(Core):
             self.counters["messages out of place"] += 1
             return
         way.jobs.add(job)
-        if not self._jobs.on_there(job, message.python):
+        known = job in self._jobs
+        if not self._jobs.on_there(message):
             return
         self._emit(JobCame(message.info, message.python))
+        if known:
+            return
         origin = job[:NODE_BYTES]
         if origin != home:
             if self._way(origin, now) is None:
@@ -400,9 +407,24 @@ class Road(Core):
         if way is None:
             return
         if self._locals.job_lives(message.job):
-            self._jobs.on_told(message.job, way.home)
+            self._jobs.on_told(message.job, way.home)  # its code, too, whoever told it of the job
         else:
             self._say(way, JobOver(message.job))
+
+    def _ask_for_code(self, job: bytes) -> None:
+        if self._jobs.must_ask(job):
+            self._emit(Send(job, CodeWanted()))
+
+    def on_code_ready(self, source: bytes, message: CodeReady) -> None:
+        """A driver of this host says what of its program goes to others."""
+        info = self._locals.job_info(source)
+        if info is None or info.job != source:
+            self.counters["messages out of place"] += 1
+            return
+        for home in self._jobs.on_code(source, message.code):
+            way = self._ways.get(home)
+            if way is not None:
+                self._say(way, self._jobs.there(info, self._python))
 
     def on_job_over(self, source: bytes, message: JobOver) -> None:
         """A job of the sender's host has ended."""

@@ -18,7 +18,7 @@ class JobsAbroad:
     def __init__(self, node: bytes) -> None:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
-        self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as they were told
+        self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as their drivers' hosts have them
         self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
 
     def on_told(self, job: bytes, home: bytes) -> None:
@@ -31,23 +31,11 @@ class JobsAbroad:
         self._codes.pop(job, None)
         return sorted(self._told.pop(job, ()))
 
-    def on_there(self, said: JobThere) -> bool:
-        """Somebody says that there is such a job. Whether it is news, and another host's."""
-        job = said.info.job
-        known = self._foreign.get(job)
-        if job[:NODE_BYTES] == self._node or (known is not None and (known.info.code or not said.info.code)):
-            return False
-        self._foreign[job] = said
-        return True
-
-    def there(self, info: JobInfo, python: str) -> JobThere:
-        """What other hosts hear of a job, ours or not. `info`, `python`: as it is known here."""
-        known = self._foreign.get(info.job)
-        if known is not None:
-            return known
-        return JobThere(msgspec.structs.replace(info, code=self._codes.get(info.job)), python)
-
     # -- code --------------------------------------------------------------------------------------------------------
+
+    def with_code(self, info: JobInfo) -> JobInfo:
+        """A job of ours, as others are to hear of it."""
+        return msgspec.structs.replace(info, code=self._codes.get(info.job))
 
     def must_ask(self, job: bytes) -> bool:
         """A host is told of this job. Whether its driver is to be asked for its code: true once, for jobs of ours."""
@@ -62,6 +50,21 @@ class JobsAbroad:
             return []
         self._codes[job] = code
         return sorted(self._told.get(job, ()))
+
+    # -- jobs of others ----------------------------------------------------------------------------------------------
+
+    def on_there(self, there: JobThere) -> bool:
+        """Somebody says that there is such a job. Whether it is news, and another host's."""
+        job = there.info.job
+        known = self._foreign.get(job)
+        if job[:NODE_BYTES] == self._node or (known is not None and (known.info.code or not there.info.code)):
+            return False
+        self._foreign[job] = there
+        return True
+
+    def there(self, job: bytes) -> JobThere | None:
+        """What to say of a foreign job; None for other jobs."""
+        return self._foreign.get(job)
 
     def on_over(self, job: bytes) -> bool:
         """A foreign job is over. Whether it was known."""

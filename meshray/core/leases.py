@@ -76,13 +76,15 @@ class Leases(Core):
         self.workers.prestart(now)
 
     def on_job_started(self, info: JobInfo, *, code_follows: bool = False) -> None:
-        """`code_follows`: its workers need code that is not known yet. What it asks for waits for `on_code_known`."""
+        """A driver is there; or the job of a host that was cut off comes back, maybe before its last worker died.
+        `code_follows`: its workers need code that is not known yet. What it asks for waits for `on_code_known`."""
         if code_follows and info.job not in self._jobs:
             self._codeless.add(info.job)
         elif not code_follows and info.job in self._codeless:
             self._codeless.discard(info.job)
             self._jobs[info.job] = info
         self._jobs.setdefault(info.job, info)
+        self._ended.discard(info.job)
 
     def on_code_known(self, info: JobInfo, now: float) -> None:
         """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""

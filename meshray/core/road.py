@@ -114,7 +114,7 @@ class Road(Core):
             self._lose(home, why)
 
     def on_life_over(self, life: bytes, why: str) -> None:
-        """It is no member any more: dead, or it has left."""
+        """It is no member any more: dead, or it has left; or there can be no link between its life and ours."""
         home = self._homes.on_over(life)
         if home is not None:
             self._lose(home, why)
@@ -176,6 +176,9 @@ class Road(Core):
             self._tell_gone(source, home, self._why(home))
         elif _is_too_much(way.bytes_of((source, destination)), len(data)):
             self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
+        elif self.foreigners.settles(destination):
+            self.foreigners.also_tell(source, destination)
+            self._emit(Send(source, ProcessDied(destination)))
         else:
             self._introduce(way, source)
             self.foreigners.met(destination, source)
@@ -195,13 +198,23 @@ class Road(Core):
             return
         way.introduced.add(process)
         way.dealt.add(process)
+        there = self._job_of(process)
+        job = there.info.job if there is not None else b""
+        if there is not None and job not in way.jobs and job[:NODE_BYTES] != way.home:
+            way.jobs.add(job)
+            self._jobs.on_told(job, way.home)
+            self._say(way, there)
+            self._ask_for_code(job)
+        self._say(way, ProcessThere(process, job))
+
+    def _job_of(self, process: bytes) -> JobThere | None:
+        """The job of a process here, as it is to be told; None for none, or when it is over."""
         info = self._locals.job_info(process)
-        if info is not None and info.job not in way.jobs:
-            way.jobs.add(info.job)
-            self._jobs.on_told(info.job, way.home)
-            self._say(way, self._jobs.there(info, self._python))
-            self._ask_for_code(info.job)
-        self._say(way, ProcessThere(process, info.job if info is not None else b""))
+        if info is None or info.job[:NODE_BYTES] != self.node:
+            return self._jobs.there(info.job) if info is not None else None
+        if not self._locals.job_lives(info.job):
+            return None
+        return JobThere(self._jobs.with_code(info), self._python)
 
     # -- what our own peer says --------------------------------------------------------------------------------------
 
@@ -282,10 +295,13 @@ class Road(Core):
             self._emit(Send(destination, Relayed(source, data)))
             if not of_peer:
                 self._count((source, destination), len(data))
-        else:  # the sender does not know yet
+        else:
             self.counters["messages to the dead"] += 1
-            if not of_peer:
+            if not of_peer and not self.foreigners.has_told(peer_process(home), destination):
                 self._say(way, ProcessDied(destination))
+                self._say(
+                    way, DeathSettled(destination)
+                )  # none of them has got anything from the dead, or is waited for
 
     def _count(self, pair: Pair, size: int) -> None:
         self._owed[pair] += size
@@ -424,7 +440,7 @@ class Road(Core):
         for home in self._jobs.on_code(source, message.code):
             way = self._ways.get(home)
             if way is not None:
-                self._say(way, self._jobs.there(info, self._python))
+                self._say(way, JobThere(self._jobs.with_code(info), self._python))
 
     def on_job_over(self, source: bytes, message: JobOver) -> None:
         """A job of the sender's host has ended."""
@@ -463,7 +479,8 @@ class Road(Core):
             del self._owed[pair]
             self._due.pop(pair, None)
         self.foreigners.on_host_gone(home)
-        self._emit(HostGone(home, why))
+        if way is not None:
+            self._emit(HostGone(home, why))
         self._jobs.forget_host(home)
         for job in self._jobs.of_host(home):
             self._end_job(job, why)
@@ -484,7 +501,9 @@ class Road(Core):
         """Hosts of which no rumour has come by now are given up."""
         for way in list(self._ways.values()):
             if way.give_up_at is not None and way.give_up_at <= now:
-                self._lose(way.home, f"no member is known under it (peer {way.home.hex()})")
+                why = f"no member is known under it (peer {way.home.hex()})"
+                self._lose(way.home, why)
+                remember(self._gone, way.home, why, GONE_MAX)
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)

@@ -423,7 +423,10 @@ class Road(Core):
         if way is None:
             return
         if self._locals.job_lives(message.job):
-            self._jobs.on_told(message.job, way.home)  # its code, too, whoever told it of the job
+            self._jobs.on_told(message.job, way.home)
+            there = self._job_of(message.job)
+            if there is not None and there.info.code is not None:  # whoever told of the job may not have known it
+                self._say(way, there)
         else:
             self._say(way, JobOver(message.job))
 

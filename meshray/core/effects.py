@@ -117,6 +117,44 @@ class SweepSegments(Struct, frozen=True):
     keep: tuple[str, ...]
 
 
+class OpenCopy(Struct, frozen=True):
+    """Fetches: a file for a copy; fresh, or one that is to be written again. Failing is told by `on_file_failed`."""
+
+    segment: str
+    capacity: int
+    fresh: bool
+
+
+class WriteCopy(Struct, frozen=True):
+    """Fetches: some bytes of a copy have come."""
+
+    segment: str
+    offset: int
+    data: bytes
+
+
+class SealCopy(Struct, frozen=True):
+    """Fetches: a copy is whole, and does not change any more."""
+
+    segment: str
+    capacity: int
+    object_id: bytes
+    size: int
+
+
+class DropCopy(Struct, frozen=True):
+    """Fetches: remove the file of a copy."""
+
+    segment: str
+
+
+class Later(Struct, frozen=True):
+    """Objects to the clock: call `on_later(number)` after so many seconds."""
+
+    number: int
+    seconds: float
+
+
 Effect = (
     Send
     | StartWorker
@@ -131,6 +169,11 @@ Effect = (
     | DeathOver
     | UnlinkSegment
     | SweepSegments
+    | OpenCopy
+    | WriteCopy
+    | SealCopy
+    | DropCopy
+    | Later
 )
 
 

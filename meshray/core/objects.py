@@ -18,6 +18,12 @@ Holders are *sets of processes*, so every message may be repeated. Order matters
 - A promoted object outlives its process as long as others hold it; an unpromoted one as long as others use its segment.
 - When a job ends, what its processes own is lost to others at once. Its segments go when the last view of them goes.
 
+Objects of other hosts have records here too, as long as somebody here holds, contains or waits for them: EXPECTED,
+since their value is with their owner's peer, which counts this peer as one holder (`core.borrows`). The peers of other
+hosts are holders of our objects like processes. A segment stays on the host that wrote it, whoever owns the object:
+there it is a SEALED record which the owner's peer holds, and that one is told (`Lodged`). When a host is gone, what it
+held here stays for a while (`doubt_s`), since others may have got references from there and not have told of them yet.
+
 The caller (the shell) reports a death here after it has performed what the death means for leases and actors:
 journalled results travel ahead of ProcessDied on the same link, so that their receivers hold what is in them before
 they answer.
@@ -30,13 +36,14 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.departures import Departures
-from meshray.core.effects import Core, DeathOver, Send
+from meshray.core.borrows import Borrows
+from meshray.core.deaths import Deaths
+from meshray.core.effects import Core, DeathOver, Later, Send
 from meshray.core.gone import Gone, remember
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
-from meshray.ids import FIRST_RETURN, owner_process_of
+from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of, peer_of
 from meshray.wire.messages import (
     DeathSeen,
     DeathSettled,
@@ -46,6 +53,7 @@ from meshray.wire.messages import (
     Forget,
     Hold,
     HoldDone,
+    Lodged,
     Message,
     Place,
     Pooled,
@@ -61,6 +69,9 @@ from meshray.wire.messages import (
 ANSWERS_AT_ONCE = 64
 """At most so many values travel in one unasked Fetched."""
 
+IDS_AT_ONCE = 100_000
+"""So many ids travel in one Release: 30 bytes each."""
+
 
 class ObjectStats(Struct, frozen=True):
     """A snapshot; counts."""
@@ -75,18 +86,22 @@ class Objects(Core):
     """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
 
     `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
-    `core.adoption`, which puts itself there.
+    `core.adoption`, which puts itself there. `alone`: there are no other hosts, so what is not ours is lost; else
+    `object_freed(object_id)` is called for each object of ours that ends.
     """
 
-    def __init__(self, config: Config, node: bytes, store: StoreAccounts) -> None:
+    def __init__(self, config: Config, node: bytes, store: StoreAccounts, alone: bool = True) -> None:
         super().__init__()
+        self.alone = alone
+        self.object_freed: Callable[[bytes], None] = _nobody_cares
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
         self.heirs: Heirs = NoHeirs()
         self._config = config
         self._node = node
         self._store = store
-        self._table = ObjectTable(self._on_free)
-        self._departures = Departures()
+        self._table = ObjectTable(self._on_free, self._on_less)
+        self._borrows = Borrows(self._tell)
+        self._deaths = Deaths(self._borrows, self._tell, self._on_settled, self._in_doubt)
         self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
         self._attached: set[bytes] = set()  # living processes that count references
         self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
@@ -95,6 +110,9 @@ class Objects(Core):
         self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
         self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
         self._lost_containers: set[bytes] = set()  # LOST records of ended jobs that still contain others
+        self._lodged: dict[bytes, set[bytes]] = {}  # object of ours -> peers where segments of it lie. No empty sets
+        self._later: dict[int, Callable[[], None]] = {}  # what `on_later` will do
+        self._last_number = 0  # of these, and of holders that are no processes
         self._refused = 0
 
     # -- processes ---------------------------------------------------------------------------------------------------
@@ -135,15 +153,15 @@ class Objects(Core):
             self._tell(witness, ProcessDied(process))
         if abroad:
             self._left_abroad.add(process)
-        self._settle(self._departures.open(process, self._attached | abroad))
-
-    def on_host_gone(self, peer: bytes) -> None:
-        """Another host is gone with its peer, which so has nothing more to account for."""
-        self._settle(self._departures.excuse(peer))
+        self._deaths.on_died(process, self._attached | abroad)
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
-        """The sender has accounted for what the dead process had sent to it."""
-        self._settle(self._departures.answered(sender, message.process))
+        """The sender has accounted for what the dead process had sent to it; a peer, for what its processes had."""
+        self._deaths.on_seen(sender, message)
+
+    def on_foreign_death_seen(self, process: bytes) -> None:
+        """All processes here that had dealt with a dead one of another host have accounted for it."""
+        self._deaths.answer_for(process)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes] = frozenset()) -> None:
         """The job's driver is gone or has detached. `survivors`: processes of detached actors, which go on.
@@ -173,23 +191,19 @@ class Objects(Core):
             kept.extend(new)
         return seen
 
-    def _settle(self, settled: list[bytes]) -> None:
-        """Everybody has accounted for these dead processes: their holds end."""
-        for process in settled:
-            for record in self._table.held_by(process):
-                if process in record.holders:  # it may have ended with one before
-                    self._table.drop_holder(record, process)
-            self._adopt_segments(process)
-            self._store.on_death_settled(process)
-            if process in self._doomed:
-                self._end_circles()
-            self.heirs.on_settled(process)
-            self._forget_owner(process)
-            for witness in sorted(self._attached):
-                self._tell(witness, DeathSettled(process))
-            if process in self._left_abroad:
-                self._left_abroad.discard(process)
-                self._effects.append(DeathOver(process))
+    def _on_settled(self, process: bytes) -> None:
+        """Everybody has accounted for this dead process: its holds end."""
+        self._drop_holds(process)
+        self._adopt_segments(process)
+        self._store.on_death_settled(process)
+        if process in self._doomed:
+            self._end_circles()
+        self.heirs.on_settled(process)
+        self._forget_owner(process)
+        self._tell_all(DeathSettled(process))
+        if process in self._left_abroad:
+            self._left_abroad.discard(process)
+            self._effects.append(DeathOver(process))
 
     def _end_circles(self) -> None:
         """Counting alone never ends objects of an ended job that contain each other."""
@@ -200,7 +214,7 @@ class Objects(Core):
             self._unpin_all(contained)
 
     def _forget_owner(self, process: bytes) -> None:
-        if process not in self._attached and process not in self._departures and not self._table.owns_any(process):
+        if process not in self._attached and process not in self._deaths and not self._table.owns_any(process):
             self._jobs.pop(process, None)
             self._doomed.discard(process)
 
@@ -246,8 +260,10 @@ class Objects(Core):
         self._table.enter(record, Stage.SETTLED)
         record.value = value
         record.contained = tuple(dict.fromkeys(contained))
-        for inner in record.contained:
-            self._table.pin(self._look_up(inner))
+        inside = [self._look_up(inner) for inner in record.contained]
+        for inner in inside:
+            self._table.pin(inner)
+        self._borrow(inside)
         if isinstance(value, Place) and value.node == self._node and not self._store.knows_segment(value.segment):
             self._unsealed[record.id] = value
         self.heirs.on_outcome(record.id)
@@ -267,16 +283,57 @@ class Objects(Core):
     # -- holding -----------------------------------------------------------------------------------------------------
 
     def on_hold(self, sender: bytes, message: Hold) -> None:
-        """The sender holds these; it is told when that is known."""
-        if self._refuses(sender):
+        """The sender holds these; it is told when that is known to their owners' peers."""
+        if sender not in self._attached:
+            self._on_foreign_hold(sender, message)
             return
+        foreign: list[Record] = []
         for object_id in message.object_ids:
-            self._table.add_holder(self._look_up(object_id), sender)
+            record = self._look_up(object_id)
+            self._table.add_holder(record, sender)
+            if self._is_foreign(object_id):
+                if record.stage is Stage.LOST:
+                    self._table.revive(record)
+                foreign.append(record)
+        if foreign:
+            self._borrow(foreign, sender, message.token)
+        else:
+            self._tell(sender, HoldDone(message.token))
+
+    def _on_foreign_hold(self, sender: bytes, message: Hold) -> None:
+        """The peer of another host holds some of ours."""
+        if self._refuses(sender, peers=True):
+            return
+        for object_id in self._ours(message.object_ids):
+            record = self._look_up(object_id)
+            self._table.add_holder(record, sender)
+            self._expect(record)
         self._tell(sender, HoldDone(message.token))
+
+    def _borrow(self, records: Iterable[Record], process: bytes = b"", token: int = 0) -> None:
+        """Tell owners on other hosts that these are held here; `process` waits to hear that they know."""
+        foreign = [record for record in records if self._is_foreign(record.id) and record.stage is not Stage.LOST]
+        for record in foreign:
+            record.borrowed = True
+        if foreign or process:
+            self._borrows.hold([record.id for record in foreign], process, token)
+
+    def on_hold_done(self, sender: bytes, message: HoldDone) -> None:
+        """The peer of another host knows that we hold what it owns."""
+        self._borrows.on_hold_done(sender, message.token)
+        self._deaths.on_known()
+
+    def _on_less(self, record: Record) -> None:
+        """Somebody has let go of an object of another host, or waits for it no more."""
+        if not record.pins and record.holders <= {peer_of(record.owner)}:
+            self._borrows.release(record.id)
+        if not record.waiters:
+            self._borrows.forget(record.id)
+        record.borrowed = self._borrows.concerns(record.id)
 
     def on_release(self, sender: bytes, message: Release) -> None:
         """The sender holds these no more."""
-        if self._refuses(sender):
+        if self._refuses(sender, peers=True):
             return
         for object_id in message.object_ids:
             record = self._table.records.get(object_id)
@@ -297,11 +354,15 @@ class Objects(Core):
 
     def hold(self, object_id: bytes, process: bytes) -> None:
         """`process` holds it by the word of another part of this peer (an actor that was found by its name)."""
-        self._table.add_holder(self._look_up(object_id), process)
+        record = self._look_up(object_id)
+        self._table.add_holder(record, process)
+        self._borrow([record])
 
     def pin_for_actor(self, object_id: bytes) -> None:
         """A constructor needs it as long as its actor may start again; the end of its job does not lose it."""
-        self._table.pin(self._look_up(object_id), root=True)
+        record = self._look_up(object_id)
+        self._table.pin(record, root=True)
+        self._borrow([record])
 
     def unpin_for_actor(self, object_id: bytes) -> None:
         """The inverse of `pin_for_actor`."""
@@ -309,7 +370,9 @@ class Objects(Core):
 
     def pin_for_task(self, object_id: bytes) -> None:
         """A task that may be made again needs it, or what it has made contains it."""
-        self._table.pin_for_task(self._look_up(object_id))
+        record = self._look_up(object_id)
+        self._table.pin_for_task(record)
+        self._borrow([record])
 
     def unpin_for_task(self, object_id: bytes) -> None:
         """The inverse of `pin_for_task`."""
@@ -341,7 +404,9 @@ class Objects(Core):
         record = self._table.records.get(object_id)
         if record is None:
             return False
-        return bool(record.pins or record.waiters) or not self._attached.isdisjoint(record.holders)
+        if record.pins or record.waiters or not self._attached.isdisjoint(record.holders):
+            return True
+        return any(self._is_peer(holder) for holder in record.holders)
 
     def give_up(self, object_id: bytes) -> None:
         """Nobody will make this pending object."""
@@ -350,10 +415,13 @@ class Objects(Core):
             self._lose(record)
 
     def outcome_of(self, object_id: bytes) -> bytes | Place | Failure | None:
-        """Its value, or why there will be none; None while it may come."""
+        """Its value, or why there will be none; None while it may come. b"" for what another host owns: whoever needs
+        it asks for it."""
         record = self._table.records.get(object_id)
         if record is None:
             return self._gone.failure(object_id)
+        if self._is_foreign(object_id) and record.value is None:
+            return b""
         if record.stage is Stage.SEALED and record.owner not in self._attached:
             return self._gone.failure(object_id)
         return record.value
@@ -364,18 +432,27 @@ class Objects(Core):
 
     def unanswered_by(self, process: bytes) -> int:
         """For how many dead processes this one has not accounted."""
-        return self._departures.unanswered_by(process)
+        return self._deaths.unanswered_by(process)
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
     def on_fetch(self, sender: bytes, message: Fetch) -> None:
         """Each is answered once, now or when it is there. Large answers are split."""
-        if self._refuses(sender):
+        if self._refuses(sender, peers=True):
             return
         batch: list[Promoted] = []
         size = 0
-        for object_id in message.object_ids:
+        foreign: list[bytes] = []
+        local = sender in self._attached
+        for object_id in message.object_ids if local else self._ours(message.object_ids):
             record = self._look_up(object_id)
+            if self._is_foreign(object_id) and record.value is None:
+                self._table.add_waiter(record, sender)
+                record.borrowed = True
+                foreign.append(object_id)
+                continue
+            if not local:
+                self._expect(record)
             if record.stage is Stage.EXPECTED and record.owner == sender:
                 self._lose(record, _freed(object_id))  # it would have promoted it before it asked, on this link
             value = record.value
@@ -392,16 +469,26 @@ class Objects(Core):
                 batch, size = [], 0
         if batch:
             self._tell(sender, Fetched(batch))
+        self._borrows.fetch(foreign)
+
+    def on_fetched(self, sender: bytes, message: Fetched) -> None:
+        """The peer of another host answers for what it owns: those who wait here are told."""
+        for promoted in message.records:
+            object_id = promoted.object_id
+            if not self._is_peer_of(sender, object_id) or promoted.value is None:
+                self._refused += 1
+            elif self._borrows.on_fetched(object_id):
+                self._answer(self._table.records[object_id], promoted.value, promoted.contained)
 
     def on_forget(self, sender: bytes, message: Forget) -> None:
         """The sender waits for these no more."""
         for object_id in message.object_ids:
             self._table.drop_waiter(object_id, sender)
 
-    def _answer(self, record: Record, value: bytes | Place | Failure) -> None:
+    def _answer(self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None) -> None:
         """Tell those who wait for it. The record may end with this."""
         for waiter in self._table.take_waiters(record):
-            promoted = Promoted(record.id, value, _inside(record))
+            promoted = Promoted(record.id, value, _inside(record) if inside is None else inside)
             last = self._effects[-1] if self._effects else None
             if (
                 isinstance(last, Send)
@@ -432,11 +519,56 @@ class Objects(Core):
         record = self._table.records.get(sealed.object_id) or self._table.add(sealed.object_id)
         if record.stage is Stage.EXPECTED:
             self._table.enter(record, Stage.SEALED)
-            if record.id in self._early:
-                del self._early[record.id]
-            elif record.owner in self._attached or record.owner in self._departures:
-                self._table.add_holder(record, record.owner)
+            if self._is_foreign(record.id):
+                self._lodge(record, sealed)
+            else:
+                self._count_owner(record)
         self._table.tidy(record)
+
+    def _count_owner(self, record: Record) -> None:
+        """The owner of a segment holds it, unless it has let go already."""
+        if record.id in self._early:
+            del self._early[record.id]
+        elif record.owner in self._attached or record.owner in self._deaths:
+            self._table.add_holder(record, record.owner)
+
+    def _lodge(self, record: Record, sealed: SealedSegment) -> None:
+        """The owner is on another host: its peer is told, and holds the segment in its name."""
+        peer = peer_of(record.owner)
+        if self.alone or peer in record.holders:
+            return  # it knows: from a process that had the place from the journal of a dead maker
+        self._table.add_holder(record, peer)
+        self._tell(peer, Lodged([Place(record.id, self._node, sealed.segment, sealed.size)]))
+
+    def on_lodged(self, sender: bytes, message: Lodged) -> None:
+        """Segments lie on a host that does not own what is in them: its peer tells the owner's, or a process its peer,
+        when their maker has died, and that one the host. A repeat changes nothing."""
+        if self._refuses(sender, peers=True):
+            return
+        for place in message.places:
+            if place.node == self._node:
+                self._keep_lodger(sender, place)
+            elif not self._is_foreign(place.object_id):
+                self._on_lodger(sender, place)
+
+    def _on_lodger(self, sender: bytes, place: Place) -> None:
+        """A segment of ours lies elsewhere."""
+        peer = peer_of(place.node)
+        self._lodged.setdefault(place.object_id, set()).add(peer)
+        record = self._table.records.get(place.object_id) or self._table.add(place.object_id)
+        if record.stage is Stage.EXPECTED:
+            self._table.enter(record, Stage.SEALED)
+            self._count_owner(record)
+        if sender != peer:
+            self._tell(peer, Lodged([place]))
+        self._table.tidy(record)
+
+    def _keep_lodger(self, sender: bytes, place: Place) -> None:
+        """The owner's peer knows of a segment here, whose maker may have died before it told of it."""
+        if self._is_peer_of(sender, place.object_id):
+            self._table.add_holder(self._look_up(place.object_id), sender)
+            if not self._store.knows_segment(place.segment):
+                self._unsealed[place.object_id] = place
 
     # -- the end of a record -----------------------------------------------------------------------------------------
 
@@ -446,10 +578,17 @@ class Objects(Core):
             text = f"object {record.id.hex()} was freed while somebody waited for it"
             self._answer(record, Failure("ObjectFreedError", text))
         retried = self._store.on_object_freed(record.id)
-        if self._unsealed.pop(record.id, None) is not None or retried:
+        unsealed = self._unsealed.pop(record.id, None) is not None
+        if self._is_foreign(record.id):
+            return
+        if unsealed or retried:
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
             remember(self._early, record.id, None, self._config.early_messages_max)
+        if not self.alone:
+            self.object_freed(record.id)
+        for peer in sorted(self._lodged.pop(record.id, ())):
+            self._tell(peer, Release([record.id]))
         self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
         self._unpin_all(contained)
@@ -461,11 +600,96 @@ class Objects(Core):
         for object_id in object_ids:
             self._table.unpin(self._table.records[object_id])
 
+    # -- hosts that are gone -----------------------------------------------------------------------------------------
+
+    def on_host_gone(self, node: bytes, why: str) -> None:
+        """A host is gone, or cut off for good; `why` in words. What it owned is lost; what it held stays for the time
+        of doubt."""
+        peer = peer_of(node)
+        self._table.drop_waits_of(peer)
+        shade = b"gone" + self._next_number().to_bytes(
+            12, "big"
+        )  # holds in the place of that peer, which may come back
+        held = self._table.held_by(peer)
+        for record in held:
+            self._table.replace_holder(record, peer, shade)
+        self.on_owner_unreachable(node, why)
+        for object_id in [object_id for object_id, peers in self._lodged.items() if peer in peers]:
+            self._lodged[object_id].discard(peer)
+            if not self._lodged[object_id]:
+                del self._lodged[object_id]
+        self._deaths.on_host_gone(peer)
+        if held:
+            self._in_doubt(lambda: self._drop_holds(shade))
+
+    def on_owner_unreachable(self, node: bytes, why: str) -> None:
+        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing."""
+        text = f"its host is gone: {why} (peer {node.hex()})"
+        records = self._table.owned_by_node(node)
+        for record in records:
+            record.borrowed = False
+        self._borrows.on_owner_gone(peer_of(node))
+        for record in records:
+            self._lose(record, self._gone.failure(record.id, text))
+        self._deaths.on_known()
+        self._drop_holds(peer_of(node))  # of segments that were written here after it had gone
+
+    def _drop_holds(self, process: bytes) -> None:
+        for record in self._table.held_by(process):
+            if process in record.holders:  # it may have ended with one before
+                self._table.drop_holder(record, process)
+
+    def _in_doubt(self, event: Callable[[], None]) -> None:
+        """`event` happens when everybody has heard of everything."""
+        number = self._next_number()
+        self._later[number] = event
+        self._effects.append(Later(number, self._config.doubt_s))
+
+    def on_later(self, number: int) -> None:
+        """The time of a `Later` has come."""
+        self._later.pop(number)()
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
     # -- small ones --------------------------------------------------------------------------------------------------
 
-    def _refuses(self, sender: bytes) -> bool:
-        """Nothing of a process that is gone acts here any more (I3)."""
-        if sender in self._attached:
+    def _is_foreign(self, object_id: bytes) -> bool:
+        """Whether another host owns it."""
+        return object_id[:NODE_BYTES] != self._node
+
+    def _ours(self, object_ids: Iterable[bytes]) -> list[bytes]:
+        """Those that we answer for; others are none of the sender's business here."""
+        return [object_id for object_id in object_ids if not self._is_foreign(object_id)]
+
+    def _is_peer(self, process: bytes) -> bool:
+        """Whether this is the peer of another host."""
+        return process == peer_of(process) and process[:NODE_BYTES] != self._node
+
+    def _is_peer_of(self, peer: bytes, process_or_object: bytes) -> bool:
+        """Whether `peer` is the one of another host, to which this belongs."""
+        return peer == peer_of(process_or_object) and self._is_peer(peer)
+
+    def _expect(self, record: Record) -> None:
+        """Another host has heard of it sooner than we: its owner's word is on its way. Or never comes: it was freed,
+        and what named it has outlived a partition. Then it is lost after a while."""
+        if record.stage is Stage.EXPECTED:
+            self._in_doubt(lambda: self._lose_expected(record.id))
+
+    def _lose_expected(self, object_id: bytes) -> None:
+        record = self._table.records.get(object_id)
+        if record is not None and record.stage is Stage.EXPECTED:
+            self._lose(record, _freed(object_id))
+
+    def _tell_all(self, message: Message) -> None:
+        for process in sorted(self._attached):
+            self._tell(process, message)
+
+    def _refuses(self, sender: bytes, peers: bool = False) -> bool:
+        """Nothing of a process that is gone acts here any more (I3). `peers`: those of other hosts may say this,
+        too."""
+        if sender in self._attached or (peers and not self.alone and self._is_peer(sender)):
             return False
         self._refused += 1
         return True
@@ -475,12 +699,24 @@ class Objects(Core):
         record = self._table.records.get(object_id)
         if record is None:
             record = self._table.add(object_id)
+            if self._is_foreign(object_id) and not self.alone:
+                return record
             if record.owner not in self._attached or record.owner in self._doomed:
                 self._table.enter(record, Stage.LOST)
                 record.value = self._gone.failure(object_id)
         return record
 
     def _tell(self, process: bytes, message: Message) -> None:
+        last = self._effects[-1] if self._effects else None
+        if (
+            isinstance(message, Release)
+            and isinstance(last, Send)
+            and last.to == process
+            and isinstance(last.message, Release)
+            and len(last.message.object_ids) < IDS_AT_ONCE
+        ):
+            last.message.object_ids.extend(message.object_ids)
+            return
         self._effects.append(Send(process, message))
 
     # -- for people and tests ----------------------------------------------------------------------------------------
@@ -503,12 +739,23 @@ class Objects(Core):
         by_stage = dict.fromkeys((stage.value for stage in Stage), 0)
         for record in self._table.records.values():
             by_stage[record.stage.value] += 1
-        return ObjectStats(len(self._table.records), by_stage, len(self._departures), self._refused)
+        return ObjectStats(len(self._table.records), by_stage, len(self._deaths), self._refused)
+
+    def left(self) -> str:
+        """What is in the books, for tests that expect nothing; "" when they are empty."""
+        books = (self._table.records, self._borrows, self._lodged, self._unsealed, self._later, self._lost_containers)
+        return "; ".join(repr(book) for book in (*books, self._deaths) if len(book))
 
     def check(self) -> None:
         """Assert that the books agree."""
         self._table.check()
         self._store.check()
+        self._borrows.check()
+        for record in self._table.records.values():
+            foreign = self._is_foreign(record.id)
+            assert record.borrowed == (foreign and self._borrows.concerns(record.id)), repr(record)
+            if foreign and self._borrows.holds(record.id):
+                assert record.pins or not record.holders <= {peer_of(record.owner)}, f"held for nobody: {record!r}"
         for object_id in self._store.live_segments().values():
             assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
 
@@ -525,5 +772,5 @@ def _freed(object_id: bytes) -> Failure:
     return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
-def _nobody_cares(actor_id: bytes) -> None:
-    """`handle_freed` of a peer without actors."""
+def _nobody_cares(which: bytes) -> None:
+    """`handle_freed` of a peer without actors, `object_freed` of one without copies."""

@@ -29,21 +29,23 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
 from meshray.core.homes import PROVEN, Homes
 from meshray.core.jobs_abroad import JobsAbroad
-from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.core.ways import Pair, Parcel, Way
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
+    Code,
     CodeReady,
     CodeWanted,
-    DeathSeen,
     DeathSettled,
     JobInfo,
     JobKnown,
@@ -193,6 +195,25 @@ class Road(Core):
             if not self._barred[key]:
                 del self._barred[key]
 
+    def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
+        """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
+        way = self._way(home, now)
+        if way is None or (info.job in way.jobs and not again):
+            return
+        there = self._there(info)
+        if there is None and info.job[:NODE_BYTES] == self.node:  # over, but for a detached actor: nobody has its code
+            there = JobThere(msgspec.structs.replace(info, code=Code()), self._python)
+        if there is not None:
+            self._say_job(way, there)
+
+    def _say_job(self, way: Way, there: JobThere) -> None:
+        job = there.info.job
+        way.jobs.add(job)
+        self._jobs.on_told(job, way.home)
+        self._say(way, there)
+        if there.info.code is None and self._jobs.must_ask(job):
+            self._emit(Send(job, CodeWanted()))
+
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
             return
@@ -201,32 +222,34 @@ class Road(Core):
         there = self._job_of(process)
         job = there.info.job if there is not None else b""
         if there is not None and job not in way.jobs and job[:NODE_BYTES] != way.home:
-            way.jobs.add(job)
-            self._jobs.on_told(job, way.home)
-            self._say(way, there)
-            self._ask_for_code(job)
+            self._say_job(way, there)
         self._say(way, ProcessThere(process, job))
 
     def _job_of(self, process: bytes) -> JobThere | None:
         """The job of a process here, as it is to be told; None for none, or when it is over."""
         info = self._locals.job_info(process)
-        if info is None or info.job[:NODE_BYTES] != self.node:
-            return self._jobs.there(info.job) if info is not None else None
+        return self._there(info) if info is not None else None
+
+    def _there(self, info: JobInfo) -> JobThere | None:
+        """A job, as other hosts are to hear of it; None for one that is over."""
+        if info.job[:NODE_BYTES] != self.node:
+            return self._jobs.there(info.job)
         if not self._locals.job_lives(info.job):
             return None
         return JobThere(self._jobs.with_code(info), self._python)
 
     # -- what our own peer says --------------------------------------------------------------------------------------
 
-    def send(self, destination: bytes, message: Message, now: float) -> None:
-        """Our peer says something to a process of another host, or its peer. Dropped for one that is gone: whoever
-        asks has heard `HostGone`, or looks at `is_there`."""
+    def send(self, destination: bytes, message: Message, now: float) -> bool:
+        """Our peer says something to a process of another host, or its peer. False: that host is gone, or there is no
+        other, and it is dropped."""
         home = destination[:NODE_BYTES]
         way = self._way(home, now)
         if way is None:
             self.counters["sends to the gone"] += 1
-            return
+            return False
         self._say(way, message, destination)
+        return True
 
     def _say(self, way: Way, message: Message, destination: bytes = b"") -> None:
         way.say(Parcel(destination or peer_process(way.home), self.process_id, message))
@@ -345,9 +368,8 @@ class Road(Core):
             self._answer_for(process)
 
     def _answer_for(self, process: bytes) -> None:
-        way = self._ways.get(process[:NODE_BYTES])
-        if way is not None:
-            self._say(way, DeathSeen(process))
+        if process[:NODE_BYTES] in self._ways:
+            self._emit(ForeignSeen(process))
 
     def on_death_settled(self, source: bytes, message: DeathSettled) -> None:
         """Everybody has accounted for what a dead process of the sender's host had said."""
@@ -429,10 +451,6 @@ class Road(Core):
                 self._say(way, there)
         else:
             self._say(way, JobOver(message.job))
-
-    def _ask_for_code(self, job: bytes) -> None:
-        if self._jobs.must_ask(job):
-            self._emit(Send(job, CodeWanted()))
 
     def on_code_ready(self, source: bytes, message: CodeReady) -> None:
         """A driver of this host says what of its program goes to others."""

@@ -7,8 +7,8 @@ import sys
 
 import msgspec
 
+from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
-from meshray.local import peer_process
 from meshray.observe.notes import note
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.jobs import OWN_PYTHON, Jobs
@@ -42,10 +42,25 @@ class Foreign:
     def on_host_gone(self, effect: HostGone, now: float) -> None:
         """Nothing of that host counts any more."""
         note(f"host {effect.home.hex()} is gone for what runs here: {effect.reason}")
-        self._parts.cores.objects.on_host_gone(peer_process(effect.home))
+        cores = self._parts.cores
+        cores.objects.on_host_gone(effect.home, effect.reason)
+        cores.whereabouts.on_host_gone(effect.home)
+        cores.serving.on_host_gone(effect.home)
+        cores.fetches.on_host_gone(effect.home, now)
+        cores.leases.on_node_gone(effect.home, now)
+        if not cores.road.is_there(effect.home):  # else it was only cut off
+            cores.leases.on_member_gone(effect.home, now)
+        cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
+
+    def on_unreachable(self, home: bytes, now: float) -> None:
+        """What this peer had to say to that host did not leave: it is gone."""
+        why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
+        self._parts.cores.objects.on_owner_unreachable(home, why)
+        self._parts.cores.fetches.on_host_gone(home, now)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""
+        self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
         """A job of another host may have work done here, once its code is known."""

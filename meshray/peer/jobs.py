@@ -159,5 +159,6 @@ class Jobs:
         cores.leases.on_driver_gone(process.id, now)
         cores.actors.on_process_died(process.id, why, {}, now)
         cores.objects.on_process_died(process.id, why, abroad)
+        cores.fetches.on_process_died(process.id)
         if process.pid == self._driver_pid:
             self._parts.stop("its driver has left")

@@ -47,6 +47,7 @@ class Who(NamedTuple):
     name: str
     version: str  # of meshray
     home: bytes  # the node that its processes and objects are named by
+    labels: Mapping[str, str] = {}
 
 
 class MeshStartError(MeshrayError):
@@ -150,7 +151,7 @@ class Mesh:
 
     def _say_load(self) -> bytes:
         total, available = self._resources()
-        return encode_load(self._who.version, total, available, self._who.home, self.lives)
+        return encode_load(self._who.version, total, available, self._who.home, self.lives, self._who.labels)
 
     def _remember(self, life: MeshLife, now: float) -> None:
         """Write down the members seen last, when they are others than those that were written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from meshray.core.sessions import Payload
+from meshray.wire.loads import MemberLoad
 
 
 class LifeThere(Struct, frozen=True):
@@ -13,6 +14,16 @@ class LifeThere(Struct, frozen=True):
     life: bytes
     home: bytes
     number: int
+
+
+class LoadTold(Struct, frozen=True):
+    """A member tells of its load."""
+
+    life: bytes
+    name: str
+    addresses: tuple[str, ...]
+    compatible: bool  # its version of Python is ours
+    load: MemberLoad
 
 
 class LifeOver(Struct, frozen=True):
@@ -42,4 +53,4 @@ class OwnEnd(Struct, frozen=True):
     why: str
 
 
-MeshEvent = LifeThere | LifeOver | LinkCut | Came | OwnEnd
+MeshEvent = LifeThere | LoadTold | LifeOver | LinkCut | Came | OwnEnd

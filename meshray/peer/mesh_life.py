@@ -46,7 +46,7 @@ from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.links import PeerLinks
-from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, MeshEvent
+from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
 from meshray.transport.interfaces import choose, look, reachable
@@ -331,6 +331,9 @@ class MeshLife:
         load = decode_load(data)
         if load is not None and len(load.home) == NODE_BYTES:
             self._events.append(LifeThere(node, load.home, load.life))
+            member = self._membership.member(node)
+            if member is not None and member.state in ("alive", "suspect"):
+                self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True

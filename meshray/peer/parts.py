@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
+from meshray.core.fetches import Fetches
 from meshray.core.leases import Leases
 from meshray.core.objects import Objects
 from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
 from meshray.peer.log_flow import LogFlow
@@ -41,6 +44,9 @@ class Cores:
     adoption: Adoption
     objects: Objects
     store: StoreAccounts
+    fetches: Fetches
+    whereabouts: Whereabouts
+    serving: Serving
     road: Road
 
 

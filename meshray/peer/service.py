@@ -19,20 +19,26 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from meshray.config import preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.assignment import Device
+from meshray.core.fetches import Fetches
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
+from meshray.core.placement import Here
 from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
 from meshray.peer.children import Children
+from meshray.peer.copies import CopyHands, finder
 from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
@@ -49,6 +55,7 @@ from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
 from meshray.resources import Amounts
+from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
@@ -92,9 +99,12 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices)
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
+        fetches = Fetches(config, node, copy_capacity)
+        whereabouts = Whereabouts(objects.knows)
+        serving = Serving(config, finder(node, store, fetches))
         leases.job_is_needed = lambda job: _has_living_actors(actors, job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
@@ -106,7 +116,7 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, adoption, objects, store, road),
+            cores=Cores(leases, actors, adoption, objects, store, fetches, whereabouts, serving, road),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),
@@ -144,9 +154,12 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    who = Who(name, parts.record.version, parts.node)
+    who = Who(name, parts.record.version, parts.node, parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
     parts.cores.road.linked = True
+    parts.cores.objects.alone = False
+    parts.cores.objects.object_freed = parts.cores.whereabouts.on_object_freed
+    parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -178,8 +191,9 @@ class Loop:
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
         self._foreign = Foreign(parts, self._jobs, self._dispatcher)
-        self._performer = Performer(parts, self._starts, self._foreign)
-        self._traffic = Traffic(parts, self._performer.settle)
+        self._copies = CopyHands(parts)
+        self._performer = Performer(parts, self._starts, self._foreign, self._copies)
+        self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
         self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
@@ -207,6 +221,7 @@ class Loop:
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGTERM, previous)
+            self._copies.close()
             self._signals.close()
             self._wakeup.close()
             if self._driver_pidfd >= 0:
@@ -283,7 +298,7 @@ class Loop:
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; None: for ever."""
-        if self._more:
+        if self._more or self._copies.more:
             return 0
         parts = self._parts
         cores = parts.cores
@@ -292,6 +307,7 @@ class Loop:
             cores.actors.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
+            cores.fetches.next_deadline(),
             cores.road.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
@@ -363,6 +379,7 @@ class Loop:
             (cores.actors, cores.actors.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
+            (cores.fetches, cores.fetches.next_deadline()),
             (cores.road, cores.road.next_deadline()),
         ):
             if deadline is not None and deadline <= now:

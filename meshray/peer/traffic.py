@@ -1,7 +1,7 @@
 """The road's shell: carries messages between the mesh, the processes of this host, and the peer's own cores.
 
 A turn: what the mesh tells goes to `core.road`, whose effects are performed; then what is to leave for other hosts is
-given to the links, as far as their windows allow; then it leaves.
+given to the links, as far as their windows allow, and pieces of values as well (`peer.copies`); then it leaves.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from meshray.core.placement import Member
 from meshray.core.ways import Parcel
-from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, MeshEvent, OwnEnd
+from meshray.peer.copies import CopyHands
+from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
 from meshray.wire.codec import encode
 from meshray.wire.envelopes import enclose, opened
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 class Traffic:
     """See the head of this file. `settle` performs the effects of the cores."""
 
-    def __init__(self, parts: Parts, settle: Callable[[float], None]) -> None:
+    def __init__(self, parts: Parts, copies: CopyHands, settle: Callable[[float], None]) -> None:
         self._parts = parts
+        self._copies = copies
         self._road = parts.cores.road
         self._settle = settle
 
@@ -40,6 +43,7 @@ class Traffic:
             self._settle(now)  # what one says may introduce the next
         self._road.repay(self._parts.endpoint.is_clogged)
         self._carry(mesh, now)
+        self._copies.turn(mesh, now)
         self._settle(now)
         mesh.flush(now)
 
@@ -53,6 +57,8 @@ class Traffic:
                 road.on_arrived(event.life, *letter, now)
         elif isinstance(event, LifeThere):
             road.on_life(event.life, event.home, event.number, now)
+        elif isinstance(event, LoadTold):
+            self._on_load(event, now)
         elif isinstance(event, LifeOver):
             road.on_life_over(event.life, event.why)
         elif isinstance(event, LinkCut):
@@ -60,6 +66,17 @@ class Traffic:
         else:
             assert isinstance(event, OwnEnd), event
             road.on_own_end(event.why)
+
+    def _on_load(self, event: LoadTold, now: float) -> None:
+        """What a member has, and how much of it is in use: for placement."""
+        load, leases = event.load, self._parts.cores.leases
+        if self._road.life_of(load.home) != event.life:
+            return
+        address = event.addresses[0] if event.addresses else ""
+        member = Member(
+            load.home, event.name, load.total, load.used, load.labels, compatible=event.compatible, address=address
+        )
+        leases.on_member(member, now)
 
     def _carry(self, mesh: Mesh, now: float) -> None:
         """Give to the links what may leave."""

@@ -197,12 +197,12 @@ class Exit(Struct, array_like=True, tag=14):
     reason: Text = ""
 
 
-class CodeWanted(Struct, array_like=True, tag=140):
+class CodeWanted(Struct, array_like=True, tag=150):
     """P -> D: another host has heard of the job: what of the program shall its workers have? Answered with CodeReady,
     in time and once; a repeat is answered again."""
 
 
-class CodeReady(Struct, array_like=True, tag=141):
+class CodeReady(Struct, array_like=True, tag=151):
     """D -> P: this. Its object was promoted before. The first one counts."""
 
     code: Code

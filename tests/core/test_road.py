@@ -10,7 +10,7 @@ import pytest
 from meshray.config import preset
 from meshray.core.effects import Send
 from meshray.core.road import Road
-from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.local import peer_process
 from meshray.wire import messages as m
 
@@ -183,9 +183,9 @@ class TestDeaths:
         assert rig.effects() == [ForeignDied(X), Send(A, m.ProcessDied(X)), Send(B, m.ProcessDied(X))]
         assert not rig.road.lives(X)
         rig.road.on_death_seen(A, X)
-        assert rig.leaves() == []
+        assert rig.effects() == []
         rig.road.on_death_seen(B, X)
-        assert rig.leaves() == [(PEER_H, US, m.DeathSeen(X))]
+        assert rig.effects() == [ForeignSeen(X)]
         rig.say(DRIVER, X)  # it has not heard of it, since it had never met it
         assert rig.effects() == [Send(DRIVER, m.ProcessDied(X))]
         rig.road.on_death_settled(PEER_H, m.DeathSettled(X))

@@ -24,7 +24,7 @@ from meshray.config import preset
 from meshray.core.departures import Departures
 from meshray.core.effects import Send
 from meshray.core.road import Road
-from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire import messages as m
@@ -141,8 +141,9 @@ class Host:
         self._settle(self.departures.open(process.id, {*self.processes, *abroad}))
         self.turn()
 
-    def _settle(self, settled: list[bytes]) -> None:
-        for process in settled:
+    def _settle(self, complete: list[bytes]) -> None:
+        for process in complete:
+            self._settle(self.departures.close(process))
             for witness in self.processes.values():
                 witness.hear(m.DeathSettled(process))
             self.road.on_local_settled(process)
@@ -221,7 +222,11 @@ class Host:
         elif isinstance(effect, Sever):
             self.over.add(effect.life)
         elif isinstance(effect, HostGone):
-            self._settle(self.departures.excuse(peer_process(effect.home)))
+            peer = peer_process(effect.home)
+            for process in self.departures.unanswered(peer):
+                self._settle(self.departures.answered(peer, process))
+        elif isinstance(effect, ForeignSeen):
+            self.road.send(peer_process(effect.process[:NODE_BYTES]), m.DeathSeen(effect.process), self.net.now)
         elif isinstance(effect, JobCame):
             job, code = effect.info.job, effect.info.code
             assert job not in self.jobs or (self.jobs[job] is None and code is not None), "it came twice"

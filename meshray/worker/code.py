@@ -19,7 +19,7 @@ import msgspec
 from meshray.config import Config
 from meshray.errors import RuntimeEnvSetupError
 from meshray.runtime.bundle.archive import INDEX_MAX_BYTES
-from meshray.runtime.bundle.copies import Copies
+from meshray.runtime.bundle.copies import FOLDER, Copies
 from meshray.wire.messages import Code, JobInfo
 
 
@@ -29,13 +29,15 @@ class Moved:
     def __init__(self, roots: Iterable[str] = (), copy: str = "") -> None:
         self._roots = [root.rstrip("/") for root in roots] if copy else []
         self._copy = copy
+        self._mark = f"/{FOLDER}/{os.path.basename(copy)}/"  # in the path of any copy
 
     def __call__(self, path: str) -> str:
         """Where that path of the driver's lies here."""
         for root in self._roots:
             if path == root or path.startswith(root + "/"):
                 return self._copy + path[len(root) :]
-        return path
+        _, found, inside = path.partition(self._mark)  # of the copy of another host, whose worker has submitted this
+        return f"{self._copy}/{inside}" if found and self._copy else path
 
     @property
     def where(self) -> str:

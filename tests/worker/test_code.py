@@ -43,6 +43,14 @@ def test_a_working_directory_that_did_not_go_along(tmp_path: Path) -> None:
     assert moved.job(job("/elsewhere")).folder == "/elsewhere"
 
 
+def test_paths_of_another_hosts_copy_move_as_well(tmp_path: Path) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    name = CODE.hash.hex()
+    assert moved(f"/run/other/code/{name}/main.py") == f"{tmp_path}/code/{name}/main.py"
+    assert moved("/run/other/code/another/main.py") == "/run/other/code/another/main.py"
+    assert Moved()("/code//x") == "/code//x"
+
+
 def test_no_copy_moves_nothing(tmp_path: Path) -> None:
     moved = move_in(Code(), tmp_path, DEFAULT, lambda: b"")
     assert moved.job(job("/home/u/program")) == job("/home/u/program")

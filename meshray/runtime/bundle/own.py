@@ -64,8 +64,8 @@ def _folder_of(main: ModuleType | None) -> str:
             folder = os.path.dirname(folder)
     else:
         folder = os.path.dirname(os.path.abspath(file if name else os.path.realpath(file)))
-    while folder and not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)  # of a zip
+    if os.path.isfile(folder):  # a zip
+        folder = os.path.dirname(folder)
     return "" if _is_installed(folder) else folder
 
 

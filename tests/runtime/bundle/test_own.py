@@ -69,6 +69,10 @@ def test_a_folder_and_a_zip(program: Path) -> None:
     assert own_folder(main(program / "app.zip" / "__main__.py", "__main__"), WORKING) == Own(str(program))
 
 
+def test_a_folder_that_is_gone_is_nobody_elses(program: Path) -> None:
+    assert own_folder(main(program / "gone" / "script.py"), WORKING) == Own(str(program / "gone"))
+
+
 @pytest.mark.parametrize("module", [None, main(None), main("")])
 def test_a_prompt_has_its_working_directory(module: ModuleType | None) -> None:
     assert own_folder(module, WORKING) == Own(WORKING)

@@ -66,9 +66,13 @@ class Foreigners:
         self._unsettled[process] = set(witnesses)
         return self._jobs.pop(process, None) is not None
 
-    def also_tell(self, witness: bytes, process: bytes) -> None:
-        """This one has asked for the dead one since: it is to hear when that death is settled, and need not answer."""
-        self._unsettled[process].add(witness)
+    def also_tell(self, witness: bytes, process: bytes) -> bool:
+        """This one speaks to the dead one. True: it has never met it, so it is to be told; it is to hear when that
+        death is settled, and need not answer. False: it was told, and speaks from before that."""
+        told = self._unsettled[process]
+        new = witness not in told
+        told.add(witness)
+        return new
 
     def on_answer(self, witness: bytes, process: bytes) -> bool:
         """The witness has accounted for the dead one. True: it was the last."""

@@ -38,6 +38,14 @@ class Gone:
         return f"{self._why.get(owner, 'its process has ended')} (process {owner.hex()})"
 
 
+def freed(object_id: bytes) -> Failure:
+    """For what names an object that has ended: bytes that somebody kept, or a reference from before a partition."""
+    text = (
+        f"object {object_id.hex()} was freed with its last reference: one that is made of its bytes brings nothing back"
+    )
+    return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
+
+
 def remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:
     """Add to a memory that forgets the oldest."""
     memory[key] = value

@@ -74,6 +74,10 @@ class JobsAbroad:
         """Living jobs of that host's drivers."""
         return [job for job in self._foreign if job[:NODE_BYTES] == home]
 
+    def foreign(self) -> list[bytes]:
+        """All of others that live."""
+        return sorted(self._foreign)
+
     def forget_host(self, home: bytes) -> None:
         """That host knows nothing any more."""
         for job in list(self._told):

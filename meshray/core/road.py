@@ -29,13 +29,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
-from meshray.core.homes import PROVEN, Homes
+from meshray.core.homes import Homes
 from meshray.core.jobs_abroad import JobsAbroad
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.core.ways import Pair, Parcel, Way
@@ -43,7 +41,6 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
-    Code,
     CodeReady,
     CodeWanted,
     DeathSettled,
@@ -164,6 +161,10 @@ class Road(Core):
         """The job that a process of another host serves; b"" for none, or when it has never spoken to this host."""
         return self.foreigners.job_of(process)
 
+    def foreign_jobs(self) -> list[bytes]:
+        """Jobs of other hosts that may have work done here."""
+        return self._jobs.foreign()
+
     # -- what processes of this host say -----------------------------------------------------------------------------
 
     def on_relay(self, source: bytes, message: Relay, now: float) -> None:
@@ -179,8 +180,9 @@ class Road(Core):
         elif _is_too_much(way.bytes_of((source, destination)), len(data)):
             self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
         elif self.foreigners.settles(destination):
-            self.foreigners.also_tell(source, destination)
-            self._emit(Send(source, ProcessDied(destination)))
+            self.counters["messages to the dead"] += 1
+            if self.foreigners.also_tell(source, destination):
+                self._emit(Send(source, ProcessDied(destination)))
         else:
             self._introduce(way, source)
             self.foreigners.met(destination, source)
@@ -197,46 +199,37 @@ class Road(Core):
 
     def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
         """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
-        way = self._way(home, now)
-        if way is None or (info.job in way.jobs and not again):
-            return
-        there = self._there(info)
-        if there is None and info.job[:NODE_BYTES] == self.node:  # over, but for a detached actor: nobody has its code
-            there = JobThere(msgspec.structs.replace(info, code=Code()), self._python)
-        if there is not None:
+        way, there = self._way(home, now), self._there(info)
+        if way is not None and there is not None and (again or info.job not in way.jobs):
             self._say_job(way, there)
 
+    def _there(self, info: JobInfo) -> JobThere | None:
+        """A job as it is to be told: as its driver's host has it; None when it is over."""
+        if info.job[:NODE_BYTES] != self.node:
+            return self._jobs.there(info.job)
+        if not self._locals.job_lives(info.job):
+            return None
+        return JobThere(self._jobs.with_code(info), self._python)
+
     def _say_job(self, way: Way, there: JobThere) -> None:
-        job = there.info.job
-        way.jobs.add(job)
-        self._jobs.on_told(job, way.home)
-        self._say(way, there)
-        if there.info.code is None and self._jobs.must_ask(job):
-            self._emit(Send(job, CodeWanted()))
+        if there.info.job[:NODE_BYTES] != way.home:
+            way.jobs.add(there.info.job)
+            self._jobs.on_told(there.info.job, way.home)
+            self._say(way, there)
+            if self._jobs.must_ask(there.info.job):
+                self._emit(Send(there.info.job, CodeWanted()))
 
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
             return
         way.introduced.add(process)
         way.dealt.add(process)
-        there = self._job_of(process)
+        info = self._locals.job_info(process)
+        there = self._there(info) if info is not None else None
         job = there.info.job if there is not None else b""
-        if there is not None and job not in way.jobs and job[:NODE_BYTES] != way.home:
+        if there is not None and job not in way.jobs:
             self._say_job(way, there)
         self._say(way, ProcessThere(process, job))
-
-    def _job_of(self, process: bytes) -> JobThere | None:
-        """The job of a process here, as it is to be told; None for none, or when it is over."""
-        info = self._locals.job_info(process)
-        return self._there(info) if info is not None else None
-
-    def _there(self, info: JobInfo) -> JobThere | None:
-        """A job, as other hosts are to hear of it; None for one that is over."""
-        if info.job[:NODE_BYTES] != self.node:
-            return self._jobs.there(info.job)
-        if not self._locals.job_lives(info.job):
-            return None
-        return JobThere(self._jobs.with_code(info), self._python)
 
     # -- what our own peer says --------------------------------------------------------------------------------------
 
@@ -298,7 +291,6 @@ class Road(Core):
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
             return
-        self.on_life(life, home, PROVEN, now)
         if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
             self.counters["messages gone astray"] += 1
             return
@@ -355,6 +347,8 @@ class Road(Core):
             return
         witnesses = {each for each in self.foreigners.who_met(process) if each in self._locals}
         self._forget_pairs(process)
+        if (way := self._ways.get(process[:NODE_BYTES])) is not None:
+            way.drop(process)
         if self.foreigners.on_died(process, witnesses):
             self._emit(ForeignDied(process))
         for witness in sorted(witnesses):
@@ -446,7 +440,8 @@ class Road(Core):
             return
         if self._locals.job_lives(message.job):
             self._jobs.on_told(message.job, way.home)
-            there = self._job_of(message.job)
+            info = self._locals.job_info(message.job)
+            there = self._there(info) if info is not None else None
             if there is not None and there.info.code is not None:  # whoever told of the job may not have known it
                 self._say(way, there)
         else:

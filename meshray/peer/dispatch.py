@@ -91,7 +91,7 @@ class Dispatcher:
             m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),
             m.Pooled: _timeless(objects.on_pooled),
-            m.Lodged: _timeless(objects.on_lodged),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
             m.Bring: cores.fetches.on_bring,
             m.Unused: _timeless(cores.fetches.on_unused),
             m.CreateActor: actors.on_create,
@@ -107,9 +107,9 @@ class Dispatcher:
         cores = self._parts.cores
         objects, fetches, whereabouts = cores.objects, cores.fetches, cores.whereabouts
         return {
-            m.HoldDone: _timeless(objects.on_hold_done),
-            m.Fetched: _timeless(objects.on_fetched),
-            m.Lodged: _timeless(objects.on_lodged),
+            m.HoldDone: _timeless(objects.foreign.on_hold_done),
+            m.Fetched: _timeless(objects.foreign.on_fetched),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
             m.Seek: _timeless(whereabouts.on_seek),
             m.Whole: _timeless(whereabouts.on_whole),
             m.CopiesGone: _timeless(whereabouts.on_copies_gone),

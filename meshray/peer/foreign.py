@@ -43,7 +43,7 @@ class Foreign:
         """Nothing of that host counts any more."""
         note(f"host {effect.home.hex()} is gone for what runs here: {effect.reason}")
         cores = self._parts.cores
-        cores.objects.on_host_gone(effect.home, effect.reason)
+        cores.objects.foreign.on_host_gone(effect.home, effect.reason)
         cores.whereabouts.on_host_gone(effect.home)
         cores.serving.on_host_gone(effect.home)
         cores.fetches.on_host_gone(effect.home, now)
@@ -55,7 +55,7 @@ class Foreign:
     def on_unreachable(self, home: bytes, now: float) -> None:
         """What this peer had to say to that host did not leave: it is gone."""
         why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
-        self._parts.cores.objects.on_owner_unreachable(home, why)
+        self._parts.cores.objects.foreign.on_unreachable(home, why)
         self._parts.cores.fetches.on_host_gone(home, now)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:

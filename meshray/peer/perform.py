@@ -190,7 +190,7 @@ class Performer:
             parts.endpoint.send(driver.id, LogLines([line]))
 
     def _later(self, effect: Later, now: float) -> None:
-        self._parts.timers.at(now + effect.seconds, lambda: self._parts.cores.objects.on_later(effect.number))
+        self._parts.timers.at(now + effect.seconds, lambda: self._parts.cores.objects.foreign.on_later(effect.number))
 
     def _unlink(self, effect: UnlinkSegment, now: float) -> None:
         unlink_segment(self._parts.store_folder, effect.segment)

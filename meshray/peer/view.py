@@ -88,8 +88,11 @@ class PartsView:
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
     def mesh(self) -> Mapping[str, Any] | None:
-        mesh = self._parts.mesh
-        return mesh.status() if mesh is not None else None
+        mesh, road = self._parts.mesh, self._parts.cores.road
+        if mesh is None:
+            return None
+        jobs = [job.hex() for job in road.foreign_jobs()]
+        return mesh.status() | {"foreign_processes": len(road.foreigners), "foreign_jobs": jobs}
 
     def counters(self) -> Mapping[str, int]:
         parts = self._parts

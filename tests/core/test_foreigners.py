@@ -37,7 +37,8 @@ def test_the_last_witness_answers_for_all() -> None:
     assert not them.on_answer(A, X)
     assert not them.on_answer(A, X)
     assert them.on_answer(B, X)
-    them.also_tell(C, X)
+    assert them.also_tell(C, X)
+    assert not them.also_tell(A, X)
     assert them.on_settled(X) == [A, B, C]
     assert not them.settles(X)
 

@@ -61,3 +61,15 @@ def test_one_who_has_nothing_to_say_any_more_says_farewell_at_once() -> None:
     way.relay((B, C), b"b0")
     way.farewell(A, Parcel(PEER, OURS, ProcessDied(A)))
     assert drain(way) == [b"farewell", b"b0"]
+
+
+def test_what_waits_for_a_dead_one_is_dropped() -> None:
+    way = Way(HOME)
+    way.relay((A, C), b"a0")
+    way.relay((A, B), b"x0")
+    way.farewell(A, Parcel(PEER, OURS, ProcessDied(A)))
+    way.drop(C)
+    assert drain(way) == [b"x0", b"farewell"]
+    way.relay((B, C), b"b0")
+    way.drop(C)
+    assert not way

@@ -487,7 +487,7 @@ class Program:
 
     def _begin(self, item: Item) -> None:
         self.running, self.running_since = item, self.net.now
-        source, lease, task = item
+        _, lease, task = item
         self.journal[lease][1].add(task.seq)
         self.net.begun[task.task_id] += 1
         self.net.ran_at[self.host.node] += 1

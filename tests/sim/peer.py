@@ -58,7 +58,7 @@ class SimPeer:
         self.foreigners = Foreigners()
         self.dealt: dict[bytes, set[bytes]] = {}  # process of this host -> nodes that it dealt with
         self._next_deadline = float("inf")
-        table = self.objects._table
+        table = self.objects.table
         real = table._on_free
 
         def on_free(record: Record) -> None:
@@ -135,13 +135,13 @@ class SimPeer:
         for process in sorted(self.objects._attached):
             self.world.send(self.process, process, m.NodeGone(node))
         self.foreigners.on_host_gone(node)
-        self.objects.on_host_gone(node, "it was killed")
+        self.objects.foreign.on_host_gone(node, "it was killed")
         self.perform()
 
     def _nowhere(self, node: bytes) -> None:
         """Something was said to a host that is gone."""
         if self.alive:
-            self.objects.on_owner_unreachable(node, "it was killed")
+            self.objects.foreign.on_unreachable(node, "it was killed")
             self.perform()
 
     def foreign_death(self, process: bytes) -> None:
@@ -185,11 +185,11 @@ class SimPeer:
                 if self.foreigners.on_answer(source, message.process):
                     objects.on_foreign_death_seen(message.process)
             case m.HoldDone():
-                objects.on_hold_done(source, message)
+                objects.foreign.on_hold_done(source, message)
             case m.Fetched():
-                objects.on_fetched(source, message)
+                objects.foreign.on_fetched(source, message)
             case m.Lodged():
-                objects.on_lodged(source, message)
+                objects.foreign.on_lodged(source, message)
             case m.ProcessDied():
                 self.foreign_death(message.process)
             case m.DeathSettled():
@@ -229,7 +229,7 @@ class SimPeer:
 
     def _later(self, number: int) -> None:
         if self.alive:
-            self.objects.on_later(number)
+            self.objects.foreign.on_later(number)
             self.perform()
 
     def _tick(self) -> None:

@@ -49,6 +49,7 @@ class Process:
         self.heard: dict[bytes, list[tuple[int, Said]]] = defaultdict(list)  # by sender: own era, and what
         self.dead: set[bytes] = set()  # processes that were said to be
         self.asked = 0  # for its code
+        self.unsettled: set[bytes] = set()  # those of them whose death is not settled
         self.alive = True
         self._to_peer = self._from_peer = 0.0  # times of the last deliveries: nothing overtakes them
 
@@ -82,6 +83,8 @@ class Process:
             era, number = map(int, message.data.split())
             self.heard[message.source].append((self.era[message.source[:NODE_BYTES]], (era, number)))
         elif isinstance(message, m.ProcessDied):
+            assert message.process not in self.unsettled, f"{message.process.hex()} dies twice"
+            self.unsettled.add(message.process)
             self.dead.add(message.process)
             self.tell(m.DeathSeen(message.process))
         elif isinstance(message, m.CodeWanted):
@@ -90,10 +93,11 @@ class Process:
             delay = net.random.random() * 0.3
             net.at(net.now + delay, lambda: self.tell(m.CodeReady(code_of(self.id))))
         elif isinstance(message, m.NodeGone):
+            self.unsettled -= {each for each in self.unsettled if each[:NODE_BYTES] == message.node}
             self.era[message.node] += 1
             self.tell(m.NodeGoneSeen(message.node))
         elif isinstance(message, m.DeathSettled) and message.process[:NODE_BYTES] != self.host.home:
-            assert message.process in self.dead, f"{message.process.hex()} is settled, and was never said to be dead"
+            self.unsettled.remove(message.process)  # it was said to be dead
 
 
 class Host:
@@ -142,8 +146,8 @@ class Host:
         self.turn()
 
     def _settle(self, complete: list[bytes]) -> None:
-        for process in complete:
-            self._settle(self.departures.close(process))
+        for process in complete:  # grows while it runs
+            complete += self.departures.close(process)
             for witness in self.processes.values():
                 witness.hear(m.DeathSettled(process))
             self.road.on_local_settled(process)
@@ -219,14 +223,14 @@ class Host:
                 process.hear(effect.message)
         elif isinstance(effect, Handle):
             self._handle(effect.source, decode(effect.data))
+        elif isinstance(effect, ForeignSeen):
+            self.road.send(peer_process(effect.process[:NODE_BYTES]), m.DeathSeen(effect.process), self.net.now)
         elif isinstance(effect, Sever):
             self.over.add(effect.life)
         elif isinstance(effect, HostGone):
             peer = peer_process(effect.home)
             for process in self.departures.unanswered(peer):
                 self._settle(self.departures.answered(peer, process))
-        elif isinstance(effect, ForeignSeen):
-            self.road.send(peer_process(effect.process[:NODE_BYTES]), m.DeathSeen(effect.process), self.net.now)
         elif isinstance(effect, JobCame):
             job, code = effect.info.job, effect.info.code
             assert job not in self.jobs or (self.jobs[job] is None and code is not None), "it came twice"
@@ -308,9 +312,12 @@ class Net:
         key = (host.life, life)
         time = self._last[key] = max(self.now + self.random.random() * 0.03, self._last.get(key, 0.0))
 
+        number = host.number
+
         def arrives() -> None:
             other = self.by_life.get(life)
             if other is not None and other.alive and key[0] not in other.over:
+                other.road.on_life(key[0], host.home, number, self.now)  # the link has said so before
                 other.on_stream(key[0], destination, source, data)
             elif other is None or not other.alive or key[0] in other.over:
                 self.at(self.now + self.random.random() * 0.1, lambda: self._refuse(host, *key))
@@ -376,7 +383,7 @@ class Net:
                 current = [each for each in said if each[0] == era]
                 heard = [each for _, each in receiver.heard[sender.id] if each[0] == era]
                 assert not current or receiver.alive, f"nobody has told of a death: {sender.id.hex()} {other.hex()}"
-                assert heard == current, f"{sender.host.home.hex()} to {receiver.host.home.hex()}: {current} {heard}"
+                assert heard == current, f"{sender.id.hex()} to {other.hex()}: {current} {heard}"
         for host in (host for host in self.hosts if host.alive):
             assert not len(host.departures), "deaths that nobody settles"
             assert not host.road.foreigners._silent

@@ -133,6 +133,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int = 256 * 1024
     """The crash journal of one worker: small results that the submitter has not yet acknowledged."""
 
+    # -- the program's own folder, on its way to other hosts ---------------------------------------------------------
+    code_max_bytes: int = 100 << 20
+    """What of it goes along, in bytes: some seconds of a LAN of 1 Gbit/s per host. Data belongs into the store."""
+
+    code_max_files: int = 10_000
+    """The same in files and folders: each costs a host 0.1 ms."""
+
+    code_look_max_files: int = 100_000
+    """What is looked at to find them, what does not go along included (a home, a folder full of results)."""
+
+    code_look_s: float = 5.0
+    """And for how long: file systems may be slow, and the first task on another host waits for it."""
+
+    code_kept_max: int = 8
+    """Copies of programs that nobody uses and a host keeps: the same one is likely to be run again."""
+
     # -- store -------------------------------------------------------------------------------------------------------
     exception_max_bytes: int = 1 << 20
     """A user's exception that pickles to more arrives as text only: failures travel inside messages."""

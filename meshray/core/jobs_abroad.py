@@ -1,9 +1,15 @@
-"""Which hosts know of which jobs? So that all of them hear of the end."""
+"""Which hosts know of which jobs? So that all of them hear of the end.
+
+And what of a program goes along with its job (`Code`)? Its driver is asked when the first other host hears of the job;
+all who hear of it before the answer hear of it once more.
+"""
 
 from __future__ import annotations
 
+import msgspec
+
 from meshray.ids import NODE_BYTES
-from meshray.wire.messages import JobThere
+from meshray.wire.messages import Code, JobInfo, JobThere
 
 
 class JobsAbroad:
@@ -13,6 +19,7 @@ class JobsAbroad:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
         self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as their drivers' hosts have them
+        self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
 
     def on_told(self, job: bytes, home: bytes) -> None:
         """That host knows this job."""
@@ -21,12 +28,36 @@ class JobsAbroad:
 
     def take_told(self, job: bytes) -> list[bytes]:
         """Our job is over: who knows it."""
+        self._codes.pop(job, None)
         return sorted(self._told.pop(job, ()))
+
+    # -- code --------------------------------------------------------------------------------------------------------
+
+    def with_code(self, info: JobInfo) -> JobInfo:
+        """A job of ours, as others are to hear of it."""
+        return msgspec.structs.replace(info, code=self._codes.get(info.job))
+
+    def must_ask(self, job: bytes) -> bool:
+        """A host is told of this job. Whether its driver is to be asked for its code: true once, for jobs of ours."""
+        if job[:NODE_BYTES] != self._node or job in self._codes:
+            return False
+        self._codes[job] = None
+        return True
+
+    def on_code(self, job: bytes, code: Code) -> list[bytes]:
+        """The driver's answer: who is to be told. Nobody when it was not asked, or has answered."""
+        if self._codes.get(job, code) is not None:
+            return []
+        self._codes[job] = code
+        return sorted(self._told.get(job, ()))
+
+    # -- jobs of others ----------------------------------------------------------------------------------------------
 
     def on_there(self, there: JobThere) -> bool:
         """Somebody says that there is such a job. Whether it is news, and another host's."""
         job = there.info.job
-        if job[:NODE_BYTES] == self._node or job in self._foreign:
+        known = self._foreign.get(job)
+        if job[:NODE_BYTES] == self._node or (known is not None and (known.info.code or not there.info.code)):
             return False
         self._foreign[job] = there
         return True

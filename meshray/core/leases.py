@@ -74,6 +74,7 @@ class Leases(Core):
         self._demands = Demands()
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
+        self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self.stale = 0  # messages about leases, classes or waits that are no more
@@ -87,10 +88,23 @@ class Leases(Core):
         """The peer begins to serve."""
         self.workers.prestart(now)
 
-    def on_job_started(self, info: JobInfo) -> None:
-        """A driver of this host has attached, or a job of another host may have work done here."""
+    def on_job_started(self, info: JobInfo, *, code_follows: bool = False) -> None:
+        """A driver of this host has attached, or a job of another host may have work done here. `code_follows`: its
+        workers need code that is not known yet. What it asks for waits for `on_code_known`."""
+        if code_follows and info.job not in self._jobs:
+            self._codeless.add(info.job)
+        elif not code_follows and info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
         self._jobs.setdefault(info.job, info)
         self._ended.discard(info.job)  # its host was lost, and is there again before the last of its workers is dead
+
+    def on_code_known(self, info: JobInfo, now: float) -> None:
+        """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""
+        if info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
+            self._pump(now)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
@@ -137,6 +151,7 @@ class Leases(Core):
                 self.workers.kill(worker, "its job ended")
             if not workers:
                 self._ended.discard(job)
+                self._codeless.discard(job)
                 del self._jobs[job]
                 self._demands.forget_job(job)
                 self.workers.forget_job(job)
@@ -446,7 +461,7 @@ class Leases(Core):
         self._ask_at = None
         if self.placement.members:
             self._ask_others(now)
-        waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
+        waiting = [w for w in self._demands.waiting() if not w.never and w.job not in self._codeless]
         self._look_again = None
         if waiting:
             for grant in victims(waiting, self._grants, self.slots.free(), now, self._config):
@@ -464,7 +479,7 @@ class Leases(Core):
         for wanted in self._demands.waiting():
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
-            if not self.placement.may_grant(wanted, now):
+            if wanted.job in self._codeless or not self.placement.may_grant(wanted, now):
                 continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)
@@ -479,7 +494,7 @@ class Leases(Core):
         """Tell the submitters of classes that wait whom to ask as well."""
         times: list[float] = []
         for wanted in self._demands.waiting():
-            if wanted.is_actor or wanted.job in self._ended:
+            if wanted.is_actor or wanted.job in self._ended or wanted.job in self._codeless:
                 continue
             for ask in self.placement.asks(wanted, now):
                 also = AskAlso(wanted.key[1], peer_of(ask.node), ask.count, wanted.hops + 1)

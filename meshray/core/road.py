@@ -13,7 +13,8 @@ its receiver. So everything that holds for messages on one host holds between tw
   meant for before may arrive after: the old stream is over at both ends, and what a process says to that host before it
   has answered NodeGoneSeen is dropped (*barred*).
 - *A job.* A host hears of a job before it hears of the first process that serves it, from whichever peer that one is
-  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over.
+  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over. The first
+  time that a job of ours is told, its driver is asked for its code; the answer is told to all who know the job.
 
 **What it costs.** A process has at most RELAY_WINDOW_BYTES, or one larger message, on its way to another: the rest
 waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
@@ -40,6 +41,8 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
+    CodeReady,
+    CodeWanted,
     DeathSettled,
     JobInfo,
     JobKnown,
@@ -210,13 +213,17 @@ class Road(Core):
         """A job as it is to be told: as its driver's host has it; None when it is over."""
         if info.job[:NODE_BYTES] != self.node:
             return self._jobs.there(info.job)
-        return JobThere(info, self._python) if self._locals.job_lives(info.job) else None
+        if not self._locals.job_lives(info.job):
+            return None
+        return JobThere(self._jobs.with_code(info), self._python)
 
     def _say_job(self, way: Way, there: JobThere) -> None:
         if there.info.job[:NODE_BYTES] != way.home:
             way.jobs.add(there.info.job)
             self._jobs.on_told(there.info.job, way.home)
             self._say(way, there)
+            if self._jobs.must_ask(there.info.job):
+                self._emit(Send(there.info.job, CodeWanted()))
 
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
@@ -419,9 +426,12 @@ class Road(Core):
             self.counters["messages out of place"] += 1
             return
         way.jobs.add(job)
+        known = job in self._jobs
         if not self._jobs.on_there(message):
             return
         self._emit(JobCame(message.info, message.python))
+        if known:
+            return
         origin = job[:NODE_BYTES]
         if origin != home:
             if self._way(origin, now) is None:
@@ -436,8 +446,23 @@ class Road(Core):
             return
         if self._locals.job_lives(message.job):
             self._jobs.on_told(message.job, way.home)
+            info = self._locals.job_info(message.job)
+            there = self._there(info) if info is not None else None
+            if there is not None and there.info.code is not None:  # whoever told of the job may not have known it
+                self._say(way, there)
         else:
             self._say(way, JobOver(message.job))
+
+    def on_code_ready(self, source: bytes, message: CodeReady) -> None:
+        """A driver of this host says what of its program goes to others."""
+        info = self._locals.job_info(source)
+        if info is None or info.job != source:
+            self.counters["messages out of place"] += 1
+            return
+        for home in self._jobs.on_code(source, message.code):
+            way = self._ways.get(home)
+            if way is not None:
+                self._say(way, JobThere(self._jobs.with_code(info), self._python))
 
     def on_job_over(self, source: bytes, message: JobOver) -> None:
         """A job of the sender's host has ended."""

@@ -42,7 +42,8 @@ class ForeignSeen(Struct, frozen=True):
 
 
 class JobCame(Struct, frozen=True):
-    """A job of another host is about to have work done here. `python`: the minor version of its driver."""
+    """A job of another host is about to have work done here. `python`: the minor version of its driver. Once more when
+    the job's code is known, if it was not."""
 
     info: JobInfo
     python: str

@@ -26,7 +26,7 @@ Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
     {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
-    | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused}
+    | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused, m.CodeReady}
 )
 """What only a process of this host may say to its peer."""
 
@@ -48,6 +48,7 @@ class Dispatcher:
             m.Ask: self._on_ask,
             m.Relay: parts.cores.road.on_relay,
             m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
+            m.CodeReady: _timeless(parts.cores.road.on_code_ready),
             m.Wake: _nothing,
         }
         road = parts.cores.road

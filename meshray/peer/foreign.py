@@ -14,7 +14,7 @@ from meshray.peer.dispatch import Dispatcher
 from meshray.peer.jobs import OWN_PYTHON, Jobs
 from meshray.peer.parts import Parts
 from meshray.wire.codec import ProtocolError, decode
-from meshray.wire.messages import JobInfo
+from meshray.wire.messages import Code, JobInfo
 
 
 class Foreign:
@@ -63,11 +63,14 @@ class Foreign:
         self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
-        """A job of another host may have work done here."""
-        if effect.python == OWN_PYTHON:
-            self._parts.cores.leases.on_job_started(as_here(effect.info))
+        """A job of another host may have work done here, once its code is known."""
+        leases, info = self._parts.cores.leases, effect.info
+        if effect.python != OWN_PYTHON:
+            note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+        elif leases.serves(info.job):
+            leases.on_code_known(as_here(info), now)
         else:
-            note(f"job {effect.info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+            leases.on_job_started(as_here(info), code_follows=info.code is None)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_job(effect.job, now)
@@ -75,10 +78,21 @@ class Foreign:
 
 def as_here(info: JobInfo) -> JobInfo:
     """A job of another host, as workers of this one can serve it: in this peer's own interpreter, with the paths of
-    the job that are there, and behind them what this interpreter finds by itself."""
-    there = [path for path in info.sys_path if os.path.exists(path)]
+    the job that are there, and behind them what this interpreter finds by itself. Paths in the program's own folder
+    stay as they are: its copy stands in for them (`worker.code`)."""
+    code = info.code or Code()
+    copied = [root.rstrip("/") for root in code.roots] if code.hash else []
+
+    def is_copied(path: str) -> bool:
+        return any(path == root or path.startswith(root + "/") for root in copied)
+
+    there = [
+        path for path in info.sys_path if is_copied(path) or (path not in code.interpreter and os.path.exists(path))
+    ]
     own = [path for path in sys.path if path and path not in there]
-    folder = info.folder if os.path.isdir(info.folder) else os.getcwd()
+    folder = info.folder
+    if not is_copied(folder) and not os.path.isdir(folder):
+        folder = copied[0] if copied else os.getcwd()
     return msgspec.structs.replace(
         info, executable=sys.executable, prefix=sys.prefix, sys_path=[*there, *own], folder=folder
     )

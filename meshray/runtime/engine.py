@@ -120,6 +120,7 @@ class Engine:
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
+        self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
         self.dependencies = Dependencies(self)
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
@@ -154,6 +155,7 @@ class Engine:
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
             m.PeerStops: self._on_peer_stops,
+            m.CodeWanted: self._on_code_wanted,
             m.Relayed: self._on_relayed,
             m.RelayTaken: lambda _, x: self.abroad.on_taken(x),
             m.NodeGone: self._on_node_gone,
@@ -649,6 +651,12 @@ class Engine:
     def _on_log_lines(self, _: bytes, message: m.LogLines) -> None:
         if self.on_log is not None:
             self.on_log(message.lines)
+
+    # -- code --------------------------------------------------------------------------------------------------------
+
+    def _on_code_wanted(self, _: bytes, message: m.CodeWanted) -> None:
+        if self.on_code_wanted is not None:
+            self.on_code_wanted()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     A   -> P   Ask                    P -> A     Answer
-    P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
+    P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
     P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
 
@@ -128,6 +128,16 @@ class Profile(Struct, frozen=True, array_like=True):
     actor: bool = False  # a dedicated worker
 
 
+class Code(Struct, frozen=True, array_like=True):
+    """The program's own folder, for hosts that do not have it. Its driver keeps the object until the job ends."""
+
+    hash: Annotated[bytes, Meta(max_length=64)] = b""  # of the archive; b"": nothing goes along, the driver said why
+    object_id: bytes = b""  # whose value is the archive (`runtime.bundle.archive`)
+    size: Count = 0  # bytes of the archive
+    roots: Annotated[list[Text], Meta(max_length=4)] = []  # the folder at the driver's host, by each of its names
+    interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host has its own
+
+
 class JobInfo(Struct, frozen=True, array_like=True):
     """What a worker needs in order to see the code that its driver sees."""
 
@@ -140,6 +150,7 @@ class JobInfo(Struct, frozen=True, array_like=True):
     namespace: Name
     log_to_driver: bool = True
     env_vars: dict[Name, Text] = {}
+    code: Code | None = None  # for workers of other hosts, which wait for it; None while it is not known
 
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
@@ -184,6 +195,17 @@ class Exit(Struct, array_like=True, tag=14):
     """P -> W: end. A worker that does not is killed."""
 
     reason: Text = ""
+
+
+class CodeWanted(Struct, array_like=True, tag=150):
+    """P -> D: another host has heard of the job: what of the program shall its workers have? Answered with CodeReady,
+    in time and once; a repeat is answered again."""
+
+
+class CodeReady(Struct, array_like=True, tag=151):
+    """D -> P: this. Its object was promoted before. The first one counts."""
+
+    code: Code
 
 
 class PeerStops(Struct, array_like=True, tag=15):
@@ -848,8 +870,8 @@ class ProcessThere(Struct, array_like=True, tag=85):
 
 
 class JobThere(Struct, array_like=True, tag=86):
-    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it. A repeat changes
-    nothing. The paths in `info` are those of the driver's host."""
+    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it; once more when its
+    `code` is known, if it was not. A repeat changes nothing. The paths in `info` are those of the driver's host."""
 
     info: JobInfo
     python: Name  # the minor version of its driver: "3.11"
@@ -878,6 +900,8 @@ Message = (
     | Bind
     | Detach
     | Exit
+    | CodeWanted
+    | CodeReady
     | PeerStops
     | Demand
     | AskAlso

@@ -29,7 +29,6 @@ from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.failures import headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
-from meshray.wire.payload import loads_function
 from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
 from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
@@ -184,7 +183,7 @@ class ActorHost:
         start = self._start
         announce(self._name)
         try:
-            cls = loads_function(start.blob.pickled)
+            cls = self._executor.functions.unpickle(start.blob)
             is_async = _has_coroutines(cls)
             if is_async:
                 loop = asyncio.new_event_loop()

@@ -21,6 +21,7 @@ from meshray.strategy import LabelTest, Strategy
 from meshray.wire.messages import (
     AskAlso,
     Bind,
+    Code,
     Demand,
     Exit,
     Failure,
@@ -200,6 +201,48 @@ def test_two_jobs_never_share_a_worker() -> None:
     host.demand(B, 1)
     (second,) = host.take(LeaseGranted, B)
     assert second.worker != first.worker
+
+
+def test_a_job_gets_nothing_before_its_code_is_known() -> None:
+    host = Host(CPU=2)
+    theirs = driver(7)
+    info = job_info(theirs)
+    whole = msgspec.structs.replace(info, code=Code(b"hash"))
+    host.leases.on_job_started(info, code_follows=True)
+    host.demand(theirs, 1)
+    host.leases.request_actor_slot(b"actor".ljust(24), theirs, {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    assert not host.take(LeaseGranted)
+    assert not host.slots
+    host.demand(A, 2)  # others do not wait for it, nor are they asked to leave
+    taken = host.take(LeaseGranted, A)
+    assert len(taken) == 2
+    host.wait(1.0)
+    assert not host.take(LeaseRevoked)
+    assert not host.take(LeaseWanted)
+    host.leases.on_code_known(whole, host.now)
+    host.leases.on_code_known(msgspec.structs.replace(info, code=Code(b"other")), host.now)
+    host.perform()
+    assert host.take(LeaseWanted, A) or host.take(LeaseRevoked, A)
+    host.demand(A, 0)
+    host.give_back(A, *taken)
+    assert len(host.take(LeaseGranted, theirs)) == 1
+    assert len(host.slots) == 1
+    assert [bind.job for bind in host.take(Bind) if bind.job.job == theirs] == [whole, whole]
+
+
+def test_a_job_that_ends_before_its_code_is_known() -> None:
+    host = Host(jobs=0, CPU=2)
+    info = job_info(driver(7))
+    host.leases.on_job_started(info, code_follows=True)
+    host.demand(driver(7), 1)
+    host.leases.on_job_ended(driver(7), frozenset(), host.now)
+    host.perform()
+    assert not host.leases.serves(driver(7))
+    assert not host.leases.waiting()
+    host.leases.on_job_started(msgspec.structs.replace(info, code=Code()))  # its host was cut off for a while
+    host.demand(driver(7), 1)
+    assert len(host.take(LeaseGranted)) == 1
 
 
 def test_round_robin_by_job() -> None:

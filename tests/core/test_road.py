@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshray.config import preset
@@ -323,6 +324,50 @@ class TestJobs:
         rig.say(B, X)
         assert [parcel[2] for parcel in rig.leaves(third)][:2] == [job, m.ProcessThere(B, THEIR_DRIVER)]
         assert [parcel[2] for parcel in rig.leaves()][:1] == [m.ProcessThere(B, THEIR_DRIVER)]  # it is theirs
+
+    def test_a_driver_is_asked_once_for_its_code_and_all_who_know_the_job_hear_it(self, rig: Rig) -> None:
+        code = m.Code(b"hash")
+        rig.road.on_code_ready(DRIVER, m.CodeReady(code))  # nobody has asked
+        rig.say(A, X)
+        rig.say(DRIVER, K + b"xxxxxxxx")
+        assert rig.effects() == [Send(DRIVER, m.CodeWanted())]
+        assert rig.leaves()[0][2] == m.JobThere(info(DRIVER), "3.11")
+        rig.leaves(K)
+        told = m.JobThere(msgspec.structs.replace(info(DRIVER), code=code), "3.11")
+        rig.road.on_code_ready(A, m.CodeReady(code))  # no driver
+        assert rig.leaves() == []
+        rig.road.on_code_ready(DRIVER, m.CodeReady(code))
+        rig.road.on_code_ready(DRIVER, m.CodeReady(m.Code(b"other")))
+        assert rig.leaves() == [(PEER_H, US, told)]
+        assert rig.leaves(K) == [(PEER_K, US, told)]
+        third, life = b"home.new", b"life.new"  # who hears of the job now hears all of it
+        rig.road.on_life(life, third, 1, 0.0)
+        rig.say(A, third + b"xxxxxxxx")
+        assert rig.leaves(third)[0][2] == told
+        assert rig.effects() == []
+
+    def test_who_knows_a_job_from_others_hears_its_code_from_its_drivers_peer(self, rig: Rig) -> None:
+        rig.say(A, X)
+        rig.road.on_code_ready(DRIVER, m.CodeReady(m.Code(b"hash")))
+        rig.road.send(PEER_K, m.JobOver(THEIR_DRIVER), 0.0)
+        rig.leaves(K)
+        rig.road.on_job_known(PEER_K, m.JobKnown(DRIVER))
+        told = m.JobThere(msgspec.structs.replace(info(DRIVER), code=m.Code(b"hash")), "3.11")
+        assert rig.leaves(K) == [(PEER_K, US, told)]
+
+    def test_the_code_of_others_comes_with_their_job_or_after_it(self, rig: Rig) -> None:
+        bare = m.JobThere(info(THEIR_DRIVER), "3.11")
+        whole = m.JobThere(msgspec.structs.replace(bare.info, code=m.Code(b"hash")), "3.11")
+        rig.comes(US, PEER_H)
+        rig.comes(US, PEER_K, life=LIFE_K)
+        rig.effects()
+        rig.road.on_job_there(PEER_H, bare, 0.0)
+        rig.road.on_job_there(PEER_K, whole, 0.0)  # others know it, too
+        for source in (PEER_H, PEER_K):
+            for said in (whole, bare):
+                rig.road.on_job_there(source, said, 0.0)
+        assert rig.effects() == [JobCame(bare.info, "3.11"), JobCame(whole.info, "3.11")]
+        assert rig.leaves() == []  # who is of the driver's host has told it itself
 
     def test_it_ends_with_its_drivers_host(self, rig: Rig) -> None:
         rig.comes(US, PEER_K, life=LIFE_K)

@@ -72,7 +72,7 @@ def at_once(values: list[dict[str, Any]]) -> bool:
 
 def test_four_tasks_run_at_once_on_two_hosts_of_two_cpus(lan: MakeLan) -> None:
     _, _, b, driver = two(lan)
-    driver.run(4, 1.0)
+    driver.run(4, 3.0)  # longer than the first worker of another host takes to have the program
     values = driver.get()
     counts = Counter(value["node"] for value in values)
     assert counts == {driver.node: 2, b.status()["node_id"]: 2}

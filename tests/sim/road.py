@@ -35,6 +35,10 @@ Said = tuple[int, int]
 """The era in which something was said, and its number there."""
 
 
+def code_of(job: bytes) -> m.Code:
+    return m.Code(job)
+
+
 class Process:
     """One process of a host; its job is that of the host's first driver, or of another host's."""
 
@@ -44,6 +48,7 @@ class Process:
         self.said: dict[bytes, list[Said]] = defaultdict(list)  # by receiver
         self.heard: dict[bytes, list[tuple[int, Said]]] = defaultdict(list)  # by sender: own era, and what
         self.dead: set[bytes] = set()  # processes that were said to be
+        self.asked = 0  # for its code
         self.unsettled: set[bytes] = set()  # those of them whose death is not settled
         self.alive = True
         self._to_peer = self._from_peer = 0.0  # times of the last deliveries: nothing overtakes them
@@ -70,6 +75,7 @@ class Process:
         net.at(self._from_peer, lambda: self._on(message))
 
     def _on(self, message: m.Message) -> None:
+        net = self.host.net
         if not self.alive:
             return
         if isinstance(message, m.Relayed):
@@ -81,6 +87,11 @@ class Process:
             self.unsettled.add(message.process)
             self.dead.add(message.process)
             self.tell(m.DeathSeen(message.process))
+        elif isinstance(message, m.CodeWanted):
+            assert self.job == self.id, "who is no driver has no program"
+            self.asked += 1
+            delay = net.random.random() * 0.3
+            net.at(net.now + delay, lambda: self.tell(m.CodeReady(code_of(self.id))))
         elif isinstance(message, m.NodeGone):
             self.unsettled -= {each for each in self.unsettled if each[:NODE_BYTES] == message.node}
             self.era[message.node] += 1
@@ -100,7 +111,7 @@ class Host:
         self.road = Road(CONFIG, home, "3.11", self)
         self.road.linked = True
         self.departures = Departures()
-        self.jobs: set[bytes] = set()  # of other hosts
+        self.jobs: dict[bytes, m.Code | None] = {}  # of other hosts
         self.alive = True
 
     # -- `Locals`
@@ -147,6 +158,8 @@ class Host:
             return
         if isinstance(message, m.Relay):
             self.road.on_relay(process.id, message, self.net.now)
+        elif isinstance(message, m.CodeReady):
+            self.road.on_code_ready(process.id, message)
         elif isinstance(message, m.NodeGoneSeen):
             self.road.on_seen(process.id, message)
         elif isinstance(message, m.DeathSeen):
@@ -219,10 +232,11 @@ class Host:
             for process in self.departures.unanswered(peer):
                 self._settle(self.departures.answered(peer, process))
         elif isinstance(effect, JobCame):
-            assert effect.info.job not in self.jobs, "it came twice"
-            self.jobs.add(effect.info.job)
+            job, code = effect.info.job, effect.info.code
+            assert job not in self.jobs or (self.jobs[job] is None and code is not None), "it came twice"
+            self.jobs[job] = code
         elif isinstance(effect, JobGone):
-            self.jobs.remove(effect.job)
+            del self.jobs[effect.job]
         else:
             assert isinstance(effect, ForeignDied)
 
@@ -376,5 +390,7 @@ class Net:
             assert not host.road.foreigners._unsettled
             assert not host.road.foreigners._told
             assert not host.road._barred
-            for job in host.jobs:
+            for job, code in host.jobs.items():
                 assert by_id[job].alive, "a job that is over is known"
+                assert by_id[job].asked == 1, "its driver was asked more than once"
+                assert code == code_of(job), "a job waits for its code for ever"

@@ -58,6 +58,16 @@ def owner_node_of(task_or_object: bytes) -> bytes:
     return task_or_object[:NODE_BYTES]
 
 
+def node_of(process: bytes) -> bytes:
+    """The node of a process."""
+    return process[:NODE_BYTES]
+
+
+def peer_of(process_or_node: bytes) -> bytes:
+    """The process id of the peer that a process belongs to, or that a node is."""
+    return process_or_node[:NODE_BYTES] + bytes(PROCESS_BYTES - NODE_BYTES)
+
+
 def checked(binary: bytes, size: int, kind: str) -> bytes:
     """`binary`, if it may be an id. Raises `TypeError` for what is not bytes, `ValueError` for a wrong length."""
     if not isinstance(binary, bytes):

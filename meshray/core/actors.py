@@ -411,6 +411,10 @@ class Actors(Core):
         failure = no_such_name(message.namespace, message.name, others)
         self._tell(sender, ActorFound(message.request, failure=failure))
 
+    def has_name(self, namespace: str, name: str) -> bool:
+        """Whether an actor of this peer has it."""
+        return self._names.find(namespace, name) is not None
+
     def named(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """(namespace, name, actor id) of all named actors, or of those of one namespace."""
         return (entry for entry in self._names if namespace is None or entry[0] == namespace)

@@ -104,6 +104,11 @@ class Fencing(Core):
         self._answered[host] = now
         self._effects.append(Send(host, FenceRenewed(message.number)))
 
+    def on_placed(self, host: bytes, now: float) -> None:
+        """A host has a place for an actor, and asked for its right before it said so. What is sent there from now on
+        counts as an answer: the actor may run before the next request comes."""
+        self._answered[host] = now
+
     def on_host_lost(self, host: bytes, now: float) -> float:
         """The host is gone, or cannot be heard. How long to wait, in seconds, until nothing of ours runs there."""
         answered_at = self._answered.pop(host, None)

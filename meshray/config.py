@@ -57,6 +57,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 
+    # -- leases of other peers ---------------------------------------------------------------------------------------
+    hops_max: int = 3
+    """So often may a demand be sent on from peer to peer. Each hop asks one that seemed better two random choices
+    later; after three of them the view was wrong, and it is better to wait."""
+
+    ask_again_s: float = 0.5
+    """While a class waits it queues at one more busy peer each time this is over: loads are told as often."""
+
+    ask_busy_max: int = 16
+    """Busy peers at which one class queues: in a mesh that is full its turn comes at one of them."""
+
+    ask_renew_s: float = 5.0
+    """A class that still waits asks a peer anew after this time: it may have come to know the job only now."""
+
+    ask_also_work_s: float = 0.005
+    """Other peers are asked for leases only for more expected work per lease than this: a worker elsewhere has to be
+    bound to the job, if not started, and sent the function, so it would not begin sooner."""
+
+    locality_min_bytes: int = 1 << 20
+    """Large arguments count from here on: this much is fetched while a lease is asked for (10 ms at 1 Gbit/s)."""
+
+    locality_bytes_per_s: float = 100e6
+    """What is fetched per second, as expected: 1 Gbit/s. A task waits for a place where its arguments are as long as
+    it would take to fetch them elsewhere: so it never takes more than twice the best time."""
+
+    locality_wait_max_s: float = 2.0
+    """And never longer than this."""
+
+    spread_wait_s: float = 0.2
+    """A class with SPREAD takes others' turns when they have not taken them within this time."""
+
+    foreign_classes_max: int = 65536
+    """Classes that all submitters of other hosts may have here at one time; demands beyond are not heard."""
+
     # -- lineage -----------------------------------------------------------------------------------------------------
     lineage_inline_max_bytes: int = 1024
     """A small argument that was a reference stands in the lineage as its value; a larger one is borrowed instead."""
@@ -103,6 +137,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     exception_max_bytes: int = 1 << 20
     """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
 
+    doubt_s: float = 30.0
+    """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
+    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of
+    them."""
+
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
 
@@ -117,6 +156,38 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     pool_max_bytes: int = 4 << 30
     """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
+
+    # -- copies of values that lie on other hosts --------------------------------------------------------------------
+    fetch_piece_bytes: int = 2 << 20
+    """A value travels in pieces of this size: 17 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
+    yet can be passed on, large enough that the work per piece (0.1 ms) does not count."""
+
+    fetch_window_bytes: int = 8 << 20
+    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
+
+    fetch_peer_max_bytes: int = 16 << 20
+    """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
+
+    fetch_max_bytes: int = 64 << 20
+    """The same for all: what a peer may have to keep of what it asked for."""
+
+    bulk_window_bytes: int = 8 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
+    the next ones are there when the acknowledgement comes."""
+
+    fetches_max: int = 64
+    """Values that are fetched at a time; each has a file open. Others wait for their turn."""
+
+    fetch_stall_s: float = 10.0
+    """A source that sends nothing for so long is given up for another one (FAULTS 31)."""
+
+    fetch_seeks_max: int = 8
+    """How often the owner's peer is asked for other sources of one value before it counts as lost: copies may vanish
+    one after the other, each by a death of its own."""
+
+    pulls_max: int = 4096
+    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are eight;
+    one that asks for more gets nothing."""
 
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
@@ -142,8 +213,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_ack_after_messages: int = 128
     """And for how many messages, so that a window never runs empty for want of one."""
 
-    link_ack_after_bytes: int = 2 << 20
-    """And for how many bytes."""
+    link_ack_after_bytes: int = 256 << 10
+    """And for how many bytes: a quarter of `road_window_bytes`, which would else run empty."""
 
     link_replay_after_s: float = 2.0
     """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
@@ -163,6 +234,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
+
+    road_patience_s: float = 5.0
+    """What is for a host of which no rumour has come waits so long: someone who knows it was quicker than the gossip,
+    which takes O(log n) rounds. Then it counts as gone."""
+
+    road_window_bytes: int = 1 << 20
+    """What is relayed for processes waits in their peer while so much of the control stream is not acknowledged: what
+    the peers themselves say is never behind more than that (8 ms of 1 Gbit/s)."""
 
     links_max: int = 4096
     """Links of one peer, those that are being dialled or refused included."""
@@ -408,6 +487,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT = Config()
 
 DETECTOR_TIMES = (
+    "road_patience_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",
@@ -439,6 +519,12 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
+            DEFAULT,
+            store_wait_s=2.0,
+            pool_idle_s=1.0,
+            worker_idle_s=12.0,
+            infeasible_after_s=0.2,
+            doubt_s=6.0,
+            **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -23,6 +23,9 @@ PROCESS_BYTES = 16
 TASK_BYTES = 24
 OBJECT_BYTES = 28
 
+PEER_SUFFIX = b"\0" * (PROCESS_BYTES - NODE_BYTES)
+"""A peer is a process of its node as well: this one."""
+
 FIRST_RETURN = b"\x00\x00\x00\x00"
 NIL_OBJECT = b"\xff" * OBJECT_BYTES
 """The id of no object."""
@@ -36,6 +39,11 @@ def new_node() -> bytes:
 def new_process(node: bytes) -> bytes:
     """A fresh process id of `node` (16 bytes)."""
     return node + os.urandom(PROCESS_BYTES - NODE_BYTES)
+
+
+def peer_of(process: bytes) -> bytes:
+    """The process id of the peer that a process, or a node, belongs to."""
+    return process[:NODE_BYTES] + PEER_SUFFIX
 
 
 def object_of(task: bytes, index: int) -> bytes:
@@ -61,11 +69,6 @@ def owner_node_of(task_or_object: bytes) -> bytes:
 def node_of(process: bytes) -> bytes:
     """The node of a process."""
     return process[:NODE_BYTES]
-
-
-def peer_of(process_or_node: bytes) -> bytes:
-    """The process id of the peer that a process belongs to, or that a node is."""
-    return process_or_node[:NODE_BYTES] + bytes(PROCESS_BYTES - NODE_BYTES)
 
 
 def checked(binary: bytes, size: int, kind: str) -> bytes:

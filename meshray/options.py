@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshray.strategy import ANYWHERE, Strategy
+
 
 @dataclass(slots=True, eq=False)
 class FunctionSpec:
@@ -30,6 +32,7 @@ class TaskOptions:
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     name: str = ""  # "" = the function's
     env_vars: tuple[tuple[str, str], ...] = ()
+    strategy: Strategy = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class ActorOptions:
     get_if_exists: bool = False
     detached: bool = False
     env_vars: tuple[tuple[str, str], ...] = ()
+    strategy: Strategy = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)

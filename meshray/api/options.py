@@ -14,8 +14,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from meshray.ids import NODE_BYTES
 from meshray.options import ActorOptions, TaskOptions
 from meshray.resources import to_amounts
+from meshray.strategy import ANYWHERE, TESTS_MAX, LabelTest, Strategy
+from meshray.util.scheduling_strategies import (
+    DoesNotExist,
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    NotIn,
+    PlacementGroupSchedulingStrategy,
+)
 
 Check = Callable[[str, Any], None]
 
@@ -123,13 +133,87 @@ def check_runtime_env(name: str, value: Any) -> None:
 
 
 def _strategy(name: str, value: Any) -> None:
-    if value == "DEFAULT":
-        return
-    if value == "SPREAD" or not isinstance(value, str | int | float | bytes | list | dict):
-        raise NotImplementedError(f"option {name}={value!r} is not there yet; 'DEFAULT' is")
+    if isinstance(value, PlacementGroupSchedulingStrategy):
+        raise NotImplementedError(f"option {name}={value!r} is not there yet: placement groups are not")
     if isinstance(value, str):
-        raise ValueError(f"option {name!r} takes 'DEFAULT', 'SPREAD' or a strategy object, got {value!r}")
-    raise TypeError(f"option {name!r} takes a str or a strategy object, got {value!r}")
+        if value not in ("DEFAULT", "SPREAD"):
+            raise ValueError(f"option {name!r} takes 'DEFAULT', 'SPREAD' or a strategy object, got {value!r}")
+    elif isinstance(value, NodeAffinitySchedulingStrategy):
+        _node(name, value.node_id)
+        _flag(f"{name}.soft", value.soft)
+    elif isinstance(value, NodeLabelSchedulingStrategy):
+        for conditions in (value.hard, value.soft):
+            _label_tests(name, conditions)
+    else:
+        raise TypeError(f"option {name!r} takes a str or a strategy object, got {value!r}")
+
+
+def _node(name: str, text: str) -> bytes:
+    """The node that a program means, by what `NodeID` in `nodes()` says."""
+    try:
+        node = bytes.fromhex(text)
+    except ValueError:
+        node = b""
+    if len(node) != NODE_BYTES:
+        raise ValueError(f"option {name!r} takes the NodeID of a peer, {2 * NODE_BYTES} hex digits, got {text!r}")
+    return node
+
+
+def _label_tests(name: str, conditions: Mapping[str, Any]) -> tuple[LabelTest, ...]:
+    """The conditions of a NodeLabelSchedulingStrategy, in one order, so that equal ones are equal."""
+    if len(conditions) > TESTS_MAX:
+        raise ValueError(f"option {name!r} takes at most {TESTS_MAX} labels, got {len(conditions)}")
+    return tuple(_label_test(name, label, conditions[label]) for label in sorted(conditions))
+
+
+def _label_test(name: str, label: str, condition: Any) -> LabelTest:
+    values = tuple(sorted(set(condition.values))) if isinstance(condition, In | NotIn) else ()
+    if not label or len(values) > TESTS_MAX:
+        raise ValueError(f"option {name!r}: a label has a name and at most {TESTS_MAX} values, got {label!r}: {values}")
+    for text in (label, *values):
+        check_text(f"a label of option {name!r}", text)
+    return LabelTest(label, values, isinstance(condition, NotIn | DoesNotExist))
+
+
+def _label_selector(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"option {name!r} takes a dict, got {value!r}")
+    for label, wanted in value.items():
+        if not isinstance(label, str) or not isinstance(wanted, str):
+            raise TypeError(f"option {name!r} takes str keys and values, got {label!r}: {wanted!r}")
+    _label_tests(name, _selected(name, value))
+
+
+def _selected(name: str, selector: Mapping[str, str]) -> dict[str, In | NotIn]:
+    """Ray's spelling of conditions: "value", "!value", "in(a, b)", "!in(a, b)"."""
+    found: dict[str, In | NotIn] = {}
+    for label, text in selector.items():
+        kind = NotIn if text.startswith("!") else In
+        rest = text.removeprefix("!")
+        if rest.startswith("in(") and rest.endswith(")"):
+            values = [value.strip() for value in rest[3:-1].split(",")]
+        else:
+            values = [rest]
+        if not all(values) or not set("()!,").isdisjoint("".join(values)):
+            raise ValueError(
+                f"option {name!r} takes 'value', '!value', 'in(a,b)' or '!in(a,b)' for a label, got {label!r}: {text!r}"
+            )
+        found[label] = kind(*values)
+    return found
+
+
+def strategy_of(given: Mapping[str, Any]) -> Strategy:
+    """`scheduling_strategy` and `label_selector` of checked options, as one; both must be met."""
+    value = given.get("scheduling_strategy", "DEFAULT")
+    selector = _label_tests("label_selector", _selected("label_selector", given.get("label_selector", {})))
+    if isinstance(value, NodeAffinitySchedulingStrategy):
+        return Strategy(node=_node("scheduling_strategy", value.node_id), soft=value.soft, hard=selector)
+    if isinstance(value, NodeLabelSchedulingStrategy):
+        hard, wished = (_label_tests("scheduling_strategy", tests) for tests in (value.hard, value.soft))
+        return Strategy(hard=(*hard, *selector), wished=wished)
+    if value == "SPREAD":
+        return Strategy(spread=True, hard=selector)
+    return Strategy(hard=selector) if selector else ANYWHERE
 
 
 def _lifetime(name: str, value: Any) -> None:
@@ -151,7 +235,7 @@ _COMMON: dict[str, Check] = {
     "name": _text,
     "runtime_env": check_runtime_env,
     "scheduling_strategy": _strategy,
-    "label_selector": partial(_later, default={}),
+    "label_selector": _label_selector,
     "fallback_strategy": _later,
     "accelerator_type": _later,
     "object_store_memory": _later,
@@ -215,6 +299,7 @@ def task_options(options: Mapping[str, Any]) -> TaskOptions:
         retry_exceptions=freeze_exceptions(given.get("retry_exceptions", False)),
         name=given.get("name", ""),
         env_vars=env_vars(given),
+        strategy=strategy_of(given),
     )
 
 
@@ -224,6 +309,10 @@ def actor_options(options: Mapping[str, Any]) -> ActorOptions:
     given = _given(options)
     if given.get("get_if_exists") and "name" not in given:
         raise ValueError("option 'get_if_exists' needs the option 'name'")
+    strategy = strategy_of(given)
+    if strategy != ANYWHERE:
+        option = "label_selector" if given.get("label_selector") else "scheduling_strategy"
+        raise NotImplementedError(f"option {option}={given[option]!r} is not there yet for actors; it is for tasks")
     return ActorOptions(
         request=_amounts(given, given.get("num_cpus", 1)),
         running_request=_amounts(given, given.get("num_cpus", 0)),
@@ -235,6 +324,7 @@ def actor_options(options: Mapping[str, Any]) -> ActorOptions:
         get_if_exists=given.get("get_if_exists", False),
         detached=given.get("lifetime") == "detached",
         env_vars=env_vars(given),
+        strategy=strategy,
     )
 
 

@@ -21,6 +21,9 @@ In the peer, between hosts::
     probing             whom do I probe, when?  with health (am I slow myself), own_time (was I away)
     syncing, contacts   where do two tables differ?  which addresses do I try?
     member_effects      what this asks of the shell, and what is shown of a member
+    road                how do processes of different hosts speak?  with homes (which life of a peer is there), ways
+                        (what leaves next), foreigners (who must account for whose death), jobs_abroad (who knows of
+                        which job), road_effects
 
 In drivers and workers::
 

@@ -43,10 +43,13 @@ from meshray.core.heirs import Heir, result_of
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
 from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
+from meshray.core.plain import results_of
 from meshray.core.silence import Silence
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
+from meshray.strategy import Strategy
 from meshray.wire.messages import (
+    AskAlso,
     Blob,
     Borrowed,
     CarrierDone,
@@ -62,6 +65,7 @@ from meshray.wire.messages import (
     Orphan,
     OrphanDone,
     Orphans,
+    PlainResults,
     Profile,
     Promoted,
     Result,
@@ -69,7 +73,7 @@ from meshray.wire.messages import (
     Retried,
 )
 
-ClassKey = tuple[bytes, tuple[tuple[str, int], ...], str, int]  # job, request, profile, depth
+ClassKey = tuple[bytes, tuple[tuple[str, int], ...], str, int, Strategy]  # job, request, profile, depth, strategy
 
 
 class Adoption(Core):
@@ -176,9 +180,11 @@ class Adoption(Core):
         failure: Failure,
         now: float,
         executors: frozenset[bytes] = frozenset(),
+        abroad: int = 0,
     ) -> None:
         """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served;
-        `executors`: the workers that had a lease of it."""
+        `executors`: the workers that had a lease of it; `abroad`: how many other hosts it had dealings with. What ran
+        there for it is killed, so each is taken for one that has begun its tasks and died without telling."""
         self._now = now
         self._submission.on_process_died(process)
         for task_id in sorted(self._at.pop(process, ())):
@@ -189,7 +195,7 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        self._silence.on_died(process, self._objects.unanswered_by(process), executors, now)
+        self._silence.on_died(process, self._objects.unanswered_by(process) + abroad, executors, now)
         self._look_again()
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):
@@ -290,6 +296,11 @@ class Adoption(Core):
                 del self._at[heir.runner[0]]
             heir.runner = None
 
+    def on_node_gone(self, node: bytes, failure: Failure, now: float) -> None:
+        """A host is gone: what was submitted there again is lost, and charged."""
+        self._now = now
+        self._take(self._submission.on_node_gone(node, failure, now), b"")
+
     def on_job_ended(self, job: bytes) -> None:
         """Told after `Leases` and `Objects`: what nobody of the job waits for any more is forgotten."""
         for heir in [heir for heir in self._heirs.values() if heir.job == job and heir.orphaned]:
@@ -311,6 +322,8 @@ class Adoption(Core):
         self._now = now
         if isinstance(message, LeaseGranted):
             self._submission.on_granted(message, now)
+        elif isinstance(message, AskAlso):
+            self._submission.on_ask_also(message)
         elif isinstance(message, LeaseWanted):
             self._submission.on_wanted(message.lease)
         elif isinstance(message, LeaseRevoked):
@@ -318,12 +331,15 @@ class Adoption(Core):
         elif isinstance(message, LeaseLost):
             self._take(self._submission.on_lost(message, now), b"")
         else:
-            assert isinstance(message, Infeasible), message  # its worker has run before: it will be feasible again
+            assert isinstance(message, Infeasible), message
+            if message.hopeless:  # else it will be feasible again: it has run before
+                self._take(self._submission.on_unschedulable(message.class_id, message.message), b"")
 
-    def on_results(self, sender: bytes, message: Results, now: float) -> None:
+    def on_results(self, sender: bytes, message: Results | PlainResults, now: float) -> None:
         """Outcomes of adopted tasks."""
         self._now = now
-        done = self._submission.on_results(sender, message.lease, message.results, message.busy_ns, now)
+        results = message.results if isinstance(message, Results) else results_of(message)
+        done = self._submission.on_results(sender, message.lease, results, message.busy_ns, now)
         self._take(done, sender)
 
     def on_given_back(self, sender: bytes, message: GivenBack, now: float) -> None:
@@ -430,10 +446,11 @@ class Adoption(Core):
 
     def _class_of(self, heir: Heir) -> SchedulingClass:
         lineage = heir.lineage
-        key = (heir.job, tuple(sorted(lineage.request.items())), _key(lineage.profile), lineage.depth)
+        strategy = lineage.strategy
+        key = (heir.job, tuple(sorted(lineage.request.items())), _key(lineage.profile), lineage.depth, strategy)
         cls = self._classes.get(key)
         if cls is None:
-            cls = self._submission.new_class(lineage.request, lineage.profile, lineage.depth)
+            cls = self._submission.new_class(lineage.request, lineage.profile, lineage.depth, strategy, heir.job)
             self._classes[key] = cls
             self._jobs[cls.id] = heir.job
         return cls

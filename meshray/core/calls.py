@@ -19,8 +19,9 @@ from typing import Any
 
 from meshray.core.effects import Core, Send
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
+from meshray.core.plain import RUN_MIN, plain_push
 from meshray.ids import node_of
-from meshray.wire.messages import ActorState, Failure, Push, Result, Task, WatchActor
+from meshray.wire.messages import ActorState, Failure, Message, Push, Result, WatchActor
 
 PENDING, ALIVE, DEAD = "pending", "alive", "dead"
 
@@ -249,6 +250,22 @@ class Calls(Core):
             return []
         return self._accept(link, results)
 
+    def on_plain_results(self, worker: bytes, first: int, count: int) -> list[Pending | None]:
+        """Inline values of a run of calls. Returns the calls, which are done; None for what nobody waited for."""
+        link = self._by_worker.get(worker)
+        if link is None:
+            self.stale += count
+            return [None] * count
+        in_flight = link.in_flight
+        calls = [in_flight.pop(seq, None) for seq in range(first, first + count)]
+        for call in calls:
+            if call is None:
+                self.stale += 1
+            else:
+                call.state = DONE
+        self._after(link)
+        return calls
+
     def on_given_back(self, worker: bytes, seqs: list[int]) -> Done:
         """Calls that the worker dropped because they were cancelled."""
         link = self._by_worker.get(worker)
@@ -281,10 +298,14 @@ class Calls(Core):
                 continue
             call.state = DONE
             done.append((call, result))
-        link.acknowledged = next(iter(in_flight)) - 1 if in_flight else link.next_seq - 1
+        self._after(link)
+        return done
+
+    def _after(self, link: ActorLink) -> None:
+        """Results have come."""
+        link.acknowledged = next(iter(link.in_flight)) - 1 if link.in_flight else link.next_seq - 1
         if link.queue or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
             self.dirty[link.actor_id] = link
-        return done
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
@@ -298,7 +319,8 @@ class Calls(Core):
     def _push(self, link: ActorLink) -> None:
         queue, in_flight = link.queue, link.in_flight
         seq, size = link.next_seq, 0
-        tasks: list[Task] = []
+        batch: list[Pending] = []
+        function, plain = b"", True  # whether all of them are, and of one method
         while queue and len(in_flight) < WINDOW_CALLS:
             call = queue[0]
             if call.state == WAITING:
@@ -309,19 +331,32 @@ class Calls(Core):
             call.state = IN_FLIGHT
             call.seq = seq
             in_flight[seq] = call
-            tasks.append(wire_task(call, seq, 0))
+            batch.append(call)
             seq += 1
+            if call.function is not function:
+                plain = plain and function in (b"", call.function)
+                function = call.function
+            if not call.plain or call.attempt or call.nested or call.deps:
+                plain = False
             if type(call.args) is bytes:
                 size += len(call.args)
             if call.deps:
                 size += deps_bytes(call)
             if size > PUSH_MAX_BYTES:
-                self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
-                link.told, tasks, size = link.acknowledged, [], 0
+                self._send(link, batch, plain)
+                batch, size, function, plain = [], 0, b"", True
         link.next_seq = seq
-        if tasks or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
-            link.told = link.acknowledged
-            self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
+        if batch or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
+            self._send(link, batch, plain)
+
+    def _send(self, link: ActorLink, batch: list[Pending], plain: bool) -> None:
+        message: Message
+        if plain and len(batch) >= RUN_MIN:
+            message = plain_push(0, link.acknowledged, batch[0].seq, batch, [])
+        else:
+            message = Push(0, link.acknowledged, [wire_task(call, call.seq, 0) for call in batch])
+        link.told = link.acknowledged
+        self._effects.append(Send(link.worker, message))
 
     def tick(self) -> None:
         """Acknowledge what has arrived at actors that are not called any more."""

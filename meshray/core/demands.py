@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import Profile
 
 ACTOR_DEPTH = 1 << 30
@@ -35,10 +36,34 @@ class Wanted:
     never: str = ""  # why this peer can never meet it; "" when it can
     told: str = ""  # the text of the last Infeasible sent; "" = none stands
     running_request: dict[str, int] | None = None  # of an actor: what it keeps once it is placed
+    strategy: Strategy = ANYWHERE
+    near: dict[bytes, int] = field(default_factory=dict)  # home node -> bytes of large arguments there
+    hops: int = 0  # how many peers have sent it on; > 0: its submitter is of another host
+    asked: dict[bytes, float] = field(default_factory=dict)  # home nodes asked as well since it waits, and when
+    ask_at: float = 0.0  # when it may queue at one more busy peer
+    looked: int = -1  # the view of the members (`Placement.version`) that was looked at last
+    turns: int | None = None  # SPREAD: so many of those that wait are for here; None until they are dealt out
+    shares: dict[bytes, int] = field(default_factory=dict)  # SPREAD: so many are for these nodes, not told yet
+    dealt_at: float = 0.0  # SPREAD: when
 
     @property
     def waits(self) -> bool:
         return self.count > len(self.grants)
+
+    def wait_anew(self, now: float) -> None:
+        """It wants more than it has from now on."""
+        self.since = self.ask_at = now
+        self.asked.clear()
+        self.look_anew()
+
+    def forget_asked(self, node: bytes) -> None:
+        """What it was asked may not have arrived there."""
+        if self.asked.pop(node, None) is not None:
+            self.looked = -1
+
+    def look_anew(self) -> None:
+        """It wants more than it did: who was asked for the rest may not do."""
+        self.looked, self.turns = -1, None
 
     @property
     def submitter(self) -> bytes:

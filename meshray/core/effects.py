@@ -169,6 +169,12 @@ class ThawLease(Struct, frozen=True):
     kill: bool = False
 
 
+class DeathOver(Struct, frozen=True):
+    """Objects to the road: the death of a process that had dealt with other hosts is settled."""
+
+    process: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -181,6 +187,44 @@ class SweepSegments(Struct, frozen=True):
 
     process: bytes
     keep: tuple[str, ...]
+
+
+class OpenCopy(Struct, frozen=True):
+    """Fetches: a file for a copy; fresh, or one that is to be written again. Failing is told by `on_file_failed`."""
+
+    segment: str
+    capacity: int
+    fresh: bool
+
+
+class WriteCopy(Struct, frozen=True):
+    """Fetches: some bytes of a copy have come."""
+
+    segment: str
+    offset: int
+    data: bytes
+
+
+class SealCopy(Struct, frozen=True):
+    """Fetches: a copy is whole, and does not change any more."""
+
+    segment: str
+    capacity: int
+    object_id: bytes
+    size: int
+
+
+class DropCopy(Struct, frozen=True):
+    """Fetches: remove the file of a copy."""
+
+    segment: str
+
+
+class Later(Struct, frozen=True):
+    """Objects to the clock: call `on_later(number)` after so many seconds."""
+
+    number: int
+    seconds: float
 
 
 Effect = (
@@ -204,8 +248,14 @@ Effect = (
     | GuestsLeft
     | JobOfGuest
     | ThawLease
+    | DeathOver
     | UnlinkSegment
     | SweepSegments
+    | OpenCopy
+    | WriteCopy
+    | SealCopy
+    | DropCopy
+    | Later
 )
 
 

@@ -44,14 +44,22 @@ class Grant:
         return self.revoked or self.orphan
 
 
-class Grants:
-    """All grants, in the order in which they were made. Numbers are never used again."""
+COUNT_BITS = 40
+"""So many bits of a lease's number count the grants of a peer: 10,000 in a second for three years."""
 
-    def __init__(self, total: Amounts) -> None:
+PREFIX_BITS = 22
+"""Those above tell peers apart: they are of its home node, and all fit into 62 bits (`wire.messages.Count`). Two of a
+hundred peers share a prefix once in a thousand meshes; a submitter that gets one number twice gives one back."""
+
+
+class Grants:
+    """All grants, in the order in which they were made. Numbers are never used again; those of two peers differ."""
+
+    def __init__(self, total: Amounts, node: bytes = b"") -> None:
         self.slots = Slots(total)
         self.awaiting: dict[int, Grant] = {}  # those without a worker, oldest first
         self._all: dict[int, Grant] = {}  # from granting until the slots are free again
-        self._last = 0
+        self._last = int.from_bytes(node[:8]) >> (64 - PREFIX_BITS) << COUNT_BITS  # the number given last
 
     def make(self, wanted: Wanted, now: float) -> None:
         """Grant what `wanted` asks for, which fits."""

@@ -24,18 +24,23 @@ from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import Core, Send
 from meshray.core.grants import Grant, Grants
+from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reserves, victims, wished_for
 from meshray.core.slots import CPU
 from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
+from meshray.ids import NODE_BYTES, PROCESS_BYTES, peer_of
 from meshray.resources import Amounts
 from meshray.wire.messages import (
+    AskAlso,
     Demand,
     Failure,
     JobInfo,
+    JobWanted,
     LeaseLost,
     LeaseRevoked,
     LeaseWanted,
+    LoadNow,
     Profile,
     Result,
 )
@@ -48,14 +53,21 @@ class Leases(Core):
     """
 
     def __init__(
-        self, total: Amounts, interpreter: Interpreter, config: Config, devices: tuple[Device, ...] = ()
+        self,
+        total: Amounts,
+        interpreter: Interpreter,
+        config: Config,
+        devices: tuple[Device, ...] = (),
+        here: Here = NOWHERE,
     ) -> None:
         """`interpreter`: the peer's own; `devices`: its GPUs, in the order of their places in `slots`."""
         super().__init__()
         self.job_is_needed: Callable[[bytes], bool] = _not_needed
         self._config = config
-        self._grants = Grants(total)
+        self._node = here.node
+        self._grants = Grants(total, here.node)
         self.slots = self._grants.slots
+        self.placement = Placement(here, self.slots, config)
         cpus = -(-self.slots.total.get(CPU, 0) // 10_000)
         self.workers = Workers(config, interpreter, cpus, self._emit)
         self._assignment = Assignment(self._grants, self.workers, devices, self._emit)
@@ -63,6 +75,7 @@ class Leases(Core):
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._look_again: float | None = None  # when a lease may have served its time
+        self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self.stale = 0  # messages about leases, classes or waits that are no more
 
     def _emit(self, effect: object) -> None:
@@ -75,17 +88,20 @@ class Leases(Core):
         self.workers.prestart(now)
 
     def on_job_started(self, info: JobInfo) -> None:
+        """A driver of this host has attached, or a job of another host may have work done here."""
         self._jobs.setdefault(info.job, info)
+        self._ended.discard(info.job)  # its host was lost, and is there again before the last of its workers is dead
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
-        actors, and what works for those. Everybody who goes on is the answer."""
+        actors, here or elsewhere, and what works for those. Everybody who goes on is the answer."""
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
-            if self.workers.get(wanted.submitter) is None:  # its driver; this peer; a dead worker, frozen
-                self._drop(wanted, "its job ended")
+            # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
+            if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
+                self._drop(wanted, "its job ended", told=self._is_foreign(wanted.submitter))
         going_on = set(survivors)
         for worker in self.workers.of_job(job):
             if self._root_of(worker) in survivors:
@@ -128,21 +144,37 @@ class Leases(Core):
     # -- submitters --------------------------------------------------------------------------------------------------
 
     def on_demand(self, submitter: bytes, demand: Demand, now: float, for_job: bytes = b"") -> None:
-        """`for_job`: of a peer that submits for others."""
+        """`for_job`: of a peer that submits for others, or of a process of another host."""
+        foreign = self._is_foreign(submitter)
+        for_job = for_job or (demand.job if foreign else b"")
         job = self.job_of(submitter) if not for_job else for_job if self.serves(for_job) else None
         key = (submitter, demand.class_id)
         wanted = self._demands.get(key)
         if job is None or (wanted is None and not demand.count):
             self.stale += job is None
+            if job is None and foreign and len(for_job) == PROCESS_BYTES and demand.count:
+                self._emit(Send(peer_of(submitter), JobWanted(for_job)))
             return
         if wanted is None:
-            wanted = self._new_class(key, job, demand.request, demand.profile, demand.depth, demand.name, now)
+            if foreign and len(self._demands) >= self._config.foreign_classes_max:
+                self.stale += 1
+                return
+            wanted = self._new_class(key, job, demand, now)
         if not wanted.waits:
-            wanted.since = now
+            wanted.wait_anew(now)
+        elif demand.count > wanted.count:
+            wanted.look_anew()
         wanted.count, wanted.name = min(demand.count, self._config.workers_max), demand.name
+        if demand.near:
+            wanted.near = demand.near
         self._cancel_excess(wanted)
         self._demands.discard_if_empty(wanted)
         self._pump(now)
+        if wanted.hops and wanted.waits:  # whoever sent it here thought that there was room
+            self._emit(Send(peer_of(submitter), LoadNow(self._in_use())))
+
+    def _in_use(self) -> dict[str, int]:
+        return {name: amount for name, amount in self.slots.used.items() if amount}
 
     def on_returned(self, submitter: bytes, leases: list[int], now: float) -> None:
         for lease in leases:
@@ -156,13 +188,18 @@ class Leases(Core):
             self.workers.release(worker, now)
         self._pump(now)
 
-    def _new_class(
-        self, key: Key, job: bytes, request: Amounts, profile: Profile, depth: int, name: str, now: float
-    ) -> Wanted:
-        never = self.slots.why_never(request)
-        wanted = Wanted(key, job, dict(request), profile, depth, name, since=now, never=never)
+    def _new_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
+        never = self.slots.why_never(demand.request) or self.placement.why_not_here(demand.strategy)
+        wanted = Wanted(
+            key, job, dict(demand.request), demand.profile, demand.depth, demand.name, since=now, never=never,
+            strategy=demand.strategy, hops=max(demand.hops, self._is_foreign(key[0])),
+        )  # fmt: skip
         self._demands.add(wanted)
         return wanted
+
+    def _is_foreign(self, process: bytes) -> bool:
+        """Whether it is of another host: its own peer tells of its end."""
+        return bool(self._node) and not process.startswith(self._node)
 
     def _cancel_excess(self, wanted: Wanted) -> None:
         """Grants that await a worker, and are wanted no more; the latest first."""
@@ -191,6 +228,47 @@ class Leases(Core):
         self._drop_submitter(process)
         self._pump(now)
 
+    # -- other hosts -------------------------------------------------------------------------------------------------
+
+    def on_member(self, member: Member, now: float) -> None:
+        """A member is there, or tells its load."""
+        self.placement.on_member(member)
+        self._look_again_at_all(now)
+
+    def on_member_gone(self, node: bytes, now: float) -> None:
+        """It is no member any more."""
+        self.placement.on_gone(node)
+        self._look_again_at_all(now)
+
+    def _look_again_at_all(self, now: float) -> None:
+        if len(self._demands):
+            self._report(now)
+            self._pump(now)
+
+    def on_load_now(self, peer: bytes, message: LoadNow, now: float) -> None:
+        """A peer that could not serve a demand at once says how full it is."""
+        self.placement.on_load(peer[:NODE_BYTES], message.used)
+        self._look_again_at_all(now)
+
+    def on_node_gone(self, node: bytes, now: float) -> None:
+        """A host is gone or was cut off: nothing is done for its processes any more, and who was sent there may have to
+        be sent again."""
+        for wanted in self._demands:
+            wanted.forget_asked(node)
+        for wanted in [wanted for wanted in self._demands if wanted.key[0].startswith(node) and not wanted.is_actor]:
+            self._drop(wanted, "its submitter's host is gone")
+        self._look_again_at_all(now)
+
+    def job_info(self, job: bytes) -> JobInfo | None:
+        """A job that this peer serves; None for others."""
+        return self._jobs[job] if self.serves(job) else None
+
+    def on_foreign_process_died(self, process: bytes, now: float) -> None:
+        """So says its peer."""
+        if self._is_foreign(process):
+            self._drop_submitter(process)
+            self._pump(now)
+
     # -- actors ------------------------------------------------------------------------------------------------------
 
     def request_actor_slot(
@@ -208,7 +286,7 @@ class Leases(Core):
             self.stale += 1
             return
         if self._demands.get(key) is None:
-            wanted = self._new_class(key, job, request, profile, ACTOR_DEPTH, "", now)
+            wanted = self._new_class(key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH), now)
             wanted.running_request = dict(running_request)
             wanted.count = 1
             self._pump(now)
@@ -319,15 +397,16 @@ class Leases(Core):
                 self._end_grant(grant)
         self._demands.discard_if_empty(wanted)
 
-    def _drop(self, wanted: Wanted, reason: str) -> None:
-        """Nobody stands behind a class any more: its grants end, at once or when their workers are dead."""
+    def _drop(self, wanted: Wanted, reason: str, told: bool = False) -> None:
+        """Nobody stands behind a class any more: its grants end, at once or when their workers are dead. `told`: its
+        submitter may think otherwise, so it hears of lost leases: only this host may hold its job for over."""
         wanted.count = 0
         for grant in self._grants.of(wanted):
             worker = self.workers.get(grant.worker)
             if worker is None:
                 self._end_grant(grant)
             else:
-                grant.orphan = True
+                grant.orphan = not told
                 self.workers.kill(worker, reason)
         self._demands.discard_if_empty(wanted)
 
@@ -341,11 +420,11 @@ class Leases(Core):
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next, if nothing happens before; None: not at all."""
-        times = [time for time in (self.workers.deadline(), self._look_again) if time is not None]
+        times = [time for time in (self.workers.deadline(), self._look_again, self._ask_at) if time is not None]
         times += [
             wanted.since + self._config.infeasible_after_s
             for wanted in self._demands
-            if wanted.waits and wanted.never and not wanted.told
+            if wanted.waits and wanted.never and not wanted.told and self._why_never(wanted)
         ]
         if self._grants.awaiting and self.workers.at_cap:
             awaiting = [grant.wanted for grant in self._grants.awaiting.values() if not grant.wanted.told]
@@ -364,6 +443,9 @@ class Leases(Core):
         while self._grant_next(now):
             pass
         self._assignment.run(self._jobs, now)
+        self._ask_at = None
+        if self.placement.members:
+            self._ask_others(now)
         waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
         self._look_again = None
         if waiting:
@@ -382,13 +464,28 @@ class Leases(Core):
         for wanted in self._demands.waiting():
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
+            if not self.placement.may_grant(wanted, now):
+                continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)
+                self.placement.on_granted(wanted)
                 self._demands.served(wanted, now)
                 return True
             if reserves(wanted, self._grants, self.slots.total, now, self._config):
                 reserved.update(wanted.request)
         return False
+
+    def _ask_others(self, now: float) -> None:
+        """Tell the submitters of classes that wait whom to ask as well."""
+        times: list[float] = []
+        for wanted in self._demands.waiting():
+            if wanted.is_actor or wanted.job in self._ended:
+                continue
+            for ask in self.placement.asks(wanted, now):
+                also = AskAlso(wanted.key[1], peer_of(ask.node), ask.count, wanted.hops + 1)
+                self._emit(Send(wanted.submitter, also))
+            times.append(self.placement.next_look(wanted))
+        self._ask_at = min(times, default=None)
 
     def _paused(self, job: bytes, now: float) -> bool:
         budget = self.workers.budgets.get(job)
@@ -408,9 +505,19 @@ class Leases(Core):
         for wanted in list(self._demands):
             if wanted.waits or wanted.told or not self._grants.awaiting.keys().isdisjoint(wanted.grants):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s
-                text = trouble(wanted, self._jobs[wanted.job], self.workers, at_cap, patience_over)
+                never = self._why_never(wanted)
+                text = trouble(wanted, never, self._jobs[wanted.job], self.workers, at_cap, patience_over)
                 if text is not None and text != wanted.told:
-                    self._emit(tell(wanted, text, self.workers.at_cap))
+                    self._emit(tell(wanted, text, self.workers.at_cap, bool(never) and self._is_hopeless(wanted)))
+
+    def _why_never(self, wanted: Wanted) -> str:
+        """Why no member can ever meet it; "" when one can, or when that is for the submitter's own peer to tell."""
+        if not wanted.never or wanted.hops or self.placement.somebody_could(wanted):
+            return ""
+        return self.placement.why_nobody(wanted)
+
+    def _is_hopeless(self, wanted: Wanted) -> bool:
+        return self.placement.is_hopeless(wanted)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -116,6 +116,7 @@ class Lineages:
             cls.profile,
             cls.depth,
             task.name,
+            cls.strategy,
         )
         return lineage, [record for record in known if record.owned and not record.promoted]
 

@@ -124,6 +124,16 @@ class Links:
         link = self._links.get(node)
         return link is not None and link.sessions[plane].window_open
 
+    def knows(self, node: bytes) -> bool:
+        """Whether there is a link to this node, or one is being made."""
+        link = self._links.get(node)
+        return link is not None and link.state is not State.REFUSING
+
+    def backlog(self, node: bytes, plane: Plane) -> int:
+        """How many bytes of a plane this peer has not acknowledged."""
+        link = self._links.get(node)
+        return 0 if link is None else link.sessions[plane].kept_bytes
+
     def down(self, node: bytes, text: str, now: float, reason: Reason = Reason.OTHER) -> None:
         """The failure detector's verdict: this incarnation is dead, whatever it says from now on."""
         link = self._links.get(node)

@@ -129,5 +129,11 @@ def while_running(task: Pending, failure: Failure) -> Failure:
     )
 
 
+def gone_failure(node: bytes, reason: str) -> Failure:
+    """Why what ran on a host has no result: it is gone."""
+    text = f"the host it ran on (node {node.hex()}) is gone: {reason}"
+    return Failure("NodeDiedError", text, details={"node_id": node.hex()})
+
+
 def cancelled_result(task: Pending) -> Result:
     return Result(task.seq, [Failure("TaskCancelledError", f"task {task.name} was cancelled")])

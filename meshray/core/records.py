@@ -223,6 +223,19 @@ class Records(Core):
         record.value = value
         record.contained = contained
         record.task = None
+        if record.promoted or record.waiters or record.count <= 0:
+            self._settled(record)
+
+    def settle_run(self, records: Iterable[Record], values: Iterable[bytes]) -> None:
+        """The same for many, with small values that have no references inside."""
+        for record, value in zip(records, values, strict=True):
+            if record.value is None:
+                record.value = value
+                record.task = None
+                if record.promoted or record.waiters or record.count <= 0:
+                    self._settled(record)
+
+    def _settled(self, record: Record) -> None:
         if record.promoted:
             self._lineages.on_settled(record.id)
             self._tell(Resolve([describe(record)]))

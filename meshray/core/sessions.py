@@ -112,6 +112,11 @@ class Session:
         return len(self._flight) + len(self._waiting)
 
     @property
+    def kept_bytes(self) -> int:
+        """And how many bytes these have."""
+        return self._flight_bytes + self._waiting_bytes
+
+    @property
     def window_open(self) -> bool:
         """Whether one more message would leave at once. A relay stops taking messages for this peer while it is not."""
         config = self._config

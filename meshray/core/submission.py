@@ -5,6 +5,10 @@ is bound late: to a worker that can start it within milliseconds. `fill` pushes 
 expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run
 before.
 
+Its own peer may name others that it should ask for leases, too (`AskAlso`). So a demand is said to each of them, and
+what concerns a lease goes to the peer of the worker's host. It asks abroad only while tasks are ready that those in
+flight would not be done with at once.
+
 The states of a task are those of `pending`. Results are accepted once: a sequence number that is not in flight is
 stale, and counted.
 """
@@ -27,17 +31,22 @@ from meshray.core.pending import (
     while_running,
     wire_task,
 )
+from meshray.core.plain import RUN_MIN, plain_push
+from meshray.ids import peer_of
+from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
+    AskAlso,
     Demand,
+    Failure,
     KillWorker,
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
+    Message,
     Profile,
     Push,
     Result,
     Retried,
-    Task,
 )
 
 
@@ -56,12 +65,13 @@ class WorkerLink:
 class Lease:
     """A worker that runs tasks of one class of ours."""
 
-    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "revoked", "wanted")
+    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "peer", "revoked", "wanted")
 
     def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
         self.id = lease_id
         self.cls = cls
         self.link = link
+        self.peer = peer_of(link.worker)  # who has granted it
         self.in_flight: dict[int, Pending] = {}  # by sequence number, oldest first
         self.expected_ns = 0.0  # expected work of what is in flight
         self.revoked = False  # push no more
@@ -70,22 +80,64 @@ class Lease:
         self.idle_since = now  # since when nothing is in flight
 
 
+class Asked:
+    """What another peer than our own was asked for."""
+
+    __slots__ = ("anew", "demanded", "hops", "leases", "more")
+
+    def __init__(self) -> None:
+        self.anew = False  # it was named again: perhaps it has not heard us
+        self.more = 0  # so many leases it may give beyond those that it has given
+        self.hops = 1  # how many peers have led there
+        self.leases = 0  # those that it has given
+        self.demanded = 0  # what it was told last
+
+
 class SchedulingClass:
     """Tasks that any lease of the class can run."""
 
-    __slots__ = ("demanded", "depth", "id", "idle", "infeasible", "leases", "name", "profile", "ready", "request")
+    __slots__ = (
+        "abroad",
+        "asked",
+        "demanded",
+        "depth",
+        "id",
+        "idle",
+        "job",
+        "leases",
+        "name",
+        "near",
+        "profile",
+        "ready",
+        "request",
+        "strategy",
+        "variants",
+    )
 
-    def __init__(self, class_id: int, request: dict[str, int], profile: Profile, depth: int) -> None:
+    def __init__(
+        self,
+        class_id: int,
+        request: dict[str, int],
+        profile: Profile,
+        depth: int,
+        strategy: Strategy = ANYWHERE,
+        job: bytes = b"",
+    ) -> None:
         self.id = class_id
+        self.job = job
         self.request = request
         self.profile = profile
         self.depth = depth
+        self.strategy = strategy
         self.name = ""
         self.ready: deque[Pending] = deque()
         self.leases: dict[int, Lease] = {}
         self.idle = 0  # leases with nothing in flight: a new task starts there at once
-        self.demanded = 0  # what the peer was told last
-        self.infeasible = ""  # why no member can run it
+        self.demanded = 0  # what our own peer was told last
+        self.asked: dict[bytes, Asked] = {}  # other peers that were asked, or have given leases
+        self.abroad = 0  # leases of other peers
+        self.near: dict[bytes, int] = {}  # home node -> bytes of large arguments, of the task that was ready last
+        self.variants: dict[bytes, SchedulingClass] = {}  # home node -> the class of tasks whose arguments lie there
 
 
 DEMAND_MAX = 1024
@@ -95,9 +147,11 @@ DEMAND_MAX = 1024
 class Submission(Core):
     """See the head of this file. The shell calls `fill` after each batch of events."""
 
-    def __init__(self, peer: bytes, config: Config) -> None:
+    def __init__(self, peer: bytes, config: Config, job: bytes = b"") -> None:
+        """`job`: of which this process is; only needed where there are other peers."""
         super().__init__()
         self._peer = peer
+        self.job = job  # of its tasks, unless told
         self._config = config
         self._budget_ns = config.in_flight_work_s * 1e9
         self._classes: dict[int, SchedulingClass] = {}
@@ -113,12 +167,28 @@ class Submission(Core):
 
     # -- events from this process ------------------------------------------------------------------------------------
 
-    def new_class(self, request: dict[str, int], profile: Profile, depth: int) -> SchedulingClass:
-        """A class for tasks with these needs. The caller keeps it and reuses it."""
-        cls = SchedulingClass(self._next_class, request, profile, depth)
+    def new_class(
+        self, request: dict[str, int], profile: Profile, depth: int, strategy: Strategy = ANYWHERE, job: bytes = b""
+    ) -> SchedulingClass:
+        """A class for tasks with these needs. The caller keeps it and reuses it. `job`: of its tasks, if they are of
+        another than this process."""
+        cls = SchedulingClass(self._next_class, request, profile, depth, strategy, job or self.job)
         self._next_class += 1
         self._classes[cls.id] = cls
         return cls
+
+    def settle_near(self, task: Pending, near: dict[bytes, int]) -> None:
+        """All arguments of a task are there, large ones among them: so many bytes on these nodes. It joins those whose
+        arguments lie where most of its own do. Told before `on_ready`."""
+        cls: SchedulingClass = task.cls
+        node, most = max(near.items(), key=lambda item: item[1])
+        if most < self._config.locality_min_bytes or cls.strategy != ANYWHERE:
+            return
+        variant = cls.variants.get(node)
+        if variant is None:
+            variant = cls.variants[node] = self.new_class(cls.request, cls.profile, cls.depth)
+        variant.near = near
+        task.cls = variant
 
     def on_ready(self, task: Pending) -> None:
         """All arguments of a task are there."""
@@ -162,25 +232,74 @@ class Submission(Core):
     def kill_worker(self, task: Pending) -> None:
         """Have the worker that runs this task killed."""
         if task.lease is not None:
-            self._effects.append(Send(self._peer, KillWorker(task.lease.id, task.seq)))
+            self._effects.append(Send(task.lease.peer, KillWorker(task.lease.id, task.seq)))
 
     # -- events from the peer ----------------------------------------------------------------------------------------
 
     def on_granted(self, message: LeaseGranted, now: float) -> None:
         """A worker for a class; a class that is gone gives it back."""
         cls = self._classes.get(message.class_id)
-        if cls is None:
-            self._effects.append(Send(self._peer, LeaseReturned([message.lease])))
+        known = self._leases.get(message.lease)
+        if known is not None and known.link.worker == message.worker:
             return
-        if message.lease in self._leases:
+        if cls is None or known is not None:  # two peers have given the same number: they never do twice
+            self._effects.append(Send(peer_of(message.worker), LeaseReturned([message.lease])))
             return
         link = self._links.get(message.worker)
         if link is None:
             link = self._links[message.worker] = WorkerLink(message.worker)
         lease = Lease(message.lease, cls, link, now)
-        cls.leases[lease.id] = self._leases[lease.id] = lease
+        self._leases[lease.id] = lease
+        if lease.peer == self._peer and cls.abroad:
+            cls.leases = {lease.id: lease, **cls.leases}  # those here come first where all else is equal
+        else:
+            cls.leases[lease.id] = lease
+        if lease.peer != self._peer:
+            cls.abroad += 1
+            asked = cls.asked.setdefault(lease.peer, Asked())
+            asked.leases += 1
+            asked.more = max(0, asked.more - 1)
         cls.idle += 1
         self.dirty[cls.id] = cls
+
+    def on_ask_also(self, message: AskAlso) -> None:
+        """A peer names another one that may have room."""
+        cls = self._classes.get(message.class_id)
+        if cls is None or not cls.ready or message.peer == self._peer:
+            return
+        asked = cls.asked.setdefault(message.peer, Asked())
+        asked.hops = min(asked.hops, message.hops) if asked.more else message.hops
+        asked.more = max(asked.more, message.count)
+        asked.anew = True
+        self.dirty[cls.id] = cls
+
+    def on_unschedulable(self, class_id: int, text: str) -> list[tuple[Pending, Result]]:
+        """No member can run tasks of this class, nor will one ever: those that wait fail."""
+        cls = self._classes.get(class_id)
+        if cls is None:
+            return []
+        done: list[tuple[Pending, Result]] = []
+        for task in cls.ready:
+            if task.state == READY:
+                task.state = DONE
+                failure = Failure("TaskUnschedulableError", f"{task.name} cannot run: {text}")
+                done.append((task, Result(task.seq, [failure])))
+        cls.ready.clear()
+        self.dirty[class_id] = cls
+        return done
+
+    def on_node_gone(self, node: bytes, failure: Failure, now: float) -> list[tuple[Pending, Result]]:
+        """A host is gone: its leases are lost, and nobody can tell what had begun there. Returns the tasks that are
+        done."""
+        peer = peer_of(node)
+        done: list[tuple[Pending, Result]] = []
+        for lease in [lease for lease in self._leases.values() if lease.peer == peer]:
+            done += self.on_lost(LeaseLost(lease.id, lease.link.worker, [], [], failure, True), now)
+        for cls in self._classes.values():
+            cls.asked.pop(peer, None)
+        for worker in [worker for worker in self._links if worker.startswith(node)]:
+            del self._links[worker]
+        return done
 
     def on_revoked(self, lease_id: int) -> None:
         """Somebody else waits: no more pushes to this one."""
@@ -204,7 +323,7 @@ class Submission(Core):
         another worker uncharged. Returns the tasks that are done."""
         self._links.pop(message.worker, None)
         lease = self._leases.get(message.lease)
-        if lease is None:
+        if lease is None or lease.link.worker != message.worker:
             return []
         lease.revoked = False  # it is gone: there is nothing to return
         done = self._accept(lease, message.finished, now)
@@ -251,6 +370,32 @@ class Submission(Core):
             if first is not None and busy_ns:
                 first.mean.add(busy_ns / len(results))
         return self._accept(lease, results, now)
+
+    def on_plain_results(
+        self, worker: bytes, lease_id: int, first: int, count: int, busy_ns: int, now: float
+    ) -> list[Pending | None]:
+        """Inline values of a run of attempts. Returns their tasks, which are done; None for what nobody waited for."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.link.worker != worker:
+            self.stale += count
+            return [None] * count
+        in_flight = lease.in_flight
+        oldest = in_flight.get(first)
+        if oldest is not None and busy_ns:
+            oldest.mean.add(busy_ns / count)
+        tasks = [in_flight.pop(seq, None) for seq in range(first, first + count)]
+        stale = 0
+        for task in tasks:
+            if task is None:
+                stale += 1
+            else:
+                task.lease = None
+                task.state = DONE
+        self.stale += stale
+        if stale < count:
+            lease.held_up = False
+            self._after(lease, now)
+        return tasks
 
     def on_given_back(self, worker: bytes, lease_id: int, seqs: list[int], now: float) -> list[tuple[Pending, Result]]:
         """Tasks that the worker will not start. Returns those that were cancelled meanwhile."""
@@ -314,7 +459,7 @@ class Submission(Core):
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
         in_flight, cls = lease.in_flight, lease.cls
-        if cls.ready or lease.wanted or cls.demanded > len(cls.leases):  # else `fill` would find nothing to do
+        if cls.ready or lease.wanted or cls.asked or cls.demanded > len(cls.leases):  # else `fill` finds nothing to do
             self.dirty[cls.id] = cls
         if in_flight:
             lease.link.acknowledged = next(iter(in_flight)) - 1
@@ -337,10 +482,21 @@ class Submission(Core):
             while cls.ready and cls.ready[0].state != READY:
                 cls.ready.popleft()  # cancelled
             if cls.ready and cls.leases:
-                self._fill_class(cls)
+                if cls.strategy.spread:
+                    self._fill_in_turn(cls)
+                else:
+                    self._fill_class(cls)
             elif cls.idle and any(lease.wanted and not lease.in_flight for lease in cls.leases.values()):
                 self.pressed = True
             self._demand(cls)
+
+    def _fill_in_turn(self, cls: SchedulingClass) -> None:
+        """SPREAD: each lease runs one task, and the next one goes to whoever's turn it is."""
+        for lease in [each for each in cls.leases.values() if not each.in_flight and not each.revoked]:
+            batch = self._take(cls, lease, 1)
+            if batch:
+                self._push(lease, batch)
+                lease.revoked = True
 
     def _fill_class(self, cls: SchedulingClass) -> None:
         if cls.idle and len(cls.ready) == 1:  # a synchronous caller's: no balance to strike
@@ -403,36 +559,69 @@ class Submission(Core):
         return batch
 
     def _push(self, lease: Lease, batch: list[Pending]) -> None:
-        link, in_flight, depth = lease.link, lease.in_flight, lease.cls.depth
+        link, in_flight = lease.link, lease.in_flight
         if not in_flight:
             lease.cls.idle -= 1
-        shipped, blobs, tasks = link.shipped, [], []
-        seq = link.next_seq
+        shipped, blobs, function = link.shipped, [], b""
+        seq, plain = link.next_seq, len(batch) >= RUN_MIN
         for task in batch:
-            if task.function not in shipped:
-                shipped.add(task.function)
-                assert task.blob is not None
-                blobs.append(task.blob)
+            if task.function is not function:
+                plain = plain and function in (b"", task.function)
+                function = task.function
+                if function not in shipped:
+                    shipped.add(function)
+                    assert task.blob is not None
+                    blobs.append(task.blob)
+            if not task.plain or task.attempt or task.nested or task.dep_refs is not None:
+                plain = False
             task.state = IN_FLIGHT
             task.lease = lease
             task.seq = seq
             in_flight[seq] = task
-            if task.plain and task.dep_refs is None and not task.nested and not task.attempt:  # as `wire_task` would
-                tasks.append(Task(seq, task.task_id, task.function, task.args))
-            else:
-                tasks.append(wire_task(task, seq, depth))
             seq += 1
-        link.next_seq = seq
-        self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))
+        first, link.next_seq = link.next_seq, seq
+        message: Message
+        if plain:
+            message = plain_push(lease.id, link.acknowledged, first, batch, blobs)
+        else:
+            depth = lease.cls.depth
+            tasks = [wire_task(task, task.seq, depth) for task in batch]
+            message = Push(lease.id, link.acknowledged, tasks, blobs)
+        self._effects.append(Send(link.worker, message))
 
     def _demand(self, cls: SchedulingClass) -> None:
         """Ask for more leases while tasks are ready; withdraw the wish when none is."""
+        here = len(cls.leases) - cls.abroad
         if cls.ready:
-            wanted = min(len(cls.leases) + len(cls.ready), DEMAND_MAX)
-            if cls.demanded <= len(cls.leases) or wanted >= 2 * cls.demanded:
+            wanted = min(here + len(cls.ready), DEMAND_MAX)
+            if cls.demanded <= here or wanted >= 2 * cls.demanded:
                 self._say_demand(cls, wanted)
-        elif cls.demanded > len(cls.leases):
-            self._say_demand(cls, len(cls.leases))
+        elif cls.demanded > here:
+            self._say_demand(cls, here)
+        if cls.asked:
+            self._demand_abroad(cls)
+
+    def _demand_abroad(self, cls: SchedulingClass) -> None:
+        """The same to the peers that our own has named, as far as it has."""
+        ready = len(cls.ready)
+        worth = not self._soon_begun(cls)
+        for peer, asked in list(cls.asked.items()):
+            if not ready:
+                asked.more = 0
+            wanted = asked.leases + (min(asked.more, ready) if worth else 0)
+            grows = wanted > asked.leases and (asked.anew or wanted > asked.demanded)
+            if grows or (wanted != asked.demanded and not ready):
+                asked.anew, asked.demanded = False, wanted
+                self._send_demand(cls, peer, wanted, asked.hops)
+            if not (asked.more or asked.leases or asked.demanded):
+                del cls.asked[peer]
+
+    def _soon_begun(self, cls: SchedulingClass) -> bool:
+        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would."""
+        if not cls.ready or not cls.leases or cls.strategy.spread:
+            return False
+        mean_ns = cls.ready[0].mean.ns
+        return mean_ns is not None and mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * len(cls.leases)
 
     def _say_demand(self, cls: SchedulingClass, count: int) -> None:
         if count == cls.demanded:
@@ -440,7 +629,13 @@ class Submission(Core):
         cls.demanded = count
         if cls.ready:
             cls.name = cls.ready[0].name
-        self._effects.append(Send(self._peer, Demand(cls.id, count, cls.request, cls.profile, cls.depth, cls.name)))
+        self._send_demand(cls, self._peer, count, 0)
+
+    def _send_demand(self, cls: SchedulingClass, peer: bytes, count: int, hops: int) -> None:
+        message = Demand(
+            cls.id, count, cls.request, cls.profile, cls.depth, cls.name, cls.strategy, cls.near, cls.job, hops
+        )
+        self._effects.append(Send(peer, message))
 
     def tick(self, now: float, idle_s: float) -> None:
         """Give back leases that had nothing to do for `idle_s`, or for `lease_idle_wanted_s` where somebody waits for
@@ -456,18 +651,35 @@ class Submission(Core):
                 self.pressed = True
 
     def _give_up(self, lease: Lease) -> None:
-        self._say_demand(lease.cls, len(lease.cls.leases) - 1)  # first, or the peer would grant it again
+        self._lower_demand(lease)
         self._return(lease)
+
+    def _lower_demand(self, lease: Lease) -> None:
+        """One less of its class from its peer: said before it is returned, or the peer would grant it again."""
+        cls = lease.cls
+        if lease.peer == self._peer:
+            self._say_demand(cls, len(cls.leases) - cls.abroad - 1)
+            return
+        asked = cls.asked[lease.peer]
+        lowered = asked.leases - 1 + min(asked.more, len(cls.ready))
+        if lowered < asked.demanded:
+            asked.demanded = lowered
+            self._send_demand(cls, lease.peer, lowered, asked.hops)
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"
+        if lease.cls.strategy.spread and lease.peer != self._peer:
+            self._lower_demand(lease)
         lease.cls.idle -= 1
-        self._effects.append(Send(self._peer, LeaseReturned([lease.id])))
+        self._effects.append(Send(lease.peer, LeaseReturned([lease.id])))
         self._forget(lease)
 
     def _forget(self, lease: Lease) -> None:
         del self._leases[lease.id]
         del lease.cls.leases[lease.id]
+        if lease.peer != self._peer:
+            lease.cls.abroad -= 1
+            lease.cls.asked[lease.peer].leases -= 1
         self.dirty[lease.cls.id] = lease.cls
 
     # -- for people --------------------------------------------------------------------------------------------------

@@ -15,13 +15,16 @@ CHAIN_MAX = 10
 """So many names of those who wait for each other are told; of more, the first and the last."""
 
 
-def trouble(wanted: Wanted, job: JobInfo, workers: Workers, at_cap: str, patience_over: bool) -> str | None:
+def trouble(wanted: Wanted, never: str, job: JobInfo, workers: Workers, at_cap: str, patience_over: bool) -> str | None:
     """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say.
 
+    `never`: why no member can ever run it; "" when one can.
     `at_cap`: `chain_of_waits`, if a grant lacks a worker because there may be no more of them; else "".
     """
+    if never:
+        return f"no member can ever run it: {never}" if patience_over else None
     if wanted.never:
-        return f"no member can ever run it: {wanted.never}" if patience_over else None
+        return ""  # others can
     for cause in ((job.executable, job.prefix), wanted.job):
         budget: CrashBudget | None = workers.budgets.get(cause)
         if budget is not None and budget.exhausted:
@@ -31,14 +34,14 @@ def trouble(wanted: Wanted, job: JobInfo, workers: Workers, at_cap: str, patienc
     return ""
 
 
-def tell(wanted: Wanted, text: str, at_cap: bool) -> Send | ActorWaits:
+def tell(wanted: Wanted, text: str, at_cap: bool, hopeless: bool = False) -> Send | ActorWaits:
     """The effect that tells who waits, and that notes it; "" when there is no trouble any more. `at_cap`: no
-    more workers may be started."""
+    more workers may be started. `hopeless`: nor will anybody join that could run it."""
     wanted.told = text
     submitter, class_id = wanted.key
     if wanted.is_actor:
         return ActorWaits(submitter, wanted.job, text, bool(text) and not wanted.never and not at_cap)
-    return Send(submitter, Infeasible(class_id, text))
+    return Send(submitter, Infeasible(class_id, text, hopeless))
 
 
 def chain_of_waits(grants: Iterable[Grant], workers_max: int) -> str:

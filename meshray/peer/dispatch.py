@@ -1,8 +1,9 @@
 """Message -> the core that it is for.
 
-Only processes that have attached are heard; others may only introduce themselves. A handler that fails is our mistake
-with one message: it is logged, and the peer lives on. A broken invariant (`AssertionError`) is no such thing: a peer
-whose books are wrong must not go on, so it ends loudly.
+Only processes that have attached are heard; others may only introduce themselves. What comes from other hosts was
+sorted by `core.road`, and may say less. A handler that fails is our mistake with one message: it is logged, and the
+peer lives on. A broken invariant (`AssertionError`) is no such thing: a peer whose books are wrong must not go on, so
+it ends loudly.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from meshray.ids import NODE_BYTES
+from meshray.local import peer_process
 from meshray.observe.notes import note
 from meshray.peer import status
 from meshray.peer.ends import Ends
@@ -20,6 +23,15 @@ from meshray.peer.processes import Kind
 from meshray.wire import messages as m
 
 Handler = Callable[[bytes, Any, float], None]
+
+LOCAL_ONLY: frozenset[type] = frozenset(
+    {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
+    | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused}
+)
+"""What only a process of this host may say to its peer."""
+
+LEASE_NEWS = (m.LeaseGranted, m.LeaseRevoked, m.LeaseWanted, m.LeaseLost, m.AskAlso)
+"""What another peer says to this one as to a submitter: of tasks that were adopted here."""
 
 
 class Dispatcher:
@@ -34,15 +46,29 @@ class Dispatcher:
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
             m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
             m.Ask: self._on_ask,
+            m.Relay: parts.cores.road.on_relay,
+            m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
             m.Wake: _nothing,
         }
+        road = parts.cores.road
+        self._of_peers: dict[type, Handler] = {
+            m.ProcessThere: _timeless(road.on_process_there),
+            m.ProcessDied: _timeless(road.on_process_died),
+            m.DeathSettled: _timeless(road.on_death_settled),
+            m.JobThere: road.on_job_there,
+            m.JobKnown: _timeless(road.on_job_known),
+            m.JobOver: _timeless(road.on_job_over),
+            m.JobWanted: self._on_job_wanted,
+            m.LoadNow: parts.cores.leases.on_load_now,
+        } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
+        self._of_peers |= self._for_copies()
 
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores
         leases, actors, objects, store = cores.leases, cores.actors, cores.objects, cores.store
         adoption = cores.adoption
         return {
-            m.Demand: leases.on_demand,
+            m.Demand: self._on_demand,
             m.LeaseReturned: lambda source, message, now: leases.on_returned(source, message.leases, now),
             m.Blocked: lambda source, message, now: leases.on_blocked(source, message.since, now),
             m.Unblocked: lambda source, message, now: leases.on_unblocked(source, message.since, now),
@@ -59,16 +85,38 @@ class Dispatcher:
             m.Orphans: adoption.on_orphans,
             m.OrphanDone: adoption.on_orphan_done,
             m.Results: adoption.on_results,
+            m.PlainResults: adoption.on_results,
             m.GivenBack: adoption.on_given_back,
             m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),
             m.Pooled: _timeless(objects.on_pooled),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Bring: cores.fetches.on_bring,
+            m.Unused: _timeless(cores.fetches.on_unused),
             m.CreateActor: actors.on_create,
             m.ActorReady: actors.on_ready,
             m.ActorExit: actors.on_exit,
             m.WatchActor: _timeless(actors.on_watch),
             m.KillActor: _timeless(actors.on_kill),
             m.FindActor: _timeless(actors.on_find),
+        }
+
+    def _for_copies(self) -> dict[type, Handler]:
+        """What peers say to each other of objects and copies."""
+        cores = self._parts.cores
+        objects, fetches, whereabouts = cores.objects, cores.fetches, cores.whereabouts
+        return {
+            m.HoldDone: _timeless(objects.foreign.on_hold_done),
+            m.Fetched: _timeless(objects.foreign.on_fetched),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Seek: _timeless(whereabouts.on_seek),
+            m.Whole: _timeless(whereabouts.on_whole),
+            m.CopiesGone: _timeless(whereabouts.on_copies_gone),
+            m.Found: fetches.on_found,
+            m.Pull: _timeless(cores.serving.on_pull),
+            m.Piece: fetches.on_piece,
+            m.NoPiece: fetches.on_no_piece,
+            m.Expired: _timeless(fetches.on_expired),
         }
 
     def dispatch(self, source: bytes, message: Any, now: float) -> None:
@@ -87,12 +135,46 @@ class Dispatcher:
         except AssertionError:
             raise
         except Exception:
-            self._parts.counters["failed handlers"] += 1
-            note(f"a {kind.__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
+            self._on_failure(source, message)
+
+    def dispatch_foreign(self, source: bytes, message: Any, now: float) -> None:
+        """One message from a process or a peer of another host."""
+        kind = type(message)
+        handler = self._of_peers.get(kind) if source == peer_process(source[:NODE_BYTES]) else None
+        if handler is None and kind not in LOCAL_ONLY:
+            handler = self._table.get(kind)
+        if handler is None:
+            self._parts.counters["messages out of place"] += 1
+            return
+        try:
+            handler(source, message, now)
+        except AssertionError:
+            raise
+        except Exception:
+            self._on_failure(source, message)
+
+    def _on_demand(self, source: bytes, message: m.Demand, now: float) -> None:
+        cores = self._parts.cores
+        cores.leases.on_demand(source, message, now, cores.road.job_of(source))
+
+    def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
+        """Processes of this host ask another one to work for a job that it does not know."""
+        cores = self._parts.cores
+        info = cores.leases.job_info(message.job)
+        if info is not None:
+            cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
+
+    def _on_lease_news(self, source: bytes, message: Any, now: float) -> None:
+        self._parts.cores.adoption.on_own(message, now)
+
+    def _on_failure(self, source: bytes, message: Any) -> None:
+        self._parts.counters["failed handlers"] += 1
+        note(f"a {type(message).__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
 
     def _on_death_seen(self, source: bytes, message: m.DeathSeen, now: float) -> None:
         self._parts.cores.adoption.on_death_seen(source, message)
         self._parts.cores.objects.on_death_seen(source, message)
+        self._parts.cores.road.on_death_seen(source, message.process)
 
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":

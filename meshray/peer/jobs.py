@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from meshray.ids import NODE_BYTES
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
 from meshray.peer.starts import Starts
@@ -109,6 +110,8 @@ class Jobs:
         survivors = cores.leases.on_job_ended(job, cores.actors.survivors_of(job), now)
         cores.objects.on_job_ended(job, survivors)
         cores.adoption.on_job_ended(job)
+        if job[:NODE_BYTES] == self._parts.node:
+            cores.road.on_local_job_over(job)
 
     def answer_leaving(self, now: float) -> None:
         """Let go of drivers whose workers are gone. Called after each batch."""
@@ -152,8 +155,10 @@ class Jobs:
             return
         self._parts.log_flow.forget(process.id)
         cores = self._parts.cores
+        abroad = cores.road.on_local_died(process.id)
         cores.leases.on_driver_gone(process.id, now)
         cores.actors.on_process_died(process.id, why, {}, now)
-        cores.objects.on_process_died(process.id, why)
+        cores.objects.on_process_died(process.id, why, abroad)
+        cores.fetches.on_process_died(process.id)
         if process.pid == self._driver_pid:
             self._parts.stop("its driver has left")

@@ -46,6 +46,13 @@ class PeerLinks:
         self.flush(now)
         return told
 
+    def push(self, now: float) -> list[Effect | LineEvent]:
+        """What was sent since the last turn leaves now. Returns as `turn` does."""
+        told: list[Effect | LineEvent] = []
+        self._perform(told)
+        self.flush(now)
+        return told
+
     def flush(self, now: float) -> None:
         """Give the sockets what they take."""
         while (frame := self.links.next_frame(now)) is not None:

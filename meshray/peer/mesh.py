@@ -1,4 +1,4 @@
-"""The peer as a member of its mesh: who is there? No work goes to other hosts yet.
+"""The peer as a member of its mesh: who is there, and how to speak with them?
 
 A `Mesh` is there from the start of a peer to its end, and as a rule has one `MeshLife`. That is declared dead when this
 peer was stopped, suspended or cut off for too long: then the next life begins, under a node id that nobody has
@@ -7,7 +7,8 @@ was lost.) The new one joins through those who said so alone, for a while: throu
 are about to learn the same, whose tables hold the rest for dead.
 
 Into a life go seeds (given, resolved, seen last, found by discovery) and the load; out of it come the members that are
-remembered for the next start. The loop of the peer waits for `fds` until `next_at`, and calls `turn`.
+remembered for the next start, and what others say (`take_events`). The loop of the peer waits for `fds` until
+`next_at`, and calls `turn`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshray import meshkey
 from meshray.config import Config
@@ -25,6 +26,7 @@ from meshray.launch import MeshSettings
 from meshray.local import find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
+from meshray.peer.mesh_events import MeshEvent, OwnEnd
 from meshray.peer.mesh_life import PYTHON, MeshLife
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
@@ -33,10 +35,19 @@ from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
 from meshray.wire.loads import decode_load, encode_load
-from meshray.wire.peers import PROTOCOL
+from meshray.wire.peers import PROTOCOL, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
+
+
+class Who(NamedTuple):
+    """A peer, as others hear of it."""
+
+    name: str
+    version: str  # of meshray
+    home: bytes  # the node that its processes and objects are named by
+    labels: Mapping[str, str] = {}
 
 
 class MeshStartError(MeshrayError):
@@ -44,7 +55,7 @@ class MeshStartError(MeshrayError):
 
 
 class Mesh:
-    """See the head of this file. `resources` gives what this host has, and what of it is free.
+    """See the head of this file. `who` is this peer; `resources` gives what its host has, and what of it is free.
 
     Raises `MeshStartError`, `MeshKeyError`, `FolderError`, `SeedError`, `InterfaceError`.
     """
@@ -52,20 +63,18 @@ class Mesh:
     def __init__(
         self,
         settings: MeshSettings,
-        name: str,
-        version: str,
+        who: Who,
         config: Config,
         resources: Callable[[], tuple[Amounts, Amounts]],
         now: float,
     ) -> None:
         self._settings = settings
-        self._name = name
-        self._version = version
+        self._who = who
         self._config = config
         self._resources = resources
         self.keys: MeshKeys = meshkey.load()
         given = [parse_seed(word) for word in settings.seeds]
-        self._advert = _advert(resources()[0], version, settings.port)
+        self._advert = _advert(resources()[0], who.version, settings.port)
         self._load = b""
         self._load_at = now
         self._write_at: float | None = None  # when the members seen last are written down
@@ -74,7 +83,8 @@ class Mesh:
         self._first: tuple[str, ...] = ()  # through whom a life that is not the first one joins
         self._held: list[str] = []  # what else was found meanwhile
         self._closing: list[threading.Thread] = []  # of discoveries of lives that are over
-        self.lives = 1
+        self.lives = 1  # begun, or about to
+        self._events: list[MeshEvent] = []  # of lives that are over
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
@@ -82,10 +92,9 @@ class Mesh:
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
-        total, available = self._resources()
-        self._load = encode_load(self._version, total, available)
+        self._load = self._say_load()
         try:
-            return MeshLife(self.keys, self._settings, self._name, self._advert, self._load, self._config)
+            return MeshLife(self.keys, self._settings, self._who.name, self._advert, self._load, self._config)
         except NotProven as error:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
@@ -135,10 +144,14 @@ class Mesh:
 
     def _tell_load(self, life: MeshLife, now: float) -> None:
         self._load_at = now + self._config.load_interval_s
-        load = encode_load(self._version, *self._resources())
+        load = self._say_load()
         if load != self._load:
             self._load = load
             life.set_load(load)
+
+    def _say_load(self) -> bytes:
+        total, available = self._resources()
+        return encode_load(self._who.version, total, available, self._who.home, self.lives, self._who.labels)
 
     def _remember(self, life: MeshLife, now: float) -> None:
         """Write down the members seen last, when they are others than those that were written."""
@@ -167,7 +180,9 @@ class Mesh:
         assert verdict is not None
         note(f"node {life.node.hex()} was declared dead, says {verdict.by.hex()}: it joins as another one")
         self._held = [*life.last_peers(), *self._seeding.addresses]
+        self._events += [*life.take_events(), OwnEnd(f"this peer was declared dead, says {verdict.by.hex()}")]
         self._retire(life)
+        self.lives += 1
         self._hold_until = now + self._config.rejoin_after_s
         self._first = verdict.addresses
         self._reopen(now)
@@ -187,11 +202,36 @@ class Mesh:
             note(f"the port cannot be opened again, and will be tried again: {error}")
             self._reopen_at = now + REOPEN_AFTER_S
             return
-        self.lives += 1
         note(f"this peer is node {self._life.node.hex()} now")
         self._life.join(self._first)
         if not self._first:
             self._hold_until = now
+
+    # -- the road ------------------------------------------------------------------------------------------------------
+
+    def take_events(self) -> list[MeshEvent]:
+        """What others say, and who is there, since the last call; in order."""
+        events, self._events = self._events, []
+        return events + self._life.take_events() if self._life is not None else events
+
+    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+        """One message to a life of another peer; a link is made where there is none. It arrives once and in the order
+        of its plane, or there will be a LinkCut, a LifeOver or an OwnEnd. False: there can be no link."""
+        return self._life is not None and self._life.send(node, plane, payload, now)
+
+    def backlog(self, node: bytes, plane: Plane) -> int | None:
+        """How many bytes of a plane that life has not acknowledged; None when the plane takes no message now."""
+        return self._life.backlog(node, plane) if self._life is not None else None
+
+    def sever(self, node: bytes, why: str, now: float) -> None:
+        """This life is over: end the link to it."""
+        if self._life is not None:
+            self._life.sever(node, why, now)
+
+    def flush(self, now: float) -> None:
+        """What was sent leaves now."""
+        if self._life is not None:
+            self._life.flush(now)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -255,6 +295,7 @@ def _member(member: MemberView) -> dict[str, Any]:
     return {
         "name": member.name,
         "node_id": member.node.hex(),
+        "home": load.home.hex() if load is not None else "",
         "is_self": member.is_self,
         "state": member.state,
         "since_s": member.since_s,

@@ -29,14 +29,24 @@ import msgspec
 
 from meshray.config import Config
 from meshray.core.link import State
-from meshray.core.link_effects import Answered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
-from meshray.core.member_effects import DeclaredDead, MemberChanged, MemberDown, MemberUp, MemberView, SendGossip
+from meshray.core.link_effects import Answered, Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.links import UnknownPeer
+from meshray.core.member_effects import (
+    DeclaredDead,
+    LoadChanged,
+    MemberChanged,
+    MemberDown,
+    MemberUp,
+    MemberView,
+    SendGossip,
+)
 from meshray.core.membership import Membership
-from meshray.ids import new_node
+from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.links import PeerLinks
+from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
 from meshray.transport.interfaces import choose, look, reachable
@@ -45,9 +55,10 @@ from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.wire.advert import Advert
 from meshray.wire.codec import ProtocolError
-from meshray.wire.gossip import Alive, Expelled, GossipMessage
+from meshray.wire.gossip import LEFT, Alive, Expelled, GossipMessage
 from meshray.wire.gossip_codec import decode_gossip, encode_gossip
-from meshray.wire.peers import Reason
+from meshray.wire.loads import decode_load
+from meshray.wire.peers import Plane, Reason
 
 ROUNDS_MAX = 8
 """So often the cores may answer each other in one turn; then the rest of the peer has its turn."""
@@ -79,10 +90,12 @@ class MeshLife:
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
-        self._told: set[str] = set()  # troubles that were logged
+        self._logged: set[str] = set()  # troubles
         self._joins: dict[str, GossipMessage] = {}  # by the address whose answer to a Hello they wait for
         self._found: list[str] = []  # addresses that discovery has found, and nobody has taken yet
         self._more = False  # the last turn has left something to do
+        self._told: list[Effect | LineEvent] = []  # by links, between two turns
+        self._events: list[MeshEvent] = []  # for the road; see `take_events`
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
         hosts = _usable(reachable(choose(look(), settings.bind)))
@@ -116,7 +129,8 @@ class MeshLife:
             self._on_finding(finding, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
-            told = self._links.turn(now)
+            told, self._told = self._told, []
+            told += self._links.turn(now)
             for event in told:
                 self._on_told(event, now)
             if self._membership.next_tick() <= awake_or_not():
@@ -140,6 +154,47 @@ class MeshLife:
 
     def set_load(self, load: bytes) -> None:
         self._membership.set_load(load, awake_or_not())
+
+    # -- the road ------------------------------------------------------------------------------------------------------
+
+    def take_events(self) -> list[MeshEvent]:
+        """What has come, and who is there, since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+        """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link. It
+        leaves with the next `flush`."""
+        links = self._links.links
+        try:
+            links.send(node, plane, payload, now)
+        except UnknownPeer:
+            member = self._membership.member(node)
+            if member is None or member.state not in ("alive", "suspect") or not member.addresses:
+                return False
+            links.connect(node, self._lines.choose(member.addresses), now)
+            try:
+                links.send(node, plane, payload, now)
+            except UnknownPeer:
+                return False
+        return True
+
+    def backlog(self, node: bytes, plane: Plane) -> int | None:
+        """How many bytes of a plane it has not acknowledged; None when it takes no more messages now."""
+        links = self._links.links
+        if not links.knows(node):
+            return 0
+        return links.backlog(node, plane) if links.window_open(node, plane) else None
+
+    def flush(self, now: float) -> None:
+        """What was sent leaves now; what comes of it is looked at in the next turn."""
+        self._told += self._links.push(now)
+        self._more = self._more or bool(self._told)
+
+    def sever(self, node: bytes, why: str, now: float) -> None:
+        """This life is over."""
+        self._links.links.down(node, why, now)
+        self._more = True
 
     def leave(self, now: float) -> None:
         """Say goodbye."""
@@ -218,15 +273,17 @@ class MeshLife:
                 membership.on_gone(event.node, awake_or_not())
             else:
                 membership.on_unreachable(event.node, awake_or_not())
+            self._events.append(LinkCut(event.node, f"the link to it has ended: {event.text}"))
+        elif isinstance(event, Delivered):
+            self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
             if event.reason is not Reason.DEAD:  # that is settled by membership: see the head of this file
                 self._joins.pop(event.address, None)
                 self._tell(f"no link with {event.address}: {event.text}")
             self.counts[f"turned away: {event.reason.name.lower()}"] += 1
-        elif isinstance(event, SelfDialled):
-            self._joins.pop(event.address, None)
         else:
-            self.counts["messages that nobody expects"] += 1  # no work goes between peers yet
+            assert isinstance(event, SelfDialled), event
+            self._joins.pop(event.address, None)
 
     def _on_line(self, event: LineEvent, now: float) -> None:
         if isinstance(event, HandshakeFailed):
@@ -257,20 +314,36 @@ class MeshLife:
                 self._send(effect, now)
             elif isinstance(effect, MemberUp):
                 self.peers_changed = True
+                self._tell_home(effect.record.node, effect.record.load)
                 marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
                 note(f"member {effect.record.name} ({effect.record.node.hex()}) is there{marked}")
             elif isinstance(effect, MemberDown):
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
                 self.peers_changed = self.peers_changed or effect.what == "record"
+            elif isinstance(effect, LoadChanged):
+                self._tell_home(effect.node, effect.load)
             elif isinstance(effect, DeclaredDead):
                 self.verdict = effect
         return bool(effects)
+
+    def _tell_home(self, node: bytes, data: bytes) -> None:
+        load = decode_load(data)
+        if load is not None and len(load.home) == NODE_BYTES:
+            self._events.append(LifeThere(node, load.home, load.life))
+            member = self._membership.member(node)
+            if member is not None and member.state in ("alive", "suspect"):
+                self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
         note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
         self._links.links.down(effect.node, effect.reason, now)
+        self._events.append(
+            LifeOver(
+                effect.node, f"it has {effect.reason}" if effect.reason == LEFT else f"it is dead: {effect.reason}"
+            )
+        )
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():
             self._lines.forget(address, effect.node)
@@ -310,10 +383,10 @@ class MeshLife:
 
     def _tell(self, text: str) -> None:
         """Log it, once."""
-        if text not in self._told:
-            if len(self._told) >= TOLD_MAX:
-                self._told.clear()
-            self._told.add(text)
+        if text not in self._logged:
+            if len(self._logged) >= TOLD_MAX:
+                self._logged.clear()
+            self._logged.add(text)
             note(text)
 
 

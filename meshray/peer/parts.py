@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
+from meshray.core.fetches import Fetches
 from meshray.core.leases import Leases
 from meshray.core.objects import Objects
+from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
 from meshray.peer.log_flow import LogFlow
@@ -33,13 +37,17 @@ if TYPE_CHECKING:  # a peer that is off the network loads none of it
 @dataclass(slots=True)
 class Cores:
     """What decides. The order is the one in which their effects are performed: what a dead worker left is told by
-    leases, actors and adoption before objects asks everybody to account for the dead."""
+    leases, actors and adoption before objects asks everybody to account for the dead, and other hosts hear last."""
 
     leases: Leases
     actors: Actors
     adoption: Adoption
     objects: Objects
     store: StoreAccounts
+    fetches: Fetches
+    whereabouts: Whereabouts
+    serving: Serving
+    road: Road
 
 
 @dataclass(slots=True)

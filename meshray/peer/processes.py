@@ -54,6 +54,16 @@ class Processes:
         process = self._by_id.get(process_id)
         return process.job.job if process is not None and process.job is not None else b""
 
+    def job_info(self, process_id: bytes) -> JobInfo | None:
+        """The job that a process serves, or has made."""
+        process = self._by_id.get(process_id)
+        return process.job if process is not None else None
+
+    def job_lives(self, job: bytes) -> bool:
+        """Whether its driver is here, and has not begun to leave."""
+        driver = self._by_id.get(job)
+        return driver is not None and driver.kind is Kind.DRIVER and driver.detaching is None
+
     def workers_of(self, job: bytes) -> list[Process]:
         return [
             process

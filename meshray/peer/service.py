@@ -19,23 +19,31 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 from meshray.config import preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.assignment import Device
+from meshray.core.fetches import Fetches
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
+from meshray.core.placement import Here
+from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
 from meshray.peer.children import Children
+from meshray.peer.copies import CopyHands, finder
 from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
-from meshray.peer.jobs import Jobs
+from meshray.peer.foreign import Foreign
+from meshray.peer.jobs import OWN_PYTHON, Jobs
 from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
@@ -43,9 +51,11 @@ from meshray.peer.perform import Performer
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers
+from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
 from meshray.resources import Amounts
+from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
@@ -89,7 +99,12 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices)
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
+        processes = Processes()
+        road = Road(config, node, OWN_PYTHON, processes)
+        fetches = Fetches(config, node, copy_capacity)
+        whereabouts = Whereabouts(objects.knows)
+        serving = Serving(config, finder(node, store, fetches))
         leases.job_is_needed = lambda job: _has_living_actors(actors, job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
@@ -101,14 +116,14 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, adoption, objects, store),
+            cores=Cores(leases, actors, adoption, objects, store, fetches, whereabouts, serving, road),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),
             logs=Logs(config),
             log_flow=LogFlow(config),
             timers=Timers(),
-            processes=Processes(),
+            processes=processes,
             started_at=time.monotonic(),
         )
         if settings.mesh is not None:
@@ -130,7 +145,7 @@ def serve(
 
 def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
-    from meshray.peer.mesh import Mesh
+    from meshray.peer.mesh import Mesh, Who
     from meshray.transport.floods import raise_descriptor_limit
 
     raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
@@ -139,7 +154,12 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    parts.mesh = Mesh(settings, name, parts.record.version, parts.config, resources, time.monotonic())
+    who = Who(name, parts.record.version, parts.node, parts.labels)
+    parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
+    parts.cores.road.linked = True
+    parts.cores.objects.alone = False
+    parts.cores.objects.object_freed = parts.cores.whereabouts.on_object_freed
+    parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -167,10 +187,13 @@ class Loop:
     def __init__(self, parts: Parts, driver_pid: int) -> None:
         self._parts = parts
         self._starts = Starts(parts, os.getpid())
-        self._performer = Performer(parts, self._starts)
         self._jobs = Jobs(parts, self._starts, driver_pid)
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
+        self._foreign = Foreign(parts, self._jobs, self._dispatcher)
+        self._copies = CopyHands(parts)
+        self._performer = Performer(parts, self._starts, self._foreign, self._copies)
+        self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
         self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
@@ -198,6 +221,7 @@ class Loop:
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGTERM, previous)
+            self._copies.close()
             self._signals.close()
             self._wakeup.close()
             if self._driver_pidfd >= 0:
@@ -234,8 +258,7 @@ class Loop:
         self._on_deaths(ready, now)
         self._on_time(now)
         self._performer.settle(now)
-        if parts.mesh is not None and parts.mesh.is_due(ready, now):
-            parts.mesh.turn(now)
+        self._traffic.turn(ready, now)
         self._jobs.answer_leaving(now)
         self._performer.settle(now)
         if parts.endpoint.must_retry:
@@ -275,7 +298,7 @@ class Loop:
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; None: for ever."""
-        if self._more:
+        if self._more or self._copies.more:
             return 0
         parts = self._parts
         cores = parts.cores
@@ -284,6 +307,8 @@ class Loop:
             cores.actors.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
+            cores.fetches.next_deadline(),
+            cores.road.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
         ]
@@ -354,6 +379,8 @@ class Loop:
             (cores.actors, cores.actors.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
+            (cores.fetches, cores.fetches.next_deadline()),
+            (cores.road, cores.road.next_deadline()),
         ):
             if deadline is not None and deadline <= now:
                 core.tick(now)

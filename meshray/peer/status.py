@@ -14,7 +14,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -74,6 +74,7 @@ class StoreView:
     credit: int  # granted and not yet written
     objects: int  # how many
     folder: str = ""
+    copies: Mapping[str, int] = field(default_factory=dict)  # of values of other hosts (`core.fetches.FetchStats`)
 
 
 class View(Protocol):
@@ -198,6 +199,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
             "credit_bytes": store.credit,
             "objects": store.objects,
             "folder": store.folder or record.store,
+            "copies": dict(store.copies),
         },
         "mesh": view.mesh(),
         "counters": dict(view.counters()),

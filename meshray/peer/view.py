@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from meshray.core.lives import Life
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
@@ -81,7 +83,9 @@ class PartsView:
     def store(self) -> StoreView:
         stats = self._parts.cores.store.stats()
         rest = max(0, stats.used - stats.live)
-        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+        cores = self._parts.cores
+        copies = msgspec.structs.asdict(cores.fetches.stats()) | {"served_bytes": cores.serving.served_bytes}
+        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
     def mesh(self) -> Mapping[str, Any] | None:
         mesh = self._parts.mesh
@@ -92,5 +96,5 @@ class PartsView:
         return {
             "refused messages": parts.endpoint.refused,
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
-            **parts.counters,
+            **(parts.counters + parts.cores.road.counters),
         }

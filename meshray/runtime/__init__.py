@@ -6,6 +6,7 @@ General layout::
     attach          a driver finds a peer or starts one
     joining         introduce oneself to the peer, build the runtime around its answer
     engine          the endpoint and the cores of one process, and the turn that ties them together
+    abroad          what is said to processes of other hosts
     pump            who waits at the socket
     shield          sections of the main thread that no interrupt enters
     waiting         `get`, `wait`, callbacks and futures

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.core.pending import DONE, WAITING, Pending
 from meshray.core.records import Record
+from meshray.core.submission import SchedulingClass
 from meshray.ids import NIL_OBJECT, task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Failure, Place
@@ -47,7 +48,10 @@ class Dependencies:
                 self._set(task, index, record)
                 if task.state == DONE:
                     return False
-        return task.missing == 0 and task.state != DONE
+        if task.missing or task.state == DONE:
+            return False
+        self._settle_near(task)
+        return True
 
     def _on_value(self, task: Pending, index: int, ready: Callable[[], None], record: Record) -> None:
         if task.state == DONE:
@@ -55,7 +59,19 @@ class Dependencies:
         task.missing -= 1
         self._set(task, index, record)
         if not task.missing and task.state == WAITING:
+            self._settle_near(task)
             ready()
+
+    def _settle_near(self, task: Pending) -> None:
+        """A task whose arguments are large best runs where they lie. Calls of actors have no choice."""
+        if not task.nested or type(task.cls) is not SchedulingClass:
+            return
+        near: dict[bytes, int] = {}
+        for value in (task.args, *task.deps):
+            if type(value) is Place:
+                near[value.node] = near.get(value.node, 0) + value.size
+        if near:
+            self._engine.submission.settle_near(task, near)
 
     def _set(self, task: Pending, index: int, record: Record) -> None:
         engine, value = self._engine, record.value

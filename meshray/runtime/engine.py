@@ -22,12 +22,15 @@ from typing import Any, Protocol
 from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
-from meshray.core.pending import DONE, Pending
+from meshray.core.pending import DONE, Pending, gone_failure
+from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
+from meshray.runtime.abroad import Abroad
+from meshray.runtime.copies import Copies
 from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.pump import Pump
 from meshray.runtime.unfetched import Unfetched
@@ -35,6 +38,7 @@ from meshray.store.files import segment_prefix
 from meshray.store.segments import SegmentStore
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
+from meshray.wire.codec import ProtocolError, decode
 
 IDLE_DRAIN_S = 0.1
 """How often an idle process looks at its queue of dead handles: they cannot wake anybody."""
@@ -72,7 +76,7 @@ class Attachment:
 class Host(Protocol):
     """The worker around an engine, where there is one: it runs tasks."""
 
-    def on_push(self, source: bytes, message: m.Push) -> None: ...
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None: ...
     def on_cancel(self, source: bytes, message: m.Cancel) -> None: ...
     def on_other(self, source: bytes, message: Any) -> None: ...
     def on_turn(self, now: float) -> None: ...
@@ -96,15 +100,19 @@ class Engine:
         self.queue = context.dropped
         lineage = None if attachment.is_driver else attachment.config
         self.records = Records(self.peer, self.queue, self._on_idle, self._on_release, lineage)
-        self.submission = Submission(self.peer, self.config)
+        self.submission = Submission(self.peer, self.config, attachment.job_id)
         self.calls = Calls(self.peer)
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
         )
+        self.copies = Copies(self)  # of values that lie on other hosts
+        self.abroad = Abroad(self.endpoint, self.peer, self.config.frame_max_bytes)
+        self.endpoint.detour = self.abroad.send
         self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
         self.inbox: deque[Pending] = deque()  # submitted, not yet looked at
         self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
         self.pins: dict[tuple[bytes, bytes], list[Any]] = {}  # (receiver, carrier) -> handles kept for it
+        self._gone_pins: deque[tuple[float, list[Any]]] = deque()  # the same for hosts that are gone: until when
         self.host: Host | None = None
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
@@ -124,7 +132,9 @@ class Engine:
         self._wrote = False
         self._table: dict[type, Callable[[bytes, Any], None]] = {
             m.Results: self._on_results,
+            m.PlainResults: self._on_plain_results,
             m.GivenBack: self._on_given_back,
+            m.AskAlso: lambda _, x: self.submission.on_ask_also(x),
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
             m.LeaseRevoked: lambda _, x: self.submission.on_revoked(x.lease),
             m.LeaseWanted: lambda _, x: self.submission.on_wanted(x.lease),
@@ -138,11 +148,15 @@ class Engine:
             m.SegmentsFree: self._on_segments_free,
             m.TrimPool: lambda _, x: self._give_back_room(),
             m.CreditGranted: self._on_reply,
+            m.Brought: self._on_reply,
             m.ActorState: self._on_actor_state,
             m.ActorFound: self._on_reply,
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
             m.PeerStops: self._on_peer_stops,
+            m.Relayed: self._on_relayed,
+            m.RelayTaken: lambda _, x: self.abroad.on_taken(x),
+            m.NodeGone: self._on_node_gone,
             m.Wake: lambda _, x: None,
         }
 
@@ -157,9 +171,24 @@ class Engine:
                 handler(source, message)
             elif self.host is not None:
                 if type(message) is m.Push:
-                    self.host.on_push(source, message)
+                    self.host.on_push(source, message, message.tasks)
+                elif type(message) is m.PlainPush:
+                    self.host.on_push(source, message, tasks_of(message))
                 else:
                     self.host.on_other(source, message)
+
+    def _on_relayed(self, source: bytes, message: m.Relayed) -> None:
+        """A process of another host says this."""
+        if source != self.peer:
+            return  # nobody else passes on
+        try:
+            said = decode(message.data)
+        except ProtocolError as error:
+            self.endpoint.refused += 1
+            self.endpoint.last_refusal = str(error)
+            return
+        self.abroad.heard(message.source)
+        self.on_messages([(message.source, said)])
 
     def on_turn(self, now: float) -> None:
         """What others wait for leaves first; then what can wait is accounted for, and leaves as well."""
@@ -177,7 +206,7 @@ class Engine:
         self.flush()
         if submission.pressed:
             self._next_tick = min(self._next_tick, now + self.config.lease_idle_wanted_s)
-        if self.queue or self._leaving or now >= self._next_tick:
+        if self.queue or self._leaving or now >= self._next_tick or self.copies.events:
             self._account(now)
 
     def _account(self, now: float) -> None:
@@ -185,6 +214,8 @@ class Engine:
         records, submission = self.records, self.submission
         if self.queue:
             records.drain()
+        if self.copies.events:
+            self.copies.drain()
         if self._leaving:
             self._release_actors()
         if now >= self._next_tick:
@@ -195,6 +226,8 @@ class Engine:
             submission.tick(now, idle_s)
             self.calls.tick()
             self._trim(now)
+            while self._gone_pins and self._gone_pins[0][0] <= now:
+                self._gone_pins.popleft()
         if submission.dirty:
             submission.fill(now)
         if self.queue:
@@ -360,6 +393,22 @@ class Engine:
             done = self.calls.on_results(source, message.results)
         self.complete(done, source)
 
+    def _on_plain_results(self, source: bytes, message: m.PlainResults) -> None:
+        values, first = message.values, message.seq
+        if message.lease:
+            now = time.monotonic()
+            tasks = self.submission.on_plain_results(source, message.lease, first, len(values), message.busy_ns, now)
+        else:
+            tasks = self.calls.on_plain_results(source, first, len(values))
+        for task in tasks:
+            if task is None or not task.plain or task.refs is not None or task.attempt:
+                break
+        else:
+            self.records.settle_run([task.records[0] for task in tasks], values)  # type: ignore[union-attr]
+            return
+        outcomes = zip(tasks, results_of(message), strict=True)
+        self.complete([(task, result) for task, result in outcomes if task is not None], source)
+
     def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
         """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""
         settle = self.records.settle
@@ -442,16 +491,27 @@ class Engine:
     def _announce_places(self, dead: bytes) -> None:
         """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost
         with it. Not those that were released: the peer would wait for a release that never comes."""
-        prefix = segment_prefix(dead)
-        segments = [
-            m.SealedSegment(record.id, record.value.segment, record.value.size, record.value.size, dead)
+        prefix, node = segment_prefix(dead), self.process_id[:NODE_BYTES]
+        places = [
+            (record, record.value)
             for record in self.records.table.values()
             if isinstance(record.value, m.Place) and record.value.segment.startswith(prefix)
         ]
-        if segments:
-            self.send(self.peer, m.Sealed(segments))
+        here = [
+            m.SealedSegment(record.id, place.segment, place.size, place.size, dead)
+            for record, place in places
+            if place.node == node
+        ]
+        elsewhere = [place for record, place in places if place.node != node and record.owned]
+        if here:
+            self.send(self.peer, m.Sealed(here))
+        if elsewhere:
+            self.send(self.peer, m.Lodged(elsewhere))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
+        if message.hopeless:
+            self.complete(self.submission.on_unschedulable(message.class_id, message.message), b"")
+            return
         if message.message and self.on_warning is not None:
             name = self.submission.name_of(message.class_id)
             self.on_warning(f"{name} waits: {message.message}" if name else message.message)
@@ -477,16 +537,37 @@ class Engine:
         self.dead[message.process] = None
         if len(self.dead) > DEAD_MAX:
             del self.dead[next(iter(self.dead))]
-        if self.host is not None:
-            self.host.on_process_died(message.process)
-        self.calls.on_process_died(message.process)
-        self.submission.on_process_died(message.process)
-        self.records.drain()
-        self.records.on_process_died(message.process)
+        self._give_up(message.process)
         self._announce_places(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
         self.endpoint.drop(message.process)
+        self.abroad.forget(message.process)
+
+    def _give_up(self, process: bytes) -> None:
+        """Nothing more comes from this process."""
+        if self.host is not None:
+            self.host.on_process_died(process)
+        self.calls.on_process_died(process)
+        self.submission.on_process_died(process)
+        self.records.drain()
+        self.records.on_process_died(process)
+
+    def _on_node_gone(self, source: bytes, message: m.NodeGone) -> None:
+        """A host is gone, and with it whatever its processes had of us. It may come back: none of them is dead for
+        ever, and nobody is going to settle anything. What was kept for them stays for a while: they may have passed it
+        on to others, who are about to tell of it."""
+        if source != self.peer:
+            return
+        failure = gone_failure(message.node, message.reason)
+        self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
+        for process in self.abroad.forget_host(message.node):
+            self._give_up(process)
+        pins = [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
+        if pins:
+            self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))
+        self.flush()
+        self.send(self.peer, m.NodeGoneSeen(message.node))
 
     def _on_death_settled(self, _: bytes, message: m.DeathSettled) -> None:
         for key in [key for key in self.pins if key[0] == message.process]:
@@ -583,6 +664,7 @@ class Engine:
         self.pump.close()
         self.store.close()
         self.records.clear()
+        self._gone_pins.clear()
         self.endpoint.close()
         self.pump.release_descriptors()
         os.close(self.at.peer_pidfd)

@@ -28,10 +28,11 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from meshray.config import DEFAULT, Config
-from meshray.ids import PROCESS_BYTES
+from meshray.ids import NODE_BYTES, PROCESS_BYTES
 from meshray.wire.codec import ProtocolError, decode, encode_into
 from meshray.wire.messages import Message
 
@@ -109,7 +110,9 @@ class Endpoint:
     def __init__(self, folder: Path | str, process_id: bytes, config: Config = DEFAULT) -> None:
         self._folder = str(folder)
         self._process_id = process_id
+        self._node = process_id[:NODE_BYTES]
         self._frame_max_bytes = config.frame_max_bytes
+        self.detour: Callable[[bytes, Message], None] = self._go_nowhere  # what is for processes of other hosts
         path = self._path(process_id)
         if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
             raise ValueError(
@@ -148,12 +151,16 @@ class Endpoint:
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, destination: bytes, message: Message) -> None:
-        """Send to a process of this host, in order per destination. What is too much for the link is queued here.
+        """Send to a process of this host, in order per destination. What is too much for the link is queued here. What
+        is for a process of another host takes the `detour`.
 
         Raises `ValueError` for a message that its receiver would refuse for its size: that would be lost in silence.
         """
         link = self._links.get(destination)
         if link is None:
+            if destination[:NODE_BYTES] != self._node:
+                self.detour(destination, message)
+                return
             link = self._links[destination] = _Link(_GREETING.pack(_MAGIC, destination, self._process_id))
         data = self._data
         encode_into(message, data, _HEAD)
@@ -186,6 +193,13 @@ class Endpoint:
         self._clogged[destination] = link
         if len(link.queued) == 1:
             self._push_out(destination, link)
+
+    def _go_nowhere(self, destination: bytes, message: Message) -> None:
+        self.undelivered += 1
+
+    def is_clogged(self, destination: bytes) -> bool:
+        """Whether something for this process waits here."""
+        return destination in self._clogged
 
     def flush(self) -> bool:
         """Try again what the links did not take, and to take connections. True when nothing is left to send."""

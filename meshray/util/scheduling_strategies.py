@@ -1,7 +1,5 @@
-"""Where a task or an actor should run, as values of the option `scheduling_strategy`.
-
-Programs may build these; the option refuses them with `NotImplementedError` until meshes span hosts.
-"""
+"""Where a task should run, as values of the option `scheduling_strategy`. Those of placement groups, and all of them
+for actors, are still refused with `NotImplementedError`."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ General layout::
     advert        what a peer says of itself on the LAN: a record with a MAC
     peers         what peers say to each other, and over which planes
     peer_codec    these messages to bytes and back
+    envelopes     what the streams between peers carry: from which process, to which, and a message
     boot          what a worker is told at its birth
     forking       peer and zygote, over their own socket
 """

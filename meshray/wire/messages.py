@@ -8,18 +8,27 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
-                                                   LeaseLost, Infeasible
-    S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
+                                                   LeaseLost, Infeasible, AskAlso
+    S   -> W   Push, PlainPush, Cancel
+    W   -> S   Results, PlainResults, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
     P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
+    A   -> P   Bring, Unused, Lodged  P -> A     Brought
+    P   -> P'  Hold, Release, Fetch, Forget, Lodged, ProcessDied, DeathSettled, and back HoldDone, Fetched, DeathSeen
+    P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
                  FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
+    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
+    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+
+Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
+the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
 """
 
 from __future__ import annotations
@@ -27,6 +36,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+
+from meshray.ids import TASK_BYTES
+from meshray.strategy import ANYWHERE, Strategy
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
 
@@ -39,6 +51,10 @@ Text = Annotated[str, Meta(max_length=64 * 1024)]
 Name = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Amounts = dict[Name, Count]
+Near = Annotated[dict[NodeId, Count], Meta(max_length=16)]
+"""Bytes by home node."""
+
+Hops = Annotated[int, Meta(ge=0, le=64)]
 
 
 class Place(Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -182,7 +198,8 @@ class PeerStops(Struct, array_like=True, tag=15):
 
 
 class Demand(Struct, array_like=True, tag=20):
-    """S -> P: how many leases of a class this submitter could use now, in all. Absolute, so a repeat is harmless."""
+    """S -> P: how many leases of a class this submitter could use of this peer now, in all. Absolute, so a repeat is
+    harmless. Said to its own peer, and to those that AskAlso names."""
 
     class_id: int  # the submitter's own number of the class
     count: int
@@ -190,6 +207,34 @@ class Demand(Struct, array_like=True, tag=20):
     profile: Profile = Profile()
     depth: int = 0
     name: Name = ""  # a function of the class, for messages to people
+    strategy: Strategy = ANYWHERE
+    near: Near = {}  # where the large arguments of one of these tasks lie
+    job: bytes = b""  # for whom; the receiver knows by itself for its own processes
+    hops: Hops = 0  # how many AskAlso have led here
+
+
+class AskAlso(Struct, array_like=True, tag=140):
+    """P -> S: this peer cannot give all that was asked for now; that one may give so many more. A hint: whoever has
+    nothing left to run ignores it, and only a peer grants its own slots. A repeat asks again."""
+
+    class_id: int
+    peer: ProcessId
+    count: int
+    hops: Hops  # what the Demand there says
+
+
+class LoadNow(Struct, array_like=True, tag=100):
+    """P -> P (a submitter's): a demand could not be met at once; so much is in use here. A repeat changes nothing."""
+
+    used: Amounts
+
+
+class JobWanted(Struct, array_like=True, tag=101):
+    """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
+    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
+    again."""
+
+    job: ProcessId
 
 
 class LeaseGranted(Struct, array_like=True, tag=21):
@@ -236,6 +281,7 @@ class Infeasible(Struct, array_like=True, tag=25):
 
     class_id: int
     message: Text
+    hopeless: bool = False  # nor will one ever join that could: what waits fails with TaskUnschedulableError
 
 
 class Blocked(Struct, array_like=True, tag=26):
@@ -262,12 +308,40 @@ class Push(Struct, array_like=True, tag=30):
     blobs: list[Blob] = []  # functions this worker did not get from this submitter before
 
 
+class PlainPush(Struct, array_like=True, tag=39):
+    """S -> W: as Push, for a run of plain attempts, column by column: the first ones of tasks of one function, or calls
+    of one method, with one return, nothing but an inline payload for arguments, and nothing else to say."""
+
+    lease: int
+    acknowledged: int
+    seq: int  # of the first one; they count up by one
+    function: bytes
+    task_ids: bytes  # one after the other
+    args: list[bytes]  # one each; [] when none has any
+    blobs: list[Blob] = []
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for columns of different lengths."""
+        count, rest = divmod(len(self.task_ids), TASK_BYTES)
+        if rest or (self.args and len(self.args) != count):
+            raise ValueError(f"{len(self.task_ids)} bytes of task ids, and arguments of {len(self.args)} tasks")
+
+
 class Results(Struct, array_like=True, tag=31):
     """W -> S: outcomes, in order of completion."""
 
     lease: int
     results: list[Result]
     busy_ns: int = 0  # time spent running these, for the mean that sets the depth
+
+
+class PlainResults(Struct, array_like=True, tag=29):
+    """W -> S: as Results, for a run of attempts of which each has one inline value and nothing else to say."""
+
+    lease: int
+    seq: int  # of the first one; they count up by one
+    values: list[bytes]
+    busy_ns: int = 0
 
 
 class GivenBack(Struct, array_like=True, tag=32):
@@ -355,6 +429,7 @@ class Lineage(Struct, frozen=True, array_like=True):
     profile: Profile
     depth: int
     name: Name
+    strategy: Strategy = ANYWHERE
 
 
 class Promoted(Struct, array_like=True):
@@ -404,6 +479,13 @@ class Fetch(Struct, array_like=True, tag=45):
     object_ids: list[ObjectId]
 
 
+class Lodged(Struct, array_like=True, tag=120):
+    """P -> P', the peer of the owner: segments that hold your objects lie here. Before whatever tells of their places.
+    They stay until you Release them. A repeat changes nothing."""
+
+    places: list[Place]
+
+
 class Fetched(Struct, array_like=True, tag=46):
     """P -> A: values that were asked for."""
 
@@ -417,21 +499,22 @@ class Forget(Struct, array_like=True, tag=47):
 
 
 class ProcessDied(Struct, array_like=True, tag=48):
-    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
+    """P -> A, P -> P': a process is gone. Answered with DeathSeen after everything it had sent was handled."""
 
     process: ProcessId
 
 
 class DeathSeen(Struct, array_like=True, tag=49):
     """A -> P: everything that the dead process had sent here is accounted for; its pins may go. What arrives from it
-    after this was said is refused."""
+    after this was said is refused. Between peers: the same for all processes of the sender's host."""
 
     process: ProcessId
+    others: bool = False  # between peers: deaths of the sender's own are not settled, they may have passed things on
 
 
 class DeathSettled(Struct, array_like=True, tag=56):
-    """P -> A: everybody has accounted for what the dead process had sent. Only now may pins end that were kept for it
-    as a receiver: until here it may have passed those references on."""
+    """P -> A, P -> P': everybody has accounted for what the dead process had sent. Only now may pins end that were kept
+    for it as a receiver: until here it may have passed those references on."""
 
     process: ProcessId
 
@@ -492,6 +575,87 @@ class Pooled(Struct, array_like=True, tag=57):
 
 class TrimPool(Struct, array_like=True, tag=55):
     """P -> A: the store is full: give back pool and unused credit now."""
+
+
+# -- copies of values that lie on other hosts --------------------------------------------------------------------------
+
+PIECE_MAX_BYTES = 4 << 20
+"""A bound on one piece of a value on its way between hosts."""
+
+
+class Bring(Struct, array_like=True, tag=121):
+    """A -> P: I need this value of another host here. Answered with Brought, once."""
+
+    request: int
+    place: Place
+
+
+class Brought(Struct, array_like=True, tag=122):
+    """P -> A: the copy of this host, or why there is none. The receiver uses it until it says Unused."""
+
+    request: int
+    place: Place | None = None
+    failure: Failure | None = None
+
+
+class Unused(Struct, array_like=True, tag=123):
+    """A -> P: no view of these copies lives here any more. Unknown ones are ignored."""
+
+    segments: list[Name]
+
+
+class Seek(Struct, array_like=True, tag=124):
+    """P -> P', the peer of the owner: I am about to have a copy of this; who else has one? Answered with Found. A
+    repeat is answered again; the sender is known as a holder of a copy from the first one on."""
+
+    place: Place
+
+
+class Found(Struct, array_like=True, tag=125):
+    """P' -> P: who has it, the best one first; nobody: the object is gone."""
+
+    place: Place
+    peers: list[ProcessId]
+
+
+class Pull(Struct, array_like=True, tag=126):
+    """P -> P': send me these bytes of a value. Answered with Piece or NoPiece, in order of the Pulls for one value."""
+
+    place: Place  # where it was made, wherever the receiver has its copy
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=PIECE_MAX_BYTES)]
+
+
+class Piece(Struct, array_like=True, tag=127, gc=False):
+    """P' -> P: some bytes of a value. What nobody waits for is dropped."""
+
+    place: Place
+    offset: Count
+    data: bytes
+
+
+class NoPiece(Struct, array_like=True, tag=128):
+    """P' -> P: that value is not here, or not any more: nothing of it will come."""
+
+    place: Place
+
+
+class Whole(Struct, array_like=True, tag=131):
+    """P -> P', the peer of the owner: the sender's copies of these are whole. A repeat changes nothing."""
+
+    places: list[Place]
+
+
+class CopiesGone(Struct, array_like=True, tag=129):
+    """P -> P', the peer of the owner: the sender has no copies of these any more. A repeat changes nothing."""
+
+    places: list[Place]
+
+
+class Expired(Struct, array_like=True, tag=130):
+    """P' -> P: these objects are gone, so copies of them are of no use. A repeat changes nothing."""
+
+    object_ids: list[ObjectId]
 
 
 # -- actors ------------------------------------------------------------------------------------------------------------
@@ -788,6 +952,80 @@ class LogsShown(Struct, array_like=True, tag=74):
     size: Count
 
 
+# -- between hosts -----------------------------------------------------------------------------------------------------
+
+RELAY_WINDOW_BYTES = 1 << 20
+"""What one process may have on its way to one process of another host. The same for all, so it is not configured: the
+receiver's peer says RelayTaken when half of it is with the receiver, and until then the rest waits with the sender. So
+a pair of processes costs either peer at most this much memory, or one message that is larger."""
+
+
+class Relay(Struct, array_like=True, tag=80, gc=False):
+    """A -> P: pass this on to a process of another host. `data` is an encoded Message, which P does not read."""
+
+    destination: ProcessId
+    data: bytes
+
+
+class Relayed(Struct, array_like=True, tag=81, gc=False):
+    """P -> A: a process or a peer of another host says this. As if `source` had said it directly."""
+
+    source: ProcessId
+    data: bytes
+
+
+class RelayTaken(Struct, array_like=True, tag=82, gc=False):
+    """P' -> A, relayed: `destination` has so many more bytes of what the receiver had sent to it."""
+
+    destination: ProcessId
+    size: Count
+
+
+class NodeGone(Struct, array_like=True, tag=83):
+    """P -> A: a host that the receiver dealt with is gone, or cut off for good: whatever was said to it may not have
+    arrived, nothing of it will come, and whatever ran there is lost. Answered with NodeGoneSeen; what the receiver says
+    to that host before it answers goes nowhere. A host that was only cut off may be spoken to again afterwards, as if
+    for the first time."""
+
+    node: NodeId
+    reason: Text = ""
+
+
+class NodeGoneSeen(Struct, array_like=True, tag=84):
+    """A -> P: from here on what the sender says to that host is meant for after its end. One for each NodeGone."""
+
+    node: NodeId
+
+
+class ProcessThere(Struct, array_like=True, tag=85):
+    """P -> P': a process of this host is about to speak to yours. Once per process and host, before all it says; its
+    ProcessDied follows after all it has said. A repeat changes nothing."""
+
+    process: ProcessId
+    job: bytes = b""  # that it serves; b"" for none. P' knows it from a JobThere
+
+
+class JobThere(Struct, array_like=True, tag=86):
+    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it. A repeat changes
+    nothing. The paths in `info` are those of the driver's host."""
+
+    info: JobInfo
+    python: Name  # the minor version of its driver: "3.11"
+
+
+class JobKnown(Struct, array_like=True, tag=87):
+    """P -> P', the peer of the job's driver: somebody else told me of this job; tell me its end. Answered with JobOver
+    when it is over, or unknown. A repeat changes nothing."""
+
+    job: ProcessId
+
+
+class JobOver(Struct, array_like=True, tag=88):
+    """P -> P': the job has ended, or its driver is gone. A repeat changes nothing."""
+
+    job: ProcessId
+
+
 class Wake(Struct, array_like=True, tag=73):
     """A process to itself: look at your queues."""
 
@@ -800,6 +1038,9 @@ Message = (
     | Exit
     | PeerStops
     | Demand
+    | AskAlso
+    | LoadNow
+    | JobWanted
     | LeaseGranted
     | LeaseReturned
     | LeaseRevoked
@@ -809,7 +1050,9 @@ Message = (
     | Blocked
     | Unblocked
     | Push
+    | PlainPush
     | Results
+    | PlainResults
     | GivenBack
     | Cancel
     | CarrierDone
@@ -823,6 +1066,7 @@ Message = (
     | HoldDone
     | Release
     | Fetch
+    | Lodged
     | Fetched
     | Forget
     | ProcessDied
@@ -835,6 +1079,17 @@ Message = (
     | PoolTrimmed
     | Pooled
     | TrimPool
+    | Bring
+    | Brought
+    | Unused
+    | Seek
+    | Found
+    | Pull
+    | Piece
+    | NoPiece
+    | Whole
+    | CopiesGone
+    | Expired
     | CreateActor
     | StartActor
     | ActorReady
@@ -864,6 +1119,15 @@ Message = (
     | Answer
     | LogLines
     | LogsShown
+    | Relay
+    | Relayed
+    | RelayTaken
+    | NodeGone
+    | NodeGoneSeen
+    | ProcessThere
+    | JobThere
+    | JobKnown
+    | JobOver
     | Wake
 )
 

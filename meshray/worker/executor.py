@@ -25,14 +25,16 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from meshray.core.plain import results_message
 from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
+from meshray.runtime.copies import NotHere
 from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal
+from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.worker.children import Children
 from meshray.worker.forked import ChildOfWorker
@@ -173,16 +175,14 @@ class Executor:
 
     # -- the engine's host: messages, under the pump's lock ----------------------------------------------------------
 
-    def on_push(self, source: bytes, message: m.Push) -> None:
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
         self.pushers.on_push(source, lease, message.acknowledged)
-        if self.actor is not None:
-            self.pushers.take_in()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
-        self.queue.extend([(source, lease, task) for task in message.tasks])
+        self.queue.extend([(source, lease, task) for task in tasks])
         if self.actor is not None:
             self.actor.on_work()
         if self._idle is not None:
@@ -221,9 +221,7 @@ class Executor:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            self.pushers.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
-            self.pushers.take_in()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -258,7 +256,7 @@ class Executor:
         assert self.actor is not None
         for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
             self._dead_callers.discard(caller)
-            self.pushers.forget(caller)
+            self.pushers.on_over(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -318,7 +316,7 @@ class Executor:
                     part = results[begin : begin + FAILURES_AT_ONCE]
                     self.engine.send(source, m.Results(lease, part, busy * len(part) // len(results) if lease else 0))
                 continue
-            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+            self.engine.send(source, results_message(lease, results, busy if lease else 0))
         if self._dead_callers:
             self._forget_callers()
 
@@ -541,6 +539,13 @@ class Executor:
 
     def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         """Positional and keyword arguments of an attempt, references at the top level replaced by their values."""
+        try:
+            return self._arguments(task, carrier)
+        except NotHere:
+            with self.client.waiting.bring([task.args, *task.deps], None):
+                return self._arguments(task, carrier)
+
+    def _arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         load = self.client.values.load
         if not task.args:
             return (), {}

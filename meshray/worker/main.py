@@ -80,6 +80,6 @@ def _settle_in(bind: m.Bind, client: Client) -> None:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    client.engine.at.job_id = client.job_id = job.job
+    client.engine.at.job_id = client.engine.submission.job = client.job_id = job.job
     client.engine.at.namespace = client.namespace = job.namespace
     context.set_runtime(client)

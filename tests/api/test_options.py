@@ -14,10 +14,14 @@ from meshray.api.options import (
     task_options,
 )
 from meshray.options import ActorOptions, TaskOptions
+from meshray.strategy import ANYWHERE, LabelTest, Strategy
 from meshray.util.scheduling_strategies import (
+    DoesNotExist,
+    Exists,
     In,
     NodeAffinitySchedulingStrategy,
     NodeLabelSchedulingStrategy,
+    NotIn,
     PlacementGroupSchedulingStrategy,
 )
 
@@ -86,6 +90,10 @@ def test_the_cpu_of_an_actor_counts_for_its_life_only_when_asked_for() -> None:
         ("runtime_env", {"env_vars": ["A=1"]}),
         ("runtime_env", {"env_vars": {"A": 1}}),
         ("scheduling_strategy", 5),
+        ("scheduling_strategy", NodeAffinitySchedulingStrategy("ab" * 8, soft=1)),  # type: ignore[arg-type]
+        ("label_selector", "zone"),
+        ("label_selector", {"zone": 1}),
+        ("label_selector", {1: "zone"}),
     ],
 )
 def test_wrong_types_of_task_options(option: str, value: Any) -> None:
@@ -113,6 +121,16 @@ def test_wrong_types_of_task_options(option: str, value: Any) -> None:
         ("runtime_env", {"env_vars": {"": "1"}}),
         ("runtime_env", {"env_vars": {"A=B": "1"}}),
         ("scheduling_strategy", "SIDEWAYS"),
+        ("scheduling_strategy", NodeAffinitySchedulingStrategy("ab", soft=False)),
+        ("scheduling_strategy", NodeAffinitySchedulingStrategy("no hex digits", soft=False)),
+        ("scheduling_strategy", NodeLabelSchedulingStrategy({"": In("a")})),
+        ("scheduling_strategy", NodeLabelSchedulingStrategy({f"l{i}": In("a") for i in range(65)})),
+        ("label_selector", {"": "a"}),
+        ("label_selector", {"zone": ""}),
+        ("label_selector", {"zone": "in()"}),
+        ("label_selector", {"zone": "in(a"}),
+        ("label_selector", {"zone": "!!a"}),
+        ("label_selector", {f"l{i}": "a" for i in range(65)}),
     ],
 )
 def test_task_options_out_of_range(option: str, value: Any) -> None:
@@ -149,11 +167,7 @@ def test_wrong_actor_options(option: str, value: Any, error: type[Exception]) ->
         ("max_calls", 1),
         ("runtime_env", {"pip": ["numpy"]}),
         ("runtime_env", {"working_dir": "."}),
-        ("scheduling_strategy", "SPREAD"),
-        ("scheduling_strategy", NodeAffinitySchedulingStrategy("ab", soft=False)),
-        ("scheduling_strategy", NodeLabelSchedulingStrategy({"zone": In("a")})),
         ("scheduling_strategy", PlacementGroupSchedulingStrategy(None)),
-        ("label_selector", {"zone": "a"}),
         ("accelerator_type", "H100"),
         ("enable_task_events", False),
     ],
@@ -183,6 +197,33 @@ def test_the_defaults_of_later_marks_ask_for_nothing() -> None:
     assert task_options({"max_calls": 0, "scheduling_strategy": "DEFAULT", "runtime_env": {}}) == task_options({})
     defaults = {"max_pending_calls": -1, "allow_out_of_order_execution": False}
     assert actor_options(defaults) == actor_options({})
+
+
+ALIKE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"label_selector": {"zone": "a"}}, {"zone": In("a")}),
+    ({"label_selector": {"zone": "!a"}}, {"zone": NotIn("a")}),
+    ({"label_selector": {"zone": "in(b, a)", "disk": "ssd"}}, {"disk": In("ssd"), "zone": In("a", "b")}),
+    ({"label_selector": {"zone": "!in(a,b)"}}, {"zone": NotIn("b", "a")}),
+]
+
+
+@pytest.mark.parametrize(("selected", "hard"), ALIKE)
+def test_a_label_selector_is_a_strategy_in_other_words(selected: dict[str, Any], hard: dict[str, Any]) -> None:
+    options = task_options({"scheduling_strategy": NodeLabelSchedulingStrategy(hard)})
+    assert task_options(selected) == options
+    assert hash(options.strategy)
+
+
+def test_strategies_are_frozen_and_both_must_be_met() -> None:
+    assert task_options({"scheduling_strategy": "SPREAD"}).strategy == Strategy(spread=True)
+    affinity = NodeAffinitySchedulingStrategy("ab" * 8, soft=True)
+    given = {"scheduling_strategy": affinity, "label_selector": {"zone": "a"}}
+    wanted = Strategy(node=b"\xab" * 8, soft=True, hard=(LabelTest("zone", ("a",)),))
+    assert task_options(given).strategy == wanted
+    soft = NodeLabelSchedulingStrategy({"a": Exists()}, soft={"b": DoesNotExist()})
+    wanted = Strategy(hard=(LabelTest("a"),), wished=(LabelTest("b", (), True),))
+    assert task_options({"scheduling_strategy": soft}).strategy == wanted
+    assert task_options({"label_selector": {}}).strategy is ANYWHERE
 
 
 @pytest.mark.parametrize("table", [TASK, ACTOR, METHOD, METHOD_CALL])

@@ -11,6 +11,7 @@ import pytest
 from meshray.config import DEFAULT
 from meshray.core.pending import DONE, IN_FLIGHT, READY, Mean, Pending
 from meshray.core.submission import SchedulingClass, Submission
+from meshray.ids import peer_of
 from meshray.wire.messages import (
     Blob,
     Demand,
@@ -25,7 +26,7 @@ from meshray.wire.messages import (
     Task,
 )
 
-PEER = b"P" * 16
+PEER = peer_of(b"the-node")
 CRASH = Failure("WorkerCrashedError", "killed by signal 9 (SIGKILL)")
 BLOB = Blob(b"f" * 16, "work", b"pickled")
 VALUE = b"value"
@@ -33,7 +34,7 @@ MS = 1_000_000
 
 
 def worker(number: int) -> bytes:
-    return b"worker" + number.to_bytes(10, "big")
+    return PEER[:8] + number.to_bytes(8, "big")
 
 
 class Shell:

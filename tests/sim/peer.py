@@ -11,7 +11,9 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    DeathOver,
     KillProcess,
+    Later,
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
@@ -19,26 +21,31 @@ from meshray.core.effects import (
     SweepSegments,
     UnlinkSegment,
 )
+from meshray.core.foreigners import Foreigners
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.object_table import Record, Stage
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
+from meshray.ids import node_of, peer_of
 from meshray.wire import messages as m
-from tests.sim.world import NODE, PEER, World, process_id
+from tests.sim.world import NODE, World, process_id
 
 
 class SimPeer:
     """One peer, which gives its slots to actors. `on_freed(record)` hears of each record that ends; `new_host(label,
     job)` makes the worker of that label, once it is bound to a job."""
 
-    def __init__(self, world: World, config: Config, capacity: int = 1 << 40) -> None:
+    def __init__(
+        self, world: World, config: Config, capacity: int = 1 << 40, node: bytes = NODE, alone: bool = True
+    ) -> None:
         self.world = world
-        self.process = PEER
+        self.node = node
+        self.process = peer_of(node)
         self.alive = True
         self.store = StoreAccounts(config, capacity)
-        self.objects = Objects(config, NODE, self.store)
-        self.actors = Actors(config, NODE, self.objects)
+        self.objects = Objects(config, node, self.store, alone)
+        self.actors = Actors(config, node, self.objects)
         self.on_freed: Callable[[Record], None] = lambda record: None
         self.leases = Leases({"CPU": 20_000}, ("python", "/usr"), config)
         self.leases.job_is_needed = lambda job: any(
@@ -47,8 +54,11 @@ class SimPeer:
         self.new_host: Callable[[str, bytes], object] = lambda label, job: None
         self.files: dict[str, bytes] = {}  # segment -> maker: what lies in the store folder
         self.jobs_ended: set[bytes] = set()
+        self.gone: set[bytes] = set()  # hosts that this one knows to be gone
+        self.foreigners = Foreigners()
+        self.dealt: dict[bytes, set[bytes]] = {}  # process of this host -> nodes that it dealt with
         self._next_deadline = float("inf")
-        table = self.objects._table
+        table = self.objects.table
         real = table._on_free
 
         def on_free(record: Record) -> None:
@@ -56,7 +66,7 @@ class SimPeer:
             real(record)
 
         table._on_free = on_free
-        world.parties[PEER] = self
+        world.parties[self.process] = self
         world.checks.append(self.check)
 
     def check(self) -> None:
@@ -78,11 +88,15 @@ class SimPeer:
         now = self.world.now
         journal = {caller: (results, []) for caller, results in finished.items()}
         for to, message in lost:
-            self.world.send(PEER, to, message)
+            self.world.send(self.process, to, message)
         self.leases.on_process_died(process, [], [], m.Failure("WorkerCrashedError", "killed"), now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", journal, now)
         self.perform()
-        self.objects.on_process_died(process, "it was killed")
+        told = frozenset(peer_of(node) for node in self.dealt.pop(process, set()) - self.gone)
+        for peer in sorted(told):
+            self.world.send(self.process, peer, m.ProcessDied(process))
+        self.foreigners.on_local_died(process, told)
+        self.objects.on_process_died(process, "it was killed", told)
         self.perform()
 
     def end_job(self, job: bytes) -> list[bytes]:
@@ -95,6 +109,57 @@ class SimPeer:
         self.leases.on_driver_gone(job, self.world.now)
         self.perform()
         return [process for process in doomed if self.objects.is_attached(process)]
+
+    # -- other hosts -------------------------------------------------------------------------------------------------
+
+    def passes(self, source: bytes, to: bytes) -> bool:
+        """Whether a message between hosts goes on from here: neither end is known to be gone."""
+        here, there = (source, to) if node_of(source) == self.node else (to, source)
+        if node_of(there) in self.gone:
+            return False
+        if here == self.process:
+            return True
+        if not self.objects.is_attached(here):
+            return False
+        self.dealt.setdefault(here, set()).add(node_of(there))
+        if there != peer_of(there):
+            self.foreigners.add(there, b"")
+        self.foreigners.met(there, here)
+        return True
+
+    def host_gone(self, node: bytes) -> None:
+        """The detector says so."""
+        if not self.alive:
+            return
+        self.gone.add(node)
+        for process in sorted(self.objects._attached):
+            self.world.send(self.process, process, m.NodeGone(node))
+        self.foreigners.on_host_gone(node)
+        self.objects.foreign.on_host_gone(node, "it was killed")
+        self.perform()
+
+    def _nowhere(self, node: bytes) -> None:
+        """Something was said to a host that is gone."""
+        if self.alive:
+            self.objects.foreign.on_unreachable(node, "it was killed")
+            self.perform()
+
+    def foreign_death(self, process: bytes) -> None:
+        """As `core.road` does it."""
+        if self.foreigners.settles(process):
+            return
+        witnesses = {each for each in self.foreigners.who_met(process) if self.objects.is_attached(each)}
+        self.foreigners.on_died(process, witnesses)
+        for witness in sorted(witnesses):
+            self.world.send(self.process, witness, m.ProcessDied(process))
+        if not witnesses:
+            self.objects.on_foreign_death_seen(process)
+
+    def death_over(self, process: bytes) -> None:
+        for peer in self.foreigners.on_local_settled(process):
+            self.world.send(self.process, peer, m.DeathSettled(process))
+        for foreigner in self.foreigners.settled_witness(process):
+            self.objects.on_foreign_death_seen(foreigner)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -117,6 +182,19 @@ class SimPeer:
                 objects.on_sealed(source, message)
             case m.DeathSeen():
                 objects.on_death_seen(source, message)
+                if self.foreigners.on_answer(source, message.process):
+                    objects.on_foreign_death_seen(message.process)
+            case m.HoldDone():
+                objects.foreign.on_hold_done(source, message)
+            case m.Fetched():
+                objects.foreign.on_fetched(source, message)
+            case m.Lodged():
+                objects.foreign.on_lodged(source, message)
+            case m.ProcessDied():
+                self.foreign_death(message.process)
+            case m.DeathSettled():
+                for witness in self.foreigners.on_settled(message.process):
+                    self.world.send(self.process, witness, message)
             case m.CreditRequest():
                 self.store.on_credit_request(source, message, now)
             case m.PoolTrimmed():
@@ -149,6 +227,11 @@ class SimPeer:
             self._next_deadline = max(deadline, self.world.now)
             self.world.at(self._next_deadline - self.world.now, self._tick)
 
+    def _later(self, number: int) -> None:
+        if self.alive:
+            self.objects.foreign.on_later(number)
+            self.perform()
+
     def _tick(self) -> None:
         self._next_deadline = float("inf")
         self.leases.tick(self.world.now)
@@ -161,10 +244,16 @@ class SimPeer:
         match effect:
             case Send(message=m.Bind()):
                 self.new_host(effect.to[8:].decode().strip("\0"), effect.message.job.job)
+            case Send() if node_of(effect.to) in self.gone:
+                self.world.at(0.0, lambda: self._nowhere(node_of(effect.to)))
             case Send():
-                self.world.send(PEER, effect.to, effect.message)
+                self.world.send(self.process, effect.to, effect.message)
             case StartWorker():
                 self.world.at(self.world.random.random() * 0.02, lambda: self._started(effect.ticket))
+            case DeathOver():
+                self.death_over(effect.process)
+            case Later():
+                self.world.at(effect.seconds, lambda: self._later(effect.number))
             case UnlinkSegment():
                 self.files.pop(effect.segment, None)
             case SweepSegments():
@@ -192,7 +281,7 @@ class SimPeer:
 
     def _started(self, ticket: int) -> None:
         """A worker without a job: it is nobody yet."""
-        self.leases.on_worker_ready(ticket, process_id(f"h{ticket}"), self.world.now)
+        self.leases.on_worker_ready(ticket, process_id(f"h{ticket}", self.node), self.world.now)
         self.perform()
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
+from meshray.ids import node_of, peer_of
+
 NODE = b"the-peer"
 PEER = NODE + bytes(8)
 
@@ -25,6 +27,12 @@ class Party(Protocol):
     alive: bool
 
     def receive(self, source: bytes, message: Any) -> None: ...
+
+
+class Road(Party, Protocol):
+    """A peer, which passes on what goes to other hosts and comes from there."""
+
+    def passes(self, source: bytes, to: bytes) -> bool: ...
 
 
 class World:
@@ -53,18 +61,33 @@ class World:
         heapq.heappush(self._events, (time, self._next, event))
 
     def send(self, source: bytes, to: bytes, message: Any) -> None:
-        """First in, first out per link; links know nothing of each other. Mostly quick, sometimes very slow."""
-        scale = self.random.choice((0.0002, 0.001, 0.02))
-        time = max(self._links.get((source, to), 0.0), self.now + self.random.random() * scale)
-        self._links[source, to] = time
-        self._at(time, lambda: self._deliver(source, to, message, time))
+        """First in, first out per link; links know nothing of each other. Mostly quick, sometimes very slow. To another
+        host by way of both peers."""
+        path = [source, to]
+        if node_of(source) != node_of(to):
+            path = list(dict.fromkeys((source, peer_of(source), peer_of(to), to)))
+        self._hop(path, 0, message)
 
-    def _deliver(self, source: bytes, to: bytes, message: Any, time: float) -> None:
-        receiver = self.parties.get(to)
-        if receiver is None or not receiver.alive or time > self._cut.get((source, to), time):
+    def _hop(self, path: list[bytes], at: int, message: Any) -> None:
+        link = path[at], path[at + 1]
+        scale = self.random.choice((0.0002, 0.001, 0.02))
+        time = max(self._links.get(link, 0.0), self.now + self.random.random() * scale)
+        self._links[link] = time
+        self._at(time, lambda: self._deliver(path, at, message, time))
+
+    def _deliver(self, path: list[bytes], at: int, message: Any, time: float) -> None:
+        sender, to = path[at], path[at + 1]
+        receiver: Any = self.parties.get(to)
+        if receiver is None or not receiver.alive or time > self._cut.get((sender, to), time):
             return
         if to in self._stopped:
-            self._stopped[to].append(lambda: self._deliver(source, to, message, time))
+            self._stopped[to].append(lambda: self._deliver(path, at, message, time))
+            return
+        source, end = path[0], path[-1]
+        if (node_of(source) != node_of(end) and to == peer_of(to)) and not receiver.passes(source, end):
+            return
+        if to != end:
+            self._hop(path, at + 1, message)
             return
         self.note(f"{name(source)} -> {name(to)} {message!r:.150}")
         receiver.receive(source, message)
@@ -125,9 +148,10 @@ class World:
 
 def name(process: bytes) -> str:
     """For people."""
-    return "peer" if process == PEER else process[8:].decode(errors="replace").strip("\0")
+    where = "" if node_of(process) == NODE else f"@{node_of(process).decode(errors='replace')}"
+    return ("peer" if process == peer_of(process) else process[8:].decode(errors="replace").strip("\0")) + where
 
 
-def process_id(label: str) -> bytes:
+def process_id(label: str, node: bytes = NODE) -> bytes:
     """The id of a process that is called `label`."""
-    return NODE + label.encode().ljust(8, b"\0")
+    return node + label.encode().ljust(8, b"\0")

@@ -1,0 +1,52 @@
+"""Which hosts know of which jobs? So that all of them hear of the end."""
+
+from __future__ import annotations
+
+from meshray.ids import NODE_BYTES
+
+
+class JobsAbroad:
+    """Jobs of our drivers that others know, and jobs of others that we know. `node` is our home."""
+
+    def __init__(self, node: bytes) -> None:
+        self._node = node
+        self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
+        self._foreign: dict[bytes, str] = {}  # jobs of others that live -> the minor version of Python of their drivers
+
+    def on_told(self, job: bytes, home: bytes) -> None:
+        """That host knows this job."""
+        if job[:NODE_BYTES] == self._node:
+            self._told.setdefault(job, set()).add(home)
+
+    def take_told(self, job: bytes) -> list[bytes]:
+        """Our job is over: who knows it."""
+        return sorted(self._told.pop(job, ()))
+
+    def on_there(self, job: bytes, python: str) -> bool:
+        """Somebody says that there is such a job. Whether it is news, and another host's."""
+        if job[:NODE_BYTES] == self._node or job in self._foreign:
+            return False
+        self._foreign[job] = python
+        return True
+
+    def python_of(self, job: bytes) -> str:
+        """Of a foreign job's driver; "" for others."""
+        return self._foreign.get(job, "")
+
+    def on_over(self, job: bytes) -> bool:
+        """A foreign job is over. Whether it was known."""
+        return self._foreign.pop(job, None) is not None
+
+    def of_host(self, home: bytes) -> list[bytes]:
+        """Living jobs of that host's drivers."""
+        return [job for job in self._foreign if job[:NODE_BYTES] == home]
+
+    def forget_host(self, home: bytes) -> None:
+        """That host knows nothing any more."""
+        for job in list(self._told):
+            self._told[job].discard(home)
+            if not self._told[job]:
+                del self._told[job]
+
+    def __contains__(self, job: bytes) -> bool:
+        return job in self._foreign

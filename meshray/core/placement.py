@@ -1,0 +1,378 @@
+"""On which hosts could this class run, and which of them should its submitter ask?
+
+Theory. Only a peer grants its own slots, so what one knows of the others is a hint: loads are told by gossip, twice a
+second at best. A peer that cannot give a submitter all it asks for names others (`AskAlso`); it does not ask for it.
+A hint that was wrong costs a message: the peer asked lets the demand queue, and may name another one in its turn.
+
+For a class that waits, each member has a *rank*: it could never run it (0), it will do (1), it is preferred (2: labels
+that were wished for; most bytes of large arguments). Then, in this order:
+
+1. *Locality.* Where most bytes of its large arguments lie is preferred for as long as fetching them would take.
+2. *Room.* Preferred hosts with free slots, then others: this one first, then again and again the less loaded of two
+   random ones, until all that waits has a place. What was promised is taken off the hint (`debit`) until the host
+   tells its load the next time: else a burst would all go to one.
+3. *Queues.* Nobody has room: one more of them each `ask_again_s`, so its turn comes somewhere, and its job has its
+   share on every host.
+
+With SPREAD all hosts that can run it have their turn, this one as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshray.config import Config
+from meshray.core.demands import Wanted
+from meshray.core.slots import Slots
+from meshray.resources import Amounts, describe, fits
+from meshray.strategy import Strategy
+
+if TYPE_CHECKING:
+    from random import Random
+
+ROOM_MAX = 1024
+"""The most leases that anybody asks for at once."""
+
+NAMED_MAX = 5
+"""So many hosts are named to people; of more, the number."""
+
+NEVER, WILL_DO, PREFERRED = 0, 1, 2
+
+
+class Here(NamedTuple):
+    """What a peer is to others."""
+
+    node: bytes = b""  # its home node; b"" for one that never has others
+    labels: Mapping[str, str] = {}
+    random: Random | None = None  # decides between equals; needed once there are others
+
+
+NOWHERE = Here()
+
+
+class Member:
+    """Another host, as this one sees it."""
+
+    __slots__ = ("address", "compatible", "debit", "labels", "name", "node", "queued", "total", "used")
+
+    def __init__(
+        self,
+        node: bytes,
+        name: str,
+        total: Amounts,
+        used: Amounts,
+        labels: Mapping[str, str],
+        *,
+        compatible: bool = True,
+        address: str = "",
+    ) -> None:
+        self.node = node  # its home node
+        self.name = name
+        self.total: dict[str, int] = dict(total)
+        self.used: dict[str, int] = dict(used)  # as it has told last
+        self.labels: dict[str, str] = dict(labels)
+        self.compatible = compatible  # it runs our version of Python: code may go there
+        self.address = address  # for people
+        self.debit: dict[str, int] = {}  # what submitters were sent there for since
+        self.queued = 0  # how many were sent there to queue since
+
+    def room(self, request: Amounts) -> int:
+        """How many such leases seem to be free."""
+        rooms = [
+            (self.total.get(name, 0) - self.used.get(name, 0) - self.debit.get(name, 0)) // amount
+            for name, amount in request.items()
+        ]
+        return max(0, min(rooms, default=ROOM_MAX))
+
+    def capacity(self, request: Amounts) -> int:
+        """How many such leases it has in all."""
+        return min((self.total.get(name, 0) // amount for name, amount in request.items()), default=ROOM_MAX)
+
+    def load(self, request: Amounts) -> float:
+        """How full it is: what is used, promised and queued of what it has."""
+        parts = [
+            (self.used.get(name, 0) + self.debit.get(name, 0)) / max(1, self.total.get(name, 0)) for name in request
+        ]
+        return max(parts, default=0.0) + self.queued / max(1, self.capacity(request))
+
+    def promise(self, request: Amounts, count: int) -> None:
+        """Submitters are sent there for so many."""
+        for name, amount in request.items():
+            self.debit[name] = self.debit.get(name, 0) + amount * count
+
+    def __repr__(self) -> str:
+        return f"Member({self.name}, {describe(self.used)} of {describe(self.total)} used)"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A submitter should ask this node for so many leases more."""
+
+    node: bytes
+    count: int
+
+
+class Placement:
+    """The members that this peer sees, and what it makes of them."""
+
+    def __init__(self, here: Here, slots: Slots, config: Config) -> None:
+        self.node = here.node
+        self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
+        self.version = 0  # grows whenever one of them has changed
+        self._here = Member(here.node, "this host", slots.total, {}, here.labels)
+        self._slots = slots
+        self._config = config
+        self._random = here.random
+        self._turn = 0  # of SPREAD, over all classes
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def on_member(self, member: Member) -> None:
+        """It is there, or tells its load. What was promised on its behalf shows in it from now on, or never will."""
+        assert member.node != self.node, f"{member} is this host"
+        self.members[member.node] = member
+        self.version += 1
+
+    def on_load(self, node: bytes, used: Amounts) -> None:
+        """What is in use there now, told directly."""
+        member = self.members.get(node)
+        if member is not None:
+            member.used, member.debit, member.queued = dict(used), {}, 0
+            self.version += 1
+
+    def on_gone(self, node: bytes) -> None:
+        """It is dead, or left."""
+        if self.members.pop(node, None) is not None:
+            self.version += 1
+
+    # -- this host ---------------------------------------------------------------------------------------------------
+
+    def why_not_here(self, strategy: Strategy) -> str:
+        """Why this host may never run it, whatever it has; "" when it may. Does not change while the host is up."""
+        if strategy.node and not strategy.soft and strategy.node != self.node:
+            return f"it asks for the node {strategy.node.hex()}"
+        if not strategy.admits(self._here.labels):
+            return f"it asks for the labels {strategy}"
+        return ""
+
+    def may_grant(self, wanted: Wanted, now: float) -> bool:
+        """Whether slots of this host are for `wanted` now, if there are any: nobody else is to be preferred."""
+        strategy = wanted.strategy
+        if wanted.hops or not self.members or not (strategy.spread or strategy.node or strategy.wished or wanted.near):
+            return True
+        if strategy.spread:
+            self._deal(wanted, now)
+            return bool(wanted.turns)
+        rank = self._rank(self._here, wanted)
+        if rank != WILL_DO:
+            return rank == PREFERRED
+        if now < self._held_until(wanted):
+            return False
+        asked_after = now - self._config.ask_again_s
+        return not any(
+            (member.room(wanted.request) or wanted.asked.get(member.node, 0.0) > asked_after)
+            and self._rank(member, wanted) == PREFERRED
+            for member in self.members.values()
+        )
+
+    def on_granted(self, wanted: Wanted) -> None:
+        """A slot of this host was granted to it."""
+        if wanted.turns:
+            wanted.turns -= 1
+
+    # -- which others ------------------------------------------------------------------------------------------------
+
+    def asks(self, wanted: Wanted, now: float) -> list[Ask]:
+        """Whom the submitter of a class that waits should ask as well, now. Notes that it was told so."""
+        due = now >= self.next_look(wanted)
+        if wanted.looked == self.version and not due:
+            return []
+        wanted.looked = self.version
+        left = min(wanted.count - len(wanted.grants), ROOM_MAX)
+        if left <= 0 or wanted.hops >= self._config.hops_max:
+            return []
+        if wanted.strategy.spread and not wanted.hops:
+            return self._spread_asks(wanted, now)
+        held = now < self._held_until(wanted)
+        ranks = self._ranked(wanted)
+        wanted.ask_at = now + self._config.ask_again_s if due else wanted.ask_at
+        if held:
+            wanted.ask_at = min(wanted.ask_at, self._held_until(wanted))
+            if self._rank(self._here, wanted) == PREFERRED:
+                return []  # its arguments are here
+            ranks.pop(WILL_DO, None)  # they are there
+        asks: list[Ask] = []
+        for rank in (PREFERRED, WILL_DO):
+            asks += self._with_room(wanted, ranks.get(rank, ()), left - sum(ask.count for ask in asks), now)
+        left -= sum(ask.count for ask in asks)
+        if due and left > 0 and not wanted.hops:
+            asks += self._to_queue(wanted, ranks.get(PREFERRED) or ranks.get(WILL_DO) or (), left, now)
+        return asks
+
+    def next_look(self, wanted: Wanted) -> float:
+        """When `asks` or `may_grant` may say more, if nothing happens before."""
+        if wanted.hops:
+            return math.inf
+        if wanted.strategy.spread:
+            return wanted.dealt_at + self._config.spread_wait_s
+        return wanted.ask_at
+
+    def _ranked(self, wanted: Wanted) -> dict[int, list[Member]]:
+        """Those that could run it, but for the submitter's own host, which has sent it here."""
+        ranks: dict[int, list[Member]] = {}
+        for member in self.members.values():
+            rank = self._rank(member, wanted)
+            if rank and not (wanted.hops and wanted.submitter.startswith(member.node)):
+                ranks.setdefault(rank, []).append(member)
+        return ranks
+
+    def _with_room(self, wanted: Wanted, tier: Sequence[Member], left: int, now: float) -> list[Ask]:
+        """Of those with room, again and again the less loaded of two random ones."""
+        request = wanted.request
+        free = [member for member in tier if member.room(request)]
+        asks: list[Ask] = []
+        while free and left > 0:
+            best = self._better_of_two(free, request)
+            free.remove(best)
+            count = min(left, best.room(request))
+            best.promise(request, count)
+            wanted.asked[best.node] = now
+            asks.append(Ask(best.node, count))
+            left -= count
+        return asks
+
+    def _to_queue(self, wanted: Wanted, tier: Sequence[Member], left: int, now: float) -> list[Ask]:
+        """One more where all are busy; or one of those that were asked long ago, again."""
+        renew_before = now - self._config.ask_renew_s
+        new = [member for member in tier if member.node not in wanted.asked]
+        if len(wanted.asked) >= self._config.ask_busy_max:
+            new = []
+        candidates = new or [member for member in tier if wanted.asked.get(member.node, now) <= renew_before]
+        if not candidates:
+            return []
+        best = self._better_of_two(candidates, wanted.request)
+        best.queued += 1
+        wanted.asked[best.node] = now
+        return [Ask(best.node, min(left, best.capacity(wanted.request)))]
+
+    def _better_of_two(self, members: list[Member], request: Amounts) -> Member:
+        assert self._random is not None, "a peer without a home has met others"
+        two = self._random.sample(members, min(2, len(members)))  # in random order: equal ones take turns
+        return min(two, key=lambda member: member.load(request))
+
+    # -- ranks -------------------------------------------------------------------------------------------------------
+
+    def _rank(self, member: Member, wanted: Wanted) -> int:
+        strategy = wanted.strategy
+        if not self._could(member, wanted):
+            return NEVER
+        if strategy.node not in (b"", member.node) and (not strategy.soft or self._target_could(wanted)):
+            return NEVER
+        if not strategy.prefers(member.labels):
+            return WILL_DO
+        nearest = self._nearest(wanted)[0]
+        return PREFERRED if nearest in (b"", member.node) else WILL_DO
+
+    def _could(self, member: Member, wanted: Wanted) -> bool:
+        return member.compatible and fits(wanted.request, member.total) and wanted.strategy.admits(member.labels)
+
+    def _target_could(self, wanted: Wanted) -> bool:
+        """Whether the node that its strategy names is there, and has what it asks for."""
+        node = wanted.strategy.node
+        member = self._here if node == self.node else self.members.get(node)
+        return member is not None and self._could(member, wanted)
+
+    def _nearest(self, wanted: Wanted) -> tuple[bytes, int]:
+        """Where most bytes of its large arguments lie, of those that could run it, and how many more than anywhere
+        else; (b"", 0) when it makes no difference."""
+        if not wanted.near:
+            return b"", 0
+        there = [
+            (count, node)
+            for node, count in wanted.near.items()
+            if (member := self._here if node == self.node else self.members.get(node)) and self._could(member, wanted)
+        ]
+        there.sort(reverse=True)
+        if not there:
+            return b"", 0
+        gain = there[0][0] - (there[1][0] if len(there) > 1 else 0)
+        return (there[0][1], gain) if gain >= self._config.locality_min_bytes else (b"", 0)
+
+    def _held_until(self, wanted: Wanted) -> float:
+        """Until when it is for its nearest host alone: no longer than it would take to fetch what lies there."""
+        gain = self._nearest(wanted)[1]
+        return wanted.since + min(gain / self._config.locality_bytes_per_s, self._config.locality_wait_max_s)
+
+    # -- SPREAD ------------------------------------------------------------------------------------------------------
+
+    def _deal(self, wanted: Wanted, now: float) -> None:
+        """Deal out in turn what waits: to all that have room, or to all when nobody has any. Again when some of them
+        have not taken their turns in time."""
+        if wanted.turns is not None and now < wanted.dealt_at + self._config.spread_wait_s:
+            return
+        request = wanted.request
+        could = [member for members in self._ranked(wanted).values() for member in members]
+        here = not wanted.never
+        free = [member for member in could if member.room(request)]
+        here_free = here and self._slots.fits(request)
+        if free or here_free:
+            could, here = free, here_free
+        nodes = sorted([member.node for member in could] + ([self.node] if here else []))
+        count = min(wanted.count - len(wanted.grants), ROOM_MAX)
+        wanted.turns, wanted.dealt_at = 0, now
+        if not nodes:
+            return
+        first = self._turn % len(nodes)
+        self._turn += count
+        each, more = divmod(count, len(nodes))
+        wanted.shares = {node: each + (i < more) for i, node in enumerate(nodes[first:] + nodes[:first])}
+        wanted.turns = wanted.shares.pop(self.node, 0)
+
+    def _spread_asks(self, wanted: Wanted, now: float) -> list[Ask]:
+        self._deal(wanted, now)
+        shares, wanted.shares = wanted.shares, {}
+        asks = [Ask(node, share) for node, share in shares.items() if share and node in self.members]
+        for ask in asks:
+            self.members[ask.node].promise(wanted.request, ask.count)
+            wanted.asked[ask.node] = now
+        return asks
+
+    # -- what nobody can do ------------------------------------------------------------------------------------------
+
+    def somebody_could(self, wanted: Wanted) -> bool:
+        """Whether there is another member that could run it."""
+        return any(self._rank(member, wanted) for member in self.members.values())
+
+    def is_hopeless(self, wanted: Wanted) -> bool:
+        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one."""
+        strategy = wanted.strategy
+        return bool(strategy.node) and not strategy.soft and not self._target_could(wanted)
+
+    def why_nobody(self, wanted: Wanted) -> str:
+        """What it asks for, and what is there, for people. `wanted.never`, unless there are others."""
+        if not self.members and not wanted.strategy.node:
+            return wanted.never
+        asked = describe(wanted.request)
+        if str(wanted.strategy):
+            asked += f" on {wanted.strategy}"
+        if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
+            return f"it asks for {asked}, and there is no such node (any more)"
+        hosts = [self._here, *sorted(self.members.values(), key=lambda member: member.name)]
+        told = [_what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
+        if len(hosts) > NAMED_MAX:
+            best = {name: max(host.total.get(name, 0) for host in hosts) for name in wanted.request}
+            told.append(f"{len(hosts) - NAMED_MAX} more with at most {describe(best)}")
+        return f"it asks for {asked}, there is {', '.join(told)}"
+
+
+def _what_is_there(host: Member, wanted: Wanted) -> str:
+    there = describe({name: host.total.get(name, 0) for name in wanted.request})
+    if not host.compatible:
+        there += ", another Python,"
+    labels = [f"{t.label}={host.labels[t.label]}" for t in wanted.strategy.hard if t.label in host.labels]
+    if labels:
+        there += f" ({', '.join(labels)})"
+    return f"{there} on {host.name}"

@@ -1,0 +1,481 @@
+"""How do processes of different hosts speak with each other? Each by way of its own peer, which passes it on unread.
+
+Theory. A stream between two peers (`core.sessions`) delivers once and in order, or both hosts are gone for each other.
+What a process of this host says to another host's goes onto that stream, in the order of its pair, and from there to
+its receiver. So everything that holds for messages on one host holds between two, if the ends are told as well:
+
+- *A process dies.* Its peer says ProcessDied to each host that it dealt with, after all it had said; the peer there
+  says so to each process that dealt with the dead one. These answer DeathSeen, as ever; when all have, their peer
+  answers for the host. A witness that dies itself is waited for until its own death is settled (`core.departures`).
+- *A host is gone*, or cut off, or we were declared dead ourselves and all are gone for us. Each process here that dealt
+  with it hears NodeGone, once; so does our own peer (`HostGone`).
+- *It comes back.* A host that was only cut off has the same processes, and may be spoken to again. Nothing that was
+  meant for before may arrive after: the old stream is over at both ends, and what a process says to that host before it
+  has answered NodeGoneSeen is dropped (*barred*).
+- *A job.* A host hears of a job before it hears of the first process that serves it, from whichever peer that one is
+  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over.
+
+**What it costs.** A process has at most RELAY_WINDOW_BYTES, or one larger message, on its way to another: the rest
+waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
+when half a window has come together and nothing waits for the receiver's socket. The peers never stop reading.
+
+Events go in, effects come out of `take_effects`; what is to leave is pulled: `next` for each home of `laden`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from meshray.config import Config
+from meshray.core.effects import Core, Send
+from meshray.core.foreigners import Foreigners
+from meshray.core.gone import remember
+from meshray.core.homes import PROVEN, Homes
+from meshray.core.jobs_abroad import JobsAbroad
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.ways import Pair, Parcel, Way
+from meshray.ids import NODE_BYTES
+from meshray.local import peer_process
+from meshray.wire.messages import (
+    RELAY_WINDOW_BYTES,
+    DeathSettled,
+    JobInfo,
+    JobKnown,
+    JobOver,
+    JobThere,
+    Message,
+    NodeGone,
+    NodeGoneSeen,
+    ProcessDied,
+    ProcessThere,
+    Relay,
+    Relayed,
+    RelayTaken,
+)
+
+GONE_MAX = 1024
+"""Hosts that are gone and remembered with the reason: whoever asks for them hears it at once."""
+
+
+class Locals(Protocol):
+    """The processes of this host that have attached and live."""
+
+    def __contains__(self, process: bytes) -> bool: ...
+
+    def job_info(self, process: bytes) -> JobInfo | None:
+        """The job that it serves, or has made."""
+
+    def job_lives(self, job: bytes) -> bool:
+        """Whether this is a job of a driver here, and not over."""
+
+
+class Road(Core):
+    """See the head of this file. `linked`: this peer belongs to a mesh; else nobody else is anywhere."""
+
+    def __init__(self, config: Config, node: bytes, python: str, locals_: Locals) -> None:
+        super().__init__()
+        self.node = node
+        self.process_id = peer_process(node)
+        self.linked = False
+        self.counters: Counter[str] = Counter()  # what was dropped, and why
+        self.foreigners = Foreigners()
+        self._config = config
+        self._python = python
+        self._locals = locals_
+        self._homes = Homes(node)
+        self._jobs = JobsAbroad(node)
+        self._ways: dict[bytes, Way] = {}  # by home; made by the first message either way
+        self._laden: dict[bytes, None] = {}  # homes for which something may wait
+        self._gone: dict[bytes, str] = {}  # homes that are gone, and why
+        self._barred: Counter[Pair] = Counter()  # (process, home) -> NodeGone that it has not answered
+        self._owed: Counter[Pair] = Counter()  # bytes that a local destination has, and the source was not told of
+        self._due: dict[Pair, None] = {}  # pairs that are to be told
+
+    # -- who is where ------------------------------------------------------------------------------------------------
+
+    def on_life(self, life: bytes, home: bytes, number: int, now: float) -> None:
+        """A member says whose life it is."""
+        before = self._homes.on_told(life, home, number)
+        if before is not None:
+            self._emit(Sever(before))
+            self._lose(home, "its peer was declared dead, and has begun anew")
+        self._found(home)
+
+    def on_cut(self, life: bytes, why: str) -> None:
+        """The link to it is over, or could not be made."""
+        home = self._homes.home_of(life)
+        if home is not None and self._homes.life_of(home) == life:
+            self._lose(home, why)
+
+    def on_life_over(self, life: bytes, why: str) -> None:
+        """It is no member any more: dead, or it has left."""
+        home = self._homes.on_over(life)
+        if home is not None:
+            self._lose(home, why)
+            if self._homes.life_of(home) is None:
+                remember(self._gone, home, why, GONE_MAX)
+
+    def on_own_end(self, why: str) -> None:
+        """Our own life is over: for everybody else we are dead, and so they are for us."""
+        for home in sorted({*self._homes.clear(), *self._ways}):
+            self._lose(home, why)
+            remember(self._gone, home, why, GONE_MAX)
+
+    def _found(self, home: bytes) -> None:
+        if self._homes.life_of(home) is None:
+            return
+        self._gone.pop(home, None)
+        way = self._ways.get(home)
+        if way is not None:
+            way.give_up_at = None
+            self._laden[home] = None
+
+    def is_there(self, home: bytes) -> bool:
+        """Whether a member is known under this home now."""
+        return self._homes.life_of(home) is not None
+
+    def life_of(self, home: bytes) -> bytes | None:
+        return self._homes.life_of(home)
+
+    def homes(self) -> list[bytes]:
+        """All hosts that are there, but ours."""
+        return self._homes.current()
+
+    def why_gone(self, home: bytes) -> str:
+        """Why a host is gone; "" while it is there, or was never known."""
+        return self._gone.get(home, "")
+
+    def lives(self, process: bytes) -> bool:
+        """Whether a process of another host, or another peer, is there, as far as is known."""
+        home = process[:NODE_BYTES]
+        if process == peer_process(home):
+            return self.is_there(home)
+        return process in self.foreigners
+
+    def job_of(self, process: bytes) -> bytes:
+        """The job that a process of another host serves; b"" for none, or when it has never spoken to this host."""
+        return self.foreigners.job_of(process)
+
+    # -- what processes of this host say -----------------------------------------------------------------------------
+
+    def on_relay(self, source: bytes, message: Relay, now: float) -> None:
+        """A process here says something to another host."""
+        destination, data = message.destination, message.data
+        home = destination[:NODE_BYTES]
+        if home == self.node:
+            self.counters["relays to our own host"] += 1
+        elif (source, home) in self._barred:
+            self.counters["relays from before an end"] += 1
+        elif (way := self._way(home, now)) is None:
+            self._tell_gone(source, home, self._why(home))
+        elif _is_too_much(way.bytes_of((source, destination)), len(data)):
+            self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
+        else:
+            self._introduce(way, source)
+            self.foreigners.met(destination, source)
+            way.relay((source, destination), data)
+            self._laden[home] = None
+
+    def on_seen(self, source: bytes, message: NodeGoneSeen) -> None:
+        """The process speaks of after that end from here on."""
+        key = (source, message.node)
+        if key in self._barred:
+            self._barred[key] -= 1
+            if not self._barred[key]:
+                del self._barred[key]
+
+    def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
+        """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
+        way = self._way(home, now)
+        if way is not None and (again or info.job not in way.jobs):
+            self._say_job(way, info)
+
+    def _say_job(self, way: Way, info: JobInfo) -> None:
+        way.jobs.add(info.job)
+        self._jobs.on_told(info.job, way.home)
+        self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+
+    def _introduce(self, way: Way, process: bytes) -> None:
+        if process in way.introduced:
+            return
+        way.introduced.add(process)
+        way.dealt.add(process)
+        info = self._locals.job_info(process)
+        if info is not None and info.job not in way.jobs:
+            self._say_job(way, info)
+        self._say(way, ProcessThere(process, info.job if info is not None else b""))
+
+    # -- what our own peer says --------------------------------------------------------------------------------------
+
+    def send(self, destination: bytes, message: Message, now: float) -> bool:
+        """Our peer says something to a process of another host, or its peer. False: that host is gone, or there is no
+        other, and it is dropped."""
+        home = destination[:NODE_BYTES]
+        way = self._way(home, now)
+        if way is None:
+            self.counters["sends to the gone"] += 1
+            return False
+        self._say(way, message, destination)
+        return True
+
+    def _say(self, way: Way, message: Message, destination: bytes = b"") -> None:
+        way.say(Parcel(destination or peer_process(way.home), self.process_id, message))
+        self._laden[way.home] = None
+
+    def _way(self, home: bytes, now: float) -> Way | None:
+        """The way to a home; None when it is gone, or nobody can be anywhere."""
+        way = self._ways.get(home)
+        if way is not None:
+            return way
+        if home in self._gone or not self.linked:
+            return None
+        way = self._ways[home] = Way(home)
+        if not self.is_there(home):  # its rumour may be on its way
+            way.give_up_at = now + self._config.road_patience_s
+        return way
+
+    def _why(self, home: bytes) -> str:
+        return self._gone.get(home) or "this peer belongs to no mesh"
+
+    # -- what is to leave --------------------------------------------------------------------------------------------
+
+    def laden(self) -> list[bytes]:
+        """Homes for which something may wait, and which are there."""
+        return [home for home in self._laden if self.is_there(home)]
+
+    def next(self, home: bytes, window_open: bool) -> Parcel | None:
+        """What is to leave for this home next; what is relayed only while the window of the link is open. None:
+        nothing now."""
+        way = self._ways.get(home)
+        if way is None:
+            self._laden.pop(home, None)
+            return None
+        parcel = way.next_own()
+        if parcel is None and window_open:
+            parcel = way.next_relayed()
+        if not way:
+            self._laden.pop(home, None)
+        return parcel
+
+    # -- what comes from other hosts ---------------------------------------------------------------------------------
+
+    def on_arrived(self, life: bytes, destination: bytes, source: bytes, data: bytes, now: float) -> None:
+        """A message that came by the stream of this life."""
+        home = source[:NODE_BYTES]
+        if self._homes.is_over(life):
+            self.counters["messages of lives that are over"] += 1
+            return
+        self.on_life(life, home, PROVEN, now)
+        if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
+            self.counters["messages gone astray"] += 1
+            return
+        of_peer = source == peer_process(home)
+        if not of_peer and source not in self.foreigners:
+            self.counters["messages of strangers"] += 1
+            return
+        way = self._way(home, now)
+        assert way is not None, f"{home.hex()} is there and gone"
+        if destination == self.process_id:
+            self._emit(Handle(source, data))
+            if not of_peer:
+                self._count((source, destination), len(data))
+        elif destination in self._locals:
+            way.dealt.add(destination)
+            self.foreigners.met(source, destination)
+            self._emit(Send(destination, Relayed(source, data)))
+            if not of_peer:
+                self._count((source, destination), len(data))
+        else:  # the sender does not know yet
+            self.counters["messages to the dead"] += 1
+            if not of_peer:
+                self._say(way, ProcessDied(destination))
+
+    def _count(self, pair: Pair, size: int) -> None:
+        self._owed[pair] += size
+        if self._owed[pair] >= RELAY_WINDOW_BYTES // 2:
+            self._due[pair] = None
+
+    def repay(self, clogged: Callable[[bytes], bool]) -> None:
+        """Tell senders what has reached its receivers. `clogged`: something still waits for the socket of that one."""
+        for pair in [pair for pair in self._due if not clogged(pair[1])]:
+            source, destination = pair
+            del self._due[pair]
+            size = self._owed.pop(pair)
+            way = self._ways.get(source[:NODE_BYTES])
+            if way is not None and source in self.foreigners:
+                self._say(way, RelayTaken(destination, size), source)
+
+    # -- peers among themselves --------------------------------------------------------------------------------------
+
+    def on_process_there(self, source: bytes, message: ProcessThere) -> None:
+        process = message.process
+        if self._of_its_peer(source, process):
+            self.foreigners.add(process, message.job)
+
+    def on_process_died(self, source: bytes, message: ProcessDied) -> None:
+        """A process of the sender's host is gone."""
+        process = message.process
+        if not self._of_its_peer(source, process) or self.foreigners.settles(process):
+            return
+        witnesses = {each for each in self.foreigners.who_met(process) if each in self._locals}
+        self._forget_pairs(process)
+        if self.foreigners.on_died(process, witnesses):
+            self._emit(ForeignDied(process))
+        for witness in sorted(witnesses):
+            self._emit(Send(witness, ProcessDied(process)))
+        if not witnesses:
+            self._answer_for(process)
+
+    def on_death_seen(self, witness: bytes, process: bytes) -> None:
+        """A process here has accounted for what a dead one of another host had said to it."""
+        if self.foreigners.on_answer(witness, process):
+            self._answer_for(process)
+
+    def _answer_for(self, process: bytes) -> None:
+        if process[:NODE_BYTES] in self._ways:
+            self._emit(ForeignSeen(process))
+
+    def on_death_settled(self, source: bytes, message: DeathSettled) -> None:
+        """Everybody has accounted for what a dead process of the sender's host had said."""
+        if self._of_its_peer(source, message.process):
+            for witness in self.foreigners.on_settled(message.process):
+                if witness in self._locals:
+                    self._emit(Send(witness, DeathSettled(message.process)))
+
+    def _of_its_peer(self, source: bytes, process: bytes) -> bool:
+        home = source[:NODE_BYTES]
+        if source == peer_process(home) and process[:NODE_BYTES] == home and process != source:
+            return True
+        self.counters["messages out of place"] += 1
+        return False
+
+    # -- ends on this host -------------------------------------------------------------------------------------------
+
+    def on_local_died(self, process: bytes) -> frozenset[bytes]:
+        """A process of this host is gone. The peers (their process ids) that have to account for it."""
+        told = []
+        for home, way in self._ways.items():
+            if process in way.dealt:
+                parcel = Parcel(peer_process(home), self.process_id, ProcessDied(process))
+                way.farewell(process, parcel)
+                self._laden[home] = None
+                told.append(peer_process(home))
+        for key in [key for key in self._barred if key[0] == process]:
+            del self._barred[key]
+        self._forget_pairs(process)
+        self.foreigners.on_local_died(process, told)
+        return frozenset(told)
+
+    def on_local_settled(self, process: bytes) -> None:
+        """The death of a process of this host is settled: everybody has accounted for what it had said."""
+        for peer in self.foreigners.on_local_settled(process):
+            way = self._ways.get(peer[:NODE_BYTES])
+            if way is not None:
+                self._say(way, DeathSettled(process))
+        for foreigner in self.foreigners.settled_witness(process):
+            self._answer_for(foreigner)
+
+    def _forget_pairs(self, process: bytes) -> None:
+        for pair in [pair for pair in self._owed if process in pair]:
+            del self._owed[pair]
+            self._due.pop(pair, None)
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def on_job_there(self, source: bytes, message: JobThere, now: float) -> None:
+        """A job that processes of the sender's host serve."""
+        home, job = source[:NODE_BYTES], message.info.job
+        way = self._ways.get(home)
+        if way is None or source != peer_process(home):
+            self.counters["messages out of place"] += 1
+            return
+        way.jobs.add(job)
+        if not self._jobs.on_there(job, message.python):
+            return
+        self._emit(JobCame(message.info, message.python))
+        origin = job[:NODE_BYTES]
+        if origin != home:
+            if self._way(origin, now) is None:
+                self._end_job(job, self._why(origin))
+            else:
+                self.send(peer_process(origin), JobKnown(job), now)
+
+    def on_job_known(self, source: bytes, message: JobKnown) -> None:
+        """The sender knows a job of a driver of this host."""
+        way = self._ways.get(source[:NODE_BYTES])
+        if way is None:
+            return
+        if self._locals.job_lives(message.job):
+            self._jobs.on_told(message.job, way.home)
+        else:
+            self._say(way, JobOver(message.job))
+
+    def on_job_over(self, source: bytes, message: JobOver) -> None:
+        """A job of the sender's host has ended."""
+        if source == peer_process(message.job[:NODE_BYTES]):
+            self._end_job(message.job, "its job ended")
+
+    def on_local_job_over(self, job: bytes) -> None:
+        """A job of a driver of this host has ended: all who know it are told."""
+        for home in self._jobs.take_told(job):
+            way = self._ways.get(home)
+            if way is not None:
+                self._say(way, JobOver(job))
+        self._forget_job(job)
+
+    def _end_job(self, job: bytes, reason: str) -> None:
+        if self._jobs.on_over(job):
+            self._emit(JobGone(job, reason))
+        self._forget_job(job)
+
+    def _forget_job(self, job: bytes) -> None:
+        for way in self._ways.values():
+            way.jobs.discard(job)
+
+    # -- a host is gone ----------------------------------------------------------------------------------------------
+
+    def _lose(self, home: bytes, why: str) -> None:
+        """All that was between that host and this one is over."""
+        way = self._ways.pop(home, None)
+        self._laden.pop(home, None)
+        concerned = self.foreigners.who_met_any(home)
+        if way is not None:
+            concerned |= way.dealt | way.sources()
+        for process in sorted(concerned):
+            self._tell_gone(process, home, why)
+        for pair in [pair for pair in self._owed if pair[0][:NODE_BYTES] == home]:
+            del self._owed[pair]
+            self._due.pop(pair, None)
+        self.foreigners.on_host_gone(home)
+        self._emit(HostGone(home, why))
+        self._jobs.forget_host(home)
+        for job in self._jobs.of_host(home):
+            self._end_job(job, why)
+
+    def _tell_gone(self, process: bytes, home: bytes, why: str) -> None:
+        if process in self._locals:
+            self._barred[process, home] += 1
+            self._emit(Send(process, NodeGone(home, why)))
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is due; None: never."""
+        times = [way.give_up_at for way in self._ways.values() if way.give_up_at is not None]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Hosts of which no rumour has come by now are given up."""
+        for way in list(self._ways.values()):
+            if way.give_up_at is not None and way.give_up_at <= now:
+                self._lose(way.home, f"no member is known under it (peer {way.home.hex()})")
+
+    def _emit(self, effect: object) -> None:
+        self._effects.append(effect)
+
+
+def _is_too_much(waits: int, size: int) -> bool:
+    """Whether a sender that keeps to its window would not have sent this on top of what waits."""
+    return waits > RELAY_WINDOW_BYTES // 2 and waits + size > RELAY_WINDOW_BYTES

@@ -1,0 +1,84 @@
+"""What other hosts, their processes and their jobs mean for this peer: effects of the road on everything else."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from meshray.core.pending import gone_failure
+from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.observe.notes import note
+from meshray.peer.dispatch import Dispatcher
+from meshray.peer.jobs import OWN_PYTHON, Jobs
+from meshray.peer.parts import Parts
+from meshray.wire.codec import ProtocolError, decode
+from meshray.wire.messages import JobInfo
+
+
+class Foreign:
+    """See the head of this file."""
+
+    def __init__(self, parts: Parts, jobs: Jobs, dispatcher: Dispatcher) -> None:
+        self._parts = parts
+        self._jobs = jobs
+        self._dispatcher = dispatcher
+
+    def handle(self, effect: Handle, now: float) -> None:
+        """Somebody of another host speaks to this peer."""
+        try:
+            message = decode(effect.data)
+        except ProtocolError:
+            self._parts.cores.road.counters["messages that are none"] += 1
+            return
+        self._dispatcher.dispatch_foreign(effect.source, message, now)
+
+    def sever(self, effect: Sever, now: float) -> None:
+        mesh = self._parts.mesh
+        assert mesh is not None, "a life of another peer, and no mesh"
+        mesh.sever(effect.life, "its peer has begun anew", now)
+
+    def on_host_gone(self, effect: HostGone, now: float) -> None:
+        """Nothing of that host counts any more."""
+        note(f"host {effect.home.hex()} is gone for what runs here: {effect.reason}")
+        cores = self._parts.cores
+        cores.objects.foreign.on_host_gone(effect.home, effect.reason)
+        cores.whereabouts.on_host_gone(effect.home)
+        cores.serving.on_host_gone(effect.home)
+        cores.fetches.on_host_gone(effect.home, now)
+        cores.leases.on_node_gone(effect.home, now)
+        if not cores.road.is_there(effect.home):  # else it was only cut off
+            cores.leases.on_member_gone(effect.home, now)
+        cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
+
+    def on_unreachable(self, home: bytes, now: float) -> None:
+        """What this peer had to say to that host did not leave: it is gone."""
+        why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
+        self._parts.cores.objects.foreign.on_unreachable(home, why)
+        self._parts.cores.fetches.on_host_gone(home, now)
+
+    def on_died(self, effect: ForeignDied, now: float) -> None:
+        """A process of another host is gone, and had dealt with this one."""
+        self._parts.cores.leases.on_foreign_process_died(effect.process, now)
+
+    def on_job_came(self, effect: JobCame, now: float) -> None:
+        """A job of another host may have work done here."""
+        if effect.python == OWN_PYTHON:
+            self._parts.cores.leases.on_job_started(as_here(effect.info))
+        else:
+            note(f"job {effect.info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+
+    def on_job_gone(self, effect: JobGone, now: float) -> None:
+        self._jobs.end_job(effect.job, now)
+
+
+def as_here(info: JobInfo) -> JobInfo:
+    """A job of another host, as workers of this one can serve it: in this peer's own interpreter, with the paths of
+    the job that are there, and behind them what this interpreter finds by itself."""
+    there = [path for path in info.sys_path if os.path.exists(path)]
+    own = [path for path in sys.path if path and path not in there]
+    folder = info.folder if os.path.isdir(info.folder) else os.getcwd()
+    return msgspec.structs.replace(
+        info, executable=sys.executable, prefix=sys.prefix, sys_path=[*there, *own], folder=folder
+    )

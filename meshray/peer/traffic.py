@@ -1,0 +1,100 @@
+"""The road's shell: carries messages between the mesh, the processes of this host, and the peer's own cores.
+
+A turn: what the mesh tells goes to `core.road`, whose effects are performed; then what is to leave for other hosts is
+given to the links, as far as their windows allow, and pieces of values as well (`peer.copies`); then it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshray.core.placement import Member
+from meshray.core.ways import Parcel
+from meshray.peer.copies import CopyHands
+from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
+from meshray.peer.parts import Parts
+from meshray.wire.codec import encode
+from meshray.wire.envelopes import enclose, opened
+from meshray.wire.peers import Plane
+
+if TYPE_CHECKING:
+    from meshray.peer.mesh import Mesh
+
+
+class Traffic:
+    """See the head of this file. `settle` performs the effects of the cores."""
+
+    def __init__(self, parts: Parts, copies: CopyHands, settle: Callable[[float], None]) -> None:
+        self._parts = parts
+        self._copies = copies
+        self._road = parts.cores.road
+        self._settle = settle
+
+    def turn(self, ready: set[int], now: float) -> None:
+        """`ready`: the descriptors that are readable."""
+        mesh = self._parts.mesh
+        if mesh is None:
+            return
+        if mesh.is_due(ready, now):
+            mesh.turn(now)
+        for event in mesh.take_events():
+            self._on_event(event, now)
+            self._settle(now)  # what one says may introduce the next
+        self._road.repay(self._parts.endpoint.is_clogged)
+        self._carry(mesh, now)
+        self._copies.turn(mesh, now)
+        self._settle(now)
+        mesh.flush(now)
+
+    def _on_event(self, event: MeshEvent, now: float) -> None:
+        road = self._road
+        if isinstance(event, Came):
+            letter = opened(event.payload)
+            if letter is None:
+                road.counters["messages that are none"] += 1
+            else:
+                road.on_arrived(event.life, *letter, now)
+        elif isinstance(event, LifeThere):
+            road.on_life(event.life, event.home, event.number, now)
+        elif isinstance(event, LoadTold):
+            self._on_load(event, now)
+        elif isinstance(event, LifeOver):
+            road.on_life_over(event.life, event.why)
+        elif isinstance(event, LinkCut):
+            road.on_cut(event.life, event.why)
+        else:
+            assert isinstance(event, OwnEnd), event
+            road.on_own_end(event.why)
+
+    def _on_load(self, event: LoadTold, now: float) -> None:
+        """What a member has, and how much of it is in use: for placement."""
+        load, leases = event.load, self._parts.cores.leases
+        if self._road.life_of(load.home) != event.life:
+            return
+        address = event.addresses[0] if event.addresses else ""
+        member = Member(
+            load.home, event.name, load.total, load.used, load.labels, compatible=event.compatible, address=address
+        )
+        leases.on_member(member, now)
+
+    def _carry(self, mesh: Mesh, now: float) -> None:
+        """Give to the links what may leave."""
+        road, window = self._road, self._parts.config.road_window_bytes
+        for home in road.laden():
+            life = road.life_of(home)
+            assert life is not None, f"{home.hex()} is not there"
+            while True:
+                backlog = mesh.backlog(life, Plane.CONTROL)
+                parcel = road.next(home, backlog is not None and backlog < window)
+                if parcel is None:
+                    break
+                if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
+                    road.on_cut(life, "no link to it can be made")
+                    break
+
+
+def _payload(parcel: Parcel) -> bytes:
+    message = parcel.message
+    data = message if type(message) is bytes else encode(message)
+    return enclose(parcel.destination, parcel.source, data)

@@ -1,0 +1,74 @@
+"""A driver on a host that does what it is told, line by line: `python -m tests.lan.caller`.
+
+Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}, "key": "x"} submits tasks and answers at
+once; {"do": "get", "key": "x"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import meshray
+from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+@meshray.remote
+def where(seconds: float, folder: str) -> dict[str, Any]:
+    """Where it ran, and from when to when. Each execution leaves a file in the folder, which all hosts see."""
+    began = time.time()
+    with open(os.path.join(folder, f"{os.getpid()}-{time.monotonic_ns()}"), "x"):
+        pass
+    time.sleep(seconds)
+    node = meshray.get_runtime_context().get_node_id()
+    return {"node": node, "began": began, "ended": time.time()}
+
+
+@meshray.remote
+def parent(seconds: float, folder: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """A task that waits for tasks of its own."""
+    return meshray.get([where.options(**options).remote(seconds, folder) for _ in range(2)])
+
+
+def options_of(told: dict[str, Any]) -> dict[str, Any]:
+    """As JSON can say them."""
+    options = dict(told.get("options", {}))
+    if "node" in options:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(options.pop("node"), options.pop("soft", False))
+    return options
+
+
+def main() -> None:
+    meshray.init("auto")
+    refs: dict[str, list[Any]] = {}
+    answer: dict[str, Any] = {"node": meshray.get_runtime_context().get_node_id()}
+    while True:
+        print(json.dumps(answer), flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        told = json.loads(line)
+        answer = {}
+        key = told.get("key", "")
+        if told["do"] == "run":
+            task = where.options(**options_of(told))
+            refs[key] = [task.remote(told["seconds"], told["folder"]) for _ in range(told["count"])]
+        elif told["do"] == "nest":
+            refs[key] = [parent.remote(told["seconds"], told["folder"], options_of(told)) for _ in range(told["count"])]
+        elif told["do"] == "get":
+            try:
+                answer["values"] = meshray.get(refs[key], timeout=told.get("timeout", 60))
+            except Exception as error:
+                answer["error"], answer["text"] = type(error).__name__, str(error)
+        elif told["do"] == "nodes":
+            answer["nodes"] = meshray.nodes()
+            answer["total"] = meshray.cluster_resources()
+            answer["available"] = meshray.available_resources()
+    meshray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

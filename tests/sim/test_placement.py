@@ -1,0 +1,264 @@
+"""Tasks anywhere, under fire: several hosts share work, and everything that may happen between them does.
+
+Drivers on several hosts submit tasks and tasks of tasks, some of which run only on some hosts; hosts die, are stopped
+beyond their death sentence, are cut off for short or for long; workers and drivers are killed.
+
+Checked after every step: the books of each host, and what really runs there (I4).
+Checked in the end: every task of a living driver has one outcome, a value unless something has died (I1); no task began
+more often than it may (I2); all slots are free and nobody waits (I4); nothing works for a dead driver (I8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from meshray.config import preset
+from meshray.strategy import LabelTest, Strategy
+from meshray.wire import messages as m
+from tests.sim.hosts import Host, Net, Plan, Program, name
+
+SEEDS = 160
+
+CONFIG = msgspec.structs.replace(
+    preset("test"),
+    lease_quantum_s=0.02,
+    lease_yield_s=0.004,
+    lease_reserve_s=0.05,
+    worker_idle_s=0.5,
+    ask_again_s=0.05,
+    ask_renew_s=0.5,
+    spread_wait_s=0.05,
+)
+
+DEATH_S = 0.25
+"""So long after the last answer a host is held for dead."""
+
+LONG_ENOUGH_S = 60.0
+
+
+class Mesh:
+    """Hosts, drivers on them, and what goes wrong."""
+
+    def __init__(self, seed: int, faults: bool = True, hosts: int | None = None) -> None:
+        self.net = Net(seed)
+        self.random = random = self.net.random
+        self.hosts: list[Host] = []
+        self.drivers: list[Program] = []
+        self.harmed = False  # somebody has died: tasks may fail
+        self.numbers = 0
+        self.prefix = random.choice(("h", "host"))  # the longer one: they give equal numbers to leases
+        for number in range(hosts or random.randint(2, 4)):
+            self.new_host(number)
+        for host in self.hosts:
+            self.net.at(random.random() * 0.02, lambda host=host: self.introduce(host))
+        if hosts is None:
+            for _ in range(random.randint(1, 3)):
+                self.net.at(random.random() * 0.05, self.new_driver)
+        if faults:
+            for _ in range(random.randint(0, 3)):
+                fault = random.choice((self.kill_worker, self.kill_host, self.kill_driver, self.cut, self.stop))
+                self.net.at(0.02 + random.random() * 0.3, fault)
+
+    def new_host(self, number: int, label: str = "") -> Host:
+        total = {"CPU": self.random.randint(1, 3) * 10_000}
+        if number % 4 == 1:
+            total["disk"] = 20_000
+        host = Host(self.net, label or f"{self.prefix}{number}", CONFIG, total, {"zone": "ab"[number % 2]})
+        self.hosts.append(host)
+        return host
+
+    def introduce(self, host: Host) -> None:
+        """It and all that live find each other."""
+        for other in self.hosts:
+            if other is not host and host.alive and other.alive and other.node not in host.knows:
+                host.meet(other)
+                other.meet(host)
+
+    # -- what is asked for -------------------------------------------------------------------------------------------
+
+    def new_driver(self) -> None:
+        random = self.random
+        host = random.choice([host for host in self.hosts if host.alive])
+        if host.stopped is not None:
+            return
+        driver = host.new_driver()
+        self.drivers.append(driver)
+        for _ in range(random.choice((1, 4, 20))):
+            plan = self.plan(0, 2 if random.random() < 0.2 else 0)
+            self.net.act(host, random.random() * 0.2, lambda plan=plan: driver.alive and self.submit(driver, plan))
+
+    def submit(self, driver: Program, plan: Plan) -> None:
+        driver.submit(plan)
+        driver.turn()
+
+    def plan(self, depth: int, until: int) -> Plan:
+        random = self.random
+        self.numbers += 1
+        strategy = random.choice((Strategy(), Strategy(), Strategy(), *self.strategies()))
+        extra = "disk" if random.random() < 0.1 else ""
+        plan = Plan(self.numbers, random.choice((0.0002, 0.004, 0.03)), random.choice((0, 1, 3, -1)), 10_000, extra)
+        plan.strategy = strategy if not extra else Strategy()
+        if depth < until:
+            plan.children = [self.plan(depth + 1, until) for _ in range(random.randint(1, 3))]
+            plan.waits = random.random() < 0.8
+        return plan
+
+    def strategies(self) -> Iterator[Strategy]:
+        yield Strategy(spread=True)
+        yield Strategy(node=self.random.choice(self.hosts).node, soft=True)
+        yield Strategy(node=self.random.choice(self.hosts).node)
+        yield Strategy(wished=(LabelTest("zone", ("b",)),))
+        yield Strategy(hard=(LabelTest("zone", ("a",)),))  # host0 and host2
+
+    # -- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def kill_worker(self) -> None:
+        living = [p for p in self.net.programs.values() if p.alive and p.process not in p.host.drivers]
+        busy = [p for p in living if p.running is not None]
+        if living:
+            self.harmed = True
+            self.random.choice(busy or living).die()
+
+    def kill_driver(self) -> None:
+        living = [driver for driver in self.drivers if driver.alive]
+        if living:
+            self.random.choice(living).die()
+
+    def kill_host(self) -> None:
+        living = [host for host in self.hosts if host.alive]
+        if len(living) > 1:
+            self.harmed = True
+            host = self.random.choice(living)
+            host.die()
+            for other in living:
+                delay = DEATH_S * (0.5 + self.random.random())
+                self.net.act(other, delay, lambda other=other: other.lose(host.node))
+            self.net.at(
+                DEATH_S * 2, lambda: self.introduce(self.new_host(self.hosts.index(host), f"n{len(self.hosts)}"))
+            )
+
+    def cut(self) -> None:
+        """Two hosts do not hear each other, for short or for long."""
+        living = [host for host in self.hosts if host.alive]
+        if len(living) < 2:
+            return
+        a, b = self.random.sample(living, 2)
+        self.net.part(a.node, b.node)
+        if self.random.random() < 0.5:
+            self.net.at(self.random.random() * DEATH_S * 0.8, lambda: self.net.heal(a.node, b.node))
+            return
+        self.harmed = True
+        for here, there in ((a, b), (b, a)):
+            delay = DEATH_S * (1 + self.random.random())
+            self.net.act(here, delay, lambda here=here, there=there: here.lose(there.node))
+        self.net.at(DEATH_S * 4, lambda: self.again(a, b))
+
+    def again(self, a: Host, b: Host) -> None:
+        """They meet anew, if both know by now that they had lost each other."""
+        if a.node in b.knows or b.node in a.knows:
+            self.net.at(DEATH_S, lambda: self.again(a, b))
+            return
+        self.net.heal(a.node, b.node)
+        self.introduce(a)
+
+    def stop(self) -> None:
+        """SIGSTOP and SIGCONT of everything on a host; beyond its death sentence half of the time."""
+        living = [host for host in self.hosts if host.alive and host.stopped is None]
+        if not living:
+            return
+        host = self.random.choice(living)
+        host.stop()
+        if self.random.random() < 0.5:
+            self.net.at(self.random.random() * DEATH_S * 0.8, host.go_on)
+            return
+        self.harmed = True
+        others = [other for other in self.hosts if other is not host]
+        for other in others:
+            self.net.at(DEATH_S, lambda other=other: self.net.act(other, 0.0, lambda: other.lose(host.node)))
+        self.net.at(DEATH_S * 2, host.go_on)
+        self.net.at(DEATH_S * 2 + 0.02, lambda: self.learn(host))
+
+    def learn(self, host: Host) -> None:
+        """It was declared dead: it gives up what it did for others, and joins anew."""
+        if not host.alive:
+            return
+        for other in self.hosts:
+            host.lose(other.node)
+            if other.alive:
+                other.lose(host.node)
+        for other in self.hosts:
+            self.again(host, other) if other is not host and other.alive else None
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float = LONG_ENOUGH_S) -> None:
+        end = self.net.now + seconds
+        busy_until = self.net.now + 3.0  # gossip goes on for ever: quiet is when nothing is asked for any more
+        while self.net.now < end and self.net.step():
+            for host in self.hosts:
+                if host.alive:
+                    host.check()
+            if self.net.now > busy_until and self.is_quiet():
+                return
+
+    def is_quiet(self) -> bool:
+        return all(
+            len(p.values) == len(p.tasks) and not p.submission.busy for p in self.net.programs.values() if p.alive
+        ) and not any(host.leases.waiting() for host in self.hosts if host.alive)
+
+    def quiet(self) -> None:
+        self.run()
+        for driver in self.drivers:
+            if driver.alive:
+                self.check_values(driver)
+        for task_id, begun in self.net.begun.items():
+            retries = self.net.plans[task_id].retries
+            assert retries < 0 or begun <= 1 + retries, f"{self.net.plans[task_id]} began {begun} times (I2)"
+        self.run(2.0)  # idle leases go back, the dead are forgotten
+        for host in self.hosts:
+            if host.alive:
+                self.check_host(host)
+
+    def check_values(self, driver: Program) -> None:
+        for task_id in driver.tasks:
+            plan = self.net.plans[task_id]
+            assert task_id in driver.values, f"{plan} of {name(driver.process)} was never answered (I1)"
+            value = driver.values[task_id]
+            if not isinstance(value, m.Failure):
+                assert value == plan.number.to_bytes(4, "big")
+            elif value.kind == "TaskUnschedulableError":
+                assert plan.strategy.node
+                assert self.harmed, f"{value} for {plan}, and nobody had died"
+            else:
+                assert value.kind in ("WorkerCrashedError", "NodeDiedError"), value
+                assert self.harmed, f"{value}, and nobody had died"
+
+    def check_host(self, host: Host) -> None:
+        leases = host.leases
+        assert not leases.waiting(), f"{leases.waiting()} wait for ever on {name(host.node)} (I1)"
+        assert leases.available() == leases.slots.total, f"a slot of {name(host.node)} is not free: {leases.slots} (I4)"
+        for job in leases._jobs:
+            driver = self.net.programs[job]
+            assert driver.alive, f"{name(host.node)} works for the dead {name(job)} (I8)"
+        for worker in leases.workers:
+            assert worker.key is None or worker.key.job in leases._jobs, f"{worker} works for nobody (I8)"
+
+
+def run(seed: int, faults: bool = True) -> Mesh:
+    mesh = Mesh(seed, faults)
+    try:
+        mesh.quiet()
+    except Exception as error:
+        error.add_note(f"seed {seed}, after:\n" + "\n".join(mesh.net.log[-60:]))
+        raise
+    return mesh
+
+
+@pytest.mark.fault(5, 7, 9, 11, 12, 21, 22)
+@pytest.mark.parametrize("block", range(8))
+def test_whatever_happens_between_hosts(block: int) -> None:
+    for seed in range(block, SEEDS, 8):
+        run(seed)

@@ -146,6 +146,7 @@ class Actors(Core):
             spec.detached,
             actor.incarnation,
             spec.blob.name,
+            spec.strategy,
         )
         self._effects.append(effect)
 
@@ -420,7 +421,7 @@ class Actors(Core):
         return (entry for entry in self._names if namespace is None or entry[0] == namespace)
 
     def _found(self, sender: bytes, request: int, actor: Actor) -> None:
-        if self._objects.is_attached(sender):
+        if self._objects.is_attached(sender) or self._objects.foreign.is_peer(sender):
             self._objects.hold(_handle(actor), sender)
         self._tell(sender, ActorFound(request, actor.spec.actor_id, actor.spec.methods))
 

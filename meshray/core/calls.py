@@ -18,6 +18,7 @@ from collections import deque
 from typing import Any
 
 from meshray.core.effects import Core, Send
+from meshray.core.gone import remember
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
 from meshray.core.plain import RUN_MIN, plain_push
 from meshray.ids import node_of
@@ -36,6 +37,11 @@ a message beyond `frame_max_bytes` would not arrive."""
 ACKNOWLEDGE_CALLS = 256
 """Results that may have arrived without the executor knowing: until then they fill its crash journal. More than that
 are acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
+
+
+NUMBERS_MAX = 4096
+"""Workers of forgotten actors whose numbers are kept. Those that die are forgotten; those of a host that is gone are
+not, since it may come back."""
 
 
 class ActorLink:
@@ -377,7 +383,7 @@ class Calls(Core):
             return
         self.dirty.pop(actor_id, None)
         if self._by_worker.pop(link.worker, None) is not None and link.next_seq > 1:
-            self._numbers[link.worker] = link.next_seq
+            remember(self._numbers, link.worker, link.next_seq, NUMBERS_MAX)
             if link.acknowledged > link.told:
                 self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import CreateActor, Failure, JobInfo, Message, Profile
 
 
@@ -76,6 +77,7 @@ class RequestActorSlot(Struct, frozen=True):
     detached: bool = False
     incarnation: int = 1
     name: str = ""  # of its class, for people
+    strategy: Strategy = ANYWHERE
 
 
 class ActorPlaced(Struct, frozen=True):
@@ -120,6 +122,12 @@ class HoldFor(Struct, frozen=True):
     object_id: bytes
 
 
+class LetGo(Struct, frozen=True):
+    """Names of the mesh to objects: another peer holds this for us, and nobody here wants it."""
+
+    object_id: bytes
+
+
 class TakeSlot(Struct, frozen=True):
     """To leases: a dedicated worker of this host for an actor, our own or a guest. Answered by an ActorSlot."""
 
@@ -128,6 +136,7 @@ class TakeSlot(Struct, frozen=True):
     request: dict[str, int]
     running_request: dict[str, int]
     profile: Profile
+    strategy: Strategy = ANYWHERE  # why this host may never have it
 
 
 class ShrinkSlot(Struct, frozen=True):
@@ -152,12 +161,6 @@ class GuestsLeft(Struct, frozen=True):
     """Guests to fencing: none of them lives here any more."""
 
     owner: bytes
-
-
-class JobOfGuest(Struct, frozen=True):
-    """Guests to leases: workers of this job are needed here, for an actor of another peer."""
-
-    job: JobInfo
 
 
 class ThawLease(Struct, frozen=True):
@@ -241,12 +244,12 @@ Effect = (
     | CreateNamed
     | NameConflict
     | HoldFor
+    | LetGo
     | TakeSlot
     | ShrinkSlot
     | FreeSlot
     | GuestsCame
     | GuestsLeft
-    | JobOfGuest
     | ThawLease
     | DeathOver
     | UnlinkSegment

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, Send
+from meshray.ids import node_of
 from meshray.wire.messages import FenceRenew, FenceRenewed
 
 SKEW = 1.02
@@ -126,6 +127,10 @@ class Fencing(Core):
             del self._lost[host]
             return 0.0
         return over_at - now
+
+    def avoided(self, now: float) -> list[bytes]:
+        """Nodes of hosts that were lost and may still run what they had: nothing new may be sent there."""
+        return [node_of(host) for host in list(self._lost) if self.pause_s(host, now)]
 
     # -- time --------------------------------------------------------------------------------------------------------
 

@@ -14,22 +14,21 @@ The next incarnation of an actor may be sent here while the worker of the last o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from msgspec import Struct
 
-from meshray.config import Config
 from meshray.core.effects import (
     Core,
     FreeSlot,
     GuestsCame,
     GuestsLeft,
-    JobOfGuest,
     KillProcess,
     Send,
     ShrinkSlot,
     TakeSlot,
 )
+from meshray.core.watchers import Journal
 from meshray.wire.messages import (
     ActorExit,
     ActorHosted,
@@ -40,13 +39,11 @@ from meshray.wire.messages import (
     GuestLost,
     GuestReady,
     HostActor,
+    JobWanted,
     KillGuest,
     LeaveActor,
     Message,
-    Result,
 )
-
-Journal = Mapping[bytes, tuple[list[Result], list[int]]]
 
 
 class GuestStats(Struct, frozen=True):
@@ -60,12 +57,13 @@ class GuestStats(Struct, frozen=True):
 class Guest:
     """One actor of another peer."""
 
-    __slots__ = ("fenced", "following", "leaving", "owner", "told", "wish", "worker")
+    __slots__ = ("fenced", "following", "leaving", "owner", "strange", "told", "wish", "worker")
 
     def __init__(self, owner: bytes, wish: HostActor) -> None:
         self.owner = owner  # the peer that sent HostActor
         self.wish = wish
         self.worker = b""  # HOSTED
+        self.strange = False  # its job is not known here, and was asked for
         self.told = ""  # why it waits, as its owner knows it
         self.leaving = False  # its worker is being killed, and nobody asks for it any more
         self.fenced = False  # it has no right to go on: nothing of what it says leaves this host any more
@@ -80,11 +78,11 @@ class Guest:
 
 
 class Guests(Core):
-    """See the head of this file."""
+    """See the head of this file. `knows_job(job)`: whether workers of it can be had here."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, knows_job: Callable[[bytes], bool]) -> None:
         super().__init__()
-        self._config = config
+        self._knows_job = knows_job
         self._guests: dict[bytes, Guest] = {}  # actor -> from HostActor until it has no worker and nobody asks
         self._workers: dict[bytes, Guest] = {}  # HOSTED ones, by worker
         self._count: dict[bytes, int] = {}  # owner -> how many guests it has; no zeros
@@ -107,10 +105,21 @@ class Guests(Core):
         self._guests[message.actor_id] = Guest(owner, message)
         self._count[owner] = self._count.get(owner, 0) + 1
         self._effects.append(GuestsCame(owner))  # each time: the right that others came with may be over
-        self._effects.append(JobOfGuest(message.job))
-        self._effects.append(
-            TakeSlot(message.actor_id, message.job.job, message.request, message.running_request, message.profile)
-        )
+        self._take(self._guests[message.actor_id])
+
+    def _take(self, guest: Guest) -> None:
+        wish = guest.wish
+        guest.strange = not self._knows_job(wish.job)
+        if guest.strange:
+            self._tell(guest.owner, JobWanted(wish.job))
+        else:
+            take = TakeSlot(wish.actor_id, wish.job, wish.request, wish.running_request, wish.profile)
+            self._effects.append(take)
+
+    def on_job_came(self, job: bytes) -> None:
+        """This host knows the job now."""
+        for guest in [guest for guest in self._guests.values() if guest.strange and guest.wish.job == job]:
+            self._take(guest)
 
     def on_leave(self, owner: bytes, message: LeaveActor) -> None:
         """The owner wants no place any more."""
@@ -241,12 +250,12 @@ class Guests(Core):
 
     def needs(self, job: bytes) -> bool:
         """Whether a guest of this job may still want a worker."""
-        return any(guest.wish.job.job == job for guest in self._guests.values())
+        return any(guest.wish.job == job for guest in self._guests.values())
 
     def survivors_of(self, job: bytes) -> frozenset[bytes]:
         """Processes that outlive this job: they host its detached actors."""
         workers = self._workers.items()
-        return frozenset(worker for worker, guest in workers if guest.wish.job.job == job and guest.wish.detached)
+        return frozenset(worker for worker, guest in workers if guest.wish.job == job and guest.wish.detached)
 
     def name_of(self, actor_id: bytes) -> str:
         """The class of a guest, for people; "" when there is none."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from meshray.config import Config
 from meshray.core.effects import (
     ActorPlaced,
@@ -24,7 +26,7 @@ from meshray.core.effects import (
     TakeSlot,
 )
 from meshray.ids import node_of, peer_of
-from meshray.wire.messages import ActorHosted, ActorWaitsThere, HostActor, JobInfo, LeaveActor
+from meshray.wire.messages import ActorHosted, ActorWaitsThere, HostActor, LeaveActor
 
 Choose = Callable[[RequestActorSlot, bytes], bytes | None]
 """choose_actor_host(request, waits_at): the home node that should host it; None: this host, whether it can or not.
@@ -51,17 +53,14 @@ class Lodger:
 
 
 class Lodging(Core):
-    """See the head of this file. `job_info(job)`: what a worker on another host must know of a job; None when this peer
-    does not know it."""
+    """See the head of this file. `knows_job(job)`: whether this peer can tell another host of a job."""
 
-    def __init__(
-        self, config: Config, node: bytes, choose: Choose, job_info: Callable[[bytes], JobInfo | None]
-    ) -> None:
+    def __init__(self, config: Config, node: bytes, choose: Choose, knows_job: Callable[[bytes], bool]) -> None:
         super().__init__()
         self._config = config
         self._node = node
         self._choose = choose
-        self._job_info = job_info
+        self._knows_job = knows_job
         self._lodgers: dict[bytes, Lodger] = {}  # actor -> from its request until its release
         self.stale = 0
 
@@ -132,18 +131,23 @@ class Lodging(Core):
 
     def _ask(self, lodger: Lodger, host: bytes, now: float) -> None:
         request = lodger.request
-        job = self._job_info(request.job) if host != self._node else None
-        if job is None:
+        if host == self._node or not self._knows_job(request.job):
             lodger.host = self._node
-            self._effects.append(
-                TakeSlot(request.actor_id, request.job, request.request, request.running_request, request.profile)
+            take = TakeSlot(
+                request.actor_id,
+                request.job,
+                request.request,
+                request.running_request,
+                request.profile,
+                msgspec.structs.replace(request.strategy, spread=False, wished=()),
             )
+            self._effects.append(take)
         else:
             lodger.host = host
             message = HostActor(
                 request.actor_id,
                 request.incarnation,
-                job,
+                request.job,
                 request.request,
                 request.running_request,
                 request.profile,

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import Core, CreateNamed, HoldFor, NameChanged, NameConflict, Send
+from meshray.core.effects import Core, CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
 from meshray.core.names import name_taken, no_such_name
 from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
@@ -38,7 +38,6 @@ from meshray.wire.messages import (
     NamedActor,
     NameFreed,
     NamesHeld,
-    Release,
 )
 
 NAMES_AT_ONCE = 256
@@ -113,7 +112,9 @@ class Naming(Core):
     # -- members -----------------------------------------------------------------------------------------------------
 
     def on_member_up(self, peer: bytes) -> None:
-        """It hears our names, and of claims."""
+        """It hears our names, and of claims. A repeat changes nothing."""
+        if peer in self._members:
+            return
         self._members.add(peer)
         own = list(self._own.values())
         for begin in range(0, len(own), NAMES_AT_ONCE):
@@ -227,8 +228,7 @@ class Naming(Core):
 
     def on_held(self, peer: bytes, message: NamesHeld) -> None:
         """Names of another peer's actors."""
-        if peer not in self._members:
-            return
+        self.on_member_up(peer)  # it is there before anybody has told of it
         told = self._told.setdefault(peer, {})
         for theirs in message.names:
             if len(told) >= self._config.names_told_max and theirs.actor_id not in told:
@@ -303,7 +303,7 @@ class Naming(Core):
         find = self._finds.get(message.request)
         if find is None or peer not in find.silent:
             if message.failure is None:
-                self._tell(peer, Release([message.actor_id + FIRST_RETURN]))  # another one was first
+                self._effects.append(LetGo(message.actor_id + FIRST_RETURN))  # another one was first
             return
         if message.failure is not None:
             self._not_there(message.request, find, peer, now)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshray.config import DEFAULT
-from meshray.core.effects import FreeSlot, GuestsCame, GuestsLeft, JobOfGuest, KillProcess, Send, ShrinkSlot, TakeSlot
+from meshray.core.effects import FreeSlot, GuestsCame, GuestsLeft, KillProcess, Send, ShrinkSlot, TakeSlot
 from meshray.core.guests import Guests
 from meshray.wire import messages as m
 
@@ -16,7 +15,7 @@ W1, W2 = b"thishostworker-1", b"thishostworker-2"
 CALLER = b"farawaycaller---"
 A = O1[:8] + b"driver--" + bytes(8)
 B = O1[:8] + b"driver--" + bytes(7) + b"B"
-JOB = m.JobInfo(O1[:8] + b"driver--", "python", "/usr", [], "/", "", "ns")
+JOB = O1[:8] + b"driver--"
 
 
 def wish(incarnation: int = 1, actor_id: bytes = A, detached: bool = False) -> m.HostActor:
@@ -24,12 +23,12 @@ def wish(incarnation: int = 1, actor_id: bytes = A, detached: bool = False) -> m
 
 
 def took(actor_id: bytes = A) -> TakeSlot:
-    return TakeSlot(actor_id, JOB.job, {"CPU": 1}, {}, m.Profile(actor=True))
+    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True))
 
 
 @pytest.fixture
 def guests() -> Guests:
-    return Guests(DEFAULT)
+    return Guests(lambda job: True)
 
 
 def effects(guests: Guests) -> list[Any]:
@@ -45,7 +44,7 @@ def hosted(guests: Guests, owner: bytes = O1, actor_id: bytes = A, worker: bytes
 
 def test_a_guest_gets_a_worker_and_its_owner_hears_what_that_says(guests: Guests) -> None:
     guests.on_host(O1, wish())
-    assert effects(guests) == [GuestsCame(O1), JobOfGuest(JOB), took()]
+    assert effects(guests) == [GuestsCame(O1), took()]
     guests.on_host(O1, wish())
     assert effects(guests) == []
     guests.on_slot(A, W1)
@@ -154,6 +153,18 @@ def test_whoever_comes_after_the_end_of_a_right_has_one_of_its_own(guests: Guest
 def test_detached_guests_outlive_their_job(guests: Guests) -> None:
     hosted(guests)
     hosted(guests, actor_id=B, worker=W2, detached=True)
-    assert guests.survivors_of(JOB.job) == {W2}
-    assert guests.needs(JOB.job)
+    assert guests.survivors_of(JOB) == {W2}
+    assert guests.needs(JOB)
     assert not guests.needs(CALLER)
+
+
+def test_a_job_that_is_not_known_is_asked_for() -> None:
+    jobs: set[bytes] = set()
+    guests = Guests(jobs.__contains__)
+    guests.on_host(O1, wish())
+    assert effects(guests) == [GuestsCame(O1), Send(O1, m.JobWanted(JOB))]
+    guests.on_job_came(CALLER)
+    jobs.add(JOB)
+    guests.on_job_came(JOB)
+    guests.on_job_came(JOB)
+    assert effects(guests) == [took()]

@@ -23,8 +23,8 @@ from meshray.wire import messages as m
 
 HERE, FAR, FURTHER = b"thispeer", b"far-host", b"further-"
 FAR_PEER, FURTHER_PEER = FAR + bytes(8), FURTHER + bytes(8)
-JOB = m.JobInfo(HERE + b"driver--", "python", "/usr", [], "/", "", "ns")
-A = JOB.job + bytes(8)
+JOB = HERE + b"driver--"
+A = JOB + bytes(8)
 OWN, GUEST = HERE + b"worker--", FAR + b"worker--"
 MOVE = DEFAULT.actor_move_s
 
@@ -35,8 +35,8 @@ class World:
     def __init__(self) -> None:
         self.best: bytes | None = None
         self.free: bytes | None = None
-        self.jobs = {JOB.job: JOB}
-        self.core = Lodging(DEFAULT, HERE, lambda wish, at: self.free if at else self.best, self.jobs.get)
+        self.jobs = {JOB}
+        self.core = Lodging(DEFAULT, HERE, lambda wish, at: self.free if at else self.best, self.jobs.__contains__)
 
     def effects(self) -> list[Any]:
         return self.core.take_effects()
@@ -51,10 +51,10 @@ def world() -> World:
 
 
 def wish(incarnation: int = 1) -> RequestActorSlot:
-    return RequestActorSlot(A, JOB.job, {"CPU": 1}, {}, m.Profile(actor=True), False, incarnation, "Counter")
+    return RequestActorSlot(A, JOB, {"CPU": 1}, {}, m.Profile(actor=True), False, incarnation, "Counter")
 
 
-TAKE = TakeSlot(A, JOB.job, {"CPU": 1}, {}, m.Profile(actor=True))
+TAKE = TakeSlot(A, JOB, {"CPU": 1}, {}, m.Profile(actor=True))
 
 
 def host(incarnation: int = 1) -> m.HostActor:
@@ -114,7 +114,7 @@ def test_why_it_waits_there_is_told(world: World) -> None:
     world.effects()
     world.core.on_waits_there(FAR_PEER, m.ActorWaitsThere(A, 1, "full"), 0.1)
     world.core.on_waits_there(FAR_PEER, m.ActorWaitsThere(A, 1, "no interpreter", broken=True), 0.1)
-    assert world.effects() == [ActorWaits(A, JOB.job, "full"), ActorWaits(A, JOB.job, "no interpreter", True)]
+    assert world.effects() == [ActorWaits(A, JOB, "full"), ActorWaits(A, JOB, "no interpreter", True)]
     world.core.on_waits_there(FURTHER_PEER, m.ActorWaitsThere(A, 1, "full"), 0.1)
     assert world.effects() == []
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.effects import CreateNamed, HoldFor, NameChanged, NameConflict, Send
+from meshray.core.effects import CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
 from meshray.core.naming import NAMES_AT_ONCE, Naming
 from meshray.wire import messages as m
 
@@ -161,7 +161,7 @@ def test_what_was_told_says_whom_to_ask(here: Naming) -> None:
     here.on_found(R, m.ActorFound(1, named(R, 1).actor_id), 0.2)
     assert len(here.take_effects()) == 2
     here.on_found(Q, m.ActorFound(1, named(Q, 1).actor_id), 0.3)
-    assert here.take_effects() == [Send(Q, m.Release([named(Q, 1).actor_id + bytes(4)]))]
+    assert here.take_effects() == [LetGo(named(Q, 1).actor_id + bytes(4))]
 
 
 def test_a_name_that_nobody_has(here: Naming) -> None:
@@ -183,8 +183,10 @@ def test_the_names_of_a_member_go_with_it_and_one_by_one(here: Naming) -> None:
     assert [actor.name for actor in here.all()] == ["two"]
     here.on_member_down(Q, 0.0)
     assert list(here.all()) == []
-    here.on_held(Q, m.NamesHeld([named(Q, 1)]))  # late
     assert here.stats().told == 0
+    here.on_held(Q, m.NamesHeld([named(Q, 1)]))  # it is there again
+    here.on_create(driver(P), create(P, name="new"), 1.0, 1)
+    assert {effect.to for effect in here.take_effects()} == {Q, R}
 
 
 def test_names_of_others_and_questions_are_bounded() -> None:

@@ -27,8 +27,8 @@ from meshray.core.effects import (
     GuestsCame,
     GuestsLeft,
     HoldFor,
-    JobOfGuest,
     KillProcess,
+    LetGo,
     NameChanged,
     NameConflict,
     ReleaseActorSlot,
@@ -375,7 +375,6 @@ class Host:
         self.alive, self.asleep, self.awake_since = True, False, 0.0
         self.members: set[bytes] = set()
         self.processes: dict[bytes, Process] = {}
-        self.jobs: dict[bytes, m.JobInfo] = {}
         self._deferred: list[tuple[Process | None, Callable[[], None]]] = []  # while it sleeps
         self._waking: dict[bytes, int] = {}  # process -> how much it still has to do of what came while it slept
         self._slots: dict[bytes, bytes] = {}  # actor -> worker; b"" while that is on its way
@@ -383,8 +382,8 @@ class Host:
         self._ticking = False
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 40))
         self.actors = Actors(DEFAULT, node, self.objects)
-        self.lodging = Lodging(DEFAULT, node, self._choose, self.jobs.get)
-        self.guests = Guests(DEFAULT)
+        self.lodging = Lodging(DEFAULT, node, self._choose, lambda job: True)
+        self.guests = Guests(lambda job: True)
         self.fencing = Fencing(DEFAULT)
         self.foreign = ForeignActors()
         self.naming = Naming(DEFAULT)
@@ -665,7 +664,7 @@ class Host:
         elif isinstance(effect, ActorWaits):
             self.waits.append(effect.message)
         else:
-            assert isinstance(effect, ShrinkSlot | JobOfGuest | HoldFor), effect
+            assert isinstance(effect, ShrinkSlot | HoldFor | LetGo), effect
 
     def _send(self, effect: Send) -> None:
         to, message = effect.to, effect.message
@@ -712,6 +711,5 @@ class Host:
     def caller(self, label: str) -> Caller:
         """A driver of this host."""
         caller = Caller(self, label)
-        self.jobs[caller.id] = m.JobInfo(caller.id, "python", "/usr", [], "/", "", "ns")
         self.objects.on_process_attached(caller.id, 1, caller.id)
         return caller

@@ -232,6 +232,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_dial_timeout_s: float = 30.0
     """An address that has not answered by then is given up and reported."""
 
+    link_stall_s: float = 30.0
+    """A peer that acknowledges nothing for so long, plus what a slow link needs for what is on its way, is given up,
+    also when the failure detector sees it: only this pair may be cut off (FAULTS 24), or it is no member yet."""
+
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
 
@@ -488,6 +492,7 @@ DEFAULT = Config()
 
 DETECTOR_TIMES = (
     "road_patience_s",
+    "link_stall_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",

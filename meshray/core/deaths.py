@@ -17,7 +17,7 @@ came after the question: dead processes of several hosts cannot wait for each ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from meshray.core.borrows import Borrows
@@ -49,6 +49,10 @@ class Deaths:
     def __contains__(self, process: bytes) -> bool:
         """Whether this death is open."""
         return process in self._departures
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The open deaths of this host."""
+        return iter(self._departures)
 
     def __len__(self) -> int:
         return len(self._departures) + len(self._answers)

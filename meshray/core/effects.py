@@ -178,6 +178,14 @@ class DeathOver(Struct, frozen=True):
     process: bytes
 
 
+class Dealt(Struct, frozen=True):
+    """Objects to the road: what a process of this host has read is kept alive by that other host, so it has to hear of
+    its end."""
+
+    process: bytes
+    node: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -252,6 +260,7 @@ Effect = (
     | GuestsLeft
     | ThawLease
     | DeathOver
+    | Dealt
     | UnlinkSegment
     | SweepSegments
     | OpenCopy

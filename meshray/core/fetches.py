@@ -321,7 +321,9 @@ class Fetches(Core):
                 copy.seeking = False
             if copy.source == peer or not copy.source:
                 self._leave(copy, now)
-        self._evict([copy for copy in self._copies.values() if copy.owner == peer and _is_idle(copy)])
+        for copy in [copy for copy in self._copies.values() if copy.owner == peer]:
+            copy.expired = True  # nobody will say so
+            self._remove_expired(copy)
         self._begin(now)
 
     # -- pieces ------------------------------------------------------------------------------------------------------
@@ -419,13 +421,12 @@ class Fetches(Core):
 
     def tick(self, now: float) -> None:
         """Sources that stall are left; files that rest go."""
-        overdue = now - self._config.fetch_stall_s
-        for copy in [copy for copy in self._copies.values() if _is_due(copy) and copy.progress_at <= overdue]:
+        stall_s, idle_s = self._config.fetch_stall_s, self._config.pool_idle_s
+        for copy in [copy for copy in self._copies.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
             copy.seeking = False
             self._leave(copy, now)
-        before = now - self._config.pool_idle_s
         self._pool.sort()
-        rested = sum(since <= before for since, _, _ in self._pool)
+        rested = sum(since + idle_s <= now for since, _, _ in self._pool)
         surplus = max(0, self._credit - self._config.store_credit_bytes)
         self._give_back(rested, surplus if rested else 0)
         self._begin(now)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from meshray.config import Config
 from meshray.core.borrows import Borrows
 from meshray.core.deaths import Deaths
-from meshray.core.effects import Later
+from meshray.core.effects import Dealt, Later
 from meshray.core.gone import Gone, freed
 from meshray.core.object_table import ObjectTable, Record, Stage
 from meshray.ids import NODE_BYTES, peer_of
@@ -111,7 +111,11 @@ class ForeignObjects:
             if not self.is_peer_of(sender, object_id) or promoted.value is None:
                 self.refused += 1
             elif self.borrows.on_fetched(object_id):
-                self._books.answer(self._books.table.records[object_id], promoted.value, promoted.contained)
+                record = self._books.table.records[object_id]
+                if promoted.contained:  # who reads it has what is inside through it
+                    for waiter in sorted(record.waiters):
+                        self._books.emit(Dealt(waiter, sender[:NODE_BYTES]))
+                self._books.answer(record, promoted.value, promoted.contained)
 
     def on_less(self, record: Record) -> None:
         """Somebody has let go of an object of another host, or waits for it no more."""

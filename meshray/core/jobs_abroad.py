@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meshray.ids import NODE_BYTES
+from meshray.wire.messages import JobThere
 
 
 class JobsAbroad:
@@ -11,7 +12,7 @@ class JobsAbroad:
     def __init__(self, node: bytes) -> None:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
-        self._foreign: dict[bytes, str] = {}  # jobs of others that live -> the minor version of Python of their drivers
+        self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as their drivers' hosts have them
 
     def on_told(self, job: bytes, home: bytes) -> None:
         """That host knows this job."""
@@ -22,16 +23,17 @@ class JobsAbroad:
         """Our job is over: who knows it."""
         return sorted(self._told.pop(job, ()))
 
-    def on_there(self, job: bytes, python: str) -> bool:
+    def on_there(self, there: JobThere) -> bool:
         """Somebody says that there is such a job. Whether it is news, and another host's."""
+        job = there.info.job
         if job[:NODE_BYTES] == self._node or job in self._foreign:
             return False
-        self._foreign[job] = python
+        self._foreign[job] = there
         return True
 
-    def python_of(self, job: bytes) -> str:
-        """Of a foreign job's driver; "" for others."""
-        return self._foreign.get(job, "")
+    def there(self, job: bytes) -> JobThere | None:
+        """What to say of a foreign job; None for other jobs."""
+        return self._foreign.get(job)
 
     def on_over(self, job: bytes) -> bool:
         """A foreign job is over. Whether it was known."""
@@ -40,6 +42,10 @@ class JobsAbroad:
     def of_host(self, home: bytes) -> list[bytes]:
         """Living jobs of that host's drivers."""
         return [job for job in self._foreign if job[:NODE_BYTES] == home]
+
+    def foreign(self) -> list[bytes]:
+        """All of others that live."""
+        return sorted(self._foreign)
 
     def forget_host(self, home: bytes) -> None:
         """That host knows nothing any more."""

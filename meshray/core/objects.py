@@ -552,8 +552,13 @@ class Objects(Core):
         self._effects.append(effect)
 
     def expect_segment(self, place: Place) -> None:
-        """A segment of this host, of which its maker has not told yet, or never will."""
-        if not self._store.knows_segment(place.segment):
+        """A segment of this host, of which its maker has not told yet; or never will, since it is dead."""
+        if self._store.knows_segment(place.segment):
+            return
+        maker = next((process for process in self.deaths if is_made_by(place.segment, process)), b"")
+        if maker:
+            self._seal(maker, SealedSegment(place.object_id, place.segment, place.size, place.size, maker))
+        else:
             self._unsealed[place.object_id] = place
 
     def tell(self, process: bytes, message: Message) -> None:

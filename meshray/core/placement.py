@@ -309,16 +309,17 @@ class Placement:
     # -- SPREAD ------------------------------------------------------------------------------------------------------
 
     def _deal(self, wanted: Wanted, now: float) -> None:
-        """Deal out in turn what waits: to all that have room, or to all when nobody has any. Again when some of them
-        have not taken their turns in time."""
-        if wanted.turns is not None and now < wanted.dealt_at + self._config.spread_wait_s:
+        """Deal out in turn what waits, to all that could run it. Again when some of them have not taken their turns in
+        time: then to those that have room, if there are any."""
+        again = wanted.turns is not None
+        if again and now < wanted.dealt_at + self._config.spread_wait_s:
             return
         request = wanted.request
         could = [member for members in self._ranked(wanted).values() for member in members]
         here = not wanted.never
         free = [member for member in could if member.room(request)]
         here_free = here and self._slots.fits(request)
-        if free or here_free:
+        if again and (free or here_free):
             could, here = free, here_free
         nodes = sorted([member.node for member in could] + ([self.node] if here else []))
         count = min(wanted.count - len(wanted.grants), ROOM_MAX)
@@ -407,7 +408,7 @@ class Placement:
         told = [_what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
         if len(hosts) > NAMED_MAX:
             best = {name: max(host.total.get(name, 0) for host in hosts) for name in wanted.request}
-            told.append(f"{len(hosts) - NAMED_MAX} more with at most {describe(best)}")
+            told.append(f"and {len(hosts) - NAMED_MAX} more with at most {describe(best)}")
         return f"it asks for {asked}, there is {', '.join(told)}"
 
 

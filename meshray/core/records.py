@@ -283,6 +283,19 @@ class Records(Core):
         if covered:
             self._tell(Hold(0, [record.id for record in covered]))
 
+    def on_host_gone(self, node: bytes) -> None:
+        """The same for all that its processes had sent, and for what is inside objects that they owned: these are lost,
+        and keep nothing alive any more. Drain first."""
+        covered = [
+            record
+            for record in self.table.values()
+            if record.carriers and not record.held and any(_is_of(carrier, node) for carrier in record.carriers)
+        ]
+        for record in covered:
+            record.held = True
+        if covered:
+            self._tell(Hold(0, [record.id for record in covered]))
+
     # -- promotion ---------------------------------------------------------------------------------------------------
 
     def promote(self, record: Record) -> None:
@@ -349,3 +362,8 @@ class Records(Core):
                     last.object_ids.extend(message.object_ids)
                     return
         self._effects.append(Send(self._peer, message))
+
+
+def _is_of(carrier: Carrier, node: bytes) -> bool:
+    """Whether a process of that host sent it, or owns the container that it is."""
+    return carrier.source.startswith(node) or (carrier.container is not None and carrier.container.id.startswith(node))

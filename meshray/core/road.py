@@ -32,7 +32,7 @@ from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
-from meshray.core.homes import PROVEN, Homes
+from meshray.core.homes import Homes
 from meshray.core.jobs_abroad import JobsAbroad
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.core.ways import Pair, Parcel, Way
@@ -110,7 +110,7 @@ class Road(Core):
             self._lose(home, why)
 
     def on_life_over(self, life: bytes, why: str) -> None:
-        """It is no member any more: dead, or it has left."""
+        """It is no member any more: dead, or it has left; or there can be no link between its life and ours."""
         home = self._homes.on_over(life)
         if home is not None:
             self._lose(home, why)
@@ -158,6 +158,10 @@ class Road(Core):
         """The job that a process of another host serves; b"" for none, or when it has never spoken to this host."""
         return self.foreigners.job_of(process)
 
+    def foreign_jobs(self) -> list[bytes]:
+        """Jobs of other hosts that may have work done here."""
+        return self._jobs.foreign()
+
     # -- what processes of this host say -----------------------------------------------------------------------------
 
     def on_relay(self, source: bytes, message: Relay, now: float) -> None:
@@ -172,11 +176,21 @@ class Road(Core):
             self._tell_gone(source, home, self._why(home))
         elif _is_too_much(way.bytes_of((source, destination)), len(data)):
             self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
+        elif self.foreigners.settles(destination):
+            self.counters["messages to the dead"] += 1
+            if self.foreigners.also_tell(source, destination):
+                self._emit(Send(source, ProcessDied(destination)))
         else:
             self._introduce(way, source)
             self.foreigners.met(destination, source)
             way.relay((source, destination), data)
             self._laden[home] = None
+
+    def on_dealt(self, process: bytes, home: bytes) -> None:
+        """A process here has to hear of the end of that host, though it never spoke with any process there."""
+        way = self._ways.get(home)
+        if way is not None:
+            way.dealt.add(process)
 
     def on_seen(self, source: bytes, message: NodeGoneSeen) -> None:
         """The process speaks of after that end from here on."""
@@ -188,14 +202,21 @@ class Road(Core):
 
     def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
         """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
-        way = self._way(home, now)
-        if way is not None and (again or info.job not in way.jobs):
-            self._say_job(way, info)
+        way, there = self._way(home, now), self._there(info)
+        if way is not None and there is not None and (again or info.job not in way.jobs):
+            self._say_job(way, there)
 
-    def _say_job(self, way: Way, info: JobInfo) -> None:
-        way.jobs.add(info.job)
-        self._jobs.on_told(info.job, way.home)
-        self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+    def _there(self, info: JobInfo) -> JobThere | None:
+        """A job as it is to be told: as its driver's host has it; None when it is over."""
+        if info.job[:NODE_BYTES] != self.node:
+            return self._jobs.there(info.job)
+        return JobThere(info, self._python) if self._locals.job_lives(info.job) else None
+
+    def _say_job(self, way: Way, there: JobThere) -> None:
+        if there.info.job[:NODE_BYTES] != way.home:
+            way.jobs.add(there.info.job)
+            self._jobs.on_told(there.info.job, way.home)
+            self._say(way, there)
 
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
@@ -203,9 +224,11 @@ class Road(Core):
         way.introduced.add(process)
         way.dealt.add(process)
         info = self._locals.job_info(process)
-        if info is not None and info.job not in way.jobs:
-            self._say_job(way, info)
-        self._say(way, ProcessThere(process, info.job if info is not None else b""))
+        there = self._there(info) if info is not None else None
+        job = there.info.job if there is not None else b""
+        if there is not None and job not in way.jobs:
+            self._say_job(way, there)
+        self._say(way, ProcessThere(process, job))
 
     # -- what our own peer says --------------------------------------------------------------------------------------
 
@@ -267,7 +290,6 @@ class Road(Core):
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
             return
-        self.on_life(life, home, PROVEN, now)
         if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
             self.counters["messages gone astray"] += 1
             return
@@ -287,10 +309,13 @@ class Road(Core):
             self._emit(Send(destination, Relayed(source, data)))
             if not of_peer:
                 self._count((source, destination), len(data))
-        else:  # the sender does not know yet
+        else:
             self.counters["messages to the dead"] += 1
-            if not of_peer:
+            if not of_peer and not self.foreigners.has_told(peer_process(home), destination):
                 self._say(way, ProcessDied(destination))
+                self._say(
+                    way, DeathSettled(destination)
+                )  # none of them has got anything from the dead, or is waited for
 
     def _count(self, pair: Pair, size: int) -> None:
         self._owed[pair] += size
@@ -321,6 +346,8 @@ class Road(Core):
             return
         witnesses = {each for each in self.foreigners.who_met(process) if each in self._locals}
         self._forget_pairs(process)
+        if (way := self._ways.get(process[:NODE_BYTES])) is not None:
+            way.drop(process)
         if self.foreigners.on_died(process, witnesses):
             self._emit(ForeignDied(process))
         for witness in sorted(witnesses):
@@ -392,7 +419,7 @@ class Road(Core):
             self.counters["messages out of place"] += 1
             return
         way.jobs.add(job)
-        if not self._jobs.on_there(job, message.python):
+        if not self._jobs.on_there(message):
             return
         self._emit(JobCame(message.info, message.python))
         origin = job[:NODE_BYTES]
@@ -449,7 +476,8 @@ class Road(Core):
             del self._owed[pair]
             self._due.pop(pair, None)
         self.foreigners.on_host_gone(home)
-        self._emit(HostGone(home, why))
+        if way is not None:
+            self._emit(HostGone(home, why))
         self._jobs.forget_host(home)
         for job in self._jobs.of_host(home):
             self._end_job(job, why)
@@ -470,7 +498,9 @@ class Road(Core):
         """Hosts of which no rumour has come by now are given up."""
         for way in list(self._ways.values()):
             if way.give_up_at is not None and way.give_up_at <= now:
-                self._lose(way.home, f"no member is known under it (peer {way.home.hex()})")
+                why = f"no member is known under it (peer {way.home.hex()})"
+                self._lose(way.home, why)
+                remember(self._gone, way.home, why, GONE_MAX)
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)

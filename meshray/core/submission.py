@@ -16,6 +16,7 @@ stale, and counted.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from meshray.config import Config
 from meshray.core.effects import Core, Send
@@ -287,6 +288,11 @@ class Submission(Core):
         cls.ready.clear()
         self.dirty[class_id] = cls
         return done
+
+    def handles_for(self, node: bytes) -> list[list[Any]]:
+        """What is kept for tasks that were pushed to workers of this host."""
+        leases = [lease for lease in self._leases.values() if lease.peer == peer_of(node)]
+        return [task.refs for lease in leases for task in lease.in_flight.values() if task.refs]
 
     def on_node_gone(self, node: bytes, failure: Failure, now: float) -> list[tuple[Pending, Result]]:
         """A host is gone: its leases are lost, and nobody can tell what had begun there. Returns the tasks that are
@@ -562,11 +568,12 @@ class Submission(Core):
         link, in_flight = lease.link, lease.in_flight
         if not in_flight:
             lease.cls.idle -= 1
-        shipped, blobs, function = link.shipped, [], b""
+        shipped, blobs = link.shipped, []
+        function: bytes | None = None
         seq, plain = link.next_seq, len(batch) >= RUN_MIN
         for task in batch:
             if task.function is not function:
-                plain = plain and function in (b"", task.function)
+                plain = plain and function in (None, task.function)
                 function = task.function
                 if function not in shipped:
                     shipped.add(function)

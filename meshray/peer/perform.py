@@ -11,6 +11,7 @@ from typing import Any
 
 from meshray.core.effects import (
     AbandonStart,
+    Dealt,
     DeathOver,
     DropCopy,
     KillProcess,
@@ -86,6 +87,7 @@ class Performer:
             UnlinkSegment: self._unlink,
             SweepSegments: self._sweep,
             DeathOver: lambda effect, now: cores.road.on_local_settled(effect.process),
+            Dealt: lambda effect, now: cores.road.on_dealt(effect.process, effect.node),
             Handle: foreign.handle,
             Sever: foreign.sever,
             HostGone: foreign.on_host_gone,

@@ -167,7 +167,8 @@ def serve(
 
 def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
-    from meshray.peer.mesh import Mesh, Who
+    from meshray.peer.mesh import Mesh
+    from meshray.peer.mesh_life import Who
     from meshray.transport.floods import raise_descriptor_limit
 
     raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
@@ -176,7 +177,7 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    who = Who(name, parts.record.version, parts.node, parts.labels)
+    who = Who(name, parts.record.version, parts.node, labels=parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
     parts.cores.road.linked = True
     parts.cores.objects.alone = False

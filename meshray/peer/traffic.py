@@ -94,7 +94,7 @@ class Traffic:
                 if parcel is None:
                     break
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
-                    road.on_cut(life, "no link to it can be made")
+                    road.on_life_over(life, "no link to it can be made")
                     break
 
 

@@ -12,8 +12,9 @@ from meshray.core.lives import Life
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
-from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.resources import Amounts
+from meshray.wire.loads import decode_load
 
 _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
 
@@ -87,9 +88,30 @@ class PartsView:
         copies = msgspec.structs.asdict(cores.fetches.stats()) | {"served_bytes": cores.serving.served_bytes}
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
-    def mesh(self) -> Mapping[str, Any] | None:
+    def others(self) -> Sequence[OtherView]:
+        """Each host once: as the latest life of its peer has told."""
         mesh = self._parts.mesh
-        return mesh.status() if mesh is not None else None
+        found: dict[bytes, OtherView] = {}
+        for member in mesh.members() if mesh is not None else ():
+            load = decode_load(member.load)
+            if member.is_self or load is None or not load.home or load.home == self._parts.node:
+                continue
+            alive = member.state in ("alive", "suspect")
+            before = found.get(load.home)
+            if before is not None and (before.alive or not alive):
+                continue
+            address = member.addresses[0] if member.addresses else ""
+            found[load.home] = OtherView(
+                load.home, member.name, address, alive, load.total, load.used, load.labels, member.reason
+            )
+        return list(found.values())
+
+    def mesh(self) -> Mapping[str, Any] | None:
+        mesh, road = self._parts.mesh, self._parts.cores.road
+        if mesh is None:
+            return None
+        jobs = [job.hex() for job in road.foreign_jobs()]
+        return mesh.status() | {"foreign_processes": len(road.foreigners), "foreign_jobs": jobs}
 
     def counters(self) -> Mapping[str, int]:
         parts = self._parts

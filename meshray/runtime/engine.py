@@ -559,12 +559,15 @@ class Engine:
         on to others, who are about to tell of it."""
         if source != self.peer:
             return
+        pins = self.submission.handles_for(message.node)
         failure = gone_failure(message.node, message.reason)
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
         self.complete(self.calls.on_node_gone(message.node), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
-        pins = [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
+        self.records.drain()
+        self.records.on_host_gone(message.node)
+        pins += [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
         if pins:
             self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))
         self.flush()

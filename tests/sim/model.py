@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshray.core.records import Carrier, Record, Records
-from meshray.ids import FIRST_RETURN, node_of, object_of, owner_process_of
+from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, object_of, owner_process_of
 from meshray.wire import messages as m
 from tests.sim.peer import SimPeer
 from tests.sim.world import World, process_id
 
-LARGE = 1 << 20
+LARGE = 64
+"""Bytes of a large value: it is copied in earnest."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ class Process:
         self.put_off: list[bytes] = []  # actor handles to let go of when none is
         self.states: dict[bytes, m.ActorState] = {}  # the last of each actor
         self.hosted: m.StartActor | None = None
+        self.reading: dict[int, tuple[m.Place, Ref]] = {}  # values of other hosts that were asked for, by request
+        self.uses: dict[str, int] = {}  # copies that are being read
+        self.unread: list[tuple[m.Place, m.Failure]] = []
         self.job = self.job or self.process
         self.world.parties[self.process] = self
         self.peer.attach(self.process, self.job)
@@ -173,6 +177,7 @@ class Process:
         self.count += 1
         place = m.Place(object_id, self.peer.node, f"{self.process[-8:].hex()}-{self.count:x}", LARGE)
         self.peer.files[place.segment] = self.process
+        self.peer.data[place.segment] = self.world.truth[place] = self.world.random.randbytes(LARGE)
         self.say(self.peer.process, m.Sealed([m.SealedSegment(object_id, place.segment, LARGE, LARGE)]))
         return place
 
@@ -217,6 +222,43 @@ class Process:
         """Ask for the value of something borrowed."""
         wanted = [self.records.table[ref.binary()] for ref in self.some(self.variables)]
         self.records.fetch([record for record in wanted if not record.owned])
+        self.flush()
+
+    def read(self) -> None:
+        """Look into values that lie on other hosts."""
+        values = [self.records.table[ref.binary()].value for ref in self.variables]
+        places = [value for value in values if isinstance(value, m.Place) and value.node != self.peer.node]
+        for place in self.world.random.sample(places, min(2, len(places))):
+            self.count += 1
+            self.reading[self.count] = place, self.ref(place.object_id)
+            self.say(self.peer.process, m.Bring(self.count, place))
+
+    def _on_Brought(self, source: bytes, message: m.Brought) -> None:
+        place, ref = self.reading.pop(message.request)
+        if message.failure is not None:
+            self.unread.append((place, message.failure))
+            return
+        assert message.place is not None
+        self.uses[message.place.segment] = self.uses.get(message.place.segment, 0) + 1
+        self.compare(place, message.place)
+        self.world.at(self.world.random.random() * 0.05, lambda: self._end_use(place, message.place, ref))
+
+    def compare(self, place: m.Place, copy: m.Place | None) -> None:
+        assert copy is not None
+        assert copy.node == self.peer.node
+        assert self.peer.data[copy.segment][: copy.size] == self.world.truth[place], (
+            f"{place!r} is not what it was (I9)"
+        )
+
+    def _end_use(self, place: m.Place, copy: m.Place | None, ref: Ref) -> None:
+        if not self.alive or copy is None:
+            return
+        self.compare(place, copy)  # nobody has written into it meanwhile
+        self.uses[copy.segment] -= 1
+        asked = any(other == place for other, _ in self.reading.values())
+        if not self.uses[copy.segment] and not asked:
+            self.say(self.peer.process, m.Unused([copy.segment]))
+        del ref
         self.flush()
 
     def die(self) -> None:
@@ -379,11 +421,13 @@ class Process:
     def _account_for(self, dead: bytes) -> None:
         """What had come from a process, or from all those of a host."""
         self.records.drain()
-        if self.rules.hold:
+        if self.rules.hold and len(dead) == NODE_BYTES:
+            self.records.on_host_gone(dead)
+        elif self.rules.hold:
             covered = [
                 record
                 for record in self.records.table.values()
-                if not record.held and any(carrier.source.startswith(dead) for carrier in record.carriers or ())
+                if not record.held and any(carrier.source == dead for carrier in record.carriers or ())
             ]
             for record in covered:
                 record.held = True
@@ -425,6 +469,7 @@ class Process:
         for segment in message.segments:
             assert self.peer.files.get(segment) == self.process, f"{segment} is not ours to use again"
             del self.peer.files[segment]
+            self.peer.data[segment] = bytes(LARGE)  # written again
             self.say(self.peer.process, m.PoolTrimmed(LARGE))
 
     # -- actors ------------------------------------------------------------------------------------------------------

@@ -11,22 +11,30 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    Dealt,
     DeathOver,
+    DropCopy,
     KillProcess,
     Later,
+    OpenCopy,
     ReleaseActorSlot,
     RequestActorSlot,
+    SealCopy,
     Send,
     StartWorker,
     SweepSegments,
     UnlinkSegment,
+    WriteCopy,
 )
+from meshray.core.fetches import Fetches
 from meshray.core.foreigners import Foreigners
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.object_table import Record, Stage
 from meshray.core.objects import Objects
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.ids import node_of, peer_of
 from meshray.wire import messages as m
 from tests.sim.world import NODE, World, process_id
@@ -45,6 +53,14 @@ class SimPeer:
         self.alive = True
         self.store = StoreAccounts(config, capacity)
         self.objects = Objects(config, node, self.store, alone)
+        self.fetches = Fetches(config, node, lambda size: size)
+        self.whereabouts = Whereabouts(self.objects.knows)
+        self.serving = Serving(config, self._find)
+        self.data: dict[str, bytes] = {}  # segment -> what is in its file
+        self._serves_again = False
+        if not alone:
+            self.objects.object_freed = self.whereabouts.on_object_freed
+            self.store.on_process_attached(self.process, 1)
         self.actors = Actors(config, node, self.objects)
         self.on_freed: Callable[[Record], None] = lambda record: None
         self.leases = Leases({"CPU": 20_000}, ("python", "/usr"), config)
@@ -73,6 +89,7 @@ class SimPeer:
         self.objects.check()
         self.actors.check()
         self.leases.check()
+        self.fetches.check()
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -96,6 +113,7 @@ class SimPeer:
         for peer in sorted(told):
             self.world.send(self.process, peer, m.ProcessDied(process))
         self.foreigners.on_local_died(process, told)
+        self.fetches.on_process_died(process)
         self.objects.on_process_died(process, "it was killed", told)
         self.perform()
 
@@ -133,15 +151,20 @@ class SimPeer:
             return
         self.gone.add(node)
         for process in sorted(self.objects._attached):
-            self.world.send(self.process, process, m.NodeGone(node))
+            if node in self.dealt.get(process, ()):
+                self.world.send(self.process, process, m.NodeGone(node))
         self.foreigners.on_host_gone(node)
         self.objects.foreign.on_host_gone(node, "it was killed")
+        self.whereabouts.on_host_gone(node)
+        self.serving.on_host_gone(node)
+        self.fetches.on_host_gone(node, self.world.now)
         self.perform()
 
     def _nowhere(self, node: bytes) -> None:
         """Something was said to a host that is gone."""
         if self.alive:
             self.objects.foreign.on_unreachable(node, "it was killed")
+            self.fetches.on_host_gone(node, self.world.now)
             self.perform()
 
     def foreign_death(self, process: bytes) -> None:
@@ -195,6 +218,32 @@ class SimPeer:
             case m.DeathSettled():
                 for witness in self.foreigners.on_settled(message.process):
                     self.world.send(self.process, witness, message)
+            case m.Bring() if objects.is_attached(source):
+                self.fetches.on_bring(source, message, now)
+            case m.Unused():
+                self.fetches.on_unused(source, message)
+            case m.Bring():
+                pass  # its process is dead
+            case m.Found():
+                self.fetches.on_found(source, message, now)
+            case m.Piece():
+                self.fetches.on_piece(source, message, now)
+            case m.NoPiece():
+                self.fetches.on_no_piece(source, message, now)
+            case m.Expired():
+                self.fetches.on_expired(source, message)
+            case m.CreditGranted():
+                self.fetches.on_granted(message, now)
+            case m.TrimPool():
+                self.fetches.on_trim_pool()
+            case m.Seek():
+                self.whereabouts.on_seek(source, message)
+            case m.Whole():
+                self.whereabouts.on_whole(source, message)
+            case m.CopiesGone():
+                self.whereabouts.on_copies_gone(source, message)
+            case m.Pull():
+                self.serving.on_pull(source, message)
             case m.CreditRequest():
                 self.store.on_credit_request(source, message, now)
             case m.PoolTrimmed():
@@ -217,11 +266,18 @@ class SimPeer:
 
     def perform(self) -> None:
         """Effects of all cores, until there are none."""
-        cores = (self.leases, self.actors, self.objects, self.store)
+        cores = (
+            self.leases, self.actors, self.objects, self.store, self.fetches, self.whereabouts, self.serving
+        )  # fmt: skip
         while effects := next((found for core in cores if (found := core.take_effects())), None):
             for effect in effects:
                 self._perform(effect)
-        times = (self.leases.deadline(), self.actors.next_deadline(), self.store.next_deadline())
+        if self.serving.pending:
+            self._serve()
+        times = (
+            self.leases.deadline(), self.actors.next_deadline(), self.store.next_deadline(),
+            self.fetches.next_deadline(),
+        )  # fmt: skip
         deadline = min((time for time in times if time is not None), default=self._next_deadline)
         if deadline < self._next_deadline:
             self._next_deadline = max(deadline, self.world.now)
@@ -232,11 +288,41 @@ class SimPeer:
             self.objects.foreign.on_later(number)
             self.perform()
 
+    def _find(self, place: m.Place) -> tuple[str, int] | None:
+        if place.node != self.node:
+            return self.fetches.look_up(place)
+        return (place.segment, place.size) if self.store.has(place.segment, place.object_id, place.size) else None
+
+    def _serve(self) -> None:
+        """Pieces leave on a plane of their own, while links are open."""
+        closed = False
+
+        def is_open(peer: bytes) -> bool:
+            nonlocal closed
+            closed = closed or self.world.random.random() < 0.2
+            return not closed and node_of(peer) not in self.gone
+
+        while (reading := self.serving.next(is_open)) is not None:
+            data = self.data[reading.segment][reading.offset : reading.offset + reading.size]
+            self.world.send(self.process, reading.to, m.Piece(reading.place, reading.offset, data), "bulk")
+        if closed and not self._serves_again:
+            self._serves_again = True
+            self.world.at(0.0005, self._serve_again)
+        if effects := self.serving.take_effects():
+            for effect in effects:
+                self._perform(effect)
+
+    def _serve_again(self) -> None:
+        self._serves_again = False
+        if self.alive:
+            self.perform()
+
     def _tick(self) -> None:
         self._next_deadline = float("inf")
         self.leases.tick(self.world.now)
         self.actors.tick(self.world.now)
         self.store.tick(self.world.now)
+        self.fetches.tick(self.world.now)
         self.perform()
 
     def _perform(self, effect: Any) -> None:
@@ -244,16 +330,33 @@ class SimPeer:
         match effect:
             case Send(message=m.Bind()):
                 self.new_host(effect.to[8:].decode().strip("\0"), effect.message.job.job)
+            case Send() if effect.to == self.process:
+                self.receive(self.process, effect.message)
             case Send() if node_of(effect.to) in self.gone:
                 self.world.at(0.0, lambda: self._nowhere(node_of(effect.to)))
             case Send():
                 self.world.send(self.process, effect.to, effect.message)
             case StartWorker():
                 self.world.at(self.world.random.random() * 0.02, lambda: self._started(effect.ticket))
+            case Dealt():
+                self.dealt.setdefault(effect.process, set()).add(effect.node)
             case DeathOver():
                 self.death_over(effect.process)
             case Later():
                 self.world.at(effect.seconds, lambda: self._later(effect.number))
+            case OpenCopy():
+                assert effect.fresh != (effect.segment in self.files), f"{effect}: {self.files.keys()}"
+                self.files[effect.segment] = self.process
+                self.data[effect.segment] = bytes(effect.capacity)
+            case WriteCopy():
+                before = self.data[effect.segment]
+                end = effect.offset + len(effect.data)
+                assert end <= len(before), "it is written beyond its end"
+                self.data[effect.segment] = before[: effect.offset] + effect.data + before[end:]
+            case SealCopy():
+                assert effect.size <= effect.capacity
+            case DropCopy():
+                del self.files[effect.segment], self.data[effect.segment]
             case UnlinkSegment():
                 self.files.pop(effect.segment, None)
             case SweepSegments():

@@ -1,6 +1,7 @@
-"""References between hosts under fire: deaths of processes and of whole hosts between any two messages.
+"""References and values between hosts under fire: deaths of processes and of whole hosts between any two messages.
 
-Three hosts with a peer each, processes on each that pass references and segments to each other by way of their peers.
+Three hosts with a peer each, processes on each that pass references and segments to each other by way of their peers,
+and read values that lie elsewhere through copies, piece by piece, in stores that may be too small for them.
 The laws are those of one host: nothing is freed while a living process holds it (I6), unless its owner is dead or the
 owner's host is; every question is answered (I1), with an error only where that is deserved; when all handles are
 dropped nothing is left on any host that lives (I5), and no place leads to a file that is gone (I9).
@@ -8,20 +9,29 @@ dropped nothing is left on any host that lives (I5), and no place leads to a fil
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import replace as changed
 
 import pytest
+from msgspec.structs import replace
 
 from meshray.config import preset
 from meshray.core.object_table import Record
 from meshray.ids import node_of, owner_process_of
 from meshray.wire.messages import Place
-from tests.sim.model import Process, Rules, excused
+from tests.sim.model import LARGE, Process, Rules, excused
 from tests.sim.peer import SimPeer, lost_in
 from tests.sim.world import World, name
 
 NODES = (b"host---a", b"host---b", b"host---c")
 SEEDS = 160
+CONFIG = replace(
+    preset("test"),
+    fetch_piece_bytes=16,
+    fetch_window_bytes=32,
+    fetch_peer_max_bytes=64,
+    fetch_max_bytes=96,
+    fetches_max=3,
+)
 
 
 class Hosts:
@@ -30,16 +40,18 @@ class Hosts:
     def __init__(self, seed: int, rules: Rules | None = None, deaths: int = 4, host_deaths: int = 1) -> None:
         self.world = World(seed)
         self.rules = rules or Rules()
-        self.peers = {node: SimPeer(self.world, preset("test"), node=node, alone=False) for node in NODES}
-        self.ended: set[bytes] = set()  # records that ended with a value
         random = self.world.random
+        self.small = random.random() < 0.3  # the stores: not all that is read fits
+        capacity = random.randint(4, 20) * LARGE if self.small else 1 << 40
+        self.peers = {node: SimPeer(self.world, CONFIG, capacity, node, alone=False) for node in NODES}
+        self.ended: set[bytes] = set()  # records that ended with a value
         for node, peer in self.peers.items():
             peer.on_freed = lambda record, node=node: self.on_freed(node, record)  # type: ignore[misc]
             driver = Process(self.world, peer, "driver", b"", self.rules)
             for number in range(random.randint(1, 3)):
                 Process(self.world, peer, f"w{number}", driver.process, self.rules)
-        for _ in range(80):
-            self.world.at(random.random() * 0.12, self.act)
+        for _ in range(100):
+            self.world.at(random.random() * 0.15, self.act)
         for _ in range(random.randint(0, deaths)):
             self.world.at(random.random() * 0.15, self.kill)
         for _ in range(random.randint(0, host_deaths)):
@@ -61,8 +73,10 @@ class Hosts:
             process.put()
         elif what < 0.6 and others:
             process.submit(random.choice(others))
-        elif what < 0.75:
+        elif what < 0.7:
             process.get()
+        elif what < 0.88:
+            process.read()
         else:
             process.drop()
             process.drop()
@@ -131,6 +145,13 @@ class Hosts:
                     continue  # the value of a task that was not tried again
                 assert failure.kind == "OwnerDiedError", f"{failure} for {object_id.hex()}"
                 assert excused(process, object_id), f"{failure}, and its owner lives"
+            for place, failure in process.unread:
+                if failure.kind == "ObjectStoreFullError":
+                    assert self.small, f"{failure}, and there was room"
+                    continue
+                assert failure.kind == "ObjectLostError", failure
+                assert not (self.is_up(place.node) and self.is_up(node_of(place.object_id))), f"{failure}: {place}"
+            assert not process.reading, f"{name(process.process)} never got {process.reading} (I1)"
             asked = [record for record in process.records.table.values() if record.fetching and record.value is None]
             assert not asked, f"{name(process.process)} was never answered: {asked} (I1)"
             assert not process.tasks, f"{name(process.process)} waits for {process.tasks} (I1)"
@@ -145,6 +166,11 @@ class Hosts:
         for peer in [peer for peer in self.peers.values() if peer.alive]:
             left = peer.objects.left()
             assert not left, f"left behind at {peer.node.decode()}: {left} (I5)"
+            assert not len(peer.whereabouts), f"{peer.node.decode()} thinks that others have copies"
+            assert not peer.serving.pending, f"{peer.node.decode()} was asked for what it never sent"
+            fetched = peer.fetches.stats()
+            assert fetched.whole + fetched.fetching + fetched.waiting == 0, f"copies are left: {fetched} (I5)"
+            assert peer.fetches.charged == peer.store.stats().used, "the books of the store differ"
             assert not peer.files, f"files left behind: {peer.files} (I5)"
 
 
@@ -167,7 +193,7 @@ def test_nothing_is_freed_while_a_process_of_any_host_holds_it_and_nothing_is_le
 @pytest.mark.parametrize(("rule", "seeds"), [("hold", range(150)), ("settle", range(400))])
 def test_each_rule_of_the_runtime_is_needed(rule: str, seeds: range) -> None:
     """The simulation finds what goes wrong without it: so it would find a runtime that breaks it."""
-    broken = replace(Rules(), **{rule: False})
+    broken = changed(Rules(), **{rule: False})
     for seed in seeds:
         try:
             run(seed, broken)

@@ -289,6 +289,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     actor_backoff_max_s: float = 5.0
     """Bound on that pause; an incarnation that lived longer than this begins anew at no pause."""
 
+    name_claim_timeout_s: float = 2.0
+    """A member that does not say by then whether it has an actor of a name has none: it is likely dead or cut off, and
+    of two actors with one name one will go. Many times longer than an answer takes."""
+
+    name_claim_again_s: float = 0.05
+    """A claim that another one came before asks again after so long: some round trips, after which that one is
+    decided."""
+
+    names_told_max: int = 65_536
+    """Names of one other peer that are remembered. Those beyond are found all the same, by asking everybody."""
+
+    finds_max: int = 10_000
+    """Names that processes of this host look for at one time."""
+
+    actor_move_s: float = 1.0
+    """An actor that has waited for a place on one host for so long looks whether another one has room: twice the time
+    after which a change of load is told (`load_interval_s`)."""
+
+    fence_renew_s: float = 2.0
+    """So often a host asks each owner of its actors for the right to run them: five times within `fence_right_s`."""
+
+    fence_right_s: float = 10.0
+    """T of `core.fencing`: how long an answered request is good for. Longer than the usual time until a death is known
+    (5-10 s): then the pause before a restart elsewhere is mostly over when it is known."""
+
+    fence_margin_s: float = 1.0
+    """What a host has, at least, for killing actors at the end of its right before their owner starts them again."""
+
     early_messages_max: int = 10_000
     """Bound on what is remembered of objects and actors whose own message is still on its way over another link."""
 
@@ -495,8 +523,11 @@ DETECTOR_TIMES = (
     "away_grace_s",
     "rejoin_after_s",
     "probes_kept_s",
+    "fence_renew_s",
+    "fence_right_s",
+    "fence_margin_s",
 )
-"""The times of membership, which the `test` preset divides by five (suspicions are multiples of them)."""
+"""The times of membership and fencing, which the `test` preset divides by five (suspicions are multiples of them)."""
 
 
 def preset(name: str) -> Config:

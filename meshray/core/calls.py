@@ -18,8 +18,10 @@ from collections import deque
 from typing import Any
 
 from meshray.core.effects import Core, Send
+from meshray.core.gone import remember
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
 from meshray.core.plain import RUN_MIN, plain_push
+from meshray.ids import node_of
 from meshray.wire.messages import ActorState, Failure, Message, Push, Result, WatchActor
 
 PENDING, ALIVE, DEAD = "pending", "alive", "dead"
@@ -37,6 +39,11 @@ ACKNOWLEDGE_CALLS = 256
 are acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
 
 
+NUMBERS_MAX = 4096
+"""Workers of forgotten actors whose numbers are kept. Those that die are forgotten; those of a host that is gone are
+not, since it may come back."""
+
+
 class ActorLink:
     """What this process knows of one actor, and its calls that are not done."""
 
@@ -44,6 +51,7 @@ class ActorLink:
         "acknowledged",
         "actor_id",
         "creation_refs",
+        "cut",
         "doomed",
         "failure",
         "in_flight",
@@ -67,6 +75,7 @@ class ActorLink:
         self.told = 0  # and this is what the worker knows of that
         self.failure: Failure | None = None  # why it is DEAD
         self.doomed = False  # this process has it killed for good: no call goes there any more
+        self.cut = False  # its host could not be reached from here, and nobody has said since where it lives
         self.creation_refs: list[Any] | None = None  # handles of the constructor's arguments, until it has started
 
     def __repr__(self) -> str:
@@ -127,7 +136,7 @@ class Calls(Core):
         """This process has it killed: its later calls must not reach the worker that is about to die."""
         link = self._links.get(actor_id)
         if link is not None and link.state != DEAD:
-            link.state = PENDING
+            link.state, link.cut = PENDING, False
             link.doomed = link.doomed or no_restart
 
     def drop(self, call: Pending) -> None:
@@ -153,7 +162,11 @@ class Calls(Core):
         if link is None or link.state == DEAD or message.incarnation < link.incarnation:
             return []
         if message.worker and message.worker == link.worker:
+            if link.cut and not link.doomed:  # its owner can see it: maybe so can we by now
+                link.state, link.cut = ALIVE, False
+                self.dirty[link.actor_id] = link
             return []
+        link.cut = False
         done = self._accept(link, message.finished)
         if message.failure is not None:
             return done + self._die(link, message.failure)
@@ -186,9 +199,26 @@ class Calls(Core):
                 done.append((call, Result(0, [failure])))
         return done
 
+    def on_node_gone(self, node: bytes) -> Done:
+        """A host is gone, or cannot be reached from here, which need not mean that the actors there are dead: their
+        owners say. Calls in flight there count as begun; later ones wait for the owner's word."""
+        done: Done = []
+        for link in list(self._by_worker.values()):
+            if node_of(link.worker) == node:
+                done += self._lose(link, set(link.in_flight), "could not be reached any more")
+                link.acknowledged = link.next_seq - 1  # results of those may come to its journal: nobody wants them
+                if not link.doomed:
+                    link.state, link.cut = PENDING, True
+                    self._effects.append(Send(self._peer, WatchActor(link.actor_id)))
+        return done
+
     def _incarnation_died(self, link: ActorLink, started: set[int]) -> Done:
-        """Calls in flight are tried again at the next incarnation, or fail. One that had not begun is not charged."""
+        """Calls in flight are tried again at the next incarnation, or fail."""
         self._by_worker.pop(link.worker, None)
+        return self._lose(link, started, "died; the actor is restarting")
+
+    def _lose(self, link: ActorLink, started: set[int], what: str) -> Done:
+        """What is in flight will not be answered. A call that had not begun is not charged."""
         done: Done = []
         again: list[Pending] = []
         for seq, call in link.in_flight.items():
@@ -202,7 +232,7 @@ class Calls(Core):
                 again.append(call)
             else:
                 call.state = DONE
-                text = f"the actor's worker died while it ran {call.name}; the actor is restarting"
+                text = f"while the actor's worker ran {call.name} it {what}"
                 done.append((call, Result(seq, [Failure("ActorUnavailableError", text)])))
         link.in_flight.clear()
         for call in reversed(again):
@@ -354,7 +384,7 @@ class Calls(Core):
             return
         self.dirty.pop(actor_id, None)
         if self._by_worker.pop(link.worker, None) is not None and link.next_seq > 1:
-            self._numbers[link.worker] = link.next_seq
+            remember(self._numbers, link.worker, link.next_seq, NUMBERS_MAX)
             if link.acknowledged > link.told:
                 self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
 

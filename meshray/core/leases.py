@@ -17,12 +17,12 @@ are never reused, so what arrives late for an ended one is ignored and counted i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import Core, Send
+from meshray.core.effects import Core, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reserves, victims, wished_for
@@ -31,6 +31,7 @@ from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
 from meshray.ids import NODE_BYTES, PROCESS_BYTES, peer_of
 from meshray.resources import Amounts
+from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
     AskAlso,
     Demand,
@@ -274,6 +275,10 @@ class Leases(Core):
             self._drop(wanted, "its submitter's host is gone")
         self._look_again_at_all(now)
 
+    def knows_job(self, job: bytes) -> bool:
+        """Whether workers of a job can be had here; of one that has ended, for its detached actors."""
+        return job in self._jobs
+
     def job_info(self, job: bytes) -> JobInfo | None:
         """A job that this peer serves; None for others."""
         return self._jobs[job] if self.serves(job) else None
@@ -286,6 +291,14 @@ class Leases(Core):
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
+    def actor_host(self, request: RequestActorSlot, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+        """See `Placement.actor_host`."""
+        wanted = Wanted(
+            (request.actor_id, 0), request.job, dict(request.request), request.profile, ACTOR_DEPTH, request.name,
+            strategy=request.strategy,
+        )  # fmt: skip
+        return self.placement.actor_host(wanted, waits_at, avoided) if self.placement.members else None
+
     def request_actor_slot(
         self,
         actor_id: bytes,
@@ -294,6 +307,7 @@ class Leases(Core):
         running_request: Amounts,
         profile: Profile,
         now: float,
+        strategy: Strategy = ANYWHERE,
     ) -> None:
         """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing."""
         key = (actor_id, 0)
@@ -301,7 +315,9 @@ class Leases(Core):
             self.stale += 1
             return
         if self._demands.get(key) is None:
-            wanted = self._new_class(key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH), now)
+            wanted = self._new_class(
+                key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy), now
+            )
             wanted.running_request = dict(running_request)
             wanted.count = 1
             self._pump(now)

@@ -20,7 +20,7 @@ With SPREAD all hosts that can run it have their turn, this one as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -348,6 +348,49 @@ class Placement:
             self.members[ask.node].promise(wanted.request, ask.count)
             wanted.asked[ask.node] = now
         return asks
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+
+    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+        """The node for an actor, which asks one host at a time: preferred ones with room, others with room, preferred
+        ones, others; this one first among equals. None: nobody could have it. `waits_at`: it waits there already, and
+        moves for room only; None: to none. Not on a host of `avoided`."""
+        ranks = self._ranked(wanted)
+        tiers = [[each for each in ranks.get(rank, ()) if each.node not in avoided] for rank in (PREFERRED, WILL_DO)]
+        here = self._rank(self._here, wanted)
+        request = wanted.request
+        if wanted.strategy.spread and not waits_at:
+            return self._next_in_turn([*tiers[0], *tiers[1]], here, request)
+        for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
+            if here == rank and self._slots.fits(request) and waits_at != self.node:
+                return self.node
+            free = [member for member in tier if member.room(request) and member.node != waits_at]
+            if free:
+                return self._promised(self._better_of_two(free, request), request)
+        if waits_at:
+            return None
+        for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
+            if here == rank:
+                return self.node
+            if tier:
+                return self._promised(self._better_of_two(tier, request), request)
+        return None
+
+    def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
+        """SPREAD: those with room have their turns, or all that could when nobody has any."""
+        free = sorted(member.node for member in members if member.room(request))
+        if here and self._slots.fits(request):
+            free.append(self.node)
+        nodes = free or sorted(member.node for member in members) + [self.node] * bool(here)
+        if not nodes:
+            return None
+        node = nodes[self._turn % len(nodes)]
+        self._turn += 1
+        return node if node == self.node else self._promised(self.members[node], request)
+
+    def _promised(self, member: Member, request: Amounts) -> bytes:
+        member.promise(request, 1)
+        return member.node
 
     # -- what nobody can do ------------------------------------------------------------------------------------------
 

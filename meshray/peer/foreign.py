@@ -9,10 +9,12 @@ import msgspec
 
 from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.ids import peer_of
 from meshray.observe.notes import note
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.jobs import OWN_PYTHON, Jobs
 from meshray.peer.parts import Parts
+from meshray.peer.timers import boot_time
 from meshray.wire.codec import ProtocolError, decode
 from meshray.wire.messages import Code, JobInfo
 
@@ -50,13 +52,28 @@ class Foreign:
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
             cores.leases.on_member_gone(effect.home, effect.reason, now)
+        self._on_actors_gone(effect.home, now)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
+
+    def _on_actors_gone(self, home: bytes, now: float) -> None:
+        """Actors there, of there, watched from there; and those of there that live here."""
+        cores, peer = self._parts.cores, peer_of(home)
+        cores.guests.on_owner_gone(peer)
+        fence_s = cores.fencing.on_host_lost(peer, boot_time())
+        cores.lodging.on_host_gone(home, now)
+        cores.actors.on_host_gone(home, fence_s, now)
+        cores.foreign_actors.on_node_gone(home)
+        cores.naming.on_member_down(peer, now)
+        if cores.road.is_there(home):  # it was only cut off
+            cores.naming.on_member_up(peer)
 
     def on_unreachable(self, home: bytes, now: float) -> None:
         """What this peer had to say to that host did not leave: it is gone."""
         why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
         self._parts.cores.objects.foreign.on_unreachable(home, why)
         self._parts.cores.fetches.on_host_gone(home, now)
+        self._parts.cores.lodging.on_host_gone(home, now)
+        self._parts.cores.foreign_actors.on_node_gone(home)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""
@@ -67,10 +84,12 @@ class Foreign:
         leases, info = self._parts.cores.leases, effect.info
         if effect.python != OWN_PYTHON:
             note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
-        elif leases.serves(info.job):
+            return
+        if leases.serves(info.job):
             leases.on_code_known(as_here(info), now)
         else:
             leases.on_job_started(as_here(info), code_follows=info.code is None)
+        self._parts.cores.guests.on_job_came(info.job)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_job(effect.job, now)

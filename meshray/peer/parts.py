@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
+from meshray.core.fencing import Fencing
 from meshray.core.fetches import Fetches
+from meshray.core.foreign_actors import ForeignActors
+from meshray.core.guests import Guests
 from meshray.core.leases import Leases
+from meshray.core.lodging import Lodging
+from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.road import Road
 from meshray.core.serving import Serving
@@ -41,6 +46,11 @@ class Cores:
 
     leases: Leases
     actors: Actors
+    lodging: Lodging
+    guests: Guests
+    fencing: Fencing
+    foreign_actors: ForeignActors
+    naming: Naming
     adoption: Adoption
     objects: Objects
     store: StoreAccounts

@@ -11,17 +11,12 @@ from typing import Any
 
 from meshray.core.effects import (
     AbandonStart,
-    ActorPlaced,
-    ActorSlot,
-    ActorWaits,
     Dealt,
     DeathOver,
     DropCopy,
     KillProcess,
     Later,
     OpenCopy,
-    ReleaseActorSlot,
-    RequestActorSlot,
     SealCopy,
     Send,
     StartWorker,
@@ -32,6 +27,7 @@ from meshray.core.effects import (
 )
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import NODE_BYTES
+from meshray.peer.actors import actor_effects
 from meshray.peer.copies import CopyHands
 from meshray.peer.foreign import Foreign
 from meshray.peer.parts import Parts
@@ -46,9 +42,8 @@ from meshray.wire.messages import (
     Exit,
     Expired,
     Found,
+    HostActor,
     LeaseReturned,
-    LogLine,
-    LogLines,
     PoolTrimmed,
     Seek,
     TrimPool,
@@ -68,8 +63,8 @@ class Performer:
         self._foreign = foreign
         cores = parts.cores
         self._cores = (
-            cores.leases, cores.actors, cores.adoption, cores.objects, cores.store,
-            cores.fetches, cores.whereabouts, cores.serving, cores.road,
+            cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
+            cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving, cores.road,
         )  # fmt: skip
         self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
             CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
@@ -87,11 +82,7 @@ class Performer:
             StartWorker: starts.start,
             AbandonStart: lambda effect, now: starts.abandon(effect),
             KillProcess: self._kill,
-            ActorSlot: lambda effect, now: cores.actors.on_slot(effect.actor_id, effect.worker, now),
-            ActorWaits: self._actor_waits,
-            RequestActorSlot: self._request_slot,
-            ActorPlaced: lambda effect, now: cores.leases.actor_placed(effect.actor_id, now),
-            ReleaseActorSlot: lambda effect, now: cores.leases.release_actor(effect.actor_id, now),
+            **actor_effects(parts),
             ThawLease: lambda e, now: cores.leases.on_thawed(e.worker, e.submitter, e.kill, now),
             UnlinkSegment: self._unlink,
             SweepSegments: self._sweep,
@@ -128,7 +119,7 @@ class Performer:
             return
         process = parts.processes.get(effect.to)
         if process is None and effect.to[:NODE_BYTES] != parts.node:
-            if isinstance(effect.message, Demand):  # of an adopted task
+            if isinstance(effect.message, Demand | HostActor):  # of an adopted task, or for an actor
                 info = parts.cores.leases.job_info(effect.message.job)
                 if info is not None:
                     parts.cores.road.tell_job(info, effect.to[:NODE_BYTES], now)
@@ -173,23 +164,6 @@ class Performer:
 
     def _kill(self, effect: KillProcess, now: float) -> None:
         self._parts.children.kill(effect.process)
-
-    def _request_slot(self, effect: RequestActorSlot, now: float) -> None:
-        self._parts.cores.leases.request_actor_slot(
-            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now
-        )
-
-    def _actor_waits(self, effect: ActorWaits, now: float) -> None:
-        parts = self._parts
-        if effect.broken:
-            parts.cores.actors.on_slot_failed(effect.actor_id, effect.message)
-            return
-        driver = parts.processes.get(effect.job)
-        actor = parts.cores.actors.actor(effect.actor_id)
-        if driver is not None and actor is not None and effect.message:
-            text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-            line = LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
-            parts.endpoint.send(driver.id, LogLines([line]))
 
     def _later(self, effect: Later, now: float) -> None:
         self._parts.timers.at(now + effect.seconds, lambda: self._parts.cores.objects.foreign.on_later(effect.number))

@@ -21,13 +21,19 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from meshray.config import preset
+from meshray.config import Config, preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.assignment import Device
+from meshray.core.effects import RequestActorSlot
+from meshray.core.fencing import Fencing
 from meshray.core.fetches import Fetches
+from meshray.core.foreign_actors import ForeignActors
+from meshray.core.guests import Guests
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
+from meshray.core.lodging import Lodging
+from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.placement import Here
 from meshray.core.road import Road
@@ -50,7 +56,7 @@ from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
-from meshray.peer.timers import Timers
+from meshray.peer.timers import Timers, boot_time
 from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
@@ -105,7 +111,8 @@ def serve(
         fetches = Fetches(config, node, copy_capacity)
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
-        leases.job_is_needed = lambda job: _has_living_actors(actors, job)
+        lodging, guests, fencing = _for_actors(config, node, leases)
+        leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
         parts = Parts(
@@ -116,7 +123,22 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, adoption, objects, store, fetches, whereabouts, serving, road),
+            cores=Cores(
+                leases,
+                actors,
+                lodging,
+                guests,
+                fencing,
+                ForeignActors(),
+                Naming(config),
+                adoption,
+                objects,
+                store,
+                fetches,
+                whereabouts,
+                serving,
+                road,
+            ),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),
@@ -176,6 +198,19 @@ def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, in
     store_folder = claim.folder if claim is not None else fallback
     capacity = wanted if wanted is not None else default_capacity(store_folder)
     return store_folder, claim, capacity, [chosen.warning] if chosen.warning else []
+
+
+def _for_actors(config: Config, node: bytes, leases: Leases) -> tuple[Lodging, Guests, Fencing]:
+    """What lets actors live on other hosts, and those of others here."""
+    fencing = Fencing(config)
+
+    def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
+        return leases.actor_host(request, waits_at, fencing.avoided(boot_time()))
+
+    def may_be_told(job: bytes) -> bool:
+        return leases.job_info(job) is not None
+
+    return Lodging(config, node, choose, may_be_told), Guests(leases.knows_job), fencing
 
 
 def _has_living_actors(actors: Actors, job: bytes) -> bool:
@@ -253,6 +288,7 @@ class Loop:
         if self._signals.fileno() in ready:
             with suppress(BlockingIOError):
                 self._signals.recv(4096)
+        self._on_fences(now)
         self._on_zygotes(ready, now)
         self._on_messages(now)
         self._on_prints(ready, now)
@@ -306,6 +342,8 @@ class Loop:
         times = [
             cores.leases.deadline(),
             cores.actors.next_deadline(),
+            cores.lodging.next_deadline(),
+            cores.naming.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
             cores.fetches.next_deadline(),
@@ -315,12 +353,23 @@ class Loop:
         ]
         now = time.monotonic()
         times.append(parts.log_flow.next_deadline(now))
+        if (renewal_at := cores.fencing.next_deadline()) is not None:
+            times.append(now + renewal_at - boot_time())
         if parts.mesh is not None:
             times.append(parts.mesh.next_at(now))
         if parts.endpoint.must_retry:
             times.append(now + RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)
         return None if earliest is None else max(0.0, (earliest - now) * 1000)
+
+    def _on_fences(self, now: float) -> None:
+        """First of all: this host may have slept, and what waits in our sockets may come from actors that have no right
+        to live any more."""
+        fencing = self._parts.cores.fencing
+        due = fencing.next_deadline()
+        if due is not None and due <= boot_time():
+            fencing.tick(boot_time())
+            self._performer.settle(now)
 
     def _on_zygotes(self, ready: set[int], now: float) -> None:
         parts = self._parts
@@ -378,6 +427,8 @@ class Loop:
         for core, deadline in (
             (cores.leases, cores.leases.deadline()),
             (cores.actors, cores.actors.next_deadline()),
+            (cores.lodging, cores.lodging.next_deadline()),
+            (cores.naming, cores.naming.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
             (cores.fetches, cores.fetches.next_deadline()),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from meshray.core.placement import Member
 from meshray.core.ways import Parcel
+from meshray.ids import peer_of
 from meshray.peer.copies import CopyHands
 from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
@@ -57,6 +58,9 @@ class Traffic:
                 road.on_arrived(event.life, *letter, now)
         elif isinstance(event, LifeThere):
             road.on_life(event.life, event.home, event.number, now)
+            self._settle(now)  # an earlier life of it may be over with that
+            if road.is_there(event.home):
+                self._parts.cores.naming.on_member_up(peer_of(event.home))
         elif isinstance(event, LoadTold):
             self._on_load(event, now)
         elif isinstance(event, LifeOver):

@@ -95,6 +95,7 @@ class Actors:
                 options.detached,
                 options.get_if_exists,
                 contained=[r.binary() for r in arguments.refs or () if isinstance(r, ObjectRef)],
+                strategy=options.strategy,
             )
             if not options.name:
                 engine.send(engine.peer, make())

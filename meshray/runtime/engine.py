@@ -540,6 +540,7 @@ class Engine:
         if len(self.dead) > DEAD_MAX:
             del self.dead[next(iter(self.dead))]
         self._give_up(message.process)
+        self.calls.on_process_died(message.process)
         self._announce_places(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
@@ -550,7 +551,6 @@ class Engine:
         """Nothing more comes from this process."""
         if self.host is not None:
             self.host.on_process_died(process)
-        self.calls.on_process_died(process)
         self.submission.on_process_died(process)
         self.records.drain()
         self.records.on_process_died(process)
@@ -564,6 +564,7 @@ class Engine:
         pins = self.submission.handles_for(message.node)
         failure = gone_failure(message.node, message.reason)
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
+        self.complete(self.calls.on_node_gone(message.node), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
         self.records.drain()

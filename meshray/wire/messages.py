@@ -20,6 +20,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     P   -> P'  Hold, Release, Fetch, Forget, Lodged, ProcessDied, DeathSettled, and back HoldDone, Fetched, DeathSeen
     P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
+    P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
+                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
@@ -702,6 +704,7 @@ class CreateActor(Struct, array_like=True, tag=60):
     get_if_exists: bool = False
     request_id: int = 0  # for a named one: answered with ActorFound
     contained: list[ObjectId] = []  # references inside `args`: the peer keeps them while the actor may start again
+    strategy: Strategy = ANYWHERE
 
 
 class StartActor(Struct, array_like=True, tag=61):
@@ -774,6 +777,162 @@ class ActorFound(Struct, array_like=True, tag=68):
     methods: bytes = b""
     created: bool = False  # by this very request (CreateActor with a name)
     failure: Failure | None = None
+
+
+# -- actors of other hosts ---------------------------------------------------------------------------------------------
+#
+# O: the peer that owns an actor, H: the peer of the host where it lives, C: the peer of a host where it is called.
+
+
+class HostActor(Struct, array_like=True, tag=160):
+    """O -> H: a dedicated worker for this incarnation of an actor of mine, please. Answered with ActorHosted, when
+    there is one; taken back by LeaveActor. After a JobThere of its job, or else with JobWanted first. A repeat changes
+    nothing."""
+
+    actor_id: TaskId
+    incarnation: Count
+    job: ProcessId
+    request: Amounts  # while it is placed
+    running_request: Amounts  # while it lives
+    profile: Profile
+    name: Name  # of its class, for people
+    detached: bool = False
+
+
+class ActorHosted(Struct, array_like=True, tag=161):
+    """H -> O: this worker is there, and for nothing else. StartActor goes to it next. An unknown one is left again."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+
+
+class ActorWaitsThere(Struct, array_like=True, tag=162):
+    """H -> O: why there is no worker for it yet; "" when that has changed. H has given it up if it is `broken` (workers
+    of its job cannot be started at all), or `gone`: O may ask again, there or elsewhere."""
+
+    actor_id: TaskId
+    incarnation: Count
+    message: Text = ""
+    broken: bool = False
+    gone: bool = False
+
+
+class LeaveActor(Struct, array_like=True, tag=163):
+    """O -> H: this incarnation needs no place any more. A worker that still hosts it is killed. Unknown ones are
+    ignored."""
+
+    actor_id: TaskId
+    incarnation: Count
+
+
+class KillGuest(Struct, array_like=True, tag=164):
+    """O -> H: kill the worker of an actor of mine now; its death is told by GuestLost. Unknown ones are ignored."""
+
+    worker: ProcessId
+    reason: Text = ""
+
+
+class GuestReady(Struct, array_like=True, tag=165):
+    """H -> O: its worker says ActorReady."""
+
+    worker: ProcessId
+    ready: ActorReady
+
+
+class GuestExit(Struct, array_like=True, tag=166):
+    """H -> O: its worker says ActorExit."""
+
+    worker: ProcessId
+    exit: ActorExit
+
+
+class CallsOf(Struct, array_like=True):
+    """What the journal of a dead worker says of one caller's calls."""
+
+    caller: ProcessId
+    finished: list[Result] = []
+    started: list[Count] = []
+
+
+class GuestLost(Struct, array_like=True, tag=167):
+    """H -> O: the worker of an actor of yours is dead, and its place free. A repeat is ignored (by worker)."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+    why: Text  # as "killed by signal 9 (SIGKILL)"
+    callers: list[CallsOf] = []
+    all_started: bool = False  # as in LeaseLost
+
+
+class FenceRenew(Struct, array_like=True, tag=168):
+    """H -> O: may your actors here go on? Every `fence_renew_s` while there are any. See core/fencing.py."""
+
+    number: Count  # never used twice
+
+
+class FenceRenewed(Struct, array_like=True, tag=169):
+    """O -> H: yes, for `fence_right_s` from when you sent this. An unknown number is ignored."""
+
+    number: Count
+
+
+class ActorNews(Struct, array_like=True, tag=170):
+    """O -> C: where an actor lives that processes of C's host watch, now and whenever that changes; C tells each of
+    them with ActorState. A repeat changes nothing."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: bytes = b""  # as in ActorState
+    failure: Failure | None = None
+    callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
+    all_started: bool = False
+
+
+class UnwatchActor(Struct, array_like=True, tag=171):
+    """C -> O: nobody on this host watches the actor any more. Unknown ones are ignored."""
+
+    actor_id: TaskId
+
+
+class NamedActor(Struct, frozen=True, array_like=True):
+    """A name that an actor has, as its owner tells it."""
+
+    namespace: Name
+    name: Name
+    actor_id: TaskId
+    born_ms: Count  # since the epoch, by its owner's clock: of two with one name the older stays
+
+
+class NameClaim(Struct, array_like=True, tag=172):
+    """P -> P, to every member: an actor of this name is about to be created, unless you have one. Answered with
+    NameAnswer. A repeat is answered again."""
+
+    number: Count  # of this round of asking
+    claim: NamedActor
+
+
+class NameAnswer(Struct, array_like=True, tag=173):
+    """P -> P: the sender has no such name, or it has one and this is its actor; `pending`: it is about to have one, and
+    began first. The answer to an older round is ignored."""
+
+    number: Count
+    holder: NamedActor | None = None
+    pending: bool = False
+
+
+class NamesHeld(Struct, array_like=True, tag=174):
+    """P -> P: actors of the sender have these names. To every member when one is added, and all of them to a new
+    member. Of two actors with one name the younger one's owner ends it. A repeat changes nothing."""
+
+    names: Annotated[list[NamedActor], Meta(max_length=1024)]
+
+
+class NameFreed(Struct, array_like=True, tag=175):
+    """P -> P, to every member: this actor of the sender has its name no more. Unknown ones are ignored."""
+
+    actor_id: TaskId
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -965,6 +1124,22 @@ Message = (
     | KillActor
     | FindActor
     | ActorFound
+    | HostActor
+    | ActorHosted
+    | ActorWaitsThere
+    | LeaveActor
+    | KillGuest
+    | GuestReady
+    | GuestExit
+    | GuestLost
+    | FenceRenew
+    | FenceRenewed
+    | ActorNews
+    | UnwatchActor
+    | NameClaim
+    | NameAnswer
+    | NamesHeld
+    | NameFreed
     | Ask
     | Answer
     | LogLines

@@ -31,7 +31,7 @@ def main() -> int:
             print(f"{name} cannot be measured: {shlex.join(map(str, error.cmd))} failed", file=sys.stderr)
     print(results.machine, flush=True)
 
-    director = Director(results, options.quick, options.row_limit, lambda line: print(line, flush=True))
+    director = Director(results, options.quick, options.row_limit, lambda line: print(line, flush=True), options.rounds)
     try:
         director.run(results.versions, options.rows)
     except KeyboardInterrupt:
@@ -55,6 +55,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a look in a minute or two; no figures to publish")
     parser.add_argument("--rows", default="*", metavar="PATTERN", help="only rows or groups that match (shell pattern)")
     parser.add_argument("--against", default="", metavar="NAMES", help=f"comma-separated, of: {', '.join(RIVALS)}")
+    parser.add_argument(
+        "--rounds", type=int, default=1, metavar="N", help="measure all N times, in turn: the medians count"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table there; into docs/performance.md, at its place"
@@ -66,6 +69,8 @@ def _parse() -> argparse.Namespace:
     unknown = [name for name in options.against if name not in RIVALS]
     if unknown:
         parser.error(f"no such rival: {', '.join(unknown)} (there are: {', '.join(RIVALS)})")
+    if options.rounds < 1:
+        parser.error(f"--rounds takes a number from 1 on, got {options.rounds}")
     options.row_limit = options.row_limit or (60.0 if options.quick else 600.0)
     return options
 

@@ -38,6 +38,15 @@ class Figure:
         return f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
 
 
+def middle(rounds: list[Figure]) -> Figure:
+    """Of one row, measured in several rounds: the median, and the smallest and largest that was seen at all."""
+    ordered = sorted(rounds, key=lambda figure: figure.value)
+    half = len(ordered) // 2
+    value = ordered[half].value if len(ordered) % 2 else (ordered[half - 1].value + ordered[half].value) / 2
+    low, high = min(figure.low for figure in rounds), max(figure.high for figure in rounds)
+    return Figure(value, low, high, ordered[half].note)
+
+
 def rate(call: Callable[[], object], multiplier: float, pace: Pace) -> Figure:
     """Calls per second times `multiplier`: the mean over windows, and their smallest and largest.
 

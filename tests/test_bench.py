@@ -10,7 +10,7 @@ from bench.child import Report
 from bench.director import Director, Results
 from bench.plan import GROUPS, MACHINE, PING_PONG, RIVALS, ROWS, TASKS_ASYNC, Row, rows_of
 from bench.subjects import SUBJECTS
-from bench.timing import FULL, Figure, Pace, rate, summary
+from bench.timing import FULL, Figure, Pace, middle, rate, summary
 
 PACE = Pace(warm_up_s=0.01, window_s=0.01, windows=2, scale=0.01, blocks=4, repeats=1)
 
@@ -129,6 +129,13 @@ def test_a_failing_row_is_reported_and_the_next_one_goes_on(tmp_path: Path) -> N
     assert [line.get("row") for line in lines if "begin" not in line] == ["a", "b"]
     assert lines[1]["error"] == "RuntimeError: no"
     assert lines[3]["value"] == 1
+
+
+def test_of_several_rounds_the_median_counts_with_all_that_was_seen() -> None:
+    rounds = [Figure(value, value - 1, value + 1, f"round of {value}") for value in (30.0, 10.0, 20.0)]
+    assert middle(rounds) == Figure(20.0, 9.0, 31.0, "round of 20.0")
+    assert middle(rounds[:2]).value == 20.0
+    assert middle(rounds[:1]) == rounds[0]
 
 
 def test_the_director_runs_a_child_and_gathers_its_figures() -> None:

@@ -19,6 +19,11 @@ Map:
     limits.py       what the machine itself can do
     report.py       the table: text, Markdown, JSON
 
+    cables.py       with `--lan`: hosts as network namespaces, joined by a bridge, their links limited if asked
+    lan.py          the rows between hosts: starts the subject on hosts, and has the next two measure there
+    between.py      a driver on one host whose tasks run on others
+    curve.py        what the machine can do between two hosts, by bare ZeroMQ with CURVE
+
 Rows that are compared run minutes apart on the same machine in the same run; figures of different runs are not
 comparable (an idle core sleeps, and a synchronous round trip takes two to three times as long on it).
 """

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.plan import MACHINE, POOLS
+from bench.plan import LAN_GROUPS, MACHINE, POOLS
 from bench.timing import FULL, QUICK, Figure, Pace
 
 
@@ -23,11 +23,11 @@ class Report:
     """Where the rows go; also says which rows are wanted."""
 
     def __init__(self, path: Path, wanted: list[str]) -> None:
-        self._path = path
-        self._wanted = wanted
+        self.path = path
+        self.wanted = wanted
 
     def wants(self, row: str) -> bool:
-        return row in self._wanted
+        return row in self.wanted
 
     def row(self, name: str, measure: Callable[[], Figure]) -> None:
         """Measures `name` if it is wanted; an error is reported and the next row goes on."""
@@ -43,7 +43,7 @@ class Report:
             self._write({"row": name, **asdict(figure)})
 
     def _write(self, line: dict[str, object]) -> None:
-        with self._path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -62,7 +62,11 @@ def main() -> None:
 
 def measure_group(group: str, subject: str, report: Report, pace: Pace) -> None:
     """Runs the module that knows the group, imported here: a subject's environment lacks the packages of the others."""
-    if subject == MACHINE:
+    if group in LAN_GROUPS:
+        from bench import lan
+
+        lan.measure(group, report, subject, pace)
+    elif subject == MACHINE:
         from bench import limits
 
         limits.measure(report, pace)

@@ -20,7 +20,7 @@ MACHINE = "machine"  # the subject of the limits
 class Goal:
     """What meshray aims at, as a text and as a condition; exactly one of the conditions is given.
 
-    `times` the figure of a `rival` on the same row, `times` that of the `limit` row, or `at_most` in the row's unit.
+    `times` as good as a `rival` on the same row, `times` as good as the `limit` row, or `at_most` in the row's unit.
     """
 
     times: float = 0.0
@@ -31,8 +31,10 @@ class Goal:
     def text(self, unit: str) -> str:
         if self.rival:
             return f">= {self.times:g}x {self.rival}"
-        if self.limit:
+        if self.limit and unit.endswith("/s"):
             return f">= {self.times:g} of “{self.limit}”"
+        if self.limit:
+            return f"<= {1 / self.times:g}x “{self.limit}”"
         return f"<= {self.at_most:g} {unit}"
 
 
@@ -57,6 +59,20 @@ PING_PONG = "raw ROUTER/DEALER ping-pong over ipc"
 MEMORY_COPY = "memory copy, warm, 0.8 GB"
 FRESH_WRITE = "pwrite into fresh shared-memory files"
 TASKS_ASYNC = "single client tasks async"
+
+# between hosts (`--lan`): groups, and rows that are named elsewhere
+LIMITS_BETWEEN, CALLS_BETWEEN, FETCHES, FAN_OUT, MEMBERS = LAN_GROUPS = (
+    "limits between hosts", "calls between hosts", "fetches", "fan-out", "members",
+)  # fmt: skip
+CURVE_PING_PONG = "raw ROUTER/DEALER ping-pong with CURVE"
+CURVE_STREAM = "raw CURVE stream"
+TASK_ADDED = "one task on another host, added to a ping-pong with CURVE"
+CALL_ADDED = "one call of an actor on another host, added to a ping-pong with CURVE"
+TASKS_SYNC, TASKS_ASYNC_BETWEEN = "tasks on another host sync", "tasks on another host async"
+CALLS_SYNC, CALLS_ASYNC = "calls of an actor on another host sync", "calls of an actor on another host async"
+FETCH_FRESH, FETCH_RECYCLED = "fetch of 1 GB, into fresh segments", "fetch of 1 GB, into recycled segments"
+TO_ONE, TO_FIVE = "256 MB to one host, over 200 Mbit/s", "256 MB to five hosts, over 200 Mbit/s each"
+START_TO_MEMBER, DEATH_TO_RETRY = "from `meshray start` to member", "from the death of a peer to the retry of its task"
 
 ROWS: tuple[Row, ...] = (
     Row(PING_PONG, "limits", "/s", None, (MACHINE,)),
@@ -107,9 +123,24 @@ ROWS: tuple[Row, ...] = (
     Row("1,000,000 queued tasks", "million", "/s", Goal(times=0.5, limit=TASKS_ASYNC)),
     Row("1,000,000 queued tasks, memory of the driver for each", "million", "KB", Goal(at_most=1)),
     Row("first task of a second driver beside them", "second driver", "s", Goal(at_most=0.5)),
+    # -- between hosts: network namespaces on one machine
+    Row(CURVE_PING_PONG, LIMITS_BETWEEN, "/s", None, (MACHINE,)),
+    Row(CURVE_STREAM, LIMITS_BETWEEN, "GB/s", None, (MACHINE,)),
+    Row(TASK_ADDED, CALLS_BETWEEN, "µs", None, APIS),
+    Row(TASKS_SYNC, CALLS_BETWEEN, "/s", None, APIS),
+    Row(TASKS_ASYNC_BETWEEN, CALLS_BETWEEN, "/s", None, APIS),
+    Row(CALL_ADDED, CALLS_BETWEEN, "µs", None, APIS),
+    Row(CALLS_SYNC, CALLS_BETWEEN, "/s", None, APIS),
+    Row(CALLS_ASYNC, CALLS_BETWEEN, "/s", None, APIS),
+    Row(FETCH_FRESH, FETCHES, "GB/s", Goal(times=0.6, limit=CURVE_STREAM), APIS),
+    Row(FETCH_RECYCLED, FETCHES, "GB/s", Goal(times=0.85, limit=CURVE_STREAM), APIS),
+    Row(TO_ONE, FAN_OUT, "s", None, APIS),
+    Row(TO_FIVE, FAN_OUT, "s", Goal(times=0.5, limit=TO_ONE), APIS),
+    Row(START_TO_MEMBER, MEMBERS, "s", Goal(at_most=2)),
+    Row(DEATH_TO_RETRY, MEMBERS, "s", Goal(at_most=10)),
 )
 
-GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS))
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS if row.group not in LAN_GROUPS))
 
 
 def rows_of(group: str, subject: str, pattern: str = "*") -> list[Row]:

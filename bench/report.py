@@ -13,6 +13,7 @@ from bench.timing import Figure
 
 OURS = "meshray"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+LAN_BEGIN, LAN_END = "<!-- bench --lan: begin -->", "<!-- bench --lan: end -->"
 
 
 def ratio(row: Row, ours: Figure, other: Figure) -> float:
@@ -101,14 +102,14 @@ def as_markdown(results: Results) -> str:
     return "\n".join(["  \n".join(preface(results)), "", *lines, ""])
 
 
-def write_markdown(results: Results, path: Path) -> None:
-    """Writes the table to `path`; in a document with the marks below, between them."""
+def write_markdown(results: Results, path: Path, begin: str = BEGIN, end: str = END) -> None:
+    """Writes the table to `path`; in a document with these marks, between them."""
     table = as_markdown(results)
     document = path.read_text(encoding="utf-8") if path.exists() else ""
-    if BEGIN in document and END in document:
-        before, rest = document.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        table = f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+    if begin in document and end in document:
+        before, rest = document.split(begin, 1)
+        _, after = rest.split(end, 1)
+        table = f"{before}{begin}\n\n{table}\n{end}{after}"
     path.write_text(table, encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import microbench, report
 from bench.child import Report
 from bench.director import Director, Results
-from bench.plan import GROUPS, MACHINE, PING_PONG, RIVALS, ROWS, TASKS_ASYNC, Row, rows_of
+from bench.plan import GROUPS, LAN_GROUPS, MACHINE, PING_PONG, RIVALS, ROWS, TASKS_ASYNC, Row, rows_of
 from bench.subjects import SUBJECTS
 from bench.timing import FULL, Figure, Pace, middle, rate, summary
 
@@ -51,7 +51,8 @@ def test_patterns_choose_rows_and_groups() -> None:
     assert [row.name for row in rows_of("tasks", "meshray", "tasks sync")] == ["single client tasks sync"]
     assert rows_of("limits", MACHINE, "limits") == [row for row in ROWS if row.group == "limits"]
     assert rows_of("limits", "meshray") == []
-    assert {row.group for row in ROWS} == set(GROUPS)
+    assert {row.group for row in ROWS} == {*GROUPS, *LAN_GROUPS}
+    assert set(GROUPS).isdisjoint(LAN_GROUPS)
 
 
 def test_a_rate_counts_what_a_call_stands_for() -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 
+import psutil
 import pytest
+
+from tests.leaks import STORE_ROOT
+from tests.until import until
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -68,6 +77,65 @@ def test_actors(tmp_path: Path) -> None:
 def test_mandelbrot(tmp_path: Path) -> None:
     output = run("mandelbrot.py", "--samples", "2", "--iterations", "100", folder=tmp_path)
     assert "96 tiles in" in output
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, with a short name. When the test has ended it is empty, and nobody uses it."""
+    folder = Path(mkdtemp(prefix="ex"))
+    yield folder
+    until(lambda: not users_of(folder), f"nobody uses {folder}")
+    folder.rmdir()  # it is empty
+
+
+def users_of(folder: Path) -> list[str]:
+    """Processes that have this folder for their temporary files."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("TMPDIR") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {process.cmdline()}")
+    return found
+
+
+def mesh_program(*arguments: str, scratch: Path) -> subprocess.Popen[str]:
+    """`mesh.py`, in a process group of its own as in a terminal."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "mesh.py"), "--preset", "test", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}, process_group=0,
+    )  # fmt: skip
+
+
+def stores_of(output: str) -> list[Path]:
+    """What is left in shared memory of the nodes that are named."""
+    nodes = re.findall(r"node ([0-9a-f]{16}) at", output)
+    assert len(nodes) == 3, output
+    return [STORE_ROOT / node for node in nodes if (STORE_ROOT / node).exists()]
+
+
+def test_mesh(scratch: Path) -> None:
+    with mesh_program("--samples", "3", "--iterations", "100", scratch=scratch) as program:
+        output, errors = program.communicate(timeout=90)
+    assert program.returncode == 0, output + errors
+    assert not errors, errors
+    made = re.search(r"96 tiles in [\d.]+ s: ada (\d+), grace (\d+), edsger (\d+)", output)
+    assert made, output
+    assert sum(map(int, made.groups())) == 96
+    assert re.search(r"edsger was killed after [\d.]+ s, with \d+ tiles done", output), output
+    assert "All 96 tiles are, bit for bit, what this process computes by itself" in output
+    assert stores_of(output) == []
+
+
+def test_mesh_that_is_interrupted(scratch: Path) -> None:
+    with mesh_program("--samples", "100", scratch=scratch) as program:
+        assert program.stdout is not None
+        output = "".join(program.stdout.readline() for _ in range(4))  # up to the last greeting
+        os.killpg(program.pid, signal.SIGINT)
+        rest, errors = program.communicate(timeout=60)
+    assert program.returncode == 130, output + rest + errors
+    assert not errors, errors
+    assert stores_of(output) == []
 
 
 def test_notebook() -> None:

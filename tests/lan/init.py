@@ -1,8 +1,8 @@
 """The first process of a host of `tests/lan`: furnishes its namespaces, then waits until the host shall end.
 
-Run by `unshare` in namespaces of its own, as `python -I -S init.py NAME`. It is number 1 of a pid namespace, so when it
-ends, the kernel kills every process of the host. It ends when its standard input does: also when whoever made the host
-was killed. Standard library only, and little of it: it starts in some ten milliseconds.
+Run by `unshare` in namespaces of its own, as `python -I -S init.py NAME BYTES_OF_SHARED_MEMORY`. It is number 1 of a
+pid namespace, so when it ends, the kernel kills every process of the host. It ends when its standard input does: also
+when whoever made the host was killed. Standard library only, and little of it: it starts in some ten milliseconds.
 """
 
 import ctypes
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 
-SHARED_MEMORY_BYTES = 256 << 20
 SETTINGS = {
     "/proc/sys/kernel/hostname": "",  # filled in
     # An IPv6 address can be used at once, and nobody is asked for a router: each would cost seconds.
@@ -37,10 +36,10 @@ def reap(*_: object) -> None:
         return
 
 
-def main(name: str) -> None:
+def main(name: str, shared_memory_bytes: int) -> None:
     pid_outside = os.readlink("/proc/self")  # as seen from where this /proc is mounted
     mount(b"proc", b"/proc", b"proc")
-    mount(b"tmpfs", b"/dev/shm", b"tmpfs", f"size={SHARED_MEMORY_BYTES},mode=1777".encode())
+    mount(b"tmpfs", b"/dev/shm", b"tmpfs", f"size={shared_memory_bytes},mode=1777".encode())
     for path, value in SETTINGS.items():
         try:
             with open(path, "w") as file:
@@ -55,4 +54,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

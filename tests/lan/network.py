@@ -28,12 +28,13 @@ from tests.until import until
 
 REPOSITORY = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("init.py")
+SHARED_MEMORY_BYTES = 256 << 20
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 20.0
 
 
-def why_not() -> str:
-    """Why no hosts can be made here; empty when they can."""
+def why_not(switch: bool = True) -> str:
+    """Why no hosts can be made here (on a `switch` of ours); empty when they can."""
     if not sys.platform.startswith("linux"):
         return "network namespaces are a thing of Linux"
     if os.geteuid() != 0:
@@ -41,7 +42,7 @@ def why_not() -> str:
     for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
         if shutil.which(tool) is None:
             return f"needs `{tool}` (Debian's {package})"
-    if not Path("/dev/net/tun").exists():
+    if switch and not Path("/dev/net/tun").exists():
         return "needs TAP devices (/dev/net/tun)"
     if not Path("/proc/thread-self/children").exists():
         return "needs /proc/PID/task/PID/children (CONFIG_PROC_CHILDREN)"
@@ -127,7 +128,7 @@ class Program:
 class Host:
     """One machine of the LAN."""
 
-    def __init__(self, name: str, number: int, folder: Path) -> None:
+    def __init__(self, name: str, number: int, folder: Path, shared_memory_bytes: int = SHARED_MEMORY_BYTES) -> None:
         self.name = name
         self.ipv4, self.ipv6 = f"10.77.0.{number}", f"fd77::{number:x}"
         self.folder = folder
@@ -135,7 +136,8 @@ class Host:
         self._programs: list[Program] = []
         self._outer = subprocess.Popen(
             ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
-             "--propagation", "private", "--", sys.executable, "-I", "-S", str(INIT), name],
+             "--propagation", "private", "--", sys.executable, "-I", "-S", str(INIT), name,
+             str(shared_memory_bytes)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._outer.stdout is not None
@@ -218,12 +220,51 @@ class Host:
         return f"Host({self.name}, {self.ipv4}, {self.ipv6}, pid={self.pid})"
 
 
-class Lan:
-    """`names` hosts on one switch. A context manager: at its end nothing of it is left, whatever happened."""
+class Hosts:
+    """Some hosts. A context manager: at its end nothing of them is left, whatever happened. Whoever derives from it
+    connects them."""
 
-    def __init__(self, *names: str, seed: int = 0, offload: bool = False) -> None:
+    def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mrlan"))
         self.hosts: dict[str, Host] = {}
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+    def close(self) -> None:
+        for host in self.hosts.values():
+            host.close()
+        self.unplug()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def unplug(self) -> None:
+        """What connected the hosts, which are gone, goes too."""
+
+    def left(self) -> list[str]:
+        """After `close`: what is still there, one line each."""
+        namespaces = {host.namespace: host.name for host in self.hosts.values()}
+        left = [f"the folder {self.folder}"] if self.folder.exists() else []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ends just now
+                name = namespaces.get(os.stat(process / "ns" / "net").st_ino)
+                if name is not None:
+                    left.append(f"process {process.name} on host {name}: {(process / 'cmdline').read_bytes()!r}")
+        return left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lan(Hosts):
+    """`names` hosts on one switch, which can do what a bad network does."""
+
+    def __init__(self, *names: str, seed: int = 0, offload: bool = False) -> None:
+        super().__init__()
         self._control: socket.socket | None = None
         self._switch: subprocess.Popen[str] | None = None
         try:
@@ -263,9 +304,6 @@ class Lan:
             raise RuntimeError(f"the switch: {told['error']}")
         return told["result"]
 
-    def __getitem__(self, name: str) -> Host:
-        return self.hosts[name]
-
     # -- faults ------------------------------------------------------------------------------------------------------
 
     def rule(self, source: Iterable[str] | str, to: Iterable[str] | str, **changes: float) -> None:
@@ -300,9 +338,7 @@ class Lan:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        for host in self.hosts.values():
-            host.close()
+    def unplug(self) -> None:
         if self._control is not None:
             self._control.close()
         if self._switch is not None:
@@ -313,26 +349,6 @@ class Lan:
                 self._switch.wait(END_TIMEOUT_S)
             assert self._switch.stdout is not None
             self._switch.stdout.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def left(self) -> list[str]:
-        """After `close`: what is still there, one line each."""
-        namespaces = {host.namespace: host.name for host in self.hosts.values()}
-        left = [f"the folder {self.folder}"] if self.folder.exists() else []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it ends just now
-                name = namespaces.get(os.stat(process / "ns" / "net").st_ino)
-                if name is not None:
-                    left.append(f"process {process.name} on host {name}: {(process / 'cmdline').read_bytes()!r}")
-        return left
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _names(hosts: Iterable[str] | str) -> list[str]:

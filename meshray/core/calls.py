@@ -296,7 +296,8 @@ class Calls(Core):
         queue, in_flight = link.queue, link.in_flight
         seq, size = link.next_seq, 0
         batch: list[Pending] = []
-        function, plain = b"", True  # whether all of them are, and of one method
+        function: bytes | None = None
+        plain = True  # all of them are, and of one method
         while queue and len(in_flight) < WINDOW_CALLS:
             call = queue[0]
             if call.state == WAITING:
@@ -310,7 +311,7 @@ class Calls(Core):
             batch.append(call)
             seq += 1
             if call.function is not function:
-                plain = plain and function in (b"", call.function)
+                plain = plain and function in (None, call.function)
                 function = call.function
             if not call.plain or call.attempt or call.nested or call.deps:
                 plain = False
@@ -320,7 +321,7 @@ class Calls(Core):
                 size += deps_bytes(call)
             if size > PUSH_MAX_BYTES:
                 self._send(link, batch, plain)
-                batch, size, function, plain = [], 0, b"", True
+                batch, size, function, plain = [], 0, None, True
         link.next_seq = seq
         if batch or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
             self._send(link, batch, plain)

@@ -12,7 +12,7 @@ from typing import Any
 
 from meshray.core.pending import Pending
 from meshray.ids import TASK_BYTES
-from meshray.wire.messages import Blob, Failure, Place, PlainPush, PlainResults, Push, Result, Results, Task
+from meshray.wire.messages import Blob, Failure, Place, PlainPush, PlainResults, Result, Results, Task
 
 RUN_MIN = 4
 """Fewer travel as they are: columns would not pay, and a synchronous caller's single task is read at once."""
@@ -56,8 +56,3 @@ def results_message(lease: int, results: list[Result], busy_ns: int) -> Results 
             if all(type(value) is bytes for value in values):
                 return PlainResults(lease, first, values, busy_ns)  # type: ignore[arg-type]
     return Results(lease, results, busy_ns)
-
-
-def push_of(plain: PlainPush) -> Push:
-    """The same, struct by struct."""
-    return Push(plain.lease, plain.acknowledged, tasks_of(plain), plain.blobs)

@@ -562,11 +562,12 @@ class Submission(Core):
         link, in_flight = lease.link, lease.in_flight
         if not in_flight:
             lease.cls.idle -= 1
-        shipped, blobs, function = link.shipped, [], b""
+        shipped, blobs = link.shipped, []
+        function: bytes | None = None
         seq, plain = link.next_seq, len(batch) >= RUN_MIN
         for task in batch:
             if task.function is not function:
-                plain = plain and function in (b"", task.function)
+                plain = plain and function in (None, task.function)
                 function = task.function
                 if function not in shipped:
                     shipped.add(function)

@@ -474,8 +474,15 @@ class Pump:
         if sleeps:
             self.rest = SLEEPS
         self.leave(False)
-        if sleeps:
-            self._nap.acquire()
+        if not sleeps:
+            return
+        if self._handler.has_work():  # submitted before it could be seen that we shall not look
+            self.enter()
+            try:
+                self.turn()
+            finally:
+                self.leave(False)
+        self._nap.acquire()
 
     def _background_turn(self) -> None:
         self.enter()

@@ -30,7 +30,7 @@ from meshray.runtime.failures import headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
 from meshray.wire.payload import loads_function
-from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
+from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
 from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
@@ -62,10 +62,10 @@ class ActorHost:
         self._flushing = False  # the loop will send what is done
         self._looking = False  # the loop turns the pump
         self._nobody = Waiter(executor.engine.pump, 1)  # for a spin that waits for nobody in particular
-        self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()  # for the threads: look at `handed`; False: end
         self._here: Current | None = None  # of the main thread, when it runs one call at a time: it changes with each
         self._running = b""  # that call, by its task id
-        self._flagged = b""  # the call of those that was to be cancelled last
+        self._cancelled: dict[bytes, None] = {}  # calls to be cancelled that run, or are about to: `CANCELLED_MAX`
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
         self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id, when they overlap
         self._active = 0  # calls that have begun and not ended, on threads or the loop
@@ -84,7 +84,7 @@ class ActorHost:
         if found is None:
             return _current.get() or self._between
         if found is self._here:
-            found.cancelled = found.task_id == self._flagged
+            found.cancelled = found.task_id in self._cancelled
         return found
 
     def _surroundings(self) -> Surroundings:
@@ -138,12 +138,14 @@ class ActorHost:
             loop.call_soon_threadsafe(self._flush)
 
     def on_cancel(self, message: m.Cancel) -> None:
-        """A running coroutine gets CancelledError; a running method only a flag."""
+        """A running coroutine gets CancelledError; a running method only a flag. A method that is neither in the queue
+        nor running may be just between the two: therefore calls are remembered."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel_soon, message.task_id)
             return
-        if message.task_id == self._running:
-            self._flagged = message.task_id
+        while len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[message.task_id] = None
         flagged = self._flags.get(message.task_id)
         if flagged is not None:
             flagged.cancelled = True
@@ -173,7 +175,7 @@ class ActorHost:
     @property
     def behind(self) -> bool:
         """Whether calls wait for those that run."""
-        return bool(self._executor.queue) or not self._work.empty()
+        return bool(self._executor.queue or self._executor.handed)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -283,7 +285,7 @@ class ActorHost:
     # -- on threads --------------------------------------------------------------------------------------------------
 
     def _serve_threads(self) -> None:
-        executor, work = self._executor, self._work
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
         self._share_journal()
         threads: list[threading.Thread] = []
         idle = threading.Semaphore(0)  # how many threads wait for work
@@ -294,21 +296,27 @@ class ActorHost:
                     thread = threading.Thread(target=self._thread, args=(idle,), daemon=True)
                     threads.append(thread)
                     thread.start()
-                work.put(item)
+                handed.append(item)
+                tokens.put(True)
             if executor.exiting:
                 break
         for _ in threads:
-            work.put(None)
+            tokens.put(False)
         if not self._leaving:
             for thread in threads:
                 thread.join()
 
     def _thread(self, idle: threading.Semaphore) -> None:
-        executor, work = self._executor, self._work
-        while (item := work.get()) is not None:
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
+        while tokens.get():
+            try:
+                item = handed.popleft()
+            except IndexError:
+                idle.release()
+                continue  # it was cancelled just now
             executor.done.append((item, self._call(item)))
             idle.release()
-            if work.empty() or len(executor.done) >= SEND_TASKS:
+            if not handed or len(executor.done) >= SEND_TASKS:
                 executor.flush()
             if self._leaving:
                 executor.on_leaving()
@@ -330,6 +338,8 @@ class ActorHost:
         executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
+        if self._cancelled and task.task_id in self._cancelled:
+            current.cancelled = True  # between the queue and here
         carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
         method = self._names_of(task.function)[0]
         result = self._outcome(item, method, carrier, task.name or current.task_name)

@@ -102,6 +102,7 @@ class Executor:
         self.functions = Functions()
         self.outcomes = Outcomes(client)
         self.queue: deque[Item] = deque()
+        self.handed: deque[Item] = deque()  # out of the queue, for a thread of the actor, and not begun
         self.bound: Waiter | None = None
         self.bind: m.Bind | None = None
         self.exiting = False  # the peer said Exit: end when the queue is empty
@@ -195,13 +196,11 @@ class Executor:
                 record = self.engine.record_of(object_id)
                 if record is not None and record.task is not None:
                     cancel_task(self.engine, record.task, False, True)
-        for item in list(self.queue):
+        for item in [*self.queue, *self.handed]:
             task = item[2]
             if task.task_id == message.task_id and task.attempt == message.attempt:
-                try:
-                    self.queue.remove(item)
-                except ValueError:
-                    break  # the main thread was quicker
+                if not self._withdraw(item):
+                    break
                 self.engine.send(item[0], m.GivenBack(item[1], [task.seq]))
                 return
         if self.actor is not None:
@@ -214,6 +213,16 @@ class Executor:
         if running is not None and running.task_id == message.task_id and running.attempt == message.attempt:
             assert self._main_ident is not None
             signal.pthread_kill(self._main_ident, signal.SIGINT)
+
+    def _withdraw(self, item: Item) -> bool:
+        """Whether this was not begun yet: then it never will be."""
+        for queue in (self.queue, self.handed):
+            try:
+                queue.remove(item)
+            except ValueError:
+                continue  # the thread that takes them out was quicker
+            return True
+        return False
 
     def on_other(self, source: bytes, message: Any) -> None:
         if isinstance(message, m.Bind):
@@ -240,11 +249,8 @@ class Executor:
 
     def on_process_died(self, process: bytes) -> None:
         """Calls of a dead caller are not begun any more."""
-        for item in [item for item in list(self.queue) if item[0] == process]:
-            try:
-                self.queue.remove(item)
-            except ValueError:
-                continue  # the main thread was quicker
+        for item in [item for item in [*self.queue, *self.handed] if item[0] == process]:
+            self._withdraw(item)
         if self.actor is None:
             self.orphans.tell(process, self.done, self._at_hand)
         elif self.pushers.knows(process):

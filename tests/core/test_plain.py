@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from meshray.config import DEFAULT
 from meshray.core.calls import Calls
 from meshray.core.pending import DONE, IN_FLIGHT, Mean, Pending, wire_task
-from meshray.core.plain import RUN_MIN, plain_push, push_of, results_message, results_of, tasks_of
+from meshray.core.plain import RUN_MIN, plain_push, results_message, results_of, tasks_of
 from meshray.core.submission import Submission
 from meshray.wire.codec import ProtocolError, decode, encode
 from meshray.wire.messages import (
@@ -68,7 +68,7 @@ def test_a_run_says_what_its_tasks_say(args: list[bytes], seq: int) -> None:
     assert isinstance(push, PlainPush)
     tasks = [wire_task(task, number, 0) for number, task in enumerate(run, seq)]
     assert tasks_of(push) == tasks
-    assert push_of(push) == Push(7, 3, tasks, [BLOBS[0]])
+    assert (push.lease, push.acknowledged, push.blobs) == (7, 3, [BLOBS[0]])
 
 
 @given(

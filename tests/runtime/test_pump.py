@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.runtime.pump import POLLS, SLEEPS, Pump, Waiter
+from meshray.runtime.pump import AWAKE, POLLS, SLEEPS, Pump, Waiter
 from meshray.runtime.spin import Spin
 
 LIMIT_S = 20.0
@@ -386,6 +386,19 @@ def test_the_background_thread_sleeps_while_a_leader_waits_and_is_woken_when_he_
     done = threading.Event()
     bench.endpoint.deliver(done.set)
     assert done.wait(LIMIT_S)
+
+
+def test_the_background_thread_looks_at_what_was_submitted_while_it_went_to_sleep(bench: Bench) -> None:
+    waiter = bench.waiter()
+    leader = Waiting(bench, waiter)
+    wait_until(lambda: polling(bench, waiter))
+    done = threading.Event()
+    assert bench.pump.rest == AWAKE
+    bench.handler.work.append(done.set)  # as a thread does that relies on the background thread
+    bench.pump.start()
+    assert done.wait(LIMIT_S)
+    bench.endpoint.deliver(waiter)
+    assert leader.end()
 
 
 def test_a_kick_has_the_background_thread_look(bench: Bench) -> None:

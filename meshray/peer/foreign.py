@@ -93,6 +93,7 @@ class Foreign:
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_job(effect.job, now)
+        self._parts.log_flow.forget(effect.job)
 
 
 def as_here(info: JobInfo) -> JobInfo:

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from meshray.core.lives import Life
+from meshray.core.placement import Member
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
-from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.resources import Amounts
 
 _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
@@ -87,6 +88,11 @@ class PartsView:
         copies = msgspec.structs.asdict(cores.fetches.stats()) | {"served_bytes": cores.serving.served_bytes}
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
+    def others(self) -> Sequence[OtherView]:
+        placement = self._parts.cores.leases.placement
+        living = [_other(member) for member in placement.members.values()]
+        return living + [_other(member, reason) for member, reason in placement.gone.values()]
+
     def mesh(self) -> Mapping[str, Any] | None:
         mesh, road = self._parts.mesh, self._parts.cores.road
         if mesh is None:
@@ -101,3 +107,9 @@ class PartsView:
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
             **(parts.counters + parts.cores.road.counters),
         }
+
+
+def _other(member: Member, reason: str = "") -> OtherView:
+    return OtherView(
+        member.node, member.name, member.address, not reason, member.total, member.used, member.labels, reason
+    )

@@ -1,7 +1,7 @@
 """A driver on a host that does what it is told, line by line: `python -m tests.lan.caller`.
 
-Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}, "key": "x"} submits tasks and answers at
-once; {"do": "get", "key": "x"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
+Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}} submits tasks and answers at once;
+{"do": "get"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def where(seconds: float, folder: str) -> dict[str, Any]:
     began = time.time()
     with open(os.path.join(folder, f"{os.getpid()}-{time.monotonic_ns()}"), "x"):
         pass
+    print("it runs")
     time.sleep(seconds)
     node = meshray.get_runtime_context().get_node_id()
     return {"node": node, "began": began, "ended": time.time()}

@@ -101,6 +101,12 @@ class NameChanged(Struct, frozen=True):
     taken: bool
 
 
+class DetachedChanged(Struct, frozen=True):
+    """Actors to wills: a detached actor has begun, lives elsewhere, or has ended."""
+
+    actor_id: bytes
+
+
 class CreateNamed(Struct, frozen=True):
     """Names of the mesh to actors: nobody else has the name that this CreateActor of `sender` asks for."""
 
@@ -249,6 +255,7 @@ Effect = (
     | ActorPlaced
     | ReleaseActorSlot
     | NameChanged
+    | DetachedChanged
     | CreateNamed
     | NameConflict
     | HoldFor

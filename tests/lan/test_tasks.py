@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-import pytest
-
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree
 from tests.lan.test_members import SHORT_S, pause

@@ -270,7 +270,7 @@ class TestHeirs:
     def test_a_peer_that_dies_is_inherited_where_most_are_left(self, lan: MakeLan) -> None:
         network, peers = hosts(lan, "a", "b", "c")
         a, c = Driver(network["a"]), Driver(network["c"])
-        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": -1})
+        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": -1, "max_task_retries": -1})
         c.do("find", name="log")
         assert c.do("notes")["node"] == a.node
         network["a"].power_off()

@@ -178,6 +178,14 @@ class Actors(Core):
         if actor is not None and actor.life is Life.PLACING:
             self._die(actor, _died(actor, f"no worker could be started for it: {text}"))
 
+    def on_hopeless(self, actor_id: bytes, text: str) -> None:
+        """No member can have it, nor will one that joins."""
+        actor = self._actors.get(actor_id)
+        if actor is not None and actor.life is Life.PLACING:
+            failure = msgspec.structs.replace(_died(actor, text), kind="ActorUnschedulableError")
+            self._effects.append(ReleaseActorSlot(actor_id))
+            self._die(actor, failure)
+
     def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
         """`__init__` returned, or failed. A failure is the end: running it again would only fail again."""
         actor = self._host(sender, message.actor_id, message.incarnation)

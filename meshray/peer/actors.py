@@ -151,6 +151,8 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
             guests.on_waits(effect.actor_id, effect.message, effect.broken)
         elif effect.broken:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
+        elif effect.hopeless:
+            cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
             _tell_driver(parts, effect)
 

@@ -113,6 +113,9 @@ class TestAnywhere:
         a = Driver(network["a"])
         a.do("create", options={"resources": {"nowhere": 1}})
         until(lambda: any("nowhere" in line for line in a.program.lines), "the driver is told")
+        a.do("create", "other", options={"node": "00" * 8})
+        with pytest.raises(Failed, match=r"ActorUnschedulableError.*no such node"):
+            a.do("notes", "other")
 
 
 class TestFailures:

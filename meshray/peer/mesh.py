@@ -117,7 +117,7 @@ class Mesh:
 
     def is_due(self, ready: set[int], now: float) -> bool:
         """Whether there is something to do, given which descriptors are readable."""
-        return now >= self.next_at(now) or not ready.isdisjoint(self.fds())
+        return not ready.isdisjoint(self.fds()) or now >= self.next_at(now)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""

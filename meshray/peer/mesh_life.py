@@ -135,8 +135,8 @@ class MeshLife:
                 self._on_told(event, now)
             if self._membership.next_tick() <= awake_or_not():
                 self._membership.tick(awake_or_not())
-            if not self._perform(now) and not told:
-                self._more = False
+            if not self._perform(now) and all(type(event) is Delivered for event in told):
+                self._more = False  # what is delivered is for others, and changes nothing here
                 return
 
     def join(self, addresses: Iterable[str]) -> None:

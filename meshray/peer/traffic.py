@@ -40,9 +40,9 @@ class Traffic:
             self._on_event(event, now)
             self._settle(now)  # what one says may introduce the next
         self._road.repay(self._parts.endpoint.is_clogged)
-        self._carry(mesh, now)
-        self._settle(now)
-        mesh.flush(now)
+        if self._carry(mesh, now):
+            self._settle(now)
+            mesh.flush(now)
 
     def _on_event(self, event: MeshEvent, now: float) -> None:
         road = self._road
@@ -75,8 +75,9 @@ class Traffic:
         )
         leases.on_member(member, now)
 
-    def _carry(self, mesh: Mesh, now: float) -> None:
-        """Give to the links what may leave."""
+    def _carry(self, mesh: Mesh, now: float) -> bool:
+        """Give to the links what may leave; whether anything did, or was found to be impossible."""
+        carried = False
         road, window = self._road, self._parts.config.road_window_bytes
         for home in road.laden():
             life = road.life_of(home)
@@ -86,9 +87,11 @@ class Traffic:
                 parcel = road.next(home, backlog is not None and backlog < window)
                 if parcel is None:
                     break
+                carried = True
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
                     road.on_cut(life, "no link to it can be made")
                     break
+        return carried
 
 
 def _payload(parcel: Parcel) -> bytes:

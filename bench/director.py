@@ -143,7 +143,8 @@ class Director:
             done.add(line["row"])
             if "error" in line:
                 self._results.errors[key] = line["error"]
-            else:
+                self._results.figures.pop(key, None)  # of an earlier round: a row that fails now and then has failed
+            elif key not in self._results.errors:
                 rounds = self._measured.setdefault(key, [])
                 rounds.append(_figure(line))
                 self._results.figures[key] = middle(rounds)

@@ -133,9 +133,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int = 256 * 1024
     """The crash journal of one worker: small results that the submitter has not yet acknowledged."""
 
+    # -- the program's own folder, on its way to other hosts ---------------------------------------------------------
+    code_max_bytes: int = 100 << 20
+    """What of it goes along, in bytes: some seconds of a LAN of 1 Gbit/s per host. Data belongs into the store."""
+
+    code_max_files: int = 10_000
+    """The same in files and folders: each costs a host 0.1 ms."""
+
+    code_look_max_files: int = 100_000
+    """What is looked at to find them, what does not go along included (a home, a folder full of results)."""
+
+    code_look_s: float = 5.0
+    """And for how long: file systems may be slow, and the first task on another host waits for it."""
+
+    code_kept_max: int = 8
+    """Copies of programs that nobody uses and a host keeps: the same one is likely to be run again."""
+
     # -- store -------------------------------------------------------------------------------------------------------
     exception_max_bytes: int = 1 << 20
     """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
+
+    doubt_s: float = 30.0
+    """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
+    death: longer than the slowest detection takes (25 s), so that whoever had references from there has told of
+    them."""
 
     store_fraction: float = 0.3
     """`object_store_memory` by default, as a part of RAM, within what shared memory holds."""
@@ -151,6 +172,38 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     pool_max_bytes: int = 4 << 30
     """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
+
+    # -- copies of values that lie on other hosts --------------------------------------------------------------------
+    fetch_piece_bytes: int = 2 << 20
+    """A value travels in pieces of this size: 17 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
+    yet can be passed on, large enough that the work per piece (0.1 ms) does not count."""
+
+    fetch_window_bytes: int = 8 << 20
+    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
+
+    fetch_peer_max_bytes: int = 16 << 20
+    """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
+
+    fetch_max_bytes: int = 64 << 20
+    """The same for all: what a peer may have to keep of what it asked for."""
+
+    bulk_window_bytes: int = 8 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
+    the next ones are there when the acknowledgement comes."""
+
+    fetches_max: int = 64
+    """Values that are fetched at a time; each has a file open. Others wait for their turn."""
+
+    fetch_stall_s: float = 10.0
+    """A source that sends nothing for so long is given up for another one (FAULTS 31)."""
+
+    fetch_seeks_max: int = 8
+    """How often the owner's peer is asked for other sources of one value before it counts as lost: copies may vanish
+    one after the other, each by a death of its own."""
+
+    pulls_max: int = 4096
+    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are eight;
+    one that asks for more gets nothing."""
 
     # -- bounds on what comes in -------------------------------------------------------------------------------------
     frame_max_bytes: int = 64 << 20
@@ -195,6 +248,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_dial_timeout_s: float = 30.0
     """An address that has not answered by then is given up and reported."""
 
+    link_stall_s: float = 30.0
+    """A peer that acknowledges nothing for so long, plus what a slow link needs for what is on its way, is given up,
+    also when the failure detector sees it: only this pair may be cut off (FAULTS 24), or it is no member yet."""
+
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
 
@@ -231,6 +288,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     actor_backoff_max_s: float = 5.0
     """Bound on that pause; an incarnation that lived longer than this begins anew at no pause."""
+
+    name_claim_timeout_s: float = 2.0
+    """A member that does not say by then whether it has an actor of a name has none: it is likely dead or cut off, and
+    of two actors with one name one will go. Many times longer than an answer takes."""
+
+    name_claim_again_s: float = 0.05
+    """A claim that another one came before asks again after so long: some round trips, after which that one is
+    decided."""
+
+    names_told_max: int = 65_536
+    """Names of one other peer that are remembered. Those beyond are found all the same, by asking everybody."""
+
+    finds_max: int = 10_000
+    """Names that processes of this host look for at one time."""
+
+    actor_move_s: float = 1.0
+    """An actor that has waited for a place on one host for so long looks whether another one has room: twice the time
+    after which a change of load is told (`load_interval_s`)."""
+
+    fence_renew_s: float = 2.0
+    """So often a host asks each owner of its actors for the right to run them: five times within `fence_right_s`."""
+
+    fence_right_s: float = 10.0
+    """T of `core.fencing`: how long an answered request is good for. Longer than the usual time until a death is known
+    (5-10 s): then the pause before a restart elsewhere is mostly over when it is known."""
+
+    fence_margin_s: float = 1.0
+    """What a host has, at least, for killing actors at the end of its right before their owner starts them again."""
 
     early_messages_max: int = 10_000
     """Bound on what is remembered of objects and actors whose own message is still on its way over another link."""
@@ -423,6 +508,7 @@ DEFAULT = Config()
 
 DETECTOR_TIMES = (
     "road_patience_s",
+    "link_stall_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",
@@ -437,8 +523,11 @@ DETECTOR_TIMES = (
     "away_grace_s",
     "rejoin_after_s",
     "probes_kept_s",
+    "fence_renew_s",
+    "fence_right_s",
+    "fence_margin_s",
 )
-"""The times of membership, which the `test` preset divides by five (suspicions are multiples of them)."""
+"""The times of membership and fencing, which the `test` preset divides by five (suspicions are multiples of them)."""
 
 
 def preset(name: str) -> Config:
@@ -451,6 +540,12 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
+            DEFAULT,
+            store_wait_s=2.0,
+            pool_idle_s=1.0,
+            worker_idle_s=12.0,
+            infeasible_after_s=0.2,
+            doubt_s=6.0,
+            **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -66,6 +66,11 @@ def owner_node_of(task_or_object: bytes) -> bytes:
     return task_or_object[:NODE_BYTES]
 
 
+def node_of(process: bytes) -> bytes:
+    """The node of a process."""
+    return process[:NODE_BYTES]
+
+
 def checked(binary: bytes, size: int, kind: str) -> bytes:
     """`binary`, if it may be an id. Raises `TypeError` for what is not bytes, `ValueError` for a wrong length."""
     if not isinstance(binary, bytes):

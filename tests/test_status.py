@@ -10,7 +10,7 @@ import pytest
 
 from meshray.local import PeerRecord
 from meshray.peer import status
-from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.wire.messages import Ask
 
 NODE = b"12345678"
@@ -38,6 +38,7 @@ def view() -> Any:
         waiting=lambda: [WaitingView("f", {"GPU": 10_000}, 3, "there is no GPU")],
         store=lambda: StoreView(1000, 100, 50, 25, 2, "/dev/shm/x"),
         mesh=lambda: None,
+        others=list,
         counters=lambda: {"refused": 0},
     )
 
@@ -55,6 +56,30 @@ def test_nodes_have_the_keys_that_programs_read(view: Any) -> None:
     assert node["NodeID"] == NODE.hex()
     assert node["Resources"] == {"CPU": 4.0, "memory": 1.0}
     assert node["Labels"] == {"zone": "a"}
+
+
+def test_nodes_and_resources_are_those_of_the_mesh(view: Any) -> None:
+    view.mesh = lambda: {"listens": ["10.0.0.1:7637"]}
+    view.others = lambda: [
+        OtherView(b"dead____", "c", "10.0.0.3:7637", False, {"CPU": 80_000}, {}, {}, "no answer"),
+        OtherView(b"left____", "d", "10.0.0.4:7637", False, {"CPU": 80_000}, {}, {}, "left"),
+        OtherView(
+            b"other___", "b", "[fd00::2]:7637", True, {"CPU": 20_000, "disk": 10_000}, {"CPU": 25_000}, {"z": "b"}
+        ),
+    ]
+    here, b, c, d = ask(view, "nodes")
+    assert (here["NodeManagerAddress"], here["NodeManagerPort"]) == ("10.0.0.1", 7637)
+    assert all(node.keys() == here.keys() for node in (b, c, d))
+    assert (b["NodeID"], b["NodeName"], b["Alive"], b["alive"]) == (b"other___".hex(), "b", True, True)
+    assert (b["NodeManagerAddress"], b["NodeManagerPort"]) == ("fd00::2", 7637)
+    assert b["Resources"] == {"CPU": 2.0, "disk": 1.0}
+    assert b["Labels"] == {"z": "b"}
+    assert (c["Alive"], c["DeathReason"], c["DeathReasonMessage"], c["Resources"]) == (False, 2, "no answer", {})
+    assert (d["Alive"], d["DeathReason"]) == (False, 1)
+    assert ask(view, "resources") == {  # woken tasks may use more than there is; the dead have nothing
+        "total": {"CPU": 6.0, "memory": 1.0, "disk": 1.0},
+        "available": {"CPU": 1.5, "memory": 1.0, "disk": 1.0},
+    }
 
 
 def test_resources_are_quantities(view: Any) -> None:

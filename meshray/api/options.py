@@ -309,10 +309,6 @@ def actor_options(options: Mapping[str, Any]) -> ActorOptions:
     given = _given(options)
     if given.get("get_if_exists") and "name" not in given:
         raise ValueError("option 'get_if_exists' needs the option 'name'")
-    strategy = strategy_of(given)
-    if strategy != ANYWHERE:
-        option = "label_selector" if given.get("label_selector") else "scheduling_strategy"
-        raise NotImplementedError(f"option {option}={given[option]!r} is not there yet for actors; it is for tasks")
     return ActorOptions(
         request=_amounts(given, given.get("num_cpus", 1)),
         running_request=_amounts(given, given.get("num_cpus", 0)),
@@ -324,7 +320,7 @@ def actor_options(options: Mapping[str, Any]) -> ActorOptions:
         get_if_exists=given.get("get_if_exists", False),
         detached=given.get("lifetime") == "detached",
         env_vars=env_vars(given),
-        strategy=strategy,
+        strategy=strategy_of(given),
     )
 
 

@@ -4,9 +4,10 @@ In the peer::
 
     leases              who gets the slots?  with demands (whose turn), quantum (who gives way), grants and slots (the
                         books), trouble (what is told to those who wait long)
+    placement           on which hosts could a class run, and which of them should its submitter ask?
     assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
-    objects             what does this peer answer for?  with object_table, departures (who accounts for the dead),
-                        gone (why nobody answers)
+    objects             what does this peer answer for?  with object_table, deaths (when do holds of the dead end?),
+                        departures (who accounts for them), gone (why nobody answers)
     adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs), silence
                         (who has not told of it)
     actors              which actors are there, and where?  with lives (restarts), names, early (who asked too soon)
@@ -24,6 +25,14 @@ In the peer, between hosts::
     road                how do processes of different hosts speak?  with homes (which life of a peer is there), ways
                         (what leaves next), foreigners (who must account for whose death), jobs_abroad (who knows of
                         which job), road_effects
+
+Objects between hosts::
+
+    foreign_objects     what have we to do with objects of other hosts, and they with ours?  with borrows (do their
+                        owners know?)
+    fetches             which values of other hosts are needed here, and from where do they come?
+    whereabouts         who has copies of our objects?
+    serving             which pieces were asked for, and can be sent now?
 
 In drivers and workers::
 

@@ -12,24 +12,37 @@ incarnation.
   store, references inside them) from CreateActor on; that message precedes the creator's own Release on one link.
 - **Death.** The end of a life is announced once, when the process is gone, together with what its journal says of each
   caller's calls. Names are free as soon as the end is certain.
+- **Other hosts.** Where a worker is, `core.lodging` finds. One of another host is known by its peer: that tells what
+  the worker says, and its death (`GuestReady`, `GuestExit`, `GuestLost`). If that host is lost, its actors may go on
+  there for a while; they start elsewhere only when that is over (`core.fencing`). Callers of another host watch as one,
+  by their peer.
 - **Overtaking.** Handles travel faster than CreateActor: whoever asks for an actor that is not known here, and whose
   creator lives, is answered when it is (`_early`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.early import EarlyQuestions, Question
-from meshray.core.effects import ActorPlaced, Core, KillProcess, ReleaseActorSlot, RequestActorSlot, Send
+from meshray.core.effects import (
+    ActorPlaced,
+    Core,
+    KillProcess,
+    NameChanged,
+    ReleaseActorSlot,
+    RequestActorSlot,
+    Send,
+)
 from meshray.core.lives import Actor, Life
-from meshray.core.names import Names
+from meshray.core.names import Names, name_taken, no_such_name
 from meshray.core.objects import Objects
-from meshray.ids import FIRST_RETURN, NODE_BYTES, owner_process_of
+from meshray.core.watchers import Journal, journal_of, news
+from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, owner_process_of, peer_of
 from meshray.wire.messages import (
     ActorExit,
     ActorFound,
@@ -41,20 +54,20 @@ from meshray.wire.messages import (
     Exit,
     Failure,
     FindActor,
+    GuestExit,
+    GuestLost,
+    GuestReady,
     KillActor,
+    KillGuest,
     Message,
     Place,
-    Result,
     StartActor,
+    UnwatchActor,
     WatchActor,
 )
 
 BURIED_MAX = 4096
 """How many actors that nobody holds any more are remembered with the reason of their death."""
-
-Journal = Mapping[
-    bytes, tuple[list[Result], list[int]]
-]  # caller -> its finished calls, and those begun and not finished
 
 
 class ActorStats(Struct, frozen=True):
@@ -113,21 +126,27 @@ class Actors(Core):
         """Take the name, or answer with the actor that has it, or with an error."""
         holder = self._names.claim(message.namespace, message.name, message.actor_id)
         if holder == message.actor_id:
+            self._effects.append(NameChanged(message.namespace, message.name, message.actor_id, True))
             return True
         if message.get_if_exists:
             self._found(sender, message.request_id, self._actors[holder])
         else:
-            text = (
-                f"the name {message.name!r} is taken by another actor of namespace {message.namespace!r}: choose "
-                f"another name, get the actor with get_actor({message.name!r}), or ask for get_if_exists=True"
-            )
-            self._tell(sender, ActorFound(message.request_id, failure=Failure("ActorAlreadyExistsError", text)))
+            failure = name_taken(message.namespace, message.name)
+            self._tell(sender, ActorFound(message.request_id, failure=failure))
         return False
 
     def _request_slot(self, actor: Actor) -> None:
         spec = actor.spec
         effect = RequestActorSlot(
-            spec.actor_id, spec.job, dict(spec.request), dict(spec.running_request), spec.profile, spec.detached
+            spec.actor_id,
+            spec.job,
+            dict(spec.request),
+            dict(spec.running_request),
+            spec.profile,
+            spec.detached,
+            actor.incarnation,
+            spec.blob.name,
+            spec.strategy,
         )
         self._effects.append(effect)
 
@@ -176,6 +195,15 @@ class Actors(Core):
         self._effects.append(ActorPlaced(actor.spec.actor_id))
         self._announce(actor, {})
 
+    def on_guest_said(self, sender: bytes, message: GuestReady | GuestExit, now: float) -> None:
+        """What a worker of another host says."""
+        if peer_of(message.worker) != sender:
+            self._stale += 1
+        elif isinstance(message, GuestReady):
+            self.on_ready(message.worker, message.ready, now)
+        else:
+            self.on_exit(message.worker, message.exit, now)
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def on_exit(self, sender: bytes, message: ActorExit, now: float) -> None:
@@ -195,7 +223,13 @@ class Actors(Core):
             self._kill(actor, _died(actor, "it was killed (kill)"))
         elif actor.life in (Life.STARTING, Life.ALIVE) and not actor.killed:
             actor.killed = True
-            self._effects.append(KillProcess(actor.worker, "kill(no_restart=False)"))
+            self._kill_worker(actor.worker, "kill(no_restart=False)")
+
+    def on_name_conflict(self, actor_id: bytes, failure: Failure) -> None:
+        """An older actor has its name, on a side of the mesh that was out of sight when it was created."""
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            self._kill(actor, failure)
 
     def on_job_ended(self, job: bytes) -> None:
         """Its actors end, but for detached ones. Call `survivors_of` for their processes."""
@@ -222,31 +256,55 @@ class Actors(Core):
     ) -> None:
         """`why` in words, as "killed by signal 9 (SIGKILL)"; `journal`: of a worker, per caller; `all_started`: it
         could not name all calls that had begun."""
+        self._forget_asker(process)
+        if process in self._hosts:
+            self._on_worker_died(process, f"its process ended: {why}", journal, now, all_started)
+
+    def on_guest_lost(self, sender: bytes, message: GuestLost, now: float) -> None:
+        """A worker on another host is dead. A repeat is ignored."""
+        actor = self._host(message.worker, message.actor_id, message.incarnation)
+        if actor is None or peer_of(message.worker) != sender:
+            self._stale += 1
+            return
+        why = f"its process ended: {message.why}"
+        self._on_worker_died(message.worker, why, journal_of(message.callers), now, message.all_started)
+
+    def on_host_gone(self, node: bytes, fence_s: float, now: float) -> None:
+        """A host is lost, with all that lives and all that watches there. Its journals say nothing, so every call in
+        flight counts as begun; nothing starts again before `fence_s` are over."""
+        self._forget_asker(peer_of(node))
+        for worker in [worker for worker in self._hosts if node_of(worker) == node]:
+            self._on_worker_died(worker, "its host is gone, or cannot be reached", {}, now, True, fence_s)
+
+    def _forget_asker(self, process: bytes) -> None:
         for asker, question in self._early.on_process_died(process):
             self._say_unknown(asker, question)
         for watched in self._actors.values():
             watched.watchers.discard(process)
-        actor = self._hosts.pop(process, None)
-        if actor is None:
-            return
+
+    def _on_worker_died(
+        self, worker: bytes, cause: str, journal: Journal, now: float, all_started: bool, fence_s: float = 0.0
+    ) -> None:
+        actor = self._hosts.pop(worker)
         self._effects.append(ReleaseActorSlot(actor.spec.actor_id))
         actor.worker = b""
         if actor.life is Life.ENDING:
             assert actor.failure is not None, f"ending for no reason: {actor!r}"
             self._die(actor, actor.failure, journal)
         elif actor.may_restart():
-            self._restart(actor, journal, now, all_started)
+            self._restart(actor, journal, now, all_started, fence_s)
         else:
-            cause = "it was killed (kill with no_restart=False)" if actor.killed else f"its process ended: {why}"
+            if actor.killed:
+                cause = "it was killed (kill with no_restart=False)"
             if actor.spec.max_restarts:
                 cause += f", and its {actor.spec.max_restarts} restarts are used up"
             self._die(actor, _died(actor, cause), journal)
 
-    def _restart(self, actor: Actor, journal: Journal, now: float, all_started: bool) -> None:
+    def _restart(self, actor: Actor, journal: Journal, now: float, all_started: bool, fence_s: float) -> None:
         actor.restarts += 1
         actor.incarnation += 1
         actor.killed = False
-        pause_s = actor.pause_s(self._config, now)
+        pause_s = max(actor.pause_s(self._config, now), fence_s)
         if pause_s > 0:
             actor.enter(Life.BACKOFF)
             actor.deadline = now + pause_s
@@ -264,7 +322,7 @@ class Actors(Core):
             if actor.life is not Life.ENDING:
                 self._leave(actor, failure, None)
             actor.deadline = None
-            self._effects.append(KillProcess(actor.worker, failure.message))
+            self._kill_worker(actor.worker, failure.message)
 
     def _end(self, actor: Actor, failure: Failure, now: float | None) -> None:
         """The end, in good order: the worker is told, and has a while. `now` None: as of the next `tick`."""
@@ -279,13 +337,13 @@ class Actors(Core):
         actor.enter(Life.ENDING)
         actor.failure = failure
         actor.deadline = _UNSET if now is None else now + self._config.actor_exit_timeout_s
-        self._names.release(actor.spec.actor_id)
+        self._release_name(actor)
 
     def _die(self, actor: Actor, failure: Failure, journal: Journal | None = None) -> None:
         """It is dead, and its process gone: tell everybody, let go of what it needed."""
         actor.enter(Life.DEAD)
         actor.failure = failure
-        self._names.release(actor.spec.actor_id)
+        self._release_name(actor)
         self._announce(actor, journal or {})
         actor.watchers = set()
         spec = actor.spec
@@ -324,7 +382,7 @@ class Actors(Core):
                     self._request_slot(actor)
                 else:
                     actor.deadline = None
-                    self._effects.append(KillProcess(actor.worker, "its actor ended, and it did not"))
+                    self._kill_worker(actor.worker, "its actor ended, and it did not")
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
@@ -336,7 +394,13 @@ class Actors(Core):
             return
         if actor.life is not Life.DEAD:
             actor.watchers.add(sender)
-        self._tell(sender, self._state(actor))
+        self._tell(sender, news(sender, self._state(actor), {}))
+
+    def on_unwatch(self, sender: bytes, message: UnwatchActor) -> None:
+        """Nobody on that host is to be told any more."""
+        actor = self._actors.get(message.actor_id)
+        if actor is not None:
+            actor.watchers.discard(sender)
 
     def on_find(self, sender: bytes, message: FindActor) -> None:
         """The actor of a name; the sender holds its handle from now on."""
@@ -344,18 +408,20 @@ class Actors(Core):
         if actor_id is not None:
             self._found(sender, message.request, self._actors[actor_id])
             return
-        text = f"there is no actor named {message.name!r} in namespace {message.namespace!r}"
         others = self._names.others(message.namespace, message.name)
-        if others:
-            text += f" (there is one in {', '.join(map(repr, others))})"
-        self._tell(sender, ActorFound(message.request, failure=Failure("ValueError", text)))
+        failure = no_such_name(message.namespace, message.name, others)
+        self._tell(sender, ActorFound(message.request, failure=failure))
+
+    def has_name(self, namespace: str, name: str) -> bool:
+        """Whether an actor of this peer has it."""
+        return self._names.find(namespace, name) is not None
 
     def named(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """(namespace, name, actor id) of all named actors, or of those of one namespace."""
         return (entry for entry in self._names if namespace is None or entry[0] == namespace)
 
     def _found(self, sender: bytes, request: int, actor: Actor) -> None:
-        if self._objects.is_attached(sender):
+        if self._objects.is_attached(sender) or self._objects.foreign.is_peer(sender):
             self._objects.hold(_handle(actor), sender)
         self._tell(sender, ActorFound(request, actor.spec.actor_id, actor.spec.methods))
 
@@ -372,7 +438,7 @@ class Actors(Core):
     def _say_unknown(self, asker: bytes, question: Question) -> None:
         if isinstance(question, WatchActor):
             failure = self._buried.get(question.actor_id) or self._unknown(question.actor_id)
-            self._tell(asker, ActorState(question.actor_id, 0, b"", failure))
+            self._tell(asker, news(asker, ActorState(question.actor_id, 0, b"", failure), {}))
 
     def _unknown(self, actor_id: bytes) -> Failure:
         if actor_id[:NODE_BYTES] != self._node:
@@ -382,6 +448,18 @@ class Actors(Core):
         return Failure("ActorDiedError", f"actor {actor_id.hex()}: {why}", details={"actor_id": actor_id.hex()})
 
     # -- small ones --------------------------------------------------------------------------------------------------
+
+    def _kill_worker(self, worker: bytes, reason: str) -> None:
+        """Its death will be told, by whoever watches it."""
+        if node_of(worker) == self._node:
+            self._effects.append(KillProcess(worker, reason))
+        else:
+            self._tell(peer_of(worker), KillGuest(worker, reason))
+
+    def _release_name(self, actor: Actor) -> None:
+        spec = actor.spec
+        if self._names.release(spec.actor_id):
+            self._effects.append(NameChanged(spec.namespace, spec.name, spec.actor_id, False))
 
     def _host(self, sender: bytes, actor_id: bytes, incarnation: int) -> Actor | None:
         """The actor, if the sender hosts just that incarnation of it."""
@@ -397,11 +475,9 @@ class Actors(Core):
 
     def _announce(self, actor: Actor, journal: Journal, all_started: bool = False) -> None:
         """Tell the watchers, each with what the journal says of its own calls."""
+        state = self._state(actor)
         for watcher in sorted(actor.watchers):
-            state = self._state(actor)
-            state.finished, state.started = journal.get(watcher, ([], []))
-            state.all_started = all_started
-            self._tell(watcher, state)
+            self._tell(watcher, news(watcher, state, journal, all_started))
 
     def _tell(self, process: bytes, message: Message) -> None:
         self._effects.append(Send(process, message))

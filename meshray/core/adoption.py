@@ -43,6 +43,7 @@ from meshray.core.heirs import Heir, result_of
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
 from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
+from meshray.core.plain import results_of
 from meshray.core.silence import Silence
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
@@ -64,6 +65,7 @@ from meshray.wire.messages import (
     Orphan,
     OrphanDone,
     Orphans,
+    PlainResults,
     Profile,
     Promoted,
     Result,
@@ -333,10 +335,11 @@ class Adoption(Core):
             if message.hopeless:  # else it will be feasible again: it has run before
                 self._take(self._submission.on_unschedulable(message.class_id, message.message), b"")
 
-    def on_results(self, sender: bytes, message: Results, now: float) -> None:
+    def on_results(self, sender: bytes, message: Results | PlainResults, now: float) -> None:
         """Outcomes of adopted tasks."""
         self._now = now
-        done = self._submission.on_results(sender, message.lease, message.results, message.busy_ns, now)
+        results = message.results if isinstance(message, Results) else results_of(message)
+        done = self._submission.on_results(sender, message.lease, results, message.busy_ns, now)
         self._take(done, sender)
 
     def on_given_back(self, sender: bytes, message: GivenBack, now: float) -> None:

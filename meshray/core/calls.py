@@ -18,8 +18,11 @@ from collections import deque
 from typing import Any
 
 from meshray.core.effects import Core, Send
+from meshray.core.gone import remember
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Pending, deps_bytes, retriable, wire_task
-from meshray.wire.messages import ActorState, Failure, Push, Result, Task, WatchActor
+from meshray.core.plain import RUN_MIN, plain_push
+from meshray.ids import node_of
+from meshray.wire.messages import ActorState, Failure, Message, Push, Result, WatchActor
 
 PENDING, ALIVE, DEAD = "pending", "alive", "dead"
 
@@ -36,6 +39,11 @@ ACKNOWLEDGE_CALLS = 256
 are acknowledged by a Push without calls, and so is the rest once the caller has nothing more to say (`tick`)."""
 
 
+NUMBERS_MAX = 4096
+"""Workers of forgotten actors whose numbers are kept. Those that die are forgotten; those of a host that is gone are
+not, since it may come back."""
+
+
 class ActorLink:
     """What this process knows of one actor, and its calls that are not done."""
 
@@ -43,6 +51,7 @@ class ActorLink:
         "acknowledged",
         "actor_id",
         "creation_refs",
+        "cut",
         "doomed",
         "failure",
         "in_flight",
@@ -66,6 +75,7 @@ class ActorLink:
         self.told = 0  # and this is what the worker knows of that
         self.failure: Failure | None = None  # why it is DEAD
         self.doomed = False  # this process has it killed for good: no call goes there any more
+        self.cut = False  # its host could not be reached from here, and nobody has said since where it lives
         self.creation_refs: list[Any] | None = None  # handles of the constructor's arguments, until it has started
 
     def __repr__(self) -> str:
@@ -126,7 +136,7 @@ class Calls(Core):
         """This process has it killed: its later calls must not reach the worker that is about to die."""
         link = self._links.get(actor_id)
         if link is not None and link.state != DEAD:
-            link.state = PENDING
+            link.state, link.cut = PENDING, False
             link.doomed = link.doomed or no_restart
 
     def drop(self, call: Pending) -> None:
@@ -152,7 +162,11 @@ class Calls(Core):
         if link is None or link.state == DEAD or message.incarnation < link.incarnation:
             return []
         if message.worker and message.worker == link.worker:
+            if link.cut and not link.doomed:  # its owner can see it: maybe so can we by now
+                link.state, link.cut = ALIVE, False
+                self.dirty[link.actor_id] = link
             return []
+        link.cut = False
         done = self._accept(link, message.finished)
         if message.failure is not None:
             return done + self._die(link, message.failure)
@@ -185,9 +199,26 @@ class Calls(Core):
                 done.append((call, Result(0, [failure])))
         return done
 
+    def on_node_gone(self, node: bytes) -> Done:
+        """A host is gone, or cannot be reached from here, which need not mean that the actors there are dead: their
+        owners say. Calls in flight there count as begun; later ones wait for the owner's word."""
+        done: Done = []
+        for link in list(self._by_worker.values()):
+            if node_of(link.worker) == node:
+                done += self._lose(link, set(link.in_flight), "could not be reached any more")
+                link.acknowledged = link.next_seq - 1  # results of those may come to its journal: nobody wants them
+                if not link.doomed:
+                    link.state, link.cut = PENDING, True
+                    self._effects.append(Send(self._peer, WatchActor(link.actor_id)))
+        return done
+
     def _incarnation_died(self, link: ActorLink, started: set[int]) -> Done:
-        """Calls in flight are tried again at the next incarnation, or fail. One that had not begun is not charged."""
+        """Calls in flight are tried again at the next incarnation, or fail."""
         self._by_worker.pop(link.worker, None)
+        return self._lose(link, started, "died; the actor is restarting")
+
+    def _lose(self, link: ActorLink, started: set[int], what: str) -> Done:
+        """What is in flight will not be answered. A call that had not begun is not charged."""
         done: Done = []
         again: list[Pending] = []
         for seq, call in link.in_flight.items():
@@ -201,7 +232,7 @@ class Calls(Core):
                 again.append(call)
             else:
                 call.state = DONE
-                text = f"the actor's worker died while it ran {call.name}; the actor is restarting"
+                text = f"while the actor's worker ran {call.name} it {what}"
                 done.append((call, Result(seq, [Failure("ActorUnavailableError", text)])))
         link.in_flight.clear()
         for call in reversed(again):
@@ -224,6 +255,22 @@ class Calls(Core):
             self.stale += len(results)
             return []
         return self._accept(link, results)
+
+    def on_plain_results(self, worker: bytes, first: int, count: int) -> list[Pending | None]:
+        """Inline values of a run of calls. Returns the calls, which are done; None for what nobody waited for."""
+        link = self._by_worker.get(worker)
+        if link is None:
+            self.stale += count
+            return [None] * count
+        in_flight = link.in_flight
+        calls = [in_flight.pop(seq, None) for seq in range(first, first + count)]
+        for call in calls:
+            if call is None:
+                self.stale += 1
+            else:
+                call.state = DONE
+        self._after(link)
+        return calls
 
     def on_given_back(self, worker: bytes, seqs: list[int]) -> Done:
         """Calls that the worker dropped because they were cancelled."""
@@ -257,10 +304,14 @@ class Calls(Core):
                 continue
             call.state = DONE
             done.append((call, result))
-        link.acknowledged = next(iter(in_flight)) - 1 if in_flight else link.next_seq - 1
+        self._after(link)
+        return done
+
+    def _after(self, link: ActorLink) -> None:
+        """Results have come."""
+        link.acknowledged = next(iter(link.in_flight)) - 1 if link.in_flight else link.next_seq - 1
         if link.queue or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
             self.dirty[link.actor_id] = link
-        return done
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
@@ -274,7 +325,9 @@ class Calls(Core):
     def _push(self, link: ActorLink) -> None:
         queue, in_flight = link.queue, link.in_flight
         seq, size = link.next_seq, 0
-        tasks: list[Task] = []
+        batch: list[Pending] = []
+        function: bytes | None = None
+        plain = True  # all of them are, and of one method
         while queue and len(in_flight) < WINDOW_CALLS:
             call = queue[0]
             if call.state == WAITING:
@@ -285,19 +338,32 @@ class Calls(Core):
             call.state = IN_FLIGHT
             call.seq = seq
             in_flight[seq] = call
-            tasks.append(wire_task(call, seq, 0))
+            batch.append(call)
             seq += 1
+            if call.function is not function:
+                plain = plain and function in (None, call.function)
+                function = call.function
+            if not call.plain or call.attempt or call.nested or call.deps:
+                plain = False
             if type(call.args) is bytes:
                 size += len(call.args)
             if call.deps:
                 size += deps_bytes(call)
             if size > PUSH_MAX_BYTES:
-                self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
-                link.told, tasks, size = link.acknowledged, [], 0
+                self._send(link, batch, plain)
+                batch, size, function, plain = [], 0, None, True
         link.next_seq = seq
-        if tasks or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
-            link.told = link.acknowledged
-            self._effects.append(Send(link.worker, Push(0, link.acknowledged, tasks)))
+        if batch or link.acknowledged - link.told >= ACKNOWLEDGE_CALLS:
+            self._send(link, batch, plain)
+
+    def _send(self, link: ActorLink, batch: list[Pending], plain: bool) -> None:
+        message: Message
+        if plain and len(batch) >= RUN_MIN:
+            message = plain_push(0, link.acknowledged, batch[0].seq, batch, [])
+        else:
+            message = Push(0, link.acknowledged, [wire_task(call, call.seq, 0) for call in batch])
+        link.told = link.acknowledged
+        self._effects.append(Send(link.worker, message))
 
     def tick(self) -> None:
         """Acknowledge what has arrived at actors that are not called any more."""
@@ -318,7 +384,7 @@ class Calls(Core):
             return
         self.dirty.pop(actor_id, None)
         if self._by_worker.pop(link.worker, None) is not None and link.next_seq > 1:
-            self._numbers[link.worker] = link.next_seq
+            remember(self._numbers, link.worker, link.next_seq, NUMBERS_MAX)
             if link.acknowledged > link.told:
                 self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
 

@@ -12,11 +12,12 @@ this: who died earlier is never asked about who died later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class Departures:
-    """The open departures. Each method returns the processes that it settled, in order."""
+    """The open departures. A method that may complete some returns them, in order; each stays open until it is closed,
+    so that its owner may wait for more than answers."""
 
     def __init__(self) -> None:
         self._silent: dict[bytes, set[bytes]] = {}  # the dead -> witnesses that have not answered, dead ones included
@@ -29,8 +30,15 @@ class Departures:
         """For how many of the dead this witness has not accounted yet."""
         return len(self._asked.get(witness, ()))
 
+    def unanswered(self, witness: bytes) -> list[bytes]:
+        """For which of the dead."""
+        return sorted(self._asked.get(witness, ()))
+
     def __len__(self) -> int:
         return len(self._silent)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._silent)
 
     def open(self, process: bytes, witnesses: Iterable[bytes]) -> list[bytes]:
         """`process` died; `witnesses` are those that live now."""
@@ -39,7 +47,7 @@ class Departures:
         assert process not in silent, f"{process.hex()} cannot be a witness of its own death"
         for witness in silent:
             self._asked.setdefault(witness, set()).add(process)
-        return [] if silent else self._settle(process)
+        return [] if silent else [process]
 
     def answered(self, witness: bytes, process: bytes) -> list[bytes]:
         """`witness` has accounted for what `process` had sent to it. Unknown pairs are ignored."""
@@ -51,22 +59,16 @@ class Departures:
         asked.discard(process)
         if not asked:
             del self._asked[witness]
-        return [] if silent else self._settle(process)
+        return [] if silent else [process]
 
-    def excuse(self, witness: bytes) -> list[bytes]:
-        """A witness is gone of whom nobody waits for anything: it counts as having answered everywhere."""
-        settled: list[bytes] = []
-        for process in sorted(self._asked.get(witness, ())):
-            settled += self.answered(witness, process)
-        return settled
-
-    def _settle(self, process: bytes) -> list[bytes]:
-        settled = [process]
-        for dead in settled:  # grows while it runs: one end may settle others
-            del self._silent[dead]
-            for earlier in self._asked.pop(dead, ()):
-                silent = self._silent[earlier]
-                silent.discard(dead)
-                if not silent:
-                    settled.append(earlier)
-        return settled
+    def close(self, process: bytes) -> list[bytes]:
+        """It is settled: what it had not answered counts as answered. Others may be complete with this."""
+        assert not self._silent[process], f"{process.hex()} is not complete"
+        del self._silent[process]
+        complete = []
+        for earlier in sorted(self._asked.pop(process, ())):
+            silent = self._silent[earlier]
+            silent.discard(process)
+            if not silent:
+                complete.append(earlier)
+        return complete

@@ -12,7 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from meshray.wire.messages import JobInfo, Message, Profile
+from meshray.strategy import ANYWHERE, Strategy
+from meshray.wire.messages import CreateActor, Failure, JobInfo, Message, Profile
 
 
 class Send(Struct, frozen=True):
@@ -47,7 +48,7 @@ class AbandonStart(Struct, frozen=True):
 
 
 class ActorSlot(Struct, frozen=True):
-    """Leases to actors: `worker` is bound and dedicated to this actor, which now holds its request."""
+    """Leases, or another host, to actors: `worker` is dedicated to this actor, which now holds its request."""
 
     actor_id: bytes
     worker: bytes
@@ -65,8 +66,8 @@ class ActorWaits(Struct, frozen=True):
 
 
 class RequestActorSlot(Struct, frozen=True):
-    """Actors to leases: a dedicated worker for this actor, please. Answered by an ActorSlot, or taken back by
-    ReleaseActorSlot. A detached one is not forgotten when its job ends."""
+    """Actors to their places: a dedicated worker for this actor, please, on whichever host. Answered by an ActorSlot,
+    or taken back by ReleaseActorSlot. A detached one is not forgotten when its job ends."""
 
     actor_id: bytes
     job: bytes
@@ -74,18 +75,92 @@ class RequestActorSlot(Struct, frozen=True):
     running_request: dict[str, int]  # while it lives
     profile: Profile
     detached: bool = False
+    incarnation: int = 1
+    name: str = ""  # of its class, for people
+    strategy: Strategy = ANYWHERE
 
 
 class ActorPlaced(Struct, frozen=True):
-    """Actors to leases: `__init__` has returned, the slot shrinks to the running request."""
+    """Actors to their places: `__init__` has returned, the slot shrinks to the running request."""
 
     actor_id: bytes
 
 
 class ReleaseActorSlot(Struct, frozen=True):
-    """Actors to leases: the actor wants no slot any more, granted or not. A repeat changes nothing."""
+    """Actors to their places: the actor wants no slot any more, granted or not. A repeat changes nothing."""
 
     actor_id: bytes
+
+
+class NameChanged(Struct, frozen=True):
+    """Actors to names of the mesh: an actor of this peer has this name now, or, if not `taken`, no more."""
+
+    namespace: str
+    name: str
+    actor_id: bytes
+    taken: bool
+
+
+class CreateNamed(Struct, frozen=True):
+    """Names of the mesh to actors: nobody else has the name that this CreateActor of `sender` asks for."""
+
+    sender: bytes
+    message: CreateActor
+
+
+class NameConflict(Struct, frozen=True):
+    """Names of the mesh to actors: an older actor of another peer has the name of this one, which ends."""
+
+    actor_id: bytes
+    failure: Failure
+
+
+class HoldFor(Struct, frozen=True):
+    """Names of the mesh to objects: `process` holds this from now on (the handle of an actor that was found)."""
+
+    process: bytes
+    object_id: bytes
+
+
+class LetGo(Struct, frozen=True):
+    """Names of the mesh to objects: another peer holds this for us, and nobody here wants it."""
+
+    object_id: bytes
+
+
+class TakeSlot(Struct, frozen=True):
+    """To leases: a dedicated worker of this host for an actor, our own or a guest. Answered by an ActorSlot."""
+
+    actor_id: bytes
+    job: bytes
+    request: dict[str, int]
+    running_request: dict[str, int]
+    profile: Profile
+    strategy: Strategy = ANYWHERE  # why this host may never have it
+
+
+class ShrinkSlot(Struct, frozen=True):
+    """To leases: the actor has started, it takes only its running request from now on."""
+
+    actor_id: bytes
+
+
+class FreeSlot(Struct, frozen=True):
+    """To leases: the slot is wanted no more; a worker that hosts the actor is killed. A repeat changes nothing."""
+
+    actor_id: bytes
+
+
+class GuestsCame(Struct, frozen=True):
+    """Guests to fencing: an actor of this owner is about to live here."""
+
+    owner: bytes
+
+
+class GuestsLeft(Struct, frozen=True):
+    """Guests to fencing: none of them lives here any more."""
+
+    owner: bytes
 
 
 class ThawLease(Struct, frozen=True):
@@ -103,6 +178,14 @@ class DeathOver(Struct, frozen=True):
     process: bytes
 
 
+class Dealt(Struct, frozen=True):
+    """Objects to the road: what a process of this host has read is kept alive by that other host, so it has to hear of
+    its end."""
+
+    process: bytes
+    node: bytes
+
+
 class UnlinkSegment(Struct, frozen=True):
     """Remove a segment whose creator is gone."""
 
@@ -117,6 +200,44 @@ class SweepSegments(Struct, frozen=True):
     keep: tuple[str, ...]
 
 
+class OpenCopy(Struct, frozen=True):
+    """Fetches: a file for a copy; fresh, or one that is to be written again. Failing is told by `on_file_failed`."""
+
+    segment: str
+    capacity: int
+    fresh: bool
+
+
+class WriteCopy(Struct, frozen=True):
+    """Fetches: some bytes of a copy have come."""
+
+    segment: str
+    offset: int
+    data: bytes
+
+
+class SealCopy(Struct, frozen=True):
+    """Fetches: a copy is whole, and does not change any more."""
+
+    segment: str
+    capacity: int
+    object_id: bytes
+    size: int
+
+
+class DropCopy(Struct, frozen=True):
+    """Fetches: remove the file of a copy."""
+
+    segment: str
+
+
+class Later(Struct, frozen=True):
+    """Objects to the clock: call `on_later(number)` after so many seconds."""
+
+    number: int
+    seconds: float
+
+
 Effect = (
     Send
     | StartWorker
@@ -127,10 +248,26 @@ Effect = (
     | RequestActorSlot
     | ActorPlaced
     | ReleaseActorSlot
+    | NameChanged
+    | CreateNamed
+    | NameConflict
+    | HoldFor
+    | LetGo
+    | TakeSlot
+    | ShrinkSlot
+    | FreeSlot
+    | GuestsCame
+    | GuestsLeft
     | ThawLease
     | DeathOver
+    | Dealt
     | UnlinkSegment
     | SweepSegments
+    | OpenCopy
+    | WriteCopy
+    | SealCopy
+    | DropCopy
+    | Later
 )
 
 

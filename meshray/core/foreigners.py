@@ -24,7 +24,7 @@ class Foreigners:
 
     def add(self, process: bytes, job: bytes) -> None:
         """It is about to speak. A repeat changes nothing."""
-        if process not in self._silent and process not in self._unsettled:
+        if process not in self._unsettled:
             self._jobs.setdefault(process, job)
 
     def job_of(self, process: bytes) -> bytes:
@@ -55,8 +55,8 @@ class Foreigners:
     # -- deaths of foreigners ----------------------------------------------------------------------------------------
 
     def settles(self, process: bytes) -> bool:
-        """Whether its death is known here, and not over."""
-        return process in self._silent or process in self._unsettled
+        """Whether its death is known here, and not settled."""
+        return process in self._unsettled
 
     def on_died(self, process: bytes, witnesses: set[bytes]) -> bool:
         """It is gone; these here are asked. Whether it had been there."""
@@ -65,6 +65,14 @@ class Foreigners:
             self._silent[process] = set(witnesses)
         self._unsettled[process] = set(witnesses)
         return self._jobs.pop(process, None) is not None
+
+    def also_tell(self, witness: bytes, process: bytes) -> bool:
+        """This one speaks to the dead one. True: it has never met it, so it is to be told; it is to hear when that
+        death is settled, and need not answer. False: it was told, and speaks from before that."""
+        told = self._unsettled[process]
+        new = witness not in told
+        told.add(witness)
+        return new
 
     def on_answer(self, witness: bytes, process: bytes) -> bool:
         """The witness has accounted for the dead one. True: it was the last."""
@@ -103,6 +111,10 @@ class Foreigners:
                 del self._met[foreigner]
         if peers := set(told):
             self._told[process] = peers
+
+    def has_told(self, peer: bytes, process: bytes) -> bool:
+        """Whether this peer was told of that death, and it is not settled."""
+        return peer in self._told.get(process, ())
 
     def on_local_settled(self, process: bytes) -> list[bytes]:
         """Everybody has accounted for it: the peers that wait for that word."""

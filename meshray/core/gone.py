@@ -24,15 +24,26 @@ class Gone:
         """It has ended; `why` in words. The last reason counts."""
         remember(self._why, process, why, GONE_MAX)
 
-    def failure(self, object_id: bytes) -> Failure:
-        """What whoever asks for an object of an ended process gets."""
+    def failure(self, object_id: bytes, why: str = "") -> Failure:
+        """What whoever asks for an object of an ended process gets. `why`: for one of another host."""
         owner = owner_process_of(object_id)
-        if owner[:NODE_BYTES] != self._node:
-            why = f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
-        else:
-            why = f"{self._why.get(owner, 'its process has ended')} (process {owner.hex()})"
+        if not why:
+            why = self._story(owner)
         text = f"object {object_id.hex()} is lost with its owner: {why}"
         return Failure("OwnerDiedError", text, details={"object_id": object_id.hex(), "owner": owner.hex()})
+
+    def _story(self, owner: bytes) -> str:
+        if owner[:NODE_BYTES] != self._node:
+            return f"it belongs to another mesh, or to one that has ended (peer {owner[:NODE_BYTES].hex()})"
+        return f"{self._why.get(owner, 'its process has ended')} (process {owner.hex()})"
+
+
+def freed(object_id: bytes) -> Failure:
+    """For what names an object that has ended: bytes that somebody kept, or a reference from before a partition."""
+    text = (
+        f"object {object_id.hex()} was freed with its last reference: one that is made of its bytes brings nothing back"
+    )
+    return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
 def remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:

@@ -1,15 +1,12 @@
 """With which life of a host's peer is there to be spoken?
 
 A peer has one *home* node for as long as its process runs: its processes and objects are named by it. In the mesh it is
-a member under the node id of its present *life*; after each death sentence it begins another one. Members tell both in
-their load, with a number that counts the lives. What arrives on a link shows its life as well, maybe before any rumour:
-so the latest life that has spoken counts, until a rumour says how old it is.
+a member under the node id of its present *life*; after each death sentence it begins another one. It tells both, with a
+number that counts the lives, in its load, which travels by rumour, and when a link begins: so the life of a peer that
+speaks is known, and which of two is the newer one.
 """
 
 from __future__ import annotations
-
-PROVEN = 2**62
-"""The number of a life that has spoken, and of which no rumour has come yet."""
 
 OVER_MAX = 1024
 """Lives that are over and remembered: a late rumour of one must not bring it back."""
@@ -26,19 +23,16 @@ class Homes:
         self._over: dict[bytes, None] = {}  # lives that are over, the last `OVER_MAX`
         self.strange = 0  # a life that is said to have two homes, or ours
 
-    def on_told(self, life: bytes, home: bytes, number: int = PROVEN) -> bytes | None:
-        """A rumour, or a message that has come from there. The life that this one has taken the place of, if any: it
-        is over."""
-        if self._home.get(life) == home and (number == PROVEN or self._number[life] == number):
+    def on_told(self, life: bytes, home: bytes, number: int) -> bytes | None:
+        """A rumour, or a link that begins. The life that this one has taken the place of, if any: it is over."""
+        if self._home.get(life) == home or life in self._over:
             return None
-        if home == self._node or self._home.get(life, home) != home:
+        if home == self._node or life in self._home:
             self.strange += 1
-            return None
-        if life in self._over:
             return None
         self._home[life], self._number[life] = home, number
         before = self._current.get(home)
-        self._current[home] = best = life if number == PROVEN else self._best(home)
+        self._current[home] = best = self._best(home)
         if before is None or before == best:
             return None
         self._bury(before)

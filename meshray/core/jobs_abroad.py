@@ -1,8 +1,15 @@
-"""Which hosts know of which jobs? So that all of them hear of the end."""
+"""Which hosts know of which jobs? So that all of them hear of the end.
+
+And what of a program goes along with its job (`Code`)? Its driver is asked when the first other host hears of the job;
+all who hear of it before the answer hear of it once more.
+"""
 
 from __future__ import annotations
 
+import msgspec
+
 from meshray.ids import NODE_BYTES
+from meshray.wire.messages import Code, JobInfo, JobThere
 
 
 class JobsAbroad:
@@ -11,7 +18,8 @@ class JobsAbroad:
     def __init__(self, node: bytes) -> None:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
-        self._foreign: dict[bytes, str] = {}  # jobs of others that live -> the minor version of Python of their drivers
+        self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as their drivers' hosts have them
+        self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
 
     def on_told(self, job: bytes, home: bytes) -> None:
         """That host knows this job."""
@@ -20,18 +28,43 @@ class JobsAbroad:
 
     def take_told(self, job: bytes) -> list[bytes]:
         """Our job is over: who knows it."""
+        self._codes.pop(job, None)
         return sorted(self._told.pop(job, ()))
 
-    def on_there(self, job: bytes, python: str) -> bool:
-        """Somebody says that there is such a job. Whether it is news, and another host's."""
-        if job[:NODE_BYTES] == self._node or job in self._foreign:
+    # -- code --------------------------------------------------------------------------------------------------------
+
+    def with_code(self, info: JobInfo) -> JobInfo:
+        """A job of ours, as others are to hear of it."""
+        return msgspec.structs.replace(info, code=self._codes.get(info.job))
+
+    def must_ask(self, job: bytes) -> bool:
+        """A host is told of this job. Whether its driver is to be asked for its code: true once, for jobs of ours."""
+        if job[:NODE_BYTES] != self._node or job in self._codes:
             return False
-        self._foreign[job] = python
+        self._codes[job] = None
         return True
 
-    def python_of(self, job: bytes) -> str:
-        """Of a foreign job's driver; "" for others."""
-        return self._foreign.get(job, "")
+    def on_code(self, job: bytes, code: Code) -> list[bytes]:
+        """The driver's answer: who is to be told. Nobody when it was not asked, or has answered."""
+        if self._codes.get(job, code) is not None:
+            return []
+        self._codes[job] = code
+        return sorted(self._told.get(job, ()))
+
+    # -- jobs of others ----------------------------------------------------------------------------------------------
+
+    def on_there(self, there: JobThere) -> bool:
+        """Somebody says that there is such a job. Whether it is news, and another host's."""
+        job = there.info.job
+        known = self._foreign.get(job)
+        if job[:NODE_BYTES] == self._node or (known is not None and (known.info.code or not there.info.code)):
+            return False
+        self._foreign[job] = there
+        return True
+
+    def there(self, job: bytes) -> JobThere | None:
+        """What to say of a foreign job; None for other jobs."""
+        return self._foreign.get(job)
 
     def on_over(self, job: bytes) -> bool:
         """A foreign job is over. Whether it was known."""
@@ -40,6 +73,10 @@ class JobsAbroad:
     def of_host(self, home: bytes) -> list[bytes]:
         """Living jobs of that host's drivers."""
         return [job for job in self._foreign if job[:NODE_BYTES] == home]
+
+    def foreign(self) -> list[bytes]:
+        """All of others that live."""
+        return sorted(self._foreign)
 
     def forget_host(self, home: bytes) -> None:
         """That host knows nothing any more."""

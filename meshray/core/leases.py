@@ -17,12 +17,12 @@ are never reused, so what arrives late for an ended one is ignored and counted i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import Core, Send
+from meshray.core.effects import Core, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reserves, victims, wished_for
@@ -31,6 +31,7 @@ from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
 from meshray.ids import NODE_BYTES, PROCESS_BYTES, peer_of
 from meshray.resources import Amounts
+from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
     AskAlso,
     Demand,
@@ -74,6 +75,7 @@ class Leases(Core):
         self._demands = Demands()
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
+        self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self.stale = 0  # messages about leases, classes or waits that are no more
@@ -87,10 +89,23 @@ class Leases(Core):
         """The peer begins to serve."""
         self.workers.prestart(now)
 
-    def on_job_started(self, info: JobInfo) -> None:
-        """A driver of this host has attached, or a job of another host may have work done here."""
+    def on_job_started(self, info: JobInfo, *, code_follows: bool = False) -> None:
+        """A driver of this host has attached, or a job of another host may have work done here. `code_follows`: its
+        workers need code that is not known yet. What it asks for waits for `on_code_known`."""
+        if code_follows and info.job not in self._jobs:
+            self._codeless.add(info.job)
+        elif not code_follows and info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
         self._jobs.setdefault(info.job, info)
         self._ended.discard(info.job)  # its host was lost, and is there again before the last of its workers is dead
+
+    def on_code_known(self, info: JobInfo, now: float) -> None:
+        """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""
+        if info.job in self._codeless:
+            self._codeless.discard(info.job)
+            self._jobs[info.job] = info
+            self._pump(now)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
@@ -137,6 +152,7 @@ class Leases(Core):
                 self.workers.kill(worker, "its job ended")
             if not workers:
                 self._ended.discard(job)
+                self._codeless.discard(job)
                 del self._jobs[job]
                 self._demands.forget_job(job)
                 self.workers.forget_job(job)
@@ -235,9 +251,9 @@ class Leases(Core):
         self.placement.on_member(member)
         self._look_again_at_all(now)
 
-    def on_member_gone(self, node: bytes, now: float) -> None:
+    def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
         """It is no member any more."""
-        self.placement.on_gone(node)
+        self.placement.on_gone(node, reason)
         self._look_again_at_all(now)
 
     def _look_again_at_all(self, now: float) -> None:
@@ -259,6 +275,10 @@ class Leases(Core):
             self._drop(wanted, "its submitter's host is gone")
         self._look_again_at_all(now)
 
+    def knows_job(self, job: bytes) -> bool:
+        """Whether workers of a job can be had here; of one that has ended, for its detached actors."""
+        return job in self._jobs
+
     def job_info(self, job: bytes) -> JobInfo | None:
         """A job that this peer serves; None for others."""
         return self._jobs[job] if self.serves(job) else None
@@ -271,6 +291,14 @@ class Leases(Core):
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
+    def actor_host(self, request: RequestActorSlot, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+        """See `Placement.actor_host`."""
+        wanted = Wanted(
+            (request.actor_id, 0), request.job, dict(request.request), request.profile, ACTOR_DEPTH, request.name,
+            strategy=request.strategy,
+        )  # fmt: skip
+        return self.placement.actor_host(wanted, waits_at, avoided) if self.placement.members else None
+
     def request_actor_slot(
         self,
         actor_id: bytes,
@@ -279,6 +307,7 @@ class Leases(Core):
         running_request: Amounts,
         profile: Profile,
         now: float,
+        strategy: Strategy = ANYWHERE,
     ) -> None:
         """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing."""
         key = (actor_id, 0)
@@ -286,7 +315,9 @@ class Leases(Core):
             self.stale += 1
             return
         if self._demands.get(key) is None:
-            wanted = self._new_class(key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH), now)
+            wanted = self._new_class(
+                key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy), now
+            )
             wanted.running_request = dict(running_request)
             wanted.count = 1
             self._pump(now)
@@ -446,7 +477,7 @@ class Leases(Core):
         self._ask_at = None
         if self.placement.members:
             self._ask_others(now)
-        waiting = [wanted for wanted in self._demands.waiting() if not wanted.never]
+        waiting = [w for w in self._demands.waiting() if not w.never and w.job not in self._codeless]
         self._look_again = None
         if waiting:
             for grant in victims(waiting, self._grants, self.slots.free(), now, self._config):
@@ -464,7 +495,7 @@ class Leases(Core):
         for wanted in self._demands.waiting():
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
-            if not self.placement.may_grant(wanted, now):
+            if wanted.job in self._codeless or not self.placement.may_grant(wanted, now):
                 continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)
@@ -479,7 +510,7 @@ class Leases(Core):
         """Tell the submitters of classes that wait whom to ask as well."""
         times: list[float] = []
         for wanted in self._demands.waiting():
-            if wanted.is_actor or wanted.job in self._ended:
+            if wanted.is_actor or wanted.job in self._ended or wanted.job in self._codeless:
                 continue
             for ask in self.placement.asks(wanted, now):
                 also = AskAlso(wanted.key[1], peer_of(ask.node), ask.count, wanted.hops + 1)

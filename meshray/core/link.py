@@ -14,6 +14,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 from meshray.config import Config
 from meshray.core.sessions import Payload, Session
 from meshray.wire.peers import STREAMS, Ack, Data, Hello, PeerMessage, Plane, Refused, Welcome
@@ -76,18 +78,17 @@ class Link:
             return self.refusal
         if self.welcome_due is not None:
             return Welcome(
-                hello.protocol, hello.mesh, hello.python, self.welcome_due, hello.listens, key_id=hello.key_id
-            )
-        if self.hello_due:
-            return Hello(
                 hello.protocol,
                 hello.mesh,
                 hello.python,
-                self.number,
+                self.welcome_due,
                 hello.listens,
-                key_id=hello.key_id,
-                met=self.state is State.UP,
+                hello.key_id,
+                hello.home,
+                hello.life,
             )
+        if self.hello_due:
+            return msgspec.structs.replace(hello, number=self.number, met=self.state is State.UP)
         return None
 
     def advance(self, frame: Frame, now: float) -> None:
@@ -122,7 +123,13 @@ class Link:
         if self.state is State.UP:
             return False
         self.state, self.since, self.hello_due = State.UP, now, False
+        self.listen_anew(now)
         return True
+
+    def listen_anew(self, now: float) -> None:
+        """From now on the other side has time to acknowledge what it owes."""
+        for session in self.sessions.values():
+            session.silent_since = now
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -135,7 +142,9 @@ class Link:
         """When the link is given up if nothing changes."""
         if self.state is State.DIALLING:
             return self.since + self._config.link_dial_timeout_s
-        return self.since + self._config.link_refusal_s if self.state is State.REFUSING else None
+        if self.state is State.REFUSING:
+            return self.since + self._config.link_refusal_s
+        return min((at for session in self.sessions.values() if (at := session.stalls_at()) is not None), default=None)
 
     def next_at(self) -> float | None:
         """When something is to be done, if nothing else happens. Blocked planes wait for `on_ready` instead."""

@@ -23,12 +23,15 @@ class Forget(Struct, frozen=True):
 
 
 class PeerUp(Struct, frozen=True):
-    """A peer is linked. `compatible`: it runs our minor version of Python, so it may have closures."""
+    """A peer is linked. `compatible`: it runs our minor version of Python, so it may have closures. `home`: what its
+    processes are named by, and the number of its life."""
 
     node: bytes
     address: str
     python: str
     compatible: bool
+    home: bytes = b""
+    life: int = 0
 
 
 class PeerDown(Struct, frozen=True):

@@ -85,6 +85,10 @@ class Links:
 
     # -- what the owner asks for ---------------------------------------------------------------------------------------
 
+    def belong(self, home: bytes, life: int) -> None:
+        """Whose life this is, and its number: all Hellos say so. To be called before the first one."""
+        self._hello = msgspec.structs.replace(self._hello, home=home, life=life)
+
     def present(self, listens: list[str], key_id: str) -> None:
         """We listen elsewhere, or with another key, from now on: later Hellos say so."""
         self._hello = msgspec.structs.replace(self._hello, listens=listens, key_id=key_id)
@@ -112,11 +116,14 @@ class Links:
         link = self._links.get(node)
         if link is None or link.state is State.REFUSING:
             raise UnknownPeer(node.hex())
+        session = link.sessions[plane]
         try:
-            link.sessions[plane].send(payload)
+            session.send(payload)
         except StreamFull as error:
             self.down(node, str(error), now)
             return
+        if session.kept == 1:
+            session.silent_since = now
         self._busy[node] = None
 
     def window_open(self, node: bytes, plane: Plane) -> bool:
@@ -192,8 +199,11 @@ class Links:
                 continue
             link.timer_at = None
             ends_at = link.ends_at()
-            if ends_at is not None and now >= ends_at:
-                self._give_up(link)
+            if ends_at is not None and now >= ends_at + self._config.away_after_s and link.state is State.UP:
+                link.listen_anew(now)  # we were away ourselves: it may have spoken all the time
+                self._busy[target] = None
+            elif ends_at is not None and now >= ends_at:
+                self._give_up(link, now)
             else:
                 link.tick(now)
                 self._busy[target] = None  # its next timer is set when it has nothing more to send
@@ -204,7 +214,10 @@ class Links:
             link.timer_at = at
             heapq.heappush(self._timers, (at, link.target))
 
-    def _give_up(self, link: Link) -> None:
+    def _give_up(self, link: Link, now: float) -> None:
+        if link.state is State.UP:
+            self.down(link.node, "it acknowledges nothing any more", now)
+            return
         self._close(link)
         if link.state is State.DIALLING:
             self._turned_away(link, Reason.OTHER, f"no answer within {self._config.link_dial_timeout_s:g} s")
@@ -328,7 +341,7 @@ class Links:
             self._move(link, address, said.key_id)
         if link.on_heard(said.python, now):
             compatible = said.python == self._hello.python
-            self._effects.append(PeerUp(source, link.address, said.python, compatible))
+            self._effects.append(PeerUp(source, link.address, said.python, compatible, said.home, said.life))
         self._busy[source] = None
         self._set_timer(link)
         return link

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshray.wire.messages import Failure
+
 
 class Names:
     """(namespace, name) to actor id, and back."""
@@ -27,11 +29,12 @@ class Names:
         """The actor of that name."""
         return self._actors.get((namespace, name))
 
-    def release(self, actor_id: bytes) -> None:
-        """The actor has its name no more. No effect when it has none."""
+    def release(self, actor_id: bytes) -> bool:
+        """The actor has its name no more. False: it had none."""
         key = self._names.pop(actor_id, None)
         if key is not None:
             del self._actors[key]
+        return key is not None
 
     def others(self, namespace: str, name: str) -> list[str]:
         """Namespaces other than this one in which the name is taken, for a hint to people."""
@@ -44,3 +47,20 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._actors)
+
+
+def name_taken(namespace: str, name: str) -> Failure:
+    """Why an actor of this name is not created."""
+    text = (
+        f"the name {name!r} is taken by another actor of namespace {namespace!r}: choose another name, get the actor "
+        f"with get_actor({name!r}), or ask for get_if_exists=True"
+    )
+    return Failure("ActorAlreadyExistsError", text)
+
+
+def no_such_name(namespace: str, name: str, others: list[str]) -> Failure:
+    """Why no actor is found. `others`: namespaces that have one."""
+    text = f"there is no actor named {name!r} in namespace {namespace!r}"
+    if others:
+        text += f" (there is one in {', '.join(map(repr, others))})"
+    return Failure("ValueError", text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from meshray.ids import owner_process_of
+from meshray.ids import node_of, owner_process_of
 from meshray.wire.messages import Failure, Place
 
 
@@ -38,6 +38,7 @@ class Record:
     """One object."""
 
     __slots__ = (
+        "borrowed",
         "contained",
         "handle",
         "holders",
@@ -63,6 +64,7 @@ class Record:
         self.contained: tuple[bytes, ...] = ()  # what this one pins
         self.waiters: set[bytes] = set()  # processes that asked for the value
         self.handle = False  # the handle of an actor: its value is of no interest, its end is
+        self.borrowed = False  # of another host, whose peer was told that we hold it, or asked for its value
 
     @property
     def owner(self) -> bytes:
@@ -79,11 +81,15 @@ Index = dict[bytes, set[bytes]]  # process -> object ids; no empty sets
 
 
 class ObjectTable:
-    """Records by id. `on_free(record)` is called for each that ended, after it has left the table."""
+    """Records by id. `on_free(record)` is called for each that ended, after it has left the table; `on_less(record)`
+    for a borrowed one of which somebody has let go."""
 
-    def __init__(self, on_free: Callable[[Record], None]) -> None:
+    def __init__(
+        self, on_free: Callable[[Record], None], on_less: Callable[[Record], None] = lambda record: None
+    ) -> None:
         self.records: dict[bytes, Record] = {}  # for reading
         self._on_free = on_free
+        self._on_less = on_less
         self._owned: Index = {}  # process in the id
         self._held: Index = {}  # holder
         self._waits: Index = {}  # waiter
@@ -104,6 +110,10 @@ class ObjectTable:
     def pending_of(self, process: bytes) -> list[Record]:
         """Records that this process promised to resolve."""
         return [self.records[object_id] for object_id in sorted(self._pending.get(process, ()))]
+
+    def owned_by_node(self, node: bytes) -> list[Record]:
+        """Records whose id names a process of this node."""
+        return [record for owner in sorted(self._owned) if node_of(owner) == node for record in self.owned_by(owner)]
 
     def owns_any(self, process: bytes) -> bool:
         """Whether any record's id names this process."""
@@ -131,6 +141,19 @@ class ObjectTable:
     def add_holder(self, record: Record, process: bytes) -> None:
         record.holders.add(process)
         self._held.setdefault(process, set()).add(record.id)
+
+    def replace_holder(self, record: Record, process: bytes, other: bytes) -> None:
+        """`other` holds it instead of `process`."""
+        self.add_holder(record, other)
+        record.holders.discard(process)
+        _remove(self._held, process, record.id)
+
+    def revive(self, record: Record) -> None:
+        """LOST with its owner's host, which is there again: it may have a value after all."""
+        assert record.stage is Stage.LOST, repr(record)
+        assert not record.contained, repr(record)
+        record.stage = Stage.EXPECTED
+        record.value = None
 
     def drop_holder(self, record: Record, process: bytes) -> None:
         record.holders.discard(process)
@@ -185,6 +208,8 @@ class ObjectTable:
 
     def tidy(self, record: Record) -> None:
         """End the record if nothing keeps it, and what ends with it."""
+        if record.borrowed:
+            self._on_less(record)
         if self.records.get(record.id) is record and is_free(record):
             del self.records[record.id]
             _remove(self._owned, record.owner, record.id)

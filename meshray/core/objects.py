@@ -18,6 +18,9 @@ Holders are *sets of processes*, so every message may be repeated. Order matters
 - A promoted object outlives its process as long as others hold it; an unpromoted one as long as others use its segment.
 - When a job ends, what its processes own is lost to others at once. Its segments go when the last view of them goes.
 
+What other hosts have to do with all this is in `core.foreign_objects`: their objects have records here, too, as long as
+somebody here holds, contains or waits for them, and their peers hold ours like processes.
+
 The caller (the shell) reports a death here after it has performed what the death means for leases and actors:
 journalled results travel ahead of ProcessDied on the same link, so that their receivers hold what is in them before
 they answer.
@@ -26,13 +29,15 @@ they answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.departures import Departures
+from meshray.core.deaths import Deaths
 from meshray.core.effects import Core, DeathOver, Send
-from meshray.core.gone import Gone, remember
+from meshray.core.foreign_objects import ForeignObjects
+from meshray.core.gone import Gone, freed, remember
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
@@ -61,6 +66,9 @@ from meshray.wire.messages import (
 ANSWERS_AT_ONCE = 64
 """At most so many values travel in one unasked Fetched."""
 
+IDS_AT_ONCE = 100_000
+"""So many ids travel in one Release: 30 bytes each."""
+
 
 class ObjectStats(Struct, frozen=True):
     """A snapshot; counts."""
@@ -75,23 +83,27 @@ class Objects(Core):
     """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
 
     `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
-    `core.adoption`, which puts itself there.
+    `core.adoption`, which puts itself there. `alone`: there are no other hosts, so what is not ours is lost; else
+    `objectfreed(object_id)` is called for each object of ours that ends.
     """
 
-    def __init__(self, config: Config, node: bytes, store: StoreAccounts) -> None:
+    def __init__(self, config: Config, node: bytes, store: StoreAccounts, alone: bool = True) -> None:
         super().__init__()
+        self.alone = alone
+        self.object_freed: Callable[[bytes], None] = _nobody_cares
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
         self.heirs: Heirs = NoHeirs()
         self._config = config
         self._node = node
         self._store = store
-        self._table = ObjectTable(self._on_free)
-        self._departures = Departures()
+        self.gone = Gone(node)
+        self.foreign = ForeignObjects(config, node, self)
+        self.table = ObjectTable(self._on_free, self.foreign.on_less)
+        self.deaths = Deaths(self.foreign.borrows, self.tell, self._on_settled, self.foreign.in_doubt)
         self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
         self._attached: set[bytes] = set()  # living processes that count references
         self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
         self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
-        self._gone = Gone(node)
         self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
         self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
         self._lost_containers: set[bytes] = set()  # LOST records of ended jobs that still contain others
@@ -120,30 +132,30 @@ class Objects(Core):
         if process not in self._attached:
             return
         self._attached.discard(process)
-        self._gone.add(process, why or "its process died")
-        self._table.drop_waits_of(process)
+        self.gone.add(process, why or "its process died")
+        self.table.drop_waits_of(process)
         self._store.on_process_died(process)
-        for record in self._table.pending_of(process):
+        for record in self.table.pending_of(process):
             if not self.heirs.adopts(record.id):
-                self._lose(record)
-        for record in self._table.owned_by(process):
+                self.lose(record)
+        for record in self.table.owned_by(process):
             if record.stage is Stage.EXPECTED:
-                self._lose(record)
+                self.lose(record)
             elif record.stage is Stage.SEALED:
-                self._answer(record, self._gone.failure(record.id))
+                self.answer(record, self.gone.failure(record.id))
         for witness in sorted(self._attached):
-            self._tell(witness, ProcessDied(process))
+            self.tell(witness, ProcessDied(process))
         if abroad:
             self._left_abroad.add(process)
-        self._settle(self._departures.open(process, self._attached | abroad))
-
-    def on_host_gone(self, peer: bytes) -> None:
-        """Another host is gone with its peer, which so has nothing more to account for."""
-        self._settle(self._departures.excuse(peer))
+        self.deaths.on_died(process, self._attached | abroad)
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
-        """The sender has accounted for what the dead process had sent to it."""
-        self._settle(self._departures.answered(sender, message.process))
+        """The sender has accounted for what the dead process had sent to it; a peer, for what its processes had."""
+        self.deaths.on_seen(sender, message)
+
+    def on_foreign_death_seen(self, process: bytes) -> None:
+        """All processes here that had dealt with a dead one of another host have accounted for it."""
+        self.deaths.answer_for(process)
 
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes] = frozenset()) -> None:
         """The job's driver is gone or has detached. `survivors`: processes of detached actors, which go on.
@@ -153,16 +165,16 @@ class Objects(Core):
         ended = [process for process, its in self._jobs.items() if its == job and process not in survivors]
         for process in ended:
             self._doomed.add(process)
-            self._gone.add(process, "its job ended")
+            self.gone.add(process, "its job ended")
         kept = self._needed_by_actors()
         for process in ended:
-            for record in self._table.owned_by(process):
+            for record in self.table.owned_by(process):
                 if not record.handle and record.id not in kept:
-                    self._lose(record)
+                    self.lose(record)
 
     def _needed_by_actors(self) -> set[bytes]:
         """What the constructors of living actors need, and what is inside it."""
-        records = self._table.records
+        records = self.table.records
         kept = [
             object_id for object_id, record in records.items() if record.roots and record.stage is not Stage.PENDING
         ]
@@ -173,36 +185,38 @@ class Objects(Core):
             kept.extend(new)
         return seen
 
-    def _settle(self, settled: list[bytes]) -> None:
-        """Everybody has accounted for these dead processes: their holds end."""
-        for process in settled:
-            for record in self._table.held_by(process):
-                if process in record.holders:  # it may have ended with one before
-                    self._table.drop_holder(record, process)
-            self._adopt_segments(process)
-            self._store.on_death_settled(process)
-            if process in self._doomed:
-                self._end_circles()
-            self.heirs.on_settled(process)
-            self._forget_owner(process)
-            for witness in sorted(self._attached):
-                self._tell(witness, DeathSettled(process))
-            if process in self._left_abroad:
-                self._left_abroad.discard(process)
-                self._effects.append(DeathOver(process))
+    def _on_settled(self, process: bytes) -> None:
+        """Everybody has accounted for this dead process: its holds end."""
+        self.drop_holds(process)
+        self._adopt_segments(process)
+        self._store.on_death_settled(process)
+        if process in self._doomed:
+            self._end_circles()
+        self.heirs.on_settled(process)
+        self._forget_owner(process)
+        self._tell_all(DeathSettled(process))
+        if process in self._left_abroad:
+            self._left_abroad.discard(process)
+            self._effects.append(DeathOver(process))
 
     def _end_circles(self) -> None:
         """Counting alone never ends objects of an ended job that contain each other."""
-        lost = [self._table.records[object_id] for object_id in sorted(self._lost_containers)]
+        lost = [self.table.records[object_id] for object_id in sorted(self._lost_containers)]
         for record in unreachable(lost):
             self._lost_containers.discard(record.id)
             contained, record.contained = record.contained, ()
             self._unpin_all(contained)
 
     def _forget_owner(self, process: bytes) -> None:
-        if process not in self._attached and process not in self._departures and not self._table.owns_any(process):
+        if process not in self._attached and process not in self.deaths and not self.table.owns_any(process):
             self._jobs.pop(process, None)
             self._doomed.discard(process)
+
+    def drop_holds(self, holder: bytes) -> None:
+        """What it holds, it holds no more."""
+        for record in self.table.held_by(holder):
+            if holder in record.holders:  # it may have ended with one before
+                self.table.drop_holder(record, holder)
 
     def _adopt_segments(self, maker: bytes) -> None:
         """Files of a dead process that hold living objects, and of which its own word was lost with it."""
@@ -218,108 +232,126 @@ class Objects(Core):
 
     def on_promote(self, sender: bytes, message: Promote) -> None:
         """The peer answers for these from now on; the sender holds them. A repeat changes nothing."""
-        if self._refuses(sender):
+        if self.refuses(sender):
             return
         for promoted in message.records:
-            record = self._table.records.get(promoted.object_id) or self._table.add(promoted.object_id)
+            record = self.table.records.get(promoted.object_id) or self.table.add(promoted.object_id)
             if record.stage is not Stage.EXPECTED and record.stage is not Stage.SEALED:
                 continue
-            self._table.add_holder(record, sender)
+            self.table.add_holder(record, sender)
             if record.owner in self._doomed:
-                self._lose(record)
+                self.lose(record)
             elif promoted.value is None:
-                self._table.enter(record, Stage.PENDING, submitter=sender)
+                self.table.enter(record, Stage.PENDING, submitter=sender)
                 self.heirs.on_pending(sender, promoted)
             else:
                 self._fill(record, promoted.value, promoted.contained)
 
     def on_resolve(self, sender: bytes, message: Resolve) -> None:
         """Values of pending records. The first one counts."""
-        if self._refuses(sender):
+        if self.refuses(sender):
             return
         for promoted in message.records:
-            record = self._table.records.get(promoted.object_id)
+            record = self.table.records.get(promoted.object_id)
             if record is not None and record.stage is Stage.PENDING and promoted.value is not None:
                 self._fill(record, promoted.value, promoted.contained)
 
     def _fill(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
-        self._table.enter(record, Stage.SETTLED)
+        self.table.enter(record, Stage.SETTLED)
         record.value = value
         record.contained = tuple(dict.fromkeys(contained))
-        for inner in record.contained:
-            self._table.pin(self._look_up(inner))
+        inside = [self.look_up(inner) for inner in record.contained]
+        for inner in inside:
+            self.table.pin(inner)
+        self.foreign.borrow(inside)
         if isinstance(value, Place) and value.node == self._node and not self._store.knows_segment(value.segment):
             self._unsealed[record.id] = value
         self.heirs.on_outcome(record.id)
-        self._answer(record, value)
+        self.answer(record, value)
 
-    def _lose(self, record: Record, failure: Failure | None = None) -> None:
+    def lose(self, record: Record, failure: Failure | None = None) -> None:
         """There will be no value, or it is not to be had any more: its owner has ended, or `failure`."""
         if record.stage is Stage.LOST:
             return
-        self._table.enter(record, Stage.LOST)
-        record.value = failure or self._gone.failure(record.id)
+        self.table.enter(record, Stage.LOST)
+        record.value = failure or self.gone.failure(record.id)
         if record.contained:  # who has read it may hold what is inside through it alone: that stays as long as it
             self._lost_containers.add(record.id)
         self.heirs.on_outcome(record.id)
-        self._answer(record, record.value)
+        self.answer(record, record.value)
 
     # -- holding -----------------------------------------------------------------------------------------------------
 
     def on_hold(self, sender: bytes, message: Hold) -> None:
-        """The sender holds these; it is told when that is known."""
-        if self._refuses(sender):
+        """The sender holds these; it is told when that is known to their owners' peers."""
+        if sender not in self._attached:
+            self.foreign.on_hold(sender, message)
             return
+        foreign: list[Record] = []
         for object_id in message.object_ids:
-            self._table.add_holder(self._look_up(object_id), sender)
-        self._tell(sender, HoldDone(message.token))
+            record = self.look_up(object_id)
+            self.table.add_holder(record, sender)
+            if self.foreign.is_foreign(object_id):
+                if record.stage is Stage.LOST:
+                    self.table.revive(record)
+                foreign.append(record)
+        if foreign:
+            self.foreign.borrow(foreign, sender, message.token)
+        else:
+            self.tell(sender, HoldDone(message.token))
 
     def on_release(self, sender: bytes, message: Release) -> None:
         """The sender holds these no more."""
-        if self._refuses(sender):
+        if self.refuses(sender, peers=True):
             return
         for object_id in message.object_ids:
-            record = self._table.records.get(object_id)
+            record = self.table.records.get(object_id)
             if record is not None and sender in record.holders:
-                self._table.drop_holder(record, sender)
+                self.table.drop_holder(record, sender)
             elif owner_process_of(object_id) == sender and (record is None or record.stage is Stage.EXPECTED):
                 remember(self._early, object_id, None, self._config.early_messages_max)
 
     def on_pooled(self, sender: bytes, message: Pooled) -> None:
         """The sender, maker and only holder of these, has freed them and keeps their files."""
-        if self._refuses(sender):
+        if self.refuses(sender):
             return
         for object_id in message.object_ids:
-            record = self._table.records.get(object_id)
+            record = self.table.records.get(object_id)
             if record is not None and record.holders == {sender}:
                 self._store.on_pooled(sender, object_id)
-                self._table.drop_holder(record, sender)
+                self.table.drop_holder(record, sender)
 
     def hold(self, object_id: bytes, process: bytes) -> None:
         """`process` holds it by the word of another part of this peer (an actor that was found by its name)."""
-        self._table.add_holder(self._look_up(object_id), process)
+        record = self.look_up(object_id)
+        self.table.add_holder(record, process)
+        self.foreign.borrow([record])
 
     def pin_for_actor(self, object_id: bytes) -> None:
         """A constructor needs it as long as its actor may start again; the end of its job does not lose it."""
-        self._table.pin(self._look_up(object_id), root=True)
+        record = self.look_up(object_id)
+        self.table.pin(record, root=True)
+        self.foreign.borrow([record])
 
     def unpin_for_actor(self, object_id: bytes) -> None:
         """The inverse of `pin_for_actor`."""
-        self._table.unpin(self._table.records[object_id], root=True)
+        self.table.unpin(self.table.records[object_id], root=True)
 
     def pin_for_task(self, object_id: bytes) -> None:
         """A task that may be made again needs it, or what it has made contains it."""
-        self._table.pin_for_task(self._look_up(object_id))
+        record = self.look_up(object_id)
+        self.table.pin_for_task(record)
+        self.foreign.borrow([record])
 
     def unpin_for_task(self, object_id: bytes) -> None:
         """The inverse of `pin_for_task`."""
-        self._table.unpin_for_task(self._table.records[object_id])
+        self.table.unpin_for_task(self.table.records[object_id])
 
     def add_handle(self, actor_id: bytes, holder: bytes) -> None:
         """An actor was created; its handles are counted like references to its first return."""
-        record = self._look_up(actor_id + FIRST_RETURN)
+        record = self.look_up(actor_id + FIRST_RETURN)
         record.handle = True
-        self._table.add_holder(record, holder)
+        self.table.add_holder(record, holder)
         if record.stage is Stage.EXPECTED:
             self._fill(record, b"", [])
 
@@ -327,35 +359,40 @@ class Objects(Core):
 
     def resolve(self, object_id: bytes, value: bytes | Place | Failure, contained: list[bytes]) -> None:
         """What a task of a dead submitter has made. The first value counts."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         if record is not None and record.stage is Stage.PENDING:
             self._fill(record, value, contained)
 
     def is_wanted(self, object_id: bytes) -> bool:
         """Whether anybody holds it, or something that is held contains it."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         return record is not None and bool(record.holders or record.pins or record.waiters)
 
     def is_wanted_by_the_living(self, object_id: bytes) -> bool:
         """The same without the holds of the dead that are not settled."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         if record is None:
             return False
-        return bool(record.pins or record.waiters) or not self._attached.isdisjoint(record.holders)
+        if record.pins or record.waiters or not self._attached.isdisjoint(record.holders):
+            return True
+        return any(self.foreign.is_peer(holder) for holder in record.holders)
 
     def give_up(self, object_id: bytes) -> None:
         """Nobody will make this pending object."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         if record is not None and record.stage is Stage.PENDING:
-            self._lose(record)
+            self.lose(record)
 
     def outcome_of(self, object_id: bytes) -> bytes | Place | Failure | None:
-        """Its value, or why there will be none; None while it may come."""
-        record = self._table.records.get(object_id)
+        """Its value, or why there will be none; None while it may come. b"" for what another host owns: whoever needs
+        it asks for it."""
+        record = self.table.records.get(object_id)
         if record is None:
-            return self._gone.failure(object_id)
+            return self.gone.failure(object_id)
+        if self.foreign.is_foreign(object_id) and record.value is None:
+            return b""
         if record.stage is Stage.SEALED and record.owner not in self._attached:
-            return self._gone.failure(object_id)
+            return self.gone.failure(object_id)
         return record.value
 
     def job_of(self, process: bytes) -> bytes:
@@ -364,44 +401,54 @@ class Objects(Core):
 
     def unanswered_by(self, process: bytes) -> int:
         """For how many dead processes this one has not accounted."""
-        return self._departures.unanswered_by(process)
+        return self.deaths.unanswered_by(process)
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
     def on_fetch(self, sender: bytes, message: Fetch) -> None:
         """Each is answered once, now or when it is there. Large answers are split."""
-        if self._refuses(sender):
+        if self.refuses(sender, peers=True):
             return
         batch: list[Promoted] = []
         size = 0
-        for object_id in message.object_ids:
-            record = self._look_up(object_id)
+        foreign: list[bytes] = []
+        local = sender in self._attached
+        for object_id in message.object_ids if local else self.foreign.ours(message.object_ids):
+            record = self.look_up(object_id)
+            if self.foreign.is_foreign(object_id) and record.value is None:
+                self.table.add_waiter(record, sender)
+                record.borrowed = True
+                foreign.append(object_id)
+                continue
+            if not local:
+                self.foreign.expect(record)
             if record.stage is Stage.EXPECTED and record.owner == sender:
-                self._lose(record, _freed(object_id))  # it would have promoted it before it asked, on this link
+                self.lose(record, freed(object_id))  # it would have promoted it before it asked, on this link
             value = record.value
             if record.stage is Stage.SEALED and record.owner not in self._attached:
-                value = self._gone.failure(object_id)
+                value = self.gone.failure(object_id)
             if value is None:
-                self._table.add_waiter(record, sender)
+                self.table.add_waiter(record, sender)
                 continue
             batch.append(Promoted(object_id, value, _inside(record)))
             size += len(value) if isinstance(value, bytes) else 0
-            self._table.tidy(record)  # it may have been made for this question alone
+            self.table.tidy(record)  # it may have been made for this question alone
             if size > self._config.push_batch_max_bytes:
-                self._tell(sender, Fetched(batch))
+                self.tell(sender, Fetched(batch))
                 batch, size = [], 0
         if batch:
-            self._tell(sender, Fetched(batch))
+            self.tell(sender, Fetched(batch))
+        self.foreign.borrows.fetch(foreign)
 
     def on_forget(self, sender: bytes, message: Forget) -> None:
         """The sender waits for these no more."""
         for object_id in message.object_ids:
-            self._table.drop_waiter(object_id, sender)
+            self.table.drop_waiter(object_id, sender)
 
-    def _answer(self, record: Record, value: bytes | Place | Failure) -> None:
+    def answer(self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None) -> None:
         """Tell those who wait for it. The record may end with this."""
-        for waiter in self._table.take_waiters(record):
-            promoted = Promoted(record.id, value, _inside(record))
+        for waiter in self.table.take_waiters(record):
+            promoted = Promoted(record.id, value, _inside(record) if inside is None else inside)
             last = self._effects[-1] if self._effects else None
             if (
                 isinstance(last, Send)
@@ -411,14 +458,14 @@ class Objects(Core):
             ):
                 last.message.records.append(promoted)  # the answers to one Resolve travel together
             else:
-                self._tell(waiter, Fetched([promoted]))
-        self._table.tidy(record)
+                self.tell(waiter, Fetched([promoted]))
+        self.table.tidy(record)
 
     # -- segments ----------------------------------------------------------------------------------------------------
 
     def on_sealed(self, sender: bytes, message: Sealed) -> None:
         """Files that were written."""
-        if self._refuses(sender):
+        if self.refuses(sender):
             return
         for sealed in message.segments:
             self._seal(sender, sealed)
@@ -429,14 +476,21 @@ class Objects(Core):
         place = self._unsealed.get(sealed.object_id)
         if place is not None and place.segment == sealed.segment:
             del self._unsealed[sealed.object_id]
-        record = self._table.records.get(sealed.object_id) or self._table.add(sealed.object_id)
+        record = self.table.records.get(sealed.object_id) or self.table.add(sealed.object_id)
         if record.stage is Stage.EXPECTED:
-            self._table.enter(record, Stage.SEALED)
-            if record.id in self._early:
-                del self._early[record.id]
-            elif record.owner in self._attached or record.owner in self._departures:
-                self._table.add_holder(record, record.owner)
-        self._table.tidy(record)
+            self.table.enter(record, Stage.SEALED)
+            if self.foreign.is_foreign(record.id):
+                self.foreign.lodge(record, sealed)
+            else:
+                self.count_owner(record)
+        self.table.tidy(record)
+
+    def count_owner(self, record: Record) -> None:
+        """The owner of a segment holds it, unless it has let go already."""
+        if record.id in self._early:
+            del self._early[record.id]
+        elif record.owner in self._attached or record.owner in self.deaths:
+            self.table.add_holder(record, record.owner)
 
     # -- the end of a record -----------------------------------------------------------------------------------------
 
@@ -444,12 +498,18 @@ class Objects(Core):
         """Nothing keeps it any more; it has left the table."""
         if record.waiters:
             text = f"object {record.id.hex()} was freed while somebody waited for it"
-            self._answer(record, Failure("ObjectFreedError", text))
+            self.answer(record, Failure("ObjectFreedError", text))
         retried = self._store.on_object_freed(record.id)
-        if self._unsealed.pop(record.id, None) is not None or retried:
+        unsealed = self._unsealed.pop(record.id, None) is not None
+        if self.foreign.is_foreign(record.id):
+            return
+        if unsealed or retried:
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
             remember(self._early, record.id, None, self._config.early_messages_max)
+        if not self.alone:
+            self.object_freed(record.id)
+        self.foreign.on_free(record.id)
         self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
         self._unpin_all(contained)
@@ -459,56 +519,93 @@ class Objects(Core):
 
     def _unpin_all(self, object_ids: Iterable[bytes]) -> None:
         for object_id in object_ids:
-            self._table.unpin(self._table.records[object_id])
+            self.table.unpin(self.table.records[object_id])
 
     # -- small ones --------------------------------------------------------------------------------------------------
 
-    def _refuses(self, sender: bytes) -> bool:
-        """Nothing of a process that is gone acts here any more (I3)."""
-        if sender in self._attached:
+    def _tell_all(self, message: Message) -> None:
+        for process in sorted(self._attached):
+            self.tell(process, message)
+
+    def refuses(self, sender: bytes, peers: bool = False) -> bool:
+        """Nothing of a process that is gone acts here any more (I3). `peers`: those of other hosts may say this,
+        too."""
+        if sender in self._attached or (peers and not self.alone and self.foreign.is_peer(sender)):
             return False
         self._refused += 1
         return True
 
-    def _look_up(self, object_id: bytes) -> Record:
+    def look_up(self, object_id: bytes) -> Record:
         """The record; when there is none, one that waits for its owner's word, or is lost with its owner."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         if record is None:
-            record = self._table.add(object_id)
+            record = self.table.add(object_id)
+            if self.foreign.is_foreign(object_id) and not self.alone:
+                return record
             if record.owner not in self._attached or record.owner in self._doomed:
-                self._table.enter(record, Stage.LOST)
-                record.value = self._gone.failure(object_id)
+                self.table.enter(record, Stage.LOST)
+                record.value = self.gone.failure(object_id)
         return record
 
-    def _tell(self, process: bytes, message: Message) -> None:
+    def emit(self, effect: Any) -> None:
+        """Ask the shell for something."""
+        self._effects.append(effect)
+
+    def expect_segment(self, place: Place) -> None:
+        """A segment of this host, of which its maker has not told yet; or never will, since it is dead."""
+        if self._store.knows_segment(place.segment):
+            return
+        maker = next((process for process in self.deaths if is_made_by(place.segment, process)), b"")
+        if maker:
+            self._seal(maker, SealedSegment(place.object_id, place.segment, place.size, place.size, maker))
+        else:
+            self._unsealed[place.object_id] = place
+
+    def tell(self, process: bytes, message: Message) -> None:
+        last = self._effects[-1] if self._effects else None
+        if (
+            isinstance(message, Release)
+            and isinstance(last, Send)
+            and last.to == process
+            and isinstance(last.message, Release)
+            and len(last.message.object_ids) < IDS_AT_ONCE
+        ):
+            last.message.object_ids.extend(message.object_ids)
+            return
         self._effects.append(Send(process, message))
 
     # -- for people and tests ----------------------------------------------------------------------------------------
 
     def holders_of(self, object_id: bytes) -> frozenset[bytes]:
         """Who holds it; empty when it is not known."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         return frozenset() if record is None else frozenset(record.holders)
 
     def knows(self, object_id: bytes) -> bool:
         """Whether there is a record."""
-        return object_id in self._table.records
+        return object_id in self.table.records
 
     def value_of(self, object_id: bytes) -> bytes | Place | Failure | None:
         """Its value; None when there is none yet, or no record."""
-        record = self._table.records.get(object_id)
+        record = self.table.records.get(object_id)
         return None if record is None else record.value
 
     def stats(self) -> ObjectStats:
         by_stage = dict.fromkeys((stage.value for stage in Stage), 0)
-        for record in self._table.records.values():
+        for record in self.table.records.values():
             by_stage[record.stage.value] += 1
-        return ObjectStats(len(self._table.records), by_stage, len(self._departures), self._refused)
+        return ObjectStats(len(self.table.records), by_stage, len(self.deaths), self._refused)
+
+    def left(self) -> str:
+        """What is in the books, for tests that expect nothing; "" when they are empty."""
+        books = (self.table.records, self._unsealed, self._lost_containers, self.deaths)
+        return "; ".join([*(repr(book) for book in books if len(book)), self.foreign.left()]).strip("; ")
 
     def check(self) -> None:
         """Assert that the books agree."""
-        self._table.check()
+        self.table.check()
         self._store.check()
+        self.foreign.check()
         for object_id in self._store.live_segments().values():
             assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
 
@@ -518,12 +615,5 @@ def _inside(record: Record) -> list[bytes]:
     return list(record.contained) if record.stage is Stage.SETTLED else []
 
 
-def _freed(object_id: bytes) -> Failure:
-    text = (
-        f"object {object_id.hex()} was freed with its last reference: one that is made of its bytes brings nothing back"
-    )
-    return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
-
-
-def _nobody_cares(actor_id: bytes) -> None:
-    """`handle_freed` of a peer without actors."""
+def _nobody_cares(which: bytes) -> None:
+    """`handle_freed` of a peer without actors, `object_freed` of one without copies."""

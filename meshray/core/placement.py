@@ -20,12 +20,13 @@ With SPREAD all hosts that can run it have their turn, this one as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
+from meshray.core.gone import remember
 from meshray.core.slots import Slots
 from meshray.resources import Amounts, describe, fits
 from meshray.strategy import Strategy
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 ROOM_MAX = 1024
 """The most leases that anybody asks for at once."""
+
+GONE_MAX = 256
+"""So many hosts that are gone are remembered."""
 
 NAMED_MAX = 5
 """So many hosts are named to people; of more, the number."""
@@ -121,6 +125,7 @@ class Placement:
     def __init__(self, here: Here, slots: Slots, config: Config) -> None:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
+        self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
         self.version = 0  # grows whenever one of them has changed
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
         self._slots = slots
@@ -134,6 +139,7 @@ class Placement:
         """It is there, or tells its load. What was promised on its behalf shows in it from now on, or never will."""
         assert member.node != self.node, f"{member} is this host"
         self.members[member.node] = member
+        self.gone.pop(member.node, None)
         self.version += 1
 
     def on_load(self, node: bytes, used: Amounts) -> None:
@@ -143,9 +149,11 @@ class Placement:
             member.used, member.debit, member.queued = dict(used), {}, 0
             self.version += 1
 
-    def on_gone(self, node: bytes) -> None:
+    def on_gone(self, node: bytes, reason: str) -> None:
         """It is dead, or left."""
-        if self.members.pop(node, None) is not None:
+        member = self.members.pop(node, None)
+        if member is not None:
+            remember(self.gone, node, (member, reason), GONE_MAX)
             self.version += 1
 
     # -- this host ---------------------------------------------------------------------------------------------------
@@ -309,16 +317,17 @@ class Placement:
     # -- SPREAD ------------------------------------------------------------------------------------------------------
 
     def _deal(self, wanted: Wanted, now: float) -> None:
-        """Deal out in turn what waits: to all that have room, or to all when nobody has any. Again when some of them
-        have not taken their turns in time."""
-        if wanted.turns is not None and now < wanted.dealt_at + self._config.spread_wait_s:
+        """Deal out in turn what waits, to all that could run it. Again when some of them have not taken their turns in
+        time: then to those that have room, if there are any."""
+        again = wanted.turns is not None
+        if again and now < wanted.dealt_at + self._config.spread_wait_s:
             return
         request = wanted.request
         could = [member for members in self._ranked(wanted).values() for member in members]
         here = not wanted.never
         free = [member for member in could if member.room(request)]
         here_free = here and self._slots.fits(request)
-        if free or here_free:
+        if again and (free or here_free):
             could, here = free, here_free
         nodes = sorted([member.node for member in could] + ([self.node] if here else []))
         count = min(wanted.count - len(wanted.grants), ROOM_MAX)
@@ -339,6 +348,49 @@ class Placement:
             self.members[ask.node].promise(wanted.request, ask.count)
             wanted.asked[ask.node] = now
         return asks
+
+    # -- actors ------------------------------------------------------------------------------------------------------
+
+    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+        """The node for an actor, which asks one host at a time: preferred ones with room, others with room, preferred
+        ones, others; this one first among equals. None: nobody could have it. `waits_at`: it waits there already, and
+        moves for room only; None: to none. Not on a host of `avoided`."""
+        ranks = self._ranked(wanted)
+        tiers = [[each for each in ranks.get(rank, ()) if each.node not in avoided] for rank in (PREFERRED, WILL_DO)]
+        here = self._rank(self._here, wanted)
+        request = wanted.request
+        if wanted.strategy.spread and not waits_at:
+            return self._next_in_turn([*tiers[0], *tiers[1]], here, request)
+        for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
+            if here == rank and self._slots.fits(request) and waits_at != self.node:
+                return self.node
+            free = [member for member in tier if member.room(request) and member.node != waits_at]
+            if free:
+                return self._promised(self._better_of_two(free, request), request)
+        if waits_at:
+            return None
+        for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
+            if here == rank:
+                return self.node
+            if tier:
+                return self._promised(self._better_of_two(tier, request), request)
+        return None
+
+    def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
+        """SPREAD: those with room have their turns, or all that could when nobody has any."""
+        free = sorted(member.node for member in members if member.room(request))
+        if here and self._slots.fits(request):
+            free.append(self.node)
+        nodes = free or sorted(member.node for member in members) + [self.node] * bool(here)
+        if not nodes:
+            return None
+        node = nodes[self._turn % len(nodes)]
+        self._turn += 1
+        return node if node == self.node else self._promised(self.members[node], request)
+
+    def _promised(self, member: Member, request: Amounts) -> bytes:
+        member.promise(request, 1)
+        return member.node
 
     # -- what nobody can do ------------------------------------------------------------------------------------------
 
@@ -364,7 +416,7 @@ class Placement:
         told = [_what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
         if len(hosts) > NAMED_MAX:
             best = {name: max(host.total.get(name, 0) for host in hosts) for name in wanted.request}
-            told.append(f"{len(hosts) - NAMED_MAX} more with at most {describe(best)}")
+            told.append(f"and {len(hosts) - NAMED_MAX} more with at most {describe(best)}")
         return f"it asks for {asked}, there is {', '.join(told)}"
 
 

@@ -223,6 +223,19 @@ class Records(Core):
         record.value = value
         record.contained = contained
         record.task = None
+        if record.promoted or record.waiters or record.count <= 0:
+            self._settled(record)
+
+    def settle_run(self, records: Iterable[Record], values: Iterable[bytes]) -> None:
+        """The same for many, with small values that have no references inside."""
+        for record, value in zip(records, values, strict=True):
+            if record.value is None:
+                record.value = value
+                record.task = None
+                if record.promoted or record.waiters or record.count <= 0:
+                    self._settled(record)
+
+    def _settled(self, record: Record) -> None:
         if record.promoted:
             self._lineages.on_settled(record.id)
             self._tell(Resolve([describe(record)]))
@@ -264,6 +277,19 @@ class Records(Core):
             record
             for record in self.table.values()
             if record.carriers and not record.held and any(carrier.source == process for carrier in record.carriers)
+        ]
+        for record in covered:
+            record.held = True
+        if covered:
+            self._tell(Hold(0, [record.id for record in covered]))
+
+    def on_host_gone(self, node: bytes) -> None:
+        """The same for all that its processes had sent, and for what is inside objects that they owned: these are lost,
+        and keep nothing alive any more. Drain first."""
+        covered = [
+            record
+            for record in self.table.values()
+            if record.carriers and not record.held and any(_is_of(carrier, node) for carrier in record.carriers)
         ]
         for record in covered:
             record.held = True
@@ -336,3 +362,8 @@ class Records(Core):
                     last.object_ids.extend(message.object_ids)
                     return
         self._effects.append(Send(self._peer, message))
+
+
+def _is_of(carrier: Carrier, node: bytes) -> bool:
+    """Whether a process of that host sent it, or owns the container that it is."""
+    return carrier.source.startswith(node) or (carrier.container is not None and carrier.container.id.startswith(node))

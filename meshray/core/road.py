@@ -13,7 +13,8 @@ its receiver. So everything that holds for messages on one host holds between tw
   meant for before may arrive after: the old stream is over at both ends, and what a process says to that host before it
   has answered NodeGoneSeen is dropped (*barred*).
 - *A job.* A host hears of a job before it hears of the first process that serves it, from whichever peer that one is
-  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over.
+  of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over. The first
+  time that a job of ours is told, its driver is asked for its code; the answer is told to all who know the job.
 
 **What it costs.** A process has at most RELAY_WINDOW_BYTES, or one larger message, on its way to another: the rest
 waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
@@ -32,15 +33,16 @@ from meshray.config import Config
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
-from meshray.core.homes import PROVEN, Homes
+from meshray.core.homes import Homes
 from meshray.core.jobs_abroad import JobsAbroad
-from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.core.ways import Pair, Parcel, Way
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
-    DeathSeen,
+    CodeReady,
+    CodeWanted,
     DeathSettled,
     JobInfo,
     JobKnown,
@@ -111,7 +113,7 @@ class Road(Core):
             self._lose(home, why)
 
     def on_life_over(self, life: bytes, why: str) -> None:
-        """It is no member any more: dead, or it has left."""
+        """It is no member any more: dead, or it has left; or there can be no link between its life and ours."""
         home = self._homes.on_over(life)
         if home is not None:
             self._lose(home, why)
@@ -159,6 +161,10 @@ class Road(Core):
         """The job that a process of another host serves; b"" for none, or when it has never spoken to this host."""
         return self.foreigners.job_of(process)
 
+    def foreign_jobs(self) -> list[bytes]:
+        """Jobs of other hosts that may have work done here."""
+        return self._jobs.foreign()
+
     # -- what processes of this host say -----------------------------------------------------------------------------
 
     def on_relay(self, source: bytes, message: Relay, now: float) -> None:
@@ -173,11 +179,21 @@ class Road(Core):
             self._tell_gone(source, home, self._why(home))
         elif _is_too_much(way.bytes_of((source, destination)), len(data)):
             self.counters["relays beyond the window"] += 1  # the sender does not keep to the protocol
+        elif self.foreigners.settles(destination):
+            self.counters["messages to the dead"] += 1
+            if self.foreigners.also_tell(source, destination):
+                self._emit(Send(source, ProcessDied(destination)))
         else:
             self._introduce(way, source)
             self.foreigners.met(destination, source)
             way.relay((source, destination), data)
             self._laden[home] = None
+
+    def on_dealt(self, process: bytes, home: bytes) -> None:
+        """A process here has to hear of the end of that host, though it never spoke with any process there."""
+        way = self._ways.get(home)
+        if way is not None:
+            way.dealt.add(process)
 
     def on_seen(self, source: bytes, message: NodeGoneSeen) -> None:
         """The process speaks of after that end from here on."""
@@ -189,14 +205,25 @@ class Road(Core):
 
     def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
         """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
-        way = self._way(home, now)
-        if way is not None and (again or info.job not in way.jobs):
-            self._say_job(way, info)
+        way, there = self._way(home, now), self._there(info)
+        if way is not None and there is not None and (again or info.job not in way.jobs):
+            self._say_job(way, there)
 
-    def _say_job(self, way: Way, info: JobInfo) -> None:
-        way.jobs.add(info.job)
-        self._jobs.on_told(info.job, way.home)
-        self._say(way, JobThere(info, self._jobs.python_of(info.job) or self._python))
+    def _there(self, info: JobInfo) -> JobThere | None:
+        """A job as it is to be told: as its driver's host has it; None when it is over."""
+        if info.job[:NODE_BYTES] != self.node:
+            return self._jobs.there(info.job)
+        if not self._locals.job_lives(info.job):
+            return None
+        return JobThere(self._jobs.with_code(info), self._python)
+
+    def _say_job(self, way: Way, there: JobThere) -> None:
+        if there.info.job[:NODE_BYTES] != way.home:
+            way.jobs.add(there.info.job)
+            self._jobs.on_told(there.info.job, way.home)
+            self._say(way, there)
+            if self._jobs.must_ask(there.info.job):
+                self._emit(Send(there.info.job, CodeWanted()))
 
     def _introduce(self, way: Way, process: bytes) -> None:
         if process in way.introduced:
@@ -204,21 +231,24 @@ class Road(Core):
         way.introduced.add(process)
         way.dealt.add(process)
         info = self._locals.job_info(process)
-        if info is not None and info.job not in way.jobs:
-            self._say_job(way, info)
-        self._say(way, ProcessThere(process, info.job if info is not None else b""))
+        there = self._there(info) if info is not None else None
+        job = there.info.job if there is not None else b""
+        if there is not None and job not in way.jobs:
+            self._say_job(way, there)
+        self._say(way, ProcessThere(process, job))
 
     # -- what our own peer says --------------------------------------------------------------------------------------
 
-    def send(self, destination: bytes, message: Message, now: float) -> None:
-        """Our peer says something to a process of another host, or its peer. Dropped for one that is gone: whoever
-        asks has heard `HostGone`, or looks at `is_there`."""
+    def send(self, destination: bytes, message: Message, now: float) -> bool:
+        """Our peer says something to a process of another host, or its peer. False: that host is gone, or there is no
+        other, and it is dropped."""
         home = destination[:NODE_BYTES]
         way = self._way(home, now)
         if way is None:
             self.counters["sends to the gone"] += 1
-            return
+            return False
         self._say(way, message, destination)
+        return True
 
     def _say(self, way: Way, message: Message, destination: bytes = b"") -> None:
         way.say(Parcel(destination or peer_process(way.home), self.process_id, message))
@@ -267,7 +297,6 @@ class Road(Core):
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
             return
-        self.on_life(life, home, PROVEN, now)
         if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
             self.counters["messages gone astray"] += 1
             return
@@ -287,10 +316,13 @@ class Road(Core):
             self._emit(Send(destination, Relayed(source, data)))
             if not of_peer:
                 self._count((source, destination), len(data))
-        else:  # the sender does not know yet
+        else:
             self.counters["messages to the dead"] += 1
-            if not of_peer:
+            if not of_peer and not self.foreigners.has_told(peer_process(home), destination):
                 self._say(way, ProcessDied(destination))
+                self._say(
+                    way, DeathSettled(destination)
+                )  # none of them has got anything from the dead, or is waited for
 
     def _count(self, pair: Pair, size: int) -> None:
         self._owed[pair] += size
@@ -321,6 +353,8 @@ class Road(Core):
             return
         witnesses = {each for each in self.foreigners.who_met(process) if each in self._locals}
         self._forget_pairs(process)
+        if (way := self._ways.get(process[:NODE_BYTES])) is not None:
+            way.drop(process)
         if self.foreigners.on_died(process, witnesses):
             self._emit(ForeignDied(process))
         for witness in sorted(witnesses):
@@ -334,9 +368,8 @@ class Road(Core):
             self._answer_for(process)
 
     def _answer_for(self, process: bytes) -> None:
-        way = self._ways.get(process[:NODE_BYTES])
-        if way is not None:
-            self._say(way, DeathSeen(process))
+        if process[:NODE_BYTES] in self._ways:
+            self._emit(ForeignSeen(process))
 
     def on_death_settled(self, source: bytes, message: DeathSettled) -> None:
         """Everybody has accounted for what a dead process of the sender's host had said."""
@@ -393,9 +426,12 @@ class Road(Core):
             self.counters["messages out of place"] += 1
             return
         way.jobs.add(job)
-        if not self._jobs.on_there(job, message.python):
+        known = job in self._jobs
+        if not self._jobs.on_there(message):
             return
         self._emit(JobCame(message.info, message.python))
+        if known:
+            return
         origin = job[:NODE_BYTES]
         if origin != home:
             if self._way(origin, now) is None:
@@ -410,8 +446,23 @@ class Road(Core):
             return
         if self._locals.job_lives(message.job):
             self._jobs.on_told(message.job, way.home)
+            info = self._locals.job_info(message.job)
+            there = self._there(info) if info is not None else None
+            if there is not None and there.info.code is not None:  # whoever told of the job may not have known it
+                self._say(way, there)
         else:
             self._say(way, JobOver(message.job))
+
+    def on_code_ready(self, source: bytes, message: CodeReady) -> None:
+        """A driver of this host says what of its program goes to others."""
+        info = self._locals.job_info(source)
+        if info is None or info.job != source:
+            self.counters["messages out of place"] += 1
+            return
+        for home in self._jobs.on_code(source, message.code):
+            way = self._ways.get(home)
+            if way is not None:
+                self._say(way, JobThere(self._jobs.with_code(info), self._python))
 
     def on_job_over(self, source: bytes, message: JobOver) -> None:
         """A job of the sender's host has ended."""
@@ -450,7 +501,8 @@ class Road(Core):
             del self._owed[pair]
             self._due.pop(pair, None)
         self.foreigners.on_host_gone(home)
-        self._emit(HostGone(home, why))
+        if way is not None:
+            self._emit(HostGone(home, why))
         self._jobs.forget_host(home)
         for job in self._jobs.of_host(home):
             self._end_job(job, why)
@@ -471,7 +523,9 @@ class Road(Core):
         """Hosts of which no rumour has come by now are given up."""
         for way in list(self._ways.values()):
             if way.give_up_at is not None and way.give_up_at <= now:
-                self._lose(way.home, f"no member is known under it (peer {way.home.hex()})")
+                why = f"no member is known under it (peer {way.home.hex()})"
+                self._lose(way.home, why)
+                remember(self._gone, way.home, why, GONE_MAX)
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)

@@ -34,8 +34,16 @@ class ForeignDied(Struct, frozen=True):
     process: bytes
 
 
+class ForeignSeen(Struct, frozen=True):
+    """All processes of this host that had dealt with a dead one of another host have accounted for it: its peer is to
+    be answered."""
+
+    process: bytes
+
+
 class JobCame(Struct, frozen=True):
-    """A job of another host is about to have work done here. `python`: the minor version of its driver."""
+    """A job of another host is about to have work done here. `python`: the minor version of its driver. Once more when
+    the job's code is known, if it was not."""
 
     info: JobInfo
     python: str
@@ -48,4 +56,4 @@ class JobGone(Struct, frozen=True):
     reason: str
 
 
-RoadEffect = Handle | Sever | HostGone | ForeignDied | JobCame | JobGone
+RoadEffect = Handle | Sever | HostGone | ForeignDied | ForeignSeen | JobCame | JobGone

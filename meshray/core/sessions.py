@@ -67,6 +67,7 @@ class Session:
         "gaps",
         "plane",
         "replayed",
+        "silent_since",
         "strange",
     )
 
@@ -82,6 +83,7 @@ class Session:
         self._highest = 0  # the largest number that was ever given to the socket
         self._progress_at = 0.0  # the last acknowledgement of something, or the first message of a flight
         self._patience_s = config.link_replay_after_s  # doubles with each vain replay
+        self.silent_since = 0.0  # the last acknowledgement, or the first message after all were; kept with the table
         # receiving
         self._received = 0  # all up to here were delivered
         self._owed = 0  # messages delivered and not acknowledged yet
@@ -211,6 +213,13 @@ class Session:
             times.append(self._ack_at)
         return min(times, default=None)
 
+    def stalls_at(self) -> float | None:
+        """When the other side will have acknowledged nothing for too long, if nothing comes; None: it owes nothing."""
+        if not self.kept:
+            return None
+        config = self._config
+        return self.silent_since + config.link_stall_s + self._flight_bytes / config.link_slowest_bytes_per_s
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _replay_at(self) -> float:
@@ -234,7 +243,7 @@ class Session:
                 self._flight_bytes -= len(self._flight.popleft())
             else:
                 self._waiting_bytes -= len(self._waiting.popleft())
-        self._progress_at = now
+        self._progress_at = self.silent_since = now
         self._patience_s = self._config.link_replay_after_s
 
     def _rewind(self) -> None:

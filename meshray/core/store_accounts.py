@@ -126,6 +126,11 @@ class StoreAccounts(Core):
         """Whether this file holds a living object."""
         return name in self._segments
 
+    def has(self, name: str, object_id: bytes, size: int) -> bool:
+        """Whether this file holds this value."""
+        segment = self._segments.get(name)
+        return segment is not None and segment.object_id == object_id and segment.size == size
+
     def on_sealed(self, sender: bytes, sealed: SealedSegment) -> bool:
         """A file was written. False when that was known, or cannot be right: the name is in use for another object."""
         known = self._segments.get(sealed.segment)

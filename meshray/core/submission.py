@@ -16,6 +16,7 @@ stale, and counted.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from meshray.config import Config
 from meshray.core.effects import Core, Send
@@ -31,6 +32,7 @@ from meshray.core.pending import (
     while_running,
     wire_task,
 )
+from meshray.core.plain import RUN_MIN, plain_push
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
@@ -41,11 +43,11 @@ from meshray.wire.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
+    Message,
     Profile,
     Push,
     Result,
     Retried,
-    Task,
 )
 
 
@@ -287,6 +289,11 @@ class Submission(Core):
         self.dirty[class_id] = cls
         return done
 
+    def handles_for(self, node: bytes) -> list[list[Any]]:
+        """What is kept for tasks that were pushed to workers of this host."""
+        leases = [lease for lease in self._leases.values() if lease.peer == peer_of(node)]
+        return [task.refs for lease in leases for task in lease.in_flight.values() if task.refs]
+
     def on_node_gone(self, node: bytes, failure: Failure, now: float) -> list[tuple[Pending, Result]]:
         """A host is gone: its leases are lost, and nobody can tell what had begun there. Returns the tasks that are
         done."""
@@ -369,6 +376,32 @@ class Submission(Core):
             if first is not None and busy_ns:
                 first.mean.add(busy_ns / len(results))
         return self._accept(lease, results, now)
+
+    def on_plain_results(
+        self, worker: bytes, lease_id: int, first: int, count: int, busy_ns: int, now: float
+    ) -> list[Pending | None]:
+        """Inline values of a run of attempts. Returns their tasks, which are done; None for what nobody waited for."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.link.worker != worker:
+            self.stale += count
+            return [None] * count
+        in_flight = lease.in_flight
+        oldest = in_flight.get(first)
+        if oldest is not None and busy_ns:
+            oldest.mean.add(busy_ns / count)
+        tasks = [in_flight.pop(seq, None) for seq in range(first, first + count)]
+        stale = 0
+        for task in tasks:
+            if task is None:
+                stale += 1
+            else:
+                task.lease = None
+                task.state = DONE
+        self.stale += stale
+        if stale < count:
+            lease.held_up = False
+            self._after(lease, now)
+        return tasks
 
     def on_given_back(self, worker: bytes, lease_id: int, seqs: list[int], now: float) -> list[tuple[Pending, Result]]:
         """Tasks that the worker will not start. Returns those that were cancelled meanwhile."""
@@ -532,27 +565,36 @@ class Submission(Core):
         return batch
 
     def _push(self, lease: Lease, batch: list[Pending]) -> None:
-        link, in_flight, depth = lease.link, lease.in_flight, lease.cls.depth
+        link, in_flight = lease.link, lease.in_flight
         if not in_flight:
             lease.cls.idle -= 1
-        shipped, blobs, tasks = link.shipped, [], []
-        seq = link.next_seq
+        shipped, blobs = link.shipped, []
+        function: bytes | None = None
+        seq, plain = link.next_seq, len(batch) >= RUN_MIN
         for task in batch:
-            if task.function not in shipped:
-                shipped.add(task.function)
-                assert task.blob is not None
-                blobs.append(task.blob)
+            if task.function is not function:
+                plain = plain and function in (None, task.function)
+                function = task.function
+                if function not in shipped:
+                    shipped.add(function)
+                    assert task.blob is not None
+                    blobs.append(task.blob)
+            if not task.plain or task.attempt or task.nested or task.dep_refs is not None:
+                plain = False
             task.state = IN_FLIGHT
             task.lease = lease
             task.seq = seq
             in_flight[seq] = task
-            if task.plain and task.dep_refs is None and not task.nested and not task.attempt:  # as `wire_task` would
-                tasks.append(Task(seq, task.task_id, task.function, task.args))
-            else:
-                tasks.append(wire_task(task, seq, depth))
             seq += 1
-        link.next_seq = seq
-        self._effects.append(Send(link.worker, Push(lease.id, link.acknowledged, tasks, blobs)))
+        first, link.next_seq = link.next_seq, seq
+        message: Message
+        if plain:
+            message = plain_push(lease.id, link.acknowledged, first, batch, blobs)
+        else:
+            depth = lease.cls.depth
+            tasks = [wire_task(task, task.seq, depth) for task in batch]
+            message = Push(lease.id, link.acknowledged, tasks, blobs)
+        self._effects.append(Send(link.worker, message))
 
     def _demand(self, cls: SchedulingClass) -> None:
         """Ask for more leases while tasks are ready; withdraw the wish when none is."""

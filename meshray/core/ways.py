@@ -93,6 +93,12 @@ class Way:
             self._one_less(pair[0])
         return Parcel(pair[1], pair[0], data)
 
+    def drop(self, destination: bytes) -> None:
+        """That one is dead: what waits for it is for nobody."""
+        for pair in [pair for pair in self._pairs if pair[1] == destination]:
+            del self._pairs[pair], self._bytes[pair]
+            self._one_less(pair[0])
+
     def _one_less(self, source: bytes) -> None:
         left = self._waiting[source] - 1
         if left:

@@ -16,6 +16,7 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.observe.notes import note
 from meshray.peer import status
+from meshray.peer.actors import actors_of_peers, actors_of_processes
 from meshray.peer.ends import Ends
 from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
@@ -26,7 +27,8 @@ Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
     {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
-    | {m.CreditRequest, m.PoolTrimmed}
+    | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused, m.CodeReady}
+    | {m.CreateActor, m.ActorReady, m.ActorExit, m.WatchActor, m.KillActor, m.FindActor}
 )
 """What only a process of this host may say to its peer."""
 
@@ -46,8 +48,9 @@ class Dispatcher:
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
             m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
             m.Ask: self._on_ask,
-            m.Relay: parts.cores.road.on_relay,
+            m.Relay: self._on_relay,
             m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
+            m.CodeReady: _timeless(parts.cores.road.on_code_ready),
             m.Wake: _nothing,
         }
         road = parts.cores.road
@@ -61,10 +64,11 @@ class Dispatcher:
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
+        self._of_peers |= self._for_copies() | actors_of_peers(parts)
 
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores
-        leases, actors, objects, store = cores.leases, cores.actors, cores.objects, cores.store
+        leases, objects, store = cores.leases, cores.objects, cores.store
         adoption = cores.adoption
         return {
             m.Demand: self._on_demand,
@@ -84,16 +88,33 @@ class Dispatcher:
             m.Orphans: adoption.on_orphans,
             m.OrphanDone: adoption.on_orphan_done,
             m.Results: adoption.on_results,
+            m.PlainResults: adoption.on_results,
             m.GivenBack: adoption.on_given_back,
             m.CarrierDone: _nothing,  # of an adopted task: its executor had told us of what it kept before its result
             m.Sealed: _timeless(objects.on_sealed),
             m.Pooled: _timeless(objects.on_pooled),
-            m.CreateActor: actors.on_create,
-            m.ActorReady: actors.on_ready,
-            m.ActorExit: actors.on_exit,
-            m.WatchActor: _timeless(actors.on_watch),
-            m.KillActor: _timeless(actors.on_kill),
-            m.FindActor: _timeless(actors.on_find),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Bring: cores.fetches.on_bring,
+            m.Unused: _timeless(cores.fetches.on_unused),
+            **actors_of_processes(self._parts),
+        }
+
+    def _for_copies(self) -> dict[type, Handler]:
+        """What peers say to each other of objects and copies."""
+        cores = self._parts.cores
+        objects, fetches, whereabouts = cores.objects, cores.fetches, cores.whereabouts
+        return {
+            m.HoldDone: _timeless(objects.foreign.on_hold_done),
+            m.Fetched: _timeless(objects.foreign.on_fetched),
+            m.Lodged: _timeless(objects.foreign.on_lodged),
+            m.Seek: _timeless(whereabouts.on_seek),
+            m.Whole: _timeless(whereabouts.on_whole),
+            m.CopiesGone: _timeless(whereabouts.on_copies_gone),
+            m.Found: fetches.on_found,
+            m.Pull: _timeless(cores.serving.on_pull),
+            m.Piece: fetches.on_piece,
+            m.NoPiece: fetches.on_no_piece,
+            m.Expired: _timeless(fetches.on_expired),
         }
 
     def dispatch(self, source: bytes, message: Any, now: float) -> None:
@@ -129,6 +150,13 @@ class Dispatcher:
             raise
         except Exception:
             self._on_failure(source, message)
+
+    def _on_relay(self, source: bytes, message: m.Relay, now: float) -> None:
+        cores = self._parts.cores
+        if cores.guests.is_fenced(source):
+            self._parts.counters["words of the fenced"] += 1  # it may have run when its actor lived elsewhere
+        else:
+            cores.road.on_relay(source, message, now)
 
     def _on_demand(self, source: bytes, message: m.Demand, now: float) -> None:
         cores = self._parts.cores

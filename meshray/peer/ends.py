@@ -67,9 +67,13 @@ class Ends:
         executors = cores.leases.workers_for(process_id)
         cores.leases.on_process_died(process_id, finished, started, failure, now, all_started)
         cores.actors.on_process_died(process_id, how, by_source, now, all_started)
+        cores.guests.on_process_died(process_id, how, by_source, all_started)
+        cores.foreign_actors.on_process_died(process_id)
+        cores.naming.on_process_died(process_id, now)
         abroad = cores.road.on_local_died(process_id)
         cores.adoption.on_process_died(process_id, finished, failure, now, executors, len(abroad))
         cores.objects.on_process_died(process_id, ended.exit_text, abroad)
+        cores.fetches.on_process_died(process_id)
 
     def _read_journal(self, process_id: bytes) -> tuple[dict[bytes, tuple[list[Result], list[int]]], bool]:
         """Per source (a lease, or a caller of an actor): results that were finished, attempts that had begun. And

@@ -9,13 +9,14 @@ import msgspec
 
 from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
-from meshray.local import peer_process
+from meshray.ids import peer_of
 from meshray.observe.notes import note
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.jobs import OWN_PYTHON, Jobs
 from meshray.peer.parts import Parts
+from meshray.peer.timers import boot_time
 from meshray.wire.codec import ProtocolError, decode
-from meshray.wire.messages import JobInfo
+from meshray.wire.messages import Code, JobInfo
 
 
 class Foreign:
@@ -44,22 +45,51 @@ class Foreign:
         """Nothing of that host counts any more."""
         note(f"host {effect.home.hex()} is gone for what runs here: {effect.reason}")
         cores = self._parts.cores
-        cores.objects.on_host_gone(peer_process(effect.home))
+        cores.objects.foreign.on_host_gone(effect.home, effect.reason)
+        cores.whereabouts.on_host_gone(effect.home)
+        cores.serving.on_host_gone(effect.home)
+        cores.fetches.on_host_gone(effect.home, now)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
-            cores.leases.on_member_gone(effect.home, now)
+            cores.leases.on_member_gone(effect.home, effect.reason, now)
+        self._on_actors_gone(effect.home, now)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
+
+    def _on_actors_gone(self, home: bytes, now: float) -> None:
+        """Actors there, of there, watched from there; and those of there that live here."""
+        cores, peer = self._parts.cores, peer_of(home)
+        cores.guests.on_owner_gone(peer)
+        fence_s = cores.fencing.on_host_lost(peer, boot_time())
+        cores.lodging.on_host_gone(home, now)
+        cores.actors.on_host_gone(home, fence_s, now)
+        cores.foreign_actors.on_node_gone(home)
+        cores.naming.on_member_down(peer, now)
+        if cores.road.is_there(home):  # it was only cut off
+            cores.naming.on_member_up(peer)
+
+    def on_unreachable(self, home: bytes, now: float) -> None:
+        """What this peer had to say to that host did not leave: it is gone."""
+        why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
+        self._parts.cores.objects.foreign.on_unreachable(home, why)
+        self._parts.cores.fetches.on_host_gone(home, now)
+        self._parts.cores.lodging.on_host_gone(home, now)
+        self._parts.cores.foreign_actors.on_node_gone(home)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""
         self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
-        """A job of another host may have work done here."""
-        if effect.python == OWN_PYTHON:
-            self._parts.cores.leases.on_job_started(as_here(effect.info))
+        """A job of another host may have work done here, once its code is known."""
+        leases, info = self._parts.cores.leases, effect.info
+        if effect.python != OWN_PYTHON:
+            note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+            return
+        if leases.serves(info.job):
+            leases.on_code_known(as_here(info), now)
         else:
-            note(f"job {effect.info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+            leases.on_job_started(as_here(info), code_follows=info.code is None)
+        self._parts.cores.guests.on_job_came(info.job)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_job(effect.job, now)
@@ -67,10 +97,21 @@ class Foreign:
 
 def as_here(info: JobInfo) -> JobInfo:
     """A job of another host, as workers of this one can serve it: in this peer's own interpreter, with the paths of
-    the job that are there, and behind them what this interpreter finds by itself."""
-    there = [path for path in info.sys_path if os.path.exists(path)]
+    the job that are there, and behind them what this interpreter finds by itself. Paths in the program's own folder
+    stay as they are: its copy stands in for them (`worker.code`)."""
+    code = info.code or Code()
+    copied = [root.rstrip("/") for root in code.roots] if code.hash else []
+
+    def is_copied(path: str) -> bool:
+        return any(path == root or path.startswith(root + "/") for root in copied)
+
+    there = [
+        path for path in info.sys_path if is_copied(path) or (path not in code.interpreter and os.path.exists(path))
+    ]
     own = [path for path in sys.path if path and path not in there]
-    folder = info.folder if os.path.isdir(info.folder) else os.getcwd()
+    folder = info.folder
+    if not is_copied(folder) and not os.path.isdir(folder):
+        folder = copied[0] if copied else os.getcwd()
     return msgspec.structs.replace(
         info, executable=sys.executable, prefix=sys.prefix, sys_path=[*there, *own], folder=folder
     )

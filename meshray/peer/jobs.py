@@ -107,7 +107,8 @@ class Jobs:
         """Everything of a job ends, but for detached actors and what works for them."""
         cores = self._parts.cores
         cores.actors.on_job_ended(job)
-        survivors = cores.leases.on_job_ended(job, cores.actors.survivors_of(job), now)
+        detached = cores.actors.survivors_of(job) | cores.guests.survivors_of(job)
+        survivors = cores.leases.on_job_ended(job, detached, now)
         cores.objects.on_job_ended(job, survivors)
         cores.adoption.on_job_ended(job)
         if job[:NODE_BYTES] == self._parts.node:
@@ -158,6 +159,9 @@ class Jobs:
         abroad = cores.road.on_local_died(process.id)
         cores.leases.on_driver_gone(process.id, now)
         cores.actors.on_process_died(process.id, why, {}, now)
+        cores.foreign_actors.on_process_died(process.id)
+        cores.naming.on_process_died(process.id, now)
         cores.objects.on_process_died(process.id, why, abroad)
+        cores.fetches.on_process_died(process.id)
         if process.pid == self._driver_pid:
             self._parts.stop("its driver has left")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshray import meshkey
 from meshray.config import Config
@@ -27,7 +27,7 @@ from meshray.local import find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import PYTHON, MeshLife
+from meshray.peer.mesh_life import PYTHON, MeshLife, Who
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import last_peers, parse_seed, remember_peers
@@ -39,15 +39,6 @@ from meshray.wire.peers import PROTOCOL, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
-
-
-class Who(NamedTuple):
-    """A peer, as others hear of it."""
-
-    name: str
-    version: str  # of meshray
-    home: bytes  # the node that its processes and objects are named by
-    labels: Mapping[str, str] = {}
 
 
 class MeshStartError(MeshrayError):
@@ -92,9 +83,10 @@ class Mesh:
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
+        self._who = self._who._replace(life=self.lives)
         self._load = self._say_load()
         try:
-            return MeshLife(self.keys, self._settings, self._who.name, self._advert, self._load, self._config)
+            return MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
         except NotProven as error:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
@@ -151,7 +143,8 @@ class Mesh:
 
     def _say_load(self) -> bytes:
         total, available = self._resources()
-        return encode_load(self._who.version, total, available, self._who.home, self.lives, self._who.labels)
+        who = self._who
+        return encode_load(who.version, total, available, who.home, who.life, who.labels)
 
     def _remember(self, life: MeshLife, now: float) -> None:
         """Write down the members seen last, when they are others than those that were written."""

@@ -22,8 +22,9 @@ import ipaddress
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -75,6 +76,16 @@ TOLD_MAX = 256
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+class Who(NamedTuple):
+    """A peer, as others hear of it."""
+
+    name: str
+    version: str  # of meshray
+    home: bytes  # the node that its processes and objects are named by
+    life: int = 1  # the number of its present life
+    labels: Mapping[str, str] = {}
+
+
 class MeshLife:
     """See the head of this file. `verdict` is set when it is over.
 
@@ -82,7 +93,7 @@ class MeshLife:
     """
 
     def __init__(
-        self, keys: MeshKeys, settings: MeshSettings, name: str, advert: Advert, load: bytes, config: Config
+        self, keys: MeshKeys, settings: MeshSettings, who: Who, advert: Advert, load: bytes, config: Config
     ) -> None:
         self.node = new_node()
         self.verdict: DeclaredDead | None = None
@@ -105,8 +116,9 @@ class MeshLife:
             self._discovery.close()
             raise
         self._links = PeerLinks(self.node, keys.mesh.hex(), PYTHON, self._endpoint, curve.current.id, config)
+        self._links.links.belong(who.home, who.life)
         self._lines = ProbeLines(self._endpoint, config)
-        me = Alive(self.node, 0, name, tuple(self._endpoint.listens), PYTHON, 1, load)
+        me = Alive(self.node, 0, who.name, tuple(self._endpoint.listens), PYTHON, 1, load)
         self._membership = Membership(config, me, Random(), awake_or_not())
         self._discovery.advertise(_of_node(advert, self.node))
         self._discovery.start()
@@ -264,6 +276,8 @@ class MeshLife:
         elif isinstance(event, Ready | Lost | HandshakeFailed | Unreachable):
             self._on_line(event, now)
         elif isinstance(event, PeerUp):
+            if len(event.home) == NODE_BYTES:
+                self._events.append(LifeThere(event.node, event.home, event.life))
             membership.on_reachable(event.node, awake_or_not())
             self._answered(event.address, event.node, now)
         elif isinstance(event, Answered):

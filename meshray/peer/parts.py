@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
+from meshray.core.fencing import Fencing
+from meshray.core.fetches import Fetches
+from meshray.core.foreign_actors import ForeignActors
+from meshray.core.guests import Guests
 from meshray.core.leases import Leases
+from meshray.core.lodging import Lodging
+from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
 from meshray.peer.log_flow import LogFlow
@@ -38,9 +46,17 @@ class Cores:
 
     leases: Leases
     actors: Actors
+    lodging: Lodging
+    guests: Guests
+    fencing: Fencing
+    foreign_actors: ForeignActors
+    naming: Naming
     adoption: Adoption
     objects: Objects
     store: StoreAccounts
+    fetches: Fetches
+    whereabouts: Whereabouts
+    serving: Serving
     road: Road
 
 

@@ -11,26 +11,44 @@ from typing import Any
 
 from meshray.core.effects import (
     AbandonStart,
-    ActorPlaced,
-    ActorSlot,
-    ActorWaits,
+    Dealt,
     DeathOver,
+    DropCopy,
     KillProcess,
-    ReleaseActorSlot,
-    RequestActorSlot,
+    Later,
+    OpenCopy,
+    SealCopy,
     Send,
     StartWorker,
     SweepSegments,
     ThawLease,
     UnlinkSegment,
+    WriteCopy,
 )
-from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
+from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import NODE_BYTES
+from meshray.peer.actors import actor_effects
+from meshray.peer.copies import CopyHands
 from meshray.peer.foreign import Foreign
 from meshray.peer.parts import Parts
 from meshray.peer.starts import Starts
 from meshray.store.files import segments_of, unlink_segment
-from meshray.wire.messages import Bind, Demand, Exit, LeaseReturned, LogLine, LogLines
+from meshray.wire.messages import (
+    Bind,
+    CopiesGone,
+    CreditGranted,
+    CreditRequest,
+    Demand,
+    Exit,
+    Expired,
+    Found,
+    HostActor,
+    LeaseReturned,
+    PoolTrimmed,
+    Seek,
+    TrimPool,
+    Whole,
+)
 
 EFFECT_ROUNDS_MAX = 100_000
 """Cores that answer each other for ever are a mistake of ours: better a loud end than a silent one."""
@@ -39,29 +57,47 @@ EFFECT_ROUNDS_MAX = 100_000
 class Performer:
     """The hands of the cores."""
 
-    def __init__(self, parts: Parts, starts: Starts, foreign: Foreign) -> None:
+    def __init__(self, parts: Parts, starts: Starts, foreign: Foreign, copies: CopyHands) -> None:
         self._parts = parts
         self._starts = starts
+        self._foreign = foreign
         cores = parts.cores
-        self._cores = (cores.leases, cores.actors, cores.adoption, cores.objects, cores.store, cores.road)
+        self._cores = (
+            cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
+            cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving, cores.road,
+        )  # fmt: skip
+        self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
+            CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
+            PoolTrimmed: lambda message, now: cores.store.on_trimmed(parts.process_id, message),
+            CreditGranted: cores.fetches.on_granted,
+            TrimPool: lambda message, now: cores.fetches.on_trim_pool(),
+            Seek: lambda message, now: cores.whereabouts.on_seek(parts.process_id, message),
+            Whole: lambda message, now: cores.whereabouts.on_whole(parts.process_id, message),
+            CopiesGone: lambda message, now: cores.whereabouts.on_copies_gone(parts.process_id, message),
+            Found: lambda message, now: cores.fetches.on_found(parts.process_id, message, now),
+            Expired: lambda message, now: cores.fetches.on_expired(parts.process_id, message),
+        }
         self._table: dict[type, Callable[[Any, float], None]] = {
             Send: self._send,
             StartWorker: starts.start,
             AbandonStart: lambda effect, now: starts.abandon(effect),
             KillProcess: self._kill,
-            ActorSlot: lambda effect, now: cores.actors.on_slot(effect.actor_id, effect.worker, now),
-            ActorWaits: self._actor_waits,
-            RequestActorSlot: self._request_slot,
-            ActorPlaced: lambda effect, now: cores.leases.actor_placed(effect.actor_id, now),
-            ReleaseActorSlot: lambda effect, now: cores.leases.release_actor(effect.actor_id, now),
+            **actor_effects(parts),
             ThawLease: lambda e, now: cores.leases.on_thawed(e.worker, e.submitter, e.kill, now),
             UnlinkSegment: self._unlink,
             SweepSegments: self._sweep,
             DeathOver: lambda effect, now: cores.road.on_local_settled(effect.process),
+            Dealt: lambda effect, now: cores.road.on_dealt(effect.process, effect.node),
             Handle: foreign.handle,
             Sever: foreign.sever,
             HostGone: foreign.on_host_gone,
             ForeignDied: foreign.on_died,
+            ForeignSeen: lambda effect, now: cores.objects.on_foreign_death_seen(effect.process),
+            Later: self._later,
+            OpenCopy: copies.open,
+            WriteCopy: copies.write,
+            SealCopy: copies.seal,
+            DropCopy: copies.drop,
             JobCame: foreign.on_job_came,
             JobGone: foreign.on_job_gone,
         }
@@ -86,11 +122,12 @@ class Performer:
             return
         process = parts.processes.get(effect.to)
         if process is None and effect.to[:NODE_BYTES] != parts.node:
-            if isinstance(effect.message, Demand):  # of an adopted task
+            if isinstance(effect.message, Demand | HostActor):  # of an adopted task, or for an actor
                 info = parts.cores.leases.job_info(effect.message.job)
                 if info is not None:
                     parts.cores.road.tell_job(info, effect.to[:NODE_BYTES], now)
-            parts.cores.road.send(effect.to, effect.message, now)
+            if not parts.cores.road.send(effect.to, effect.message, now):
+                self._foreign.on_unreachable(effect.to[:NODE_BYTES], now)
             return
         if process is None:
             parts.counters["sends to the dead"] += 1  # a link to it would wait for ever
@@ -104,7 +141,11 @@ class Performer:
         parts.endpoint.send(effect.to, message)
 
     def _tell_ourselves(self, message: Any, now: float) -> None:
-        """Adoption submits tasks like anybody; between it and leases there is no wire."""
+        """Adoption submits tasks, and fetches have room in the store, like anybody; there is no wire between them."""
+        own = self._own.get(type(message))
+        if own is not None:
+            own(message, now)
+            return
         leases, adoption = self._parts.cores.leases, self._parts.cores.adoption
         if isinstance(message, Demand):
             job = adoption.job_of_class(message.class_id)
@@ -127,22 +168,8 @@ class Performer:
     def _kill(self, effect: KillProcess, now: float) -> None:
         self._parts.children.kill(effect.process)
 
-    def _request_slot(self, effect: RequestActorSlot, now: float) -> None:
-        self._parts.cores.leases.request_actor_slot(
-            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now
-        )
-
-    def _actor_waits(self, effect: ActorWaits, now: float) -> None:
-        parts = self._parts
-        if effect.broken:
-            parts.cores.actors.on_slot_failed(effect.actor_id, effect.message)
-            return
-        driver = parts.processes.get(effect.job)
-        actor = parts.cores.actors.actor(effect.actor_id)
-        if driver is not None and actor is not None and effect.message:
-            text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-            line = LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
-            parts.endpoint.send(driver.id, LogLines([line]))
+    def _later(self, effect: Later, now: float) -> None:
+        self._parts.timers.at(now + effect.seconds, lambda: self._parts.cores.objects.foreign.on_later(effect.number))
 
     def _unlink(self, effect: UnlinkSegment, now: float) -> None:
         unlink_segment(self._parts.store_folder, effect.segment)

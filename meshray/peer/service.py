@@ -21,20 +21,30 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from meshray.config import preset
+from meshray.config import Config, preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.assignment import Device
+from meshray.core.effects import RequestActorSlot
+from meshray.core.fencing import Fencing
+from meshray.core.fetches import Fetches
+from meshray.core.foreign_actors import ForeignActors
+from meshray.core.guests import Guests
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
+from meshray.core.lodging import Lodging
+from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.placement import Here
 from meshray.core.road import Road
+from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.whereabouts import Whereabouts
 from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
 from meshray.peer.children import Children
+from meshray.peer.copies import CopyHands, finder
 from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
@@ -46,11 +56,12 @@ from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
-from meshray.peer.timers import Timers
+from meshray.peer.timers import Timers, boot_time
 from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
 from meshray.resources import Amounts
+from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
@@ -97,7 +108,11 @@ def serve(
         leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
-        leases.job_is_needed = lambda job: _has_living_actors(actors, job)
+        fetches = Fetches(config, node, copy_capacity)
+        whereabouts = Whereabouts(objects.knows)
+        serving = Serving(config, finder(node, store, fetches))
+        lodging, guests, fencing = _for_actors(config, node, leases)
+        leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
         parts = Parts(
@@ -108,7 +123,22 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            cores=Cores(leases, actors, adoption, objects, store, road),
+            cores=Cores(
+                leases,
+                actors,
+                lodging,
+                guests,
+                fencing,
+                ForeignActors(),
+                Naming(config),
+                adoption,
+                objects,
+                store,
+                fetches,
+                whereabouts,
+                serving,
+                road,
+            ),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
             zygotes=zygotes,
             children=Children(),
@@ -137,7 +167,8 @@ def serve(
 
 def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
-    from meshray.peer.mesh import Mesh, Who
+    from meshray.peer.mesh import Mesh
+    from meshray.peer.mesh_life import Who
     from meshray.transport.floods import raise_descriptor_limit
 
     raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
@@ -146,9 +177,12 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     def resources() -> tuple[Amounts, Amounts]:
         return leases.slots.total, leases.available()
 
-    who = Who(name, parts.record.version, parts.node, parts.labels)
+    who = Who(name, parts.record.version, parts.node, labels=parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
     parts.cores.road.linked = True
+    parts.cores.objects.alone = False
+    parts.cores.objects.object_freed = parts.cores.whereabouts.on_object_freed
+    parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -166,6 +200,19 @@ def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, in
     return store_folder, claim, capacity, [chosen.warning] if chosen.warning else []
 
 
+def _for_actors(config: Config, node: bytes, leases: Leases) -> tuple[Lodging, Guests, Fencing]:
+    """What lets actors live on other hosts, and those of others here."""
+    fencing = Fencing(config)
+
+    def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
+        return leases.actor_host(request, waits_at, fencing.avoided(boot_time()))
+
+    def may_be_told(job: bytes) -> bool:
+        return leases.job_info(job) is not None
+
+    return Lodging(config, node, choose, may_be_told), Guests(leases.knows_job), fencing
+
+
 def _has_living_actors(actors: Actors, job: bytes) -> bool:
     return any(actor.spec.job == job and actor.life is not Life.DEAD for actor in actors.all())
 
@@ -180,8 +227,9 @@ class Loop:
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
         self._foreign = Foreign(parts, self._jobs, self._dispatcher)
-        self._performer = Performer(parts, self._starts, self._foreign)
-        self._traffic = Traffic(parts, self._performer.settle)
+        self._copies = CopyHands(parts)
+        self._performer = Performer(parts, self._starts, self._foreign, self._copies)
+        self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
         self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
@@ -210,6 +258,7 @@ class Loop:
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGTERM, previous)
+            self._copies.close()
             self._signals.close()
             self._wakeup.close()
             if self._driver_pidfd >= 0:
@@ -240,6 +289,7 @@ class Loop:
         if self._signals.fileno() in ready:
             with suppress(BlockingIOError):
                 self._signals.recv(4096)
+        self._on_fences(now)
         self._on_zygotes(ready, now)
         self._on_messages(now)
         self._on_prints(ready, now)
@@ -292,23 +342,37 @@ class Loop:
         times = [
             cores.leases.deadline(),
             cores.actors.next_deadline(),
+            cores.lodging.next_deadline(),
+            cores.naming.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
+            cores.fetches.next_deadline(),
             cores.road.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
         ]
         now = time.monotonic()
         times.append(parts.log_flow.next_deadline(now))
+        if (renewal_at := cores.fencing.next_deadline()) is not None:
+            times.append(now + renewal_at - boot_time())
         if parts.mesh is not None:
             times.append(parts.mesh.next_at(now))
         if parts.endpoint.must_retry:
             times.append(now + RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)
         self._due_at = earliest
-        if self._more:
+        if self._more or self._copies.more:
             return 0
         return None if earliest is None else max(0.0, (earliest - now) * 1000)
+
+    def _on_fences(self, now: float) -> None:
+        """First of all: this host may have slept, and what waits in our sockets may come from actors that have no right
+        to live any more."""
+        fencing = self._parts.cores.fencing
+        due = fencing.next_deadline()
+        if due is not None and due <= boot_time():
+            fencing.tick(boot_time())
+            self._performer.settle(now)
 
     def _on_zygotes(self, ready: set[int], now: float) -> None:
         parts = self._parts
@@ -370,8 +434,11 @@ class Loop:
         for core, deadline in (
             (cores.leases, cores.leases.deadline()),
             (cores.actors, cores.actors.next_deadline()),
+            (cores.lodging, cores.lodging.next_deadline()),
+            (cores.naming, cores.naming.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
+            (cores.fetches, cores.fetches.next_deadline()),
             (cores.road, cores.road.next_deadline()),
         ):
             if deadline is not None and deadline <= now:

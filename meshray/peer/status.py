@@ -3,7 +3,7 @@
 The service shows itself through `View`; everything here reads it and changes nothing. Keys of `nodes` are Ray's.
 
     "nodes"         list of dictionaries, one per peer of the mesh (`meshray.nodes()`)
-    "resources"     {"total": quantities, "available": quantities}
+    "resources"     {"total": quantities, "available": quantities} of the mesh
     "status"        one dictionary about this peer, for `meshray status`
     "named_actors"  list of {"name", "namespace"}; the argument is a namespace, "" for all
 """
@@ -14,16 +14,20 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from meshray.local import PeerRecord
 from meshray.resources import Amounts, to_quantities
+from meshray.wire.gossip import LEFT
 from meshray.wire.messages import Answer, Ask, Failure
 
 LOOPBACK = "127.0.0.1"
+EXPECTED_TERMINATION, UNEXPECTED_TERMINATION = 1, 2
+"""Ray's numbers for a node that said goodbye, and for one that did not."""
+
 ACTORS_SHOWN_MAX = 1000
 """A bound on what one answer lists; the counts are of all."""
 
@@ -74,6 +78,21 @@ class StoreView:
     credit: int  # granted and not yet written
     objects: int  # how many
     folder: str = ""
+    copies: Mapping[str, int] = field(default_factory=dict)  # of values of other hosts (`core.fetches.FetchStats`)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherView:
+    """Another peer of the mesh, alive or not."""
+
+    home: bytes
+    name: str
+    address: str  # host:port
+    alive: bool
+    total: Amounts
+    used: Amounts
+    labels: Mapping[str, str]
+    reason: str = ""  # why it is dead
 
 
 class View(Protocol):
@@ -93,6 +112,9 @@ class View(Protocol):
     def actors(self) -> Sequence[ActorView]: ...
     def waiting(self) -> Sequence[WaitingView]: ...
     def store(self) -> StoreView: ...
+    def others(self) -> Sequence[OtherView]:
+        """The other peers of the mesh, as far as is known what they have."""
+
     def mesh(self) -> Mapping[str, Any] | None:
         """The mesh as this peer sees it (`mesh.Mesh.status`); None when it is off the network."""
 
@@ -112,33 +134,71 @@ def answer(view: View, ask: Ask) -> Answer:
 
 
 def nodes(view: View, argument: str = "") -> list[dict[str, Any]]:
-    """Every peer of the mesh. On one machine that is this one."""
+    """Every peer of the mesh, this one first, the dead last. On one machine that is this one."""
     record = view.record
-    return [
-        {
-            "NodeID": record.node,
-            "Alive": True,
-            "NodeManagerAddress": LOOPBACK,
-            "NodeManagerHostname": socket.gethostname(),
-            "NodeManagerPort": 0,  # no TCP port yet
-            "ObjectManagerPort": 0,
-            "ObjectStoreSocketName": "",
-            "RayletSocketName": os.path.join(record.folder, "0" * 16),
-            "MetricsExportPort": 0,
-            "RuntimeEnvAgentPort": 0,
-            "NodeName": record.name,
-            "DeathReason": 0,
-            "DeathReasonMessage": "",
-            "alive": True,
-            "Resources": to_quantities(view.total),
-            "Labels": dict(view.labels),
-        }
-    ]
+    mesh = view.mesh() or {}
+    host, port = _split(next(iter(mesh.get("listens") or ()), ""))
+    here = {
+        "NodeID": record.node,
+        "Alive": True,
+        "NodeManagerAddress": host or LOOPBACK,
+        "NodeManagerHostname": socket.gethostname(),
+        "NodeManagerPort": port,
+        "ObjectManagerPort": port,
+        "ObjectStoreSocketName": "",
+        "RayletSocketName": os.path.join(record.folder, "0" * 16),
+        "MetricsExportPort": 0,
+        "RuntimeEnvAgentPort": 0,
+        "NodeName": record.name,
+        "DeathReason": 0,
+        "DeathReasonMessage": "",
+        "alive": True,
+        "Resources": to_quantities(view.total),
+        "Labels": dict(view.labels),
+    }
+    return [here, *(_other(other) for other in sorted(view.others(), key=lambda other: not other.alive))]
+
+
+def _other(other: OtherView) -> dict[str, Any]:
+    host, port = _split(other.address)
+    return {
+        "NodeID": other.home.hex(),
+        "Alive": other.alive,
+        "NodeManagerAddress": host,
+        "NodeManagerHostname": other.name,
+        "NodeManagerPort": port,
+        "ObjectManagerPort": port,
+        "ObjectStoreSocketName": "",
+        "RayletSocketName": "",
+        "MetricsExportPort": 0,
+        "RuntimeEnvAgentPort": 0,
+        "NodeName": other.name,
+        "DeathReason": 0
+        if other.alive
+        else EXPECTED_TERMINATION
+        if other.reason.endswith(LEFT)
+        else UNEXPECTED_TERMINATION,
+        "DeathReasonMessage": other.reason,
+        "alive": other.alive,
+        "Resources": to_quantities(other.total) if other.alive else {},
+        "Labels": dict(other.labels),
+    }
+
+
+def _split(address: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `[v6]:port`."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port or 0)
 
 
 def resources(view: View, argument: str = "") -> dict[str, dict[str, float]]:
-    """What there is, and what of it is free now."""
-    return {"total": to_quantities(view.total), "available": to_quantities(view.available)}
+    """What there is in the mesh, and what of it is free now."""
+    total, free = Counter(view.total), Counter(view.available)
+    for other in view.others():
+        if other.alive:
+            total.update(other.total)
+            free.update({name: max(0, n - other.used.get(name, 0)) for name, n in other.total.items()})
+    return {"total": to_quantities(total), "available": to_quantities(free)}
 
 
 def named_actors(view: View, argument: str = "") -> list[dict[str, str]]:
@@ -168,7 +228,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
         "folder": record.folder,
         "started_at": record.started_at,
         "uptime_s": view.uptime_s,
-        "resources": resources(view),
+        "resources": {"total": to_quantities(view.total), "available": to_quantities(view.available)},
         "labels": dict(view.labels),
         "workers": dict(Counter(process.state for process in processes if process.kind != "driver")),
         "drivers": [
@@ -198,6 +258,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
             "credit_bytes": store.credit,
             "objects": store.objects,
             "folder": store.folder or record.store,
+            "copies": dict(store.copies),
         },
         "mesh": view.mesh(),
         "counters": dict(view.counters()),

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable
+
+
+def boot_time() -> float:
+    """The clock that goes on while the machine is suspended, seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch. For comparing what was born when on different hosts, and for nothing else."""
+    return time.time_ns() // 1_000_000
 
 
 class Timers:

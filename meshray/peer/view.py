@@ -6,11 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from meshray.core.lives import Life
+from meshray.core.placement import Member
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
-from meshray.peer.status import ActorView, ProcessView, StoreView, WaitingView
+from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.resources import Amounts
 
 _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
@@ -81,11 +84,21 @@ class PartsView:
     def store(self) -> StoreView:
         stats = self._parts.cores.store.stats()
         rest = max(0, stats.used - stats.live)
-        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder))
+        cores = self._parts.cores
+        copies = msgspec.structs.asdict(cores.fetches.stats()) | {"served_bytes": cores.serving.served_bytes}
+        return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
+
+    def others(self) -> Sequence[OtherView]:
+        placement = self._parts.cores.leases.placement
+        living = [_other(member) for member in placement.members.values()]
+        return living + [_other(member, reason) for member, reason in placement.gone.values()]
 
     def mesh(self) -> Mapping[str, Any] | None:
-        mesh = self._parts.mesh
-        return mesh.status() if mesh is not None else None
+        mesh, road = self._parts.mesh, self._parts.cores.road
+        if mesh is None:
+            return None
+        jobs = [job.hex() for job in road.foreign_jobs()]
+        return mesh.status() | {"foreign_processes": len(road.foreigners), "foreign_jobs": jobs}
 
     def counters(self) -> Mapping[str, int]:
         parts = self._parts
@@ -94,3 +107,9 @@ class PartsView:
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
             **(parts.counters + parts.cores.road.counters),
         }
+
+
+def _other(member: Member, reason: str = "") -> OtherView:
+    return OtherView(
+        member.node, member.name, member.address, not reason, member.total, member.used, member.labels, reason
+    )

@@ -14,6 +14,7 @@ General layout::
     actors          creating, finding, calling, killing
     cancelling      `cancel` in all its cases
     values          values to bytes or segments, and back
+    copies          values that lie on other hosts, through the copies that the peer has fetched
     failures        exceptions to `Failure` messages, and back
     driver_logs     what workers printed
 

@@ -20,7 +20,7 @@ from meshray.refs import ObjectRef
 from meshray.runtime.engine import BATCH_TASKS, Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
-from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, profile_of
+from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, new_ref, profile_of
 from meshray.wire import messages as m
 
 _NO_MEAN = Mean()
@@ -95,6 +95,7 @@ class Actors:
                 options.detached,
                 options.get_if_exists,
                 contained=[r.binary() for r in arguments.refs or () if isinstance(r, ObjectRef)],
+                strategy=options.strategy,
             )
             if not options.name:
                 engine.send(engine.peer, make())
@@ -186,7 +187,9 @@ class Actors:
             object_id = task_id + FIRST_RETURN
             record = table[object_id] = Record(object_id, True, 1)
             records: Sequence[Record] = (record,)
-            refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
+            ref: ObjectRef[Any] = new_ref(ObjectRef)
+            ref._id = object_id
+            refs = [ref]
         else:
             records, refs = self._tasks.new_returns(task_id, count)
         retry_exceptions = options.retry_exceptions
@@ -212,7 +215,7 @@ class Actors:
         link = engine.calls.known(actor_id)
         if link is not None and engine.calls.idle(link):
             self._tasks.flush(receive=False)
-        elif link is None or len(engine.call_inbox) >= BATCH_TASKS or engine.pump.unattended:
+        elif link is None or len(engine.call_inbox) >= BATCH_TASKS or engine.pump.rest or engine.pump.closed:
             self._tasks.flush()
         return refs
 

@@ -85,7 +85,7 @@ class Client:
         record.contained = contained
         engine.records.table[object_id] = record
         ref: ObjectRef[Any] = ObjectRef(object_id)  # before anything that may be interrupted
-        if len(engine.queue) > 1000 or engine.pump.unattended:
+        if len(engine.queue) > 1000 or engine.pump.rest or engine.pump.closed:
             self.tasks.flush()
         return ref
 

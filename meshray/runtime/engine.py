@@ -23,12 +23,14 @@ from meshray import context
 from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
 from meshray.core.pending import DONE, Pending, gone_failure
+from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
 from meshray.runtime.abroad import Abroad
+from meshray.runtime.copies import Copies
 from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.pump import Pump
 from meshray.runtime.unfetched import Unfetched
@@ -74,7 +76,7 @@ class Attachment:
 class Host(Protocol):
     """The worker around an engine, where there is one: it runs tasks."""
 
-    def on_push(self, source: bytes, message: m.Push) -> None: ...
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None: ...
     def on_cancel(self, source: bytes, message: m.Cancel) -> None: ...
     def on_other(self, source: bytes, message: Any) -> None: ...
     def on_turn(self, now: float) -> None: ...
@@ -103,12 +105,14 @@ class Engine:
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
         )
+        self.copies = Copies(self)  # of values that lie on other hosts
         self.abroad = Abroad(self.endpoint, self.peer, self.config.frame_max_bytes)
         self.endpoint.detour = self.abroad.send
         self.pump = Pump(self.endpoint, self, self.config, attachment.peer_pidfd)
         self.inbox: deque[Pending] = deque()  # submitted, not yet looked at
         self.call_inbox: deque[tuple[bytes, Pending, list[ObjectRef[Any]] | None]] = deque()  # the same for actors
         self.pins: dict[tuple[bytes, bytes], list[Any]] = {}  # (receiver, carrier) -> handles kept for it
+        self._gone_pins: deque[tuple[float, list[Any]]] = deque()  # the same for hosts that are gone: until when
         self.host: Host | None = None
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
@@ -116,6 +120,7 @@ class Engine:
         self.on_log: Callable[[list[m.LogLine]], None] | None = None
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
+        self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
         self.dependencies = Dependencies(self)
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
@@ -128,6 +133,7 @@ class Engine:
         self._wrote = False
         self._table: dict[type, Callable[[bytes, Any], None]] = {
             m.Results: self._on_results,
+            m.PlainResults: self._on_plain_results,
             m.GivenBack: self._on_given_back,
             m.AskAlso: lambda _, x: self.submission.on_ask_also(x),
             m.LeaseGranted: lambda _, x: self.submission.on_granted(x, time.monotonic()),
@@ -143,11 +149,13 @@ class Engine:
             m.SegmentsFree: self._on_segments_free,
             m.TrimPool: lambda _, x: self._give_back_room(),
             m.CreditGranted: self._on_reply,
+            m.Brought: self._on_reply,
             m.ActorState: self._on_actor_state,
             m.ActorFound: self._on_reply,
             m.Answer: self._on_reply,
             m.LogLines: self._on_log_lines,
             m.PeerStops: self._on_peer_stops,
+            m.CodeWanted: self._on_code_wanted,
             m.Relayed: self._on_relayed,
             m.RelayTaken: lambda _, x: self.abroad.on_taken(x),
             m.NodeGone: self._on_node_gone,
@@ -165,7 +173,9 @@ class Engine:
                 handler(source, message)
             elif self.host is not None:
                 if type(message) is m.Push:
-                    self.host.on_push(source, message)
+                    self.host.on_push(source, message, message.tasks)
+                elif type(message) is m.PlainPush:
+                    self.host.on_push(source, message, tasks_of(message))
                 else:
                     self.host.on_other(source, message)
 
@@ -198,7 +208,7 @@ class Engine:
         self.flush()
         if submission.pressed:
             self._next_tick = min(self._next_tick, now + self.config.lease_idle_wanted_s)
-        if self.queue or self._leaving or now >= self._next_tick:
+        if self.queue or self._leaving or now >= self._next_tick or self.copies.events:
             self._account(now)
 
     def _account(self, now: float) -> None:
@@ -206,6 +216,8 @@ class Engine:
         records, submission = self.records, self.submission
         if self.queue:
             records.drain()
+        if self.copies.events:
+            self.copies.drain()
         if self._leaving:
             self._release_actors()
         if now >= self._next_tick:
@@ -216,6 +228,8 @@ class Engine:
             submission.tick(now, idle_s)
             self.calls.tick()
             self._trim(now)
+            while self._gone_pins and self._gone_pins[0][0] <= now:
+                self._gone_pins.popleft()
         if submission.dirty:
             submission.fill(now)
         if self.queue:
@@ -381,6 +395,22 @@ class Engine:
             done = self.calls.on_results(source, message.results)
         self.complete(done, source)
 
+    def _on_plain_results(self, source: bytes, message: m.PlainResults) -> None:
+        values, first = message.values, message.seq
+        if message.lease:
+            now = time.monotonic()
+            tasks = self.submission.on_plain_results(source, message.lease, first, len(values), message.busy_ns, now)
+        else:
+            tasks = self.calls.on_plain_results(source, first, len(values))
+        for task in tasks:
+            if task is None or not task.plain or task.refs is not None or task.attempt:
+                break
+        else:
+            self.records.settle_run([task.records[0] for task in tasks], values)  # type: ignore[union-attr]
+            return
+        outcomes = zip(tasks, results_of(message), strict=True)
+        self.complete([(task, result) for task, result in outcomes if task is not None], source)
+
     def complete(self, done: list[tuple[Pending, m.Result]], worker: bytes) -> None:
         """Give outcomes to the records of their tasks, and let go of what the tasks pinned."""
         settle = self.records.settle
@@ -463,14 +493,22 @@ class Engine:
     def _announce_places(self, dead: bytes) -> None:
         """Segments that a dead worker wrote and that are still referred to: its own word of them may have been lost
         with it. Not those that were released: the peer would wait for a release that never comes."""
-        prefix = segment_prefix(dead)
-        segments = [
-            m.SealedSegment(record.id, record.value.segment, record.value.size, record.value.size, dead)
+        prefix, node = segment_prefix(dead), self.process_id[:NODE_BYTES]
+        places = [
+            (record, record.value)
             for record in self.records.table.values()
             if isinstance(record.value, m.Place) and record.value.segment.startswith(prefix)
         ]
-        if segments:
-            self.send(self.peer, m.Sealed(segments))
+        here = [
+            m.SealedSegment(record.id, place.segment, place.size, place.size, dead)
+            for record, place in places
+            if place.node == node
+        ]
+        elsewhere = [place for record, place in places if place.node != node and record.owned]
+        if here:
+            self.send(self.peer, m.Sealed(here))
+        if elsewhere:
+            self.send(self.peer, m.Lodged(elsewhere))
 
     def _on_infeasible(self, _: bytes, message: m.Infeasible) -> None:
         if message.hopeless:
@@ -502,6 +540,7 @@ class Engine:
         if len(self.dead) > DEAD_MAX:
             del self.dead[next(iter(self.dead))]
         self._give_up(message.process)
+        self.calls.on_process_died(message.process)
         self._announce_places(message.process)
         self.flush()
         self.send(self.peer, m.DeathSeen(message.process))
@@ -512,22 +551,27 @@ class Engine:
         """Nothing more comes from this process."""
         if self.host is not None:
             self.host.on_process_died(process)
-        self.calls.on_process_died(process)
         self.submission.on_process_died(process)
         self.records.drain()
         self.records.on_process_died(process)
 
     def _on_node_gone(self, source: bytes, message: m.NodeGone) -> None:
         """A host is gone, and with it whatever its processes had of us. It may come back: none of them is dead for
-        ever, and nobody is going to settle anything."""
+        ever, and nobody is going to settle anything. What was kept for them stays for a while: they may have passed it
+        on to others, who are about to tell of it."""
         if source != self.peer:
             return
+        pins = self.submission.handles_for(message.node)
         failure = gone_failure(message.node, message.reason)
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
+        self.complete(self.calls.on_node_gone(message.node), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
-        for key in [key for key in self.pins if key[0][:NODE_BYTES] == message.node]:
-            del self.pins[key]
+        self.records.drain()
+        self.records.on_host_gone(message.node)
+        pins += [self.pins.pop(key) for key in list(self.pins) if key[0][:NODE_BYTES] == message.node]
+        if pins:
+            self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))
         self.flush()
         self.send(self.peer, m.NodeGoneSeen(message.node))
 
@@ -609,6 +653,12 @@ class Engine:
         if self.on_log is not None:
             self.on_log(message.lines)
 
+    # -- code --------------------------------------------------------------------------------------------------------
+
+    def _on_code_wanted(self, _: bytes, message: m.CodeWanted) -> None:
+        if self.on_code_wanted is not None:
+            self.on_code_wanted()
+
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -626,6 +676,7 @@ class Engine:
         self.pump.close()
         self.store.close()
         self.records.clear()
+        self._gone_pins.clear()
         self.endpoint.close()
         self.pump.release_descriptors()
         os.close(self.at.peer_pidfd)

@@ -18,6 +18,7 @@ from meshray.launch import Started
 from meshray.local import PeerRecord, open_peer, peer_process
 from meshray.options import InitSettings
 from meshray.runtime.client import Client
+from meshray.runtime.driver_code import DriverCode
 from meshray.runtime.driver_logs import DriverLogs
 from meshray.runtime.engine import Attachment, Engine
 from meshray.transport.endpoint import Endpoint
@@ -66,12 +67,15 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             is_private=record.private,
         )
     )
-    engine.on_messages(early)
     client = Client(engine)
+    code = DriverCode(client, job)
+    engine.on_code_wanted = code.on_wanted
+    engine.on_messages(early)
     logs = DriverLogs(settings.log_to_driver, functools.partial(_tell_shown, engine))
     engine.on_log = logs.on_lines
 
     def end() -> None:
+        code.close()
         logs.close()
         if started is not None:
             _end_private(started, engine.config)

@@ -95,6 +95,10 @@ class Waiter:
             self._pump.wake(self)
 
 
+AWAKE, POLLS, SLEEPS = "", "polls", "sleeps"
+"""The background thread: about its work; in its poll, or about to be; until somebody releases its nap."""
+
+
 class Pump:
     """See the head of this file."""
 
@@ -123,8 +127,7 @@ class Pump:
         self._peer_pidfd = peer_pidfd
         self._leader_poll = self._new_poll(self._wake_leader)
         self._background_poll = self._new_poll(self._wake_background)
-        self._background_polls = False  # it is, or is about to be, in its poll
-        self._background_sleeps = False  # until somebody releases `_nap`
+        self.rest = AWAKE  # of the background thread; while it rests, nobody looks at queues by himself soon
         self._nap = threading.Lock()
         self._nap.acquire()
         self._thread = threading.Thread(target=self._background, name="meshray-background", daemon=True)
@@ -254,8 +257,8 @@ class Pump:
 
     def _stir(self) -> None:
         """The background thread is to leave its poll: what it would wait for may have been received already."""
-        if self._background_polls and _ident() != self._background_ident:
-            self._background_polls = False
+        if self.rest == POLLS and _ident() != self._background_ident:
+            self.rest = AWAKE
             self._signal(self._wake_background)
 
     def wake(self, waiter: Waiter) -> None:
@@ -275,11 +278,6 @@ class Pump:
             self.attendant()
         for waiter in list(self._followers):
             self.wake(waiter)
-
-    @property
-    def unattended(self) -> bool:
-        """Whether nobody looks at queues by himself soon: all threads that could are in a poll, or all is over."""
-        return self._background_polls or self._background_sleeps or self.closed
 
     def kick(self) -> None:
         """Have the event loop that attends, or else the background thread, turn the pump soon. From any thread, with or
@@ -431,8 +429,8 @@ class Pump:
     # -- the background thread ---------------------------------------------------------------------------------------
 
     def _rouse(self) -> None:
-        if self._background_sleeps:
-            self._background_sleeps = False
+        if self.rest == SLEEPS:
+            self.rest = AWAKE
             try:
                 self._nap.release()
             except RuntimeError:
@@ -472,10 +470,19 @@ class Pump:
 
     def _deep_sleep(self) -> None:
         self.enter()
-        sleeps = self._background_sleeps = self._leader is not None and not self.closed
-        self.leave(False)
+        sleeps = self._leader is not None and not self.closed
         if sleeps:
-            self._nap.acquire()
+            self.rest = SLEEPS
+        self.leave(False)
+        if not sleeps:
+            return
+        if self._handler.has_work():  # submitted before it could be seen that we shall not look
+            self.enter()
+            try:
+                self.turn()
+            finally:
+                self.leave(False)
+        self._nap.acquire()
 
     def _background_turn(self) -> None:
         self.enter()
@@ -484,14 +491,14 @@ class Pump:
                 return
             self.turn()
             timer_s = self._handler.next_timer_s(_monotonic())
-            self._background_polls = True
+            self.rest = POLLS
         finally:
             self.leave(False)
         if self._handler.has_work():  # submitted before it could be seen that we shall not look
             timer_s = 0.0
         events = self._background_poll.poll(POLL_MAX_S * 1000 if timer_s is None else timer_s * 1000 + 0.999)
         self.enter()
-        self._background_polls = False
+        self.rest = AWAKE
         try:
             self._look(events, self._wake_background)
         finally:

@@ -44,6 +44,9 @@ class Arguments:
 
 NO_ARGUMENTS = Arguments()
 
+new_ref = ObjectRef.__new__
+"""A handle without the checks of `__init__`; the caller fills in an id of our own."""
+
 
 class Tasks:
     """Submits the tasks of one process."""
@@ -53,7 +56,8 @@ class Tasks:
         self._values = values
         self._prefix = engine.process_id
         self._counter = itertools.count(1)
-        self._by_options: dict[tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
+        # by the identity of the options, at depths other than 0 with the depth
+        self._by_options: dict[int | tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
         self._by_content: dict[Any, SchedulingClass] = {}
         self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
         self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
@@ -75,18 +79,19 @@ class Tasks:
         blob = function.blob
         if blob is None:
             blob = self.pickle_function(function)
-        known = self._by_options.get((id(options), depth))
+        known = self._by_options.get((id(options), depth) if depth else id(options))
         cls = known[1] if known is not None else self._class_of(options, depth)
         task_id = self._prefix + next(self._counter).to_bytes(8, "big")
         arguments = self.arguments(function, args, kwargs) if args or kwargs else NO_ARGUMENTS
-        table = engine.records.table
         count = options.num_returns
+        records: Sequence[Record]
         if count == 1:
             object_id = task_id + FIRST_RETURN
-            record = Record(object_id, True, 1)
-            records: Sequence[Record] = (record,)
-            table[object_id] = record
-            refs: list[ObjectRef[Any]] = [ObjectRef(object_id)]
+            record = engine.records.table[object_id] = Record(object_id, True, 1)
+            records = (record,)
+            ref = new_ref(ObjectRef)
+            ref._id = object_id
+            refs = [ref]
         else:
             records, refs = self.new_returns(task_id, count)
         retry_exceptions = options.retry_exceptions
@@ -113,7 +118,7 @@ class Tasks:
         pump = engine.pump
         if cls.idle and (cls.idle == len(cls.leases) or not function.statistics.below(self._tiny_ns)):
             self.flush(receive=False)
-        elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.unattended:
+        elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.rest or pump.closed:
             self.flush()
         return refs
 
@@ -214,7 +219,7 @@ class Tasks:
                 self._by_content[key] = cls
             if len(self._by_options) >= CLASSES_BY_OPTIONS_MAX:
                 self._by_options.clear()
-            self._by_options[id(options), depth] = (options, cls)
+            self._by_options[(id(options), depth) if depth else id(options)] = (options, cls)
             return cls
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from meshray.core.records import Carrier
 from meshray.errors import ObjectStoreFullError
+from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
@@ -47,6 +48,7 @@ class Values:
         self._arriving = _Arriving()
         self.adopt = _adopter(engine.queue.append, self._arriving)
         self._inline_max_bytes = engine.config.inline_max_bytes
+        self._node = engine.process_id[:NODE_BYTES]
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,8 @@ class Values:
     def load(self, value: bytes | m.Place | m.Failure, carrier: Carrier | None = None) -> Any:
         """The value. `carrier` brought the references inside; None when their handles live here.
 
-        Raises the error that a Failure stands for, and whatever unpickling raises.
+        Raises the error that a Failure stands for, and whatever unpickling raises; `NotHere` for a value of another
+        host that was not brought here.
         """
         if type(value) is bytes:
             if carrier is None:
@@ -153,6 +156,8 @@ class Values:
         """The payload in its segment, read-only. A view counts like a handle; it dies with the last array made of it.
 
         Raises what opening the segment raises."""
+        if place.node != self._node:
+            return self._view_copy(place, carrier)
         engine, object_id = self._engine, place.object_id
         dropped = engine.queue.append
         shield = engine.pump.shield.raise_()
@@ -162,6 +167,28 @@ class Values:
                 return engine.store.open(place, lambda: dropped(object_id))
             except BaseException:
                 dropped(object_id)
+                raise
+        finally:
+            engine.pump.shield.lower_if(shield)
+
+    def _view_copy(self, place: m.Place, carrier: Carrier | None) -> memoryview:
+        """The same for a value of another host: its view counts as a use of our host's copy as well."""
+        engine, object_id = self._engine, place.object_id
+        dropped, used = engine.queue.append, engine.copies.events.append
+        local = engine.copies.at_hand(place)
+
+        def on_last_view() -> None:
+            dropped(object_id)
+            used((place, -1))
+
+        shield = engine.pump.shield.raise_()
+        try:
+            engine.queue.append((object_id, carrier))
+            used((place, 1))
+            try:
+                return engine.store.open(local, on_last_view)
+            except BaseException:
+                on_last_view()
                 raise
         finally:
             engine.pump.shield.lower_if(shield)

@@ -8,15 +8,19 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, ObjectLostError
+from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
+from meshray.runtime.copies import Loans, NotHere, foreign
 from meshray.runtime.dependencies import lost_text
 from meshray.runtime.engine import Engine
+from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.runtime.values import Values
 from meshray.wire.messages import Failure
@@ -77,6 +81,7 @@ class Waiting:
                     self._await([record], timeout)
                 if type(record.value) is bytes and record.inside is None:
                     return [self._values.loads(record.value)]
+        deadline = None if timeout is None else time.monotonic() + timeout
         records = self._records(refs)
         missing = [record for record in records if record.value is None]
         if missing:
@@ -84,6 +89,15 @@ class Waiting:
                 self._await(missing, timeout)
             if self._any_failed(records):
                 self._raise_first(records)
+        try:
+            return self._load(records)
+        except NotHere:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with self.bring([record.value for record in records], left):
+                return self._load(records)
+
+    def _load(self, records: list[Record]) -> list[Any]:
+        """Values that are there."""
         load, loads = self._values.load, self._values.loads
         try:
             return [
@@ -96,6 +110,30 @@ class Waiting:
             if self._any_failed(records):
                 self._engine.tell(records)
             raise
+
+    @contextmanager
+    def bring(self, values: Iterable[Any], timeout: float | None) -> Iterator[None]:
+        """Have copies of those of these that lie on other hosts, as long as the context lasts; views that are made in
+        it keep them.
+
+        Raises the error of the first that cannot be had, or `GetTimeoutError`.
+        """
+        engine = self._engine
+        places = foreign(values, engine.process_id[:NODE_BYTES])
+        waiter = Waiter(engine.pump, len(places))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        loans = Loans(engine.copies)
+        try:
+            done = self._block(waiter, deadline, lambda: engine.copies.ask(places, loans, waiter))
+            if loans.failures:
+                raise exception_from_failure(loans.failures[0])
+            if not done:
+                raise GetTimeoutError(f"get timed out after {timeout} s: values that lie on other hosts have not come")
+            if waiter.missing > 0:
+                engine.check()
+            yield
+        finally:
+            loans.end()
 
     @staticmethod
     def _any_failed(records: list[Record]) -> bool:

@@ -6,6 +6,7 @@ General layout:
     files       one segment as a file: sizes, names, the stamp that tells whose value is in it, writing
     mapping     one segment as memory: views that keep it mapped, and tell when the last of them is gone
     pool        freed segments that wait to be written again
+    copies      segments that a peer writes piece by piece: copies of values of other hosts
     folders     where segments live, how much may lie there, what a dead process left
     journal     the crash journal of a worker
 

@@ -141,6 +141,32 @@ def rewrite(path: Path, capacity: int, pieces: Sequence[bytes | bytearray | memo
         os.close(fd)
 
 
+def write_at(folder: Path, fd: int, offset: int, data: bytes) -> None:
+    """Write some bytes of a segment that is made piece by piece; `folder` is where it lies. Raises as `create`."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            offset += written
+            rest = rest[written:]
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _no_room(folder, len(data)) from error
+        raise
+
+
+def stamp_at(folder: Path, fd: int, capacity: int, object_id: bytes, size: int) -> None:
+    """Complete a segment that was made piece by piece: allocate what is behind the payload, and stamp it. Raises as
+    `create`."""
+    try:
+        _allocate(fd, size, capacity)
+        os.pwrite(fd, stamp(object_id, size), capacity - STAMP_BYTES)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _no_room(folder, capacity - size) from error
+        raise
+
+
 def _write_all(fd: int, pieces: Iterable[bytes | bytearray | memoryview]) -> int:
     """Write the pieces one after the other from offset 0; returns the end."""
     rest = [memoryview(piece) for piece in pieces if len(piece)]

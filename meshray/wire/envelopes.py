@@ -20,5 +20,6 @@ def opened(payload: bytes | bytearray | memoryview) -> tuple[bytes, bytes, bytes
     """Destination, source, the encoded message; None for what is too short to be one."""
     if len(payload) <= ENVELOPE_BYTES:
         return None
-    data = bytes(payload)
-    return data[:PROCESS_BYTES], data[PROCESS_BYTES:ENVELOPE_BYTES], data[ENVELOPE_BYTES:]
+    view = memoryview(payload)
+    head = bytes(view[:ENVELOPE_BYTES])
+    return head[:PROCESS_BYTES], head[PROCESS_BYTES:], bytes(view[ENVELOPE_BYTES:])

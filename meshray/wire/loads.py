@@ -46,7 +46,7 @@ def encode_load(
     available: Amounts,
     home: bytes = b"",
     life: int = 0,
-    labels: Mapping[str, str] = {},  # noqa: B006 (it is only read)
+    labels: Mapping[str, str] = {},
 ) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first, then labels, then what else there is."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))

@@ -9,15 +9,21 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     D,W -> P   Attach                 P -> D,W   Attached, Bind
     S   -> P   Demand, LeaseReturned  P -> S     LeaseGranted, LeaseWanted, LeaseRevoked,
                                                    LeaseLost, Infeasible, AskAlso
-    S   -> W   Push, Cancel           W -> S     Results, GivenBack, CarrierDone
+    S   -> W   Push, PlainPush, Cancel
+    W   -> S   Results, PlainResults, GivenBack, CarrierDone
     S   -> P   Retried                W -> P     Orphans, OrphanDone    (adoption: core/adoption.py)
     W   -> P   Blocked, Unblocked, ActorReady, ActorExit
     A   -> P   Promote, Resolve, Hold, Release, Fetch, Forget, DeathSeen
     P   -> A   HoldDone, Fetched, ProcessDied, DeathSettled, SegmentsFree
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
+    A   -> P   Bring, Unused, Lodged  P -> A     Brought
+    P   -> P'  Hold, Release, Fetch, Forget, Lodged, ProcessDied, DeathSettled, and back HoldDone, Fetched, DeathSeen
+    P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
+    P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
+                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed
     A   -> P   Ask                    P -> A     Answer
-    P   -> D   LogLines               D -> P     LogsShown, Detach           P -> W  Exit
+    P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
     P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
 
@@ -31,6 +37,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from meshray.ids import TASK_BYTES
 from meshray.strategy import ANYWHERE, Strategy
 
 # -- bounded pieces ----------------------------------------------------------------------------------------------------
@@ -123,6 +130,16 @@ class Profile(Struct, frozen=True, array_like=True):
     actor: bool = False  # a dedicated worker
 
 
+class Code(Struct, frozen=True, array_like=True):
+    """The program's own folder, for hosts that do not have it. Its driver keeps the object until the job ends."""
+
+    hash: Annotated[bytes, Meta(max_length=64)] = b""  # of the archive; b"": nothing goes along, the driver said why
+    object_id: bytes = b""  # whose value is the archive (`runtime.bundle.archive`)
+    size: Count = 0  # bytes of the archive
+    roots: Annotated[list[Text], Meta(max_length=4)] = []  # the folder at the driver's host, by each of its names
+    interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host has its own
+
+
 class JobInfo(Struct, frozen=True, array_like=True):
     """What a worker needs in order to see the code that its driver sees."""
 
@@ -135,6 +152,7 @@ class JobInfo(Struct, frozen=True, array_like=True):
     namespace: Name
     log_to_driver: bool = True
     env_vars: dict[Name, Text] = {}
+    code: Code | None = None  # for workers of other hosts, which wait for it; None while it is not known
 
 
 # -- attaching ---------------------------------------------------------------------------------------------------------
@@ -181,6 +199,17 @@ class Exit(Struct, array_like=True, tag=14):
     reason: Text = ""
 
 
+class CodeWanted(Struct, array_like=True, tag=150):
+    """P -> D: another host has heard of the job: what of the program shall its workers have? Answered with CodeReady,
+    in time and once; a repeat is answered again."""
+
+
+class CodeReady(Struct, array_like=True, tag=151):
+    """D -> P: this. Its object was promoted before. The first one counts."""
+
+    code: Code
+
+
 class PeerStops(Struct, array_like=True, tag=15):
     """P -> D: this peer was told to end, and does so now; its death follows. A repeat changes nothing."""
 
@@ -206,7 +235,7 @@ class Demand(Struct, array_like=True, tag=20):
     hops: Hops = 0  # how many AskAlso have led here
 
 
-class AskAlso(Struct, array_like=True, tag=29):
+class AskAlso(Struct, array_like=True, tag=140):
     """P -> S: this peer cannot give all that was asked for now; that one may give so many more. A hint: whoever has
     nothing left to run ignores it, and only a peer grants its own slots. A repeat asks again."""
 
@@ -301,12 +330,40 @@ class Push(Struct, array_like=True, tag=30):
     blobs: list[Blob] = []  # functions this worker did not get from this submitter before
 
 
+class PlainPush(Struct, array_like=True, tag=39):
+    """S -> W: as Push, for a run of plain attempts, column by column: the first ones of tasks of one function, or calls
+    of one method, with one return, nothing but an inline payload for arguments, and nothing else to say."""
+
+    lease: int
+    acknowledged: int
+    seq: int  # of the first one; they count up by one
+    function: bytes
+    task_ids: bytes  # one after the other
+    args: list[bytes]  # one each; [] when none has any
+    blobs: list[Blob] = []
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for columns of different lengths."""
+        count, rest = divmod(len(self.task_ids), TASK_BYTES)
+        if rest or (self.args and len(self.args) != count):
+            raise ValueError(f"{len(self.task_ids)} bytes of task ids, and arguments of {len(self.args)} tasks")
+
+
 class Results(Struct, array_like=True, tag=31):
     """W -> S: outcomes, in order of completion."""
 
     lease: int
     results: list[Result]
     busy_ns: int = 0  # time spent running these, for the mean that sets the depth
+
+
+class PlainResults(Struct, array_like=True, tag=29):
+    """W -> S: as Results, for a run of attempts of which each has one inline value and nothing else to say."""
+
+    lease: int
+    seq: int  # of the first one; they count up by one
+    values: list[bytes]
+    busy_ns: int = 0
 
 
 class GivenBack(Struct, array_like=True, tag=32):
@@ -444,6 +501,13 @@ class Fetch(Struct, array_like=True, tag=45):
     object_ids: list[ObjectId]
 
 
+class Lodged(Struct, array_like=True, tag=120):
+    """P -> P', the peer of the owner: segments that hold your objects lie here. Before whatever tells of their places.
+    They stay until you Release them. A repeat changes nothing."""
+
+    places: list[Place]
+
+
 class Fetched(Struct, array_like=True, tag=46):
     """P -> A: values that were asked for."""
 
@@ -457,21 +521,22 @@ class Forget(Struct, array_like=True, tag=47):
 
 
 class ProcessDied(Struct, array_like=True, tag=48):
-    """P -> A: a process of this host is gone. Answered with DeathSeen after everything it had sent was handled."""
+    """P -> A, P -> P': a process is gone. Answered with DeathSeen after everything it had sent was handled."""
 
     process: ProcessId
 
 
 class DeathSeen(Struct, array_like=True, tag=49):
     """A -> P: everything that the dead process had sent here is accounted for; its pins may go. What arrives from it
-    after this was said is refused."""
+    after this was said is refused. Between peers: the same for all processes of the sender's host."""
 
     process: ProcessId
+    others: bool = False  # between peers: deaths of the sender's own are not settled, they may have passed things on
 
 
 class DeathSettled(Struct, array_like=True, tag=56):
-    """P -> A: everybody has accounted for what the dead process had sent. Only now may pins end that were kept for it
-    as a receiver: until here it may have passed those references on."""
+    """P -> A, P -> P': everybody has accounted for what the dead process had sent. Only now may pins end that were kept
+    for it as a receiver: until here it may have passed those references on."""
 
     process: ProcessId
 
@@ -534,6 +599,87 @@ class TrimPool(Struct, array_like=True, tag=55):
     """P -> A: the store is full: give back pool and unused credit now."""
 
 
+# -- copies of values that lie on other hosts --------------------------------------------------------------------------
+
+PIECE_MAX_BYTES = 4 << 20
+"""A bound on one piece of a value on its way between hosts."""
+
+
+class Bring(Struct, array_like=True, tag=121):
+    """A -> P: I need this value of another host here. Answered with Brought, once."""
+
+    request: int
+    place: Place
+
+
+class Brought(Struct, array_like=True, tag=122):
+    """P -> A: the copy of this host, or why there is none. The receiver uses it until it says Unused."""
+
+    request: int
+    place: Place | None = None
+    failure: Failure | None = None
+
+
+class Unused(Struct, array_like=True, tag=123):
+    """A -> P: no view of these copies lives here any more. Unknown ones are ignored."""
+
+    segments: list[Name]
+
+
+class Seek(Struct, array_like=True, tag=124):
+    """P -> P', the peer of the owner: I am about to have a copy of this; who else has one? Answered with Found. A
+    repeat is answered again; the sender is known as a holder of a copy from the first one on."""
+
+    place: Place
+
+
+class Found(Struct, array_like=True, tag=125):
+    """P' -> P: who has it, the best one first; nobody: the object is gone."""
+
+    place: Place
+    peers: list[ProcessId]
+
+
+class Pull(Struct, array_like=True, tag=126):
+    """P -> P': send me these bytes of a value. Answered with Piece or NoPiece, in order of the Pulls for one value."""
+
+    place: Place  # where it was made, wherever the receiver has its copy
+    offset: Count
+    size: Annotated[int, Meta(ge=1, le=PIECE_MAX_BYTES)]
+
+
+class Piece(Struct, array_like=True, tag=127, gc=False):
+    """P' -> P: some bytes of a value. What nobody waits for is dropped."""
+
+    place: Place
+    offset: Count
+    data: bytes
+
+
+class NoPiece(Struct, array_like=True, tag=128):
+    """P' -> P: that value is not here, or not any more: nothing of it will come."""
+
+    place: Place
+
+
+class Whole(Struct, array_like=True, tag=131):
+    """P -> P', the peer of the owner: the sender's copies of these are whole. A repeat changes nothing."""
+
+    places: list[Place]
+
+
+class CopiesGone(Struct, array_like=True, tag=129):
+    """P -> P', the peer of the owner: the sender has no copies of these any more. A repeat changes nothing."""
+
+    places: list[Place]
+
+
+class Expired(Struct, array_like=True, tag=130):
+    """P' -> P: these objects are gone, so copies of them are of no use. A repeat changes nothing."""
+
+    object_ids: list[ObjectId]
+
+
 # -- actors ------------------------------------------------------------------------------------------------------------
 
 
@@ -558,6 +704,7 @@ class CreateActor(Struct, array_like=True, tag=60):
     get_if_exists: bool = False
     request_id: int = 0  # for a named one: answered with ActorFound
     contained: list[ObjectId] = []  # references inside `args`: the peer keeps them while the actor may start again
+    strategy: Strategy = ANYWHERE
 
 
 class StartActor(Struct, array_like=True, tag=61):
@@ -630,6 +777,162 @@ class ActorFound(Struct, array_like=True, tag=68):
     methods: bytes = b""
     created: bool = False  # by this very request (CreateActor with a name)
     failure: Failure | None = None
+
+
+# -- actors of other hosts ---------------------------------------------------------------------------------------------
+#
+# O: the peer that owns an actor, H: the peer of the host where it lives, C: the peer of a host where it is called.
+
+
+class HostActor(Struct, array_like=True, tag=160):
+    """O -> H: a dedicated worker for this incarnation of an actor of mine, please. Answered with ActorHosted, when
+    there is one; taken back by LeaveActor. After a JobThere of its job, or else with JobWanted first. A repeat changes
+    nothing."""
+
+    actor_id: TaskId
+    incarnation: Count
+    job: ProcessId
+    request: Amounts  # while it is placed
+    running_request: Amounts  # while it lives
+    profile: Profile
+    name: Name  # of its class, for people
+    detached: bool = False
+
+
+class ActorHosted(Struct, array_like=True, tag=161):
+    """H -> O: this worker is there, and for nothing else. StartActor goes to it next. An unknown one is left again."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+
+
+class ActorWaitsThere(Struct, array_like=True, tag=162):
+    """H -> O: why there is no worker for it yet; "" when that has changed. H has given it up if it is `broken` (workers
+    of its job cannot be started at all), or `gone`: O may ask again, there or elsewhere."""
+
+    actor_id: TaskId
+    incarnation: Count
+    message: Text = ""
+    broken: bool = False
+    gone: bool = False
+
+
+class LeaveActor(Struct, array_like=True, tag=163):
+    """O -> H: this incarnation needs no place any more. A worker that still hosts it is killed. Unknown ones are
+    ignored."""
+
+    actor_id: TaskId
+    incarnation: Count
+
+
+class KillGuest(Struct, array_like=True, tag=164):
+    """O -> H: kill the worker of an actor of mine now; its death is told by GuestLost. Unknown ones are ignored."""
+
+    worker: ProcessId
+    reason: Text = ""
+
+
+class GuestReady(Struct, array_like=True, tag=165):
+    """H -> O: its worker says ActorReady."""
+
+    worker: ProcessId
+    ready: ActorReady
+
+
+class GuestExit(Struct, array_like=True, tag=166):
+    """H -> O: its worker says ActorExit."""
+
+    worker: ProcessId
+    exit: ActorExit
+
+
+class CallsOf(Struct, array_like=True):
+    """What the journal of a dead worker says of one caller's calls."""
+
+    caller: ProcessId
+    finished: list[Result] = []
+    started: list[Count] = []
+
+
+class GuestLost(Struct, array_like=True, tag=167):
+    """H -> O: the worker of an actor of yours is dead, and its place free. A repeat is ignored (by worker)."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+    why: Text  # as "killed by signal 9 (SIGKILL)"
+    callers: list[CallsOf] = []
+    all_started: bool = False  # as in LeaseLost
+
+
+class FenceRenew(Struct, array_like=True, tag=168):
+    """H -> O: may your actors here go on? Every `fence_renew_s` while there are any. See core/fencing.py."""
+
+    number: Count  # never used twice
+
+
+class FenceRenewed(Struct, array_like=True, tag=169):
+    """O -> H: yes, for `fence_right_s` from when you sent this. An unknown number is ignored."""
+
+    number: Count
+
+
+class ActorNews(Struct, array_like=True, tag=170):
+    """O -> C: where an actor lives that processes of C's host watch, now and whenever that changes; C tells each of
+    them with ActorState. A repeat changes nothing."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: bytes = b""  # as in ActorState
+    failure: Failure | None = None
+    callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
+    all_started: bool = False
+
+
+class UnwatchActor(Struct, array_like=True, tag=171):
+    """C -> O: nobody on this host watches the actor any more. Unknown ones are ignored."""
+
+    actor_id: TaskId
+
+
+class NamedActor(Struct, frozen=True, array_like=True):
+    """A name that an actor has, as its owner tells it."""
+
+    namespace: Name
+    name: Name
+    actor_id: TaskId
+    born_ms: Count  # since the epoch, by its owner's clock: of two with one name the older stays
+
+
+class NameClaim(Struct, array_like=True, tag=172):
+    """P -> P, to every member: an actor of this name is about to be created, unless you have one. Answered with
+    NameAnswer. A repeat is answered again."""
+
+    number: Count  # of this round of asking
+    claim: NamedActor
+
+
+class NameAnswer(Struct, array_like=True, tag=173):
+    """P -> P: the sender has no such name, or it has one and this is its actor; `pending`: it is about to have one, and
+    began first. The answer to an older round is ignored."""
+
+    number: Count
+    holder: NamedActor | None = None
+    pending: bool = False
+
+
+class NamesHeld(Struct, array_like=True, tag=174):
+    """P -> P: actors of the sender have these names. To every member when one is added, and all of them to a new
+    member. Of two actors with one name the younger one's owner ends it. A repeat changes nothing."""
+
+    names: Annotated[list[NamedActor], Meta(max_length=1024)]
+
+
+class NameFreed(Struct, array_like=True, tag=175):
+    """P -> P, to every member: this actor of the sender has its name no more. Unknown ones are ignored."""
+
+    actor_id: TaskId
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -726,8 +1029,8 @@ class ProcessThere(Struct, array_like=True, tag=85):
 
 
 class JobThere(Struct, array_like=True, tag=86):
-    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it. A repeat changes
-    nothing. The paths in `info` are those of the driver's host."""
+    """P -> P': a job that the processes of this host serve. Before the first ProcessThere with it; once more when its
+    `code` is known, if it was not. A repeat changes nothing. The paths in `info` are those of the driver's host."""
 
     info: JobInfo
     python: Name  # the minor version of its driver: "3.11"
@@ -756,6 +1059,8 @@ Message = (
     | Bind
     | Detach
     | Exit
+    | CodeWanted
+    | CodeReady
     | PeerStops
     | Demand
     | AskAlso
@@ -770,7 +1075,9 @@ Message = (
     | Blocked
     | Unblocked
     | Push
+    | PlainPush
     | Results
+    | PlainResults
     | GivenBack
     | Cancel
     | CarrierDone
@@ -784,6 +1091,7 @@ Message = (
     | HoldDone
     | Release
     | Fetch
+    | Lodged
     | Fetched
     | Forget
     | ProcessDied
@@ -796,6 +1104,17 @@ Message = (
     | PoolTrimmed
     | Pooled
     | TrimPool
+    | Bring
+    | Brought
+    | Unused
+    | Seek
+    | Found
+    | Pull
+    | Piece
+    | NoPiece
+    | Whole
+    | CopiesGone
+    | Expired
     | CreateActor
     | StartActor
     | ActorReady
@@ -805,6 +1124,22 @@ Message = (
     | KillActor
     | FindActor
     | ActorFound
+    | HostActor
+    | ActorHosted
+    | ActorWaitsThere
+    | LeaveActor
+    | KillGuest
+    | GuestReady
+    | GuestExit
+    | GuestLost
+    | FenceRenew
+    | FenceRenewed
+    | ActorNews
+    | UnwatchActor
+    | NameClaim
+    | NameAnswer
+    | NamesHeld
+    | NameFreed
     | Ask
     | Answer
     | LogLines

@@ -39,6 +39,9 @@ Address = Annotated[str, Meta(max_length=300)]
 
 Addresses = Annotated[list[Address], Meta(max_length=16)]
 
+Home = Annotated[bytes, Meta(max_length=NODE_BYTES)]
+"""A node id that stays while the peer's process runs, other than that of its present life in the mesh; b"": none."""
+
 
 class Plane(IntEnum):
     """Each has connections of its own, so what is small and urgent never queues behind what is large."""
@@ -79,6 +82,8 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     listens: Addresses  # where the sender can be dialled; the one that the connection comes from is preferred
     key_id: Name = ""  # of the key with which its port is to be dialled
     met: bool = False  # the sender has had an answer of this receiver: who does not know it then has declared it dead
+    home: Home = b""  # what the sender's processes and objects are named by
+    life: Count = 0  # and the number of its life: each death sentence ends one
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=2):
@@ -91,6 +96,8 @@ class Welcome(Struct, frozen=True, array_like=True, tag=2):
     number: Count
     listens: Addresses
     key_id: Name = ""
+    home: Home = b""  # as in Hello
+    life: Count = 0
 
 
 class Refused(Struct, frozen=True, array_like=True, tag=3):

@@ -7,6 +7,7 @@ General layout::
     main          a worker's life: introduce itself, be bound to a job, run tasks or host one actor
     executor      running attempts, one after the other, in the main thread
     actors        the actor that a worker hosts, and its three ways to run calls
+    code          the copy of the program's own folder, on other hosts than the driver's
     functions     functions and classes, unpickled once
     outcomes      what a function returned or raised, as a `Result`
     orphans       what it owes to the peer when a submitter dies

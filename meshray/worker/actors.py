@@ -29,12 +29,13 @@ from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.failures import headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
-from meshray.wire.payload import loads_function
-from meshray.worker.executor import SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
+from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
 from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
 
 ASYNC_CONCURRENCY = 1000
+
+_monotonic = time.monotonic
 
 NAMES_MAX = 1024
 """So many names of methods are kept for their next call."""
@@ -60,14 +61,17 @@ class ActorHost:
         self._flushing = False  # the loop will send what is done
         self._looking = False  # the loop turns the pump
         self._nobody = Waiter(executor.engine.pump, 1)  # for a spin that waits for nobody in particular
-        self._work: queue.SimpleQueue[Item | None] = queue.SimpleQueue()  # for the threads
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()  # for the threads: look at `handed`; False: end
+        self._here: Current | None = None  # of the main thread, when it runs one call at a time: it changes with each
+        self._running = b""  # that call, by its task id
+        self._cancelled: dict[bytes, None] = {}  # calls to be cancelled that run, or are about to: `CANCELLED_MAX`
         self._calls: dict[bytes, asyncio.Task[None]] = {}  # of the event loop, by task id
-        self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id
+        self._flags: dict[bytes, Current] = {}  # calls that have begun and not ended, by task id, when they overlap
         self._active = 0  # calls that have begun and not ended, on threads or the loop
         self._leaving = False  # it ends itself
         self._main = threading.main_thread().ident
         self._local = threading.local()
-        self._names: dict[bytes, str] = {}  # a method as it travels -> its name with that of its class
+        self._names: dict[bytes, tuple[str, str]] = {}  # a method as it travels -> its name, and that with its class
         self._around = self._surroundings()
         self._between = Current(self._around, depth=1)  # of code that no call has led to: a user's own threads, say
 
@@ -76,7 +80,11 @@ class ActorHost:
     def current(self) -> Current | None:
         """What runs in this thread, or in this coroutine."""
         found: Current | None = getattr(self._local, "current", None)
-        return found or _current.get() or self._between
+        if found is None:
+            return _current.get() or self._between
+        if found is self._here:
+            found.cancelled = found.task_id in self._cancelled
+        return found
 
     def _surroundings(self) -> Surroundings:
         """The same for all calls: a worker is bound once."""
@@ -92,13 +100,17 @@ class ActorHost:
         return around
 
     def _new_current(self, task: m.Task) -> Current:
-        function = task.function
-        name = self._names.get(function)
-        if name is None:
+        return Current(self._around, task.task_id, self._names_of(task.function)[1], task.depth + 1)
+
+    def _names_of(self, function: bytes) -> tuple[str, str]:
+        """The name of a method, and how people read it."""
+        names = self._names.get(function)
+        if names is None:
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()  # somebody asks for what is not there
-            name = self._names[function] = f"{self._start.blob.name}.{function.decode()}"
-        return Current(self._around, task.task_id, name, task.depth + 1)
+            name = function.decode()
+            names = self._names[function] = name, f"{self._start.blob.name}.{name}"
+        return names
 
     # -- messages, under the pump's lock -----------------------------------------------------------------------------
 
@@ -125,10 +137,14 @@ class ActorHost:
             loop.call_soon_threadsafe(self._flush)
 
     def on_cancel(self, message: m.Cancel) -> None:
-        """A running coroutine gets CancelledError; a running method only a flag."""
+        """A running coroutine gets CancelledError; a running method only a flag. A method that is neither in the queue
+        nor running may be just between the two: therefore calls are remembered."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel_soon, message.task_id)
             return
+        while len(self._cancelled) >= CANCELLED_MAX:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled[message.task_id] = None
         flagged = self._flags.get(message.task_id)
         if flagged is not None:
             flagged.cancelled = True
@@ -148,16 +164,17 @@ class ActorHost:
 
     def runs(self, task_id: bytes) -> bool:
         """Whether this call has begun and not ended. From any thread."""
-        return task_id in self._flags
+        return task_id in self._flags or (task_id != b"" and task_id == self._running)
 
     def runs_for(self, caller: bytes) -> bool:
         """Whether calls of this process run, or may soon: task ids begin with their submitter."""
-        return self.behind or any(task_id.startswith(caller) for task_id in [*self._flags, *self._calls])
+        begun = [self._running, *self._flags, *self._calls]
+        return self.behind or any(task_id.startswith(caller) for task_id in begun)
 
     @property
     def behind(self) -> bool:
         """Whether calls wait for those that run."""
-        return bool(self._executor.queue) or not self._work.empty()
+        return bool(self._executor.queue or self._executor.handed)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -166,7 +183,7 @@ class ActorHost:
         start = self._start
         announce(self._name)
         try:
-            cls = loads_function(start.blob.pickled)
+            cls = self._executor.functions.unpickle(start.blob)
             is_async = _has_coroutines(cls)
             if is_async:
                 loop = asyncio.new_event_loop()
@@ -227,25 +244,48 @@ class ActorHost:
     # -- one at a time -----------------------------------------------------------------------------------------------
 
     def _serve_here(self) -> None:
-        executor, calls = self._executor, self._executor.queue
+        executor, calls, done = self._executor, self._executor.queue, self._executor.done
+        self._here = here = self._local.current = Current(self._around)
         while not self._leaving and not executor.engine.pump.closed:
             executor.wait_for_work()
-            since_s = time.monotonic()
-            while not self._leaving and (item := executor.next_item()) is not None:
-                executor.done.append((item, self._call(item)))
-                now = time.monotonic()
-                if len(executor.done) >= SEND_TASKS or (calls and now - since_s > SEND_AFTER_S):
-                    since_s = now
+            since_s = _monotonic()
+            while calls and not self._leaving:
+                try:
+                    item = calls.popleft()
+                except IndexError:
+                    continue  # it was cancelled just now
+                done.append((item, self._call_here(item, here)))
+                if len(done) >= SEND_TASKS or (calls and _monotonic() - since_s > SEND_AFTER_S):
                     executor.flush()
-            if executor.done:
+                    since_s = _monotonic()
+            if done:
                 executor.send_done()  # before anything else: somebody waits for it
             if executor.exiting and not calls:
                 return
 
+    def _call_here(self, item: Item, here: Current) -> m.Result:
+        """One call. No other begins before it has ended, so little is made anew for it."""
+        source, _, task = item
+        executor = self._executor
+        pushers = executor.pushers
+        handle = pushers.handle_of_caller(source)
+        pushers.journal.started(handle, task.seq)
+        method, here.task_name = self._names_of(task.function)
+        here.depth = task.depth + 1
+        here.task_id = self._running = task.task_id
+        carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
+        result = self._outcome(item, method, carrier, task.name or here.task_name)
+        self._running = b""
+        executor.children.forget(task.task_id)
+        if carrier is not None and executor.outcomes.end_carrier(carrier):
+            result.kept = True
+        return executor.journaled(handle, task, result)
+
     # -- on threads --------------------------------------------------------------------------------------------------
 
     def _serve_threads(self) -> None:
-        executor, work = self._executor, self._work
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
+        self._share_journal()
         threads: list[threading.Thread] = []
         idle = threading.Semaphore(0)  # how many threads wait for work
         while not self._leaving and not executor.engine.pump.closed:
@@ -255,27 +295,40 @@ class ActorHost:
                     thread = threading.Thread(target=self._thread, args=(idle,), daemon=True)
                     threads.append(thread)
                     thread.start()
-                work.put(item)
+                handed.append(item)
+                tokens.put(True)
             if executor.exiting:
                 break
         for _ in threads:
-            work.put(None)
+            tokens.put(False)
         if not self._leaving:
             for thread in threads:
                 thread.join()
 
     def _thread(self, idle: threading.Semaphore) -> None:
-        executor, work = self._executor, self._work
-        while (item := work.get()) is not None:
+        executor, handed, tokens = self._executor, self._executor.handed, self._tokens
+        while tokens.get():
+            try:
+                item = handed.popleft()
+            except IndexError:
+                idle.release()
+                continue  # it was cancelled just now
             executor.done.append((item, self._call(item)))
             idle.release()
-            if work.empty() or len(executor.done) >= SEND_TASKS:
+            if not handed or len(executor.done) >= SEND_TASKS:
                 executor.flush()
             if self._leaving:
                 executor.on_leaving()
                 return
 
-    # -- one call, in this thread ------------------------------------------------------------------------------------
+    def _share_journal(self) -> None:
+        """Calls will overlap."""
+        pump = self._executor.engine.pump
+        raised = pump.enter()
+        try:
+            self._executor.pushers.share()
+        finally:
+            pump.leave(raised)
 
     def _call(self, item: Item) -> m.Result:
         source, _, task = item
@@ -284,35 +337,39 @@ class ActorHost:
         executor.pushers.journal.started(handle, task.seq)
         current = self._local.current = self._new_current(task)
         self._flags[task.task_id] = current
+        if self._cancelled and task.task_id in self._cancelled:
+            current.cancelled = True  # between the queue and here
         carrier = Carrier(task.task_id, source) if task.nested or task.deps else None
-        name = task.name or current.task_name
-        try:
-            value = self._invoke(task, carrier)
-            result = executor.outcomes.of_value(source, task, name, value)
-            value = None
-        except ActorExitRequest:
-            result = self._exit_result(task)
-        except SystemExit as error:
-            executor.end_by_exit(error)
-        except BaseException as error:
-            result = executor.outcomes.of_error(task, name, error)
+        method = self._names_of(task.function)[0]
+        result = self._outcome(item, method, carrier, task.name or current.task_name)
         del self._flags[task.task_id]
         executor.children.forget(task.task_id)
         if carrier is not None and executor.outcomes.end_carrier(carrier):
             result.kept = True
         return executor.journaled(handle, task, result)
 
-    def _invoke(self, task: m.Task, carrier: Carrier | None) -> Any:
-        method = self._method(task.function.decode())
+    # -- one call, in this thread ------------------------------------------------------------------------------------
+
+    def _outcome(self, item: Item, method: str, carrier: Carrier | None, name: str) -> m.Result:
+        """Run a call to its end, whichever that is."""
+        source, _, task = item
+        executor = self._executor
+        try:
+            value = self._invoke(task, method, carrier)
+            return executor.outcomes.of_value(source, task, name, value)
+        except ActorExitRequest:
+            return self._exit_result(task)
+        except SystemExit as error:
+            executor.end_by_exit(error)
+        except BaseException as error:
+            return executor.outcomes.of_error(task, name, error)
+
+    def _invoke(self, task: m.Task, name: str, carrier: Carrier | None) -> Any:
+        method = self._special.get(name) or getattr(self._instance, name)  # each time: the actor may have replaced it
         if not task.args and not task.deps:
             return method()
         args, kwargs = self._executor.arguments(task, carrier)
         return method(*args, **kwargs)
-
-    def _method(self, name: str) -> Callable[..., Any]:
-        # Looked up anew each time: the actor may have replaced it.
-        method: Callable[..., Any] = self._special.get(name) or getattr(self._instance, name)
-        return method
 
     def _exit_result(self, task: m.Task) -> m.Result:
         self._exit()
@@ -324,6 +381,7 @@ class ActorHost:
     def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         engine = self._executor.engine
         self._loop = loop
+        self._share_journal()
         loop.add_reader(engine.endpoint.fd, self._look)
         loop.add_reader(engine.at.peer_pidfd, os._exit, 1)
         engine.pump.attended = True
@@ -361,7 +419,7 @@ class ActorHost:
         name = task.name or current.task_name
         announce(self._name)
         try:
-            value = self._invoke(task, carrier)
+            value = self._invoke(task, self._names_of(task.function)[0], carrier)
             if type(value) is CoroutineType or inspect.isawaitable(value):
                 value = await value
             result = executor.outcomes.of_value(source, task, name, value)

@@ -25,14 +25,16 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from meshray.core.plain import results_message
 from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
+from meshray.runtime.copies import NotHere
 from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.pump import Waiter
-from meshray.store.journal import ConcurrentJournal, Journal
+from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.worker.children import Children
 from meshray.worker.forked import ChildOfWorker
@@ -100,6 +102,7 @@ class Executor:
         self.functions = Functions()
         self.outcomes = Outcomes(client)
         self.queue: deque[Item] = deque()
+        self.handed: deque[Item] = deque()  # out of the queue, for a thread of the actor, and not begun
         self.bound: Waiter | None = None
         self.bind: m.Bind | None = None
         self.exiting = False  # the peer said Exit: end when the queue is empty
@@ -173,16 +176,14 @@ class Executor:
 
     # -- the engine's host: messages, under the pump's lock ----------------------------------------------------------
 
-    def on_push(self, source: bytes, message: m.Push) -> None:
+    def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None:
         lease = message.lease
         if message.blobs:
             self.functions.add(message.blobs)
         self.pushers.on_push(source, lease, message.acknowledged)
-        if self.actor is not None:
-            self.pushers.take_in()
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
-        self.queue.extend([(source, lease, task) for task in message.tasks])
+        self.queue.extend([(source, lease, task) for task in tasks])
         if self.actor is not None:
             self.actor.on_work()
         if self._idle is not None:
@@ -195,13 +196,11 @@ class Executor:
                 record = self.engine.record_of(object_id)
                 if record is not None and record.task is not None:
                     cancel_task(self.engine, record.task, False, True)
-        for item in list(self.queue):
+        for item in [*self.queue, *self.handed]:
             task = item[2]
             if task.task_id == message.task_id and task.attempt == message.attempt:
-                try:
-                    self.queue.remove(item)
-                except ValueError:
-                    break  # the main thread was quicker
+                if not self._withdraw(item):
+                    break
                 self.engine.send(item[0], m.GivenBack(item[1], [task.seq]))
                 return
         if self.actor is not None:
@@ -215,15 +214,23 @@ class Executor:
             assert self._main_ident is not None
             signal.pthread_kill(self._main_ident, signal.SIGINT)
 
+    def _withdraw(self, item: Item) -> bool:
+        """Whether this was not begun yet: then it never will be."""
+        for queue in (self.queue, self.handed):
+            try:
+                queue.remove(item)
+            except ValueError:
+                continue  # the thread that takes them out was quicker
+            return True
+        return False
+
     def on_other(self, source: bytes, message: Any) -> None:
         if isinstance(message, m.Bind):
             if self.bind is None and self.bound is not None:
                 self.bind = message
                 self.bound()
         elif isinstance(message, m.StartActor):
-            self.pushers.journal = ConcurrentJournal(self._journal)
             self.actor = self._host(self, message)
-            self.pushers.take_in()
             self._rouse()
         elif isinstance(message, m.Cancel):
             self.on_cancel(source, message)
@@ -242,11 +249,8 @@ class Executor:
 
     def on_process_died(self, process: bytes) -> None:
         """Calls of a dead caller are not begun any more."""
-        for item in [item for item in list(self.queue) if item[0] == process]:
-            try:
-                self.queue.remove(item)
-            except ValueError:
-                continue  # the main thread was quicker
+        for item in [item for item in [*self.queue, *self.handed] if item[0] == process]:
+            self._withdraw(item)
         if self.actor is None:
             self.orphans.tell(process, self.done, self._at_hand)
         elif self.pushers.knows(process):
@@ -258,7 +262,7 @@ class Executor:
         assert self.actor is not None
         for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
             self._dead_callers.discard(caller)
-            self.pushers.forget(caller)
+            self.pushers.on_over(caller)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -318,7 +322,7 @@ class Executor:
                     part = results[begin : begin + FAILURES_AT_ONCE]
                     self.engine.send(source, m.Results(lease, part, busy * len(part) // len(results) if lease else 0))
                 continue
-            self.engine.send(source, m.Results(lease, results, busy if lease else 0))
+            self.engine.send(source, results_message(lease, results, busy if lease else 0))
         if self._dead_callers:
             self._forget_callers()
 
@@ -541,6 +545,13 @@ class Executor:
 
     def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         """Positional and keyword arguments of an attempt, references at the top level replaced by their values."""
+        try:
+            return self._arguments(task, carrier)
+        except NotHere:
+            with self.client.waiting.bring([task.args, *task.deps], None):
+                return self._arguments(task, carrier)
+
+    def _arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         load = self.client.values.load
         if not task.args:
             return (), {}

@@ -17,6 +17,9 @@ class Functions:
         self._blobs: dict[bytes, Blob] = {}  # not unpickled yet
         self._loaded: dict[bytes, tuple[Callable[..., Any], str]] = {}
         self.get = self._loaded.get
+        self.on_loaded: Callable[[Any], None] | None = None  # called once with whatever was unpickled
+        self.where = "workers look where the program's sys.path pointed at init(), not where it does now"
+        """Where modules are looked for, for people."""
 
     def add(self, blobs: list[Blob]) -> None:
         """Functions that came with a push."""
@@ -25,22 +28,28 @@ class Functions:
                 self._blobs[blob.hash] = blob
 
     def load(self, function: bytes) -> tuple[Callable[..., Any], str]:
-        """A function and its name. Raises what unpickling raises; a missing module is named, with this host."""
+        """A function and its name. Raises what `unpickle` raises."""
         blob = self._blobs.get(function)
         if blob is None:
             raise LookupError(f"function {function.hex()} never came to this worker")
+        found = self._loaded[function] = (self.unpickle(blob), blob.name)
+        del self._blobs[function]
+        return found
+
+    def unpickle(self, blob: Blob) -> Any:
+        """The function or class. Raises what unpickling raises; a missing module is named, with this host."""
         try:
             loaded = loads_function(blob.pickled)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot "
-                f"import: {error} (workers look where the program's sys.path pointed at init(), not where it does now)",
+                f"import: {error} ({self.where})",
                 name=error.name,
                 path=error.path,
             ) from error
-        found = self._loaded[function] = (loaded, blob.name)
-        del self._blobs[function]
-        return found
+        if self.on_loaded is not None:
+            self.on_loaded(loaded)
+        return loaded
 
     def name_of(self, function: bytes) -> str:
         """For people, also when it cannot be loaded."""

@@ -4,6 +4,7 @@
 - `outcomes.py`  turns what a function returned or raised into a `Result`
 - `functions.py` the functions this worker got, unpickled once
 - `actors.py`    the actor it hosts, if any: in order, on threads, or on an event loop
+- `code.py`      the copy of the program's own folder that it sees if the driver is on another host
 - `zygote.py`, `birth.py`, `descendants.py`  where workers come from, and what becomes of their children
 """
 
@@ -18,6 +19,7 @@ from typing import NoReturn
 from meshray import context
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
+from meshray.refs import ObjectRef
 from meshray.runtime.client import Client
 from meshray.runtime.engine import Attachment, Engine
 from meshray.runtime.joining import introduce
@@ -27,6 +29,7 @@ from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.boot import unpack_config, unpack_settings
 from meshray.worker.actors import ActorHost
+from meshray.worker.code import move_in
 from meshray.worker.executor import Executor
 
 
@@ -61,16 +64,35 @@ def main(packed: bytes) -> NoReturn:
     engine.pump.wait(waiter)
     if executor.bind is None:
         os._exit(1)  # the peer died first
-    _settle_in(executor.bind, client)
+    job = executor.bind.job
+    if job.code is not None and job.job[:NODE_BYTES] != node:
+        job = _move_in(job, Path(settings.folder), executor)
+    _settle_in(job, executor.bind.env, client)
     executor.on_bound(executor.bind)
     executor.run()
 
 
-def _settle_in(bind: m.Bind, client: Client) -> None:
+def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo:
+    """Have a copy of the program's own folder, and see the job's paths there. A worker that cannot have one ends: its
+    peer tells those who wait, and tries again after a while."""
+    code, client = job.code, executor.client
+    assert code is not None
+
+    def fetch() -> bytes | memoryview:
+        client.engine.queue.append((code.object_id, None))
+        archive: bytes | memoryview = client.get([ObjectRef(code.object_id)], None)[0]
+        return archive
+
+    moved = move_in(code, node_folder, client.engine.config, fetch)
+    executor.functions.on_loaded = moved.function
+    executor.functions.where = moved.where
+    return moved.job(job)
+
+
+def _settle_in(job: m.JobInfo, env: dict[str, str], client: Client) -> None:
     """See what the job's driver sees: environment, folder, modules. Before any user code."""
-    job = bind.job
     os.environ.update(job.env_vars)
-    os.environ.update(bind.env)
+    os.environ.update(env)
     try:
         os.chdir(job.folder)
     except OSError as error:

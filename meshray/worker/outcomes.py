@@ -113,6 +113,8 @@ class Outcomes:
         if isinstance(error, MeshrayError) and getattr(error, "_meshray_passes", False):
             return to_failure(error)
         error.__traceback__ = _without_own_frames(error)
+        if isinstance(error, ModuleNotFoundError) and self._host not in str(error):
+            error.add_note(f"(a worker on host {self._host} cannot import it)")
         failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host)
         if task is None or not task.retry_exceptions or "ancestors" in failure.details:
             return failure

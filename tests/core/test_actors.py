@@ -8,9 +8,10 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.actors import Actors
-from meshray.core.effects import ActorPlaced, KillProcess, ReleaseActorSlot, RequestActorSlot, Send
+from meshray.core.effects import ActorPlaced, KillProcess, NameChanged, ReleaseActorSlot, RequestActorSlot, Send
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
+from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire import messages as m
 
@@ -67,7 +68,8 @@ def peer() -> Peer:
 
 def test_a_caller_learns_the_worker_when_the_constructor_has_returned(peer: Peer) -> None:
     actor_id = peer.create()
-    assert peer.effects() == [RequestActorSlot(actor_id, D, {"CPU": 1}, {}, m.Profile(actor=True), False)]
+    profile = m.Profile(actor=True)
+    assert peer.effects() == [RequestActorSlot(actor_id, D, {"CPU": 1}, {}, profile, False, 1, "Counter")]
     peer.core.on_watch(V, m.WatchActor(actor_id))
     assert peer.said(V, m.ActorState) == [m.ActorState(actor_id, 1)]
     peer.core.on_slot(actor_id, W1, 0.0)
@@ -261,3 +263,98 @@ def test_no_worker_can_be_started(peer: Peer) -> None:
     peer.effects()
     peer.core.on_slot_failed(actor_id, "no module named x")
     assert "no module named x" in peer.said(D, m.ActorState)[0].failure.message
+
+
+FAR = b"otherpee"
+FAR_PEER = FAR + bytes(8)
+G1, G2, C1, C2 = (FAR + label.ljust(8, b"-") for label in (b"g1", b"g2", b"c1", b"c2"))
+
+
+class TestOnAnotherHost:
+    """Its worker is a guest elsewhere; that host's peer tells of it."""
+
+    def hosted(self, peer: Peer, worker: bytes = G1, **options: Any) -> bytes:
+        actor_id = peer.create(**options)
+        peer.core.on_slot(actor_id, worker, 0.0)
+        peer.core.on_guest_said(FAR_PEER, m.GuestReady(worker, m.ActorReady(actor_id, 1)), 0.1)
+        peer.core.on_watch(V, m.WatchActor(actor_id))
+        peer.core.on_watch(FAR_PEER, m.WatchActor(actor_id))
+        return actor_id
+
+    def test_the_worker_is_told_and_heard_through_its_peer(self, peer: Peer) -> None:
+        actor_id = self.hosted(peer)
+        effects = peer.effects()
+        assert any(isinstance(e, Send) and e.to == G1 and type(e.message) is m.StartActor for e in effects)
+        assert Send(V, m.ActorState(actor_id, 1, G1)) in effects
+        assert Send(FAR_PEER, m.ActorNews(actor_id, 1, G1)) in effects
+        peer.core.on_guest_said(b"x" * 8 + bytes(8), m.GuestExit(G1, m.ActorExit(actor_id, 1)), 0.2)
+        assert peer.effects() == []  # not its peer
+        peer.core.on_guest_said(FAR_PEER, m.GuestExit(G1, m.ActorExit(actor_id, 1)), 0.2)
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "exit code 0"), 0.3)
+        assert "ended itself" in peer.said(V, m.ActorState)[0].failure.message
+
+    @pytest.mark.fault(3)
+    def test_its_death_is_told_with_the_journal_to_each_host_once(self, peer: Peer) -> None:
+        actor_id = self.hosted(peer, max_restarts=1)
+        peer.effects()
+        calls = [
+            m.CallsOf(V, [m.Result(1, [b"v"])], []),
+            m.CallsOf(C1, [], [7]),
+            m.CallsOf(C2, [m.Result(2, [b""])], []),
+        ]
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "killed by signal 9", calls), 1.0)
+        effects = peer.effects()
+        assert Send(V, m.ActorState(actor_id, 2, b"", None, [m.Result(1, [b"v"])], [])) in effects
+        assert Send(FAR_PEER, m.ActorNews(actor_id, 2, b"", None, calls[1:])) in effects
+        assert ReleaseActorSlot(actor_id) in effects
+        assert [e.incarnation for e in effects if isinstance(e, RequestActorSlot)] == [2]
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "killed by signal 9", calls), 1.1)
+        assert peer.effects() == []
+
+    def test_it_is_killed_by_its_peer(self, peer: Peer) -> None:
+        actor_id = self.hosted(peer, max_restarts=1)
+        peer.effects()
+        peer.core.on_kill(D, m.KillActor(actor_id, False))
+        assert peer.said(FAR_PEER, m.KillGuest) == [m.KillGuest(G1, "kill(no_restart=False)")]
+
+    @pytest.mark.fault(22)
+    def test_a_lost_host_charges_every_call_and_nothing_starts_before_the_fence(self, peer: Peer) -> None:
+        actor_id = self.hosted(peer, max_restarts=1)
+        peer.effects()
+        peer.core.on_host_gone(FAR, 9.0, 100.0)
+        effects = peer.effects()
+        assert Send(V, m.ActorState(actor_id, 2, all_started=True)) in effects
+        assert not any(isinstance(e, Send) and e.to == FAR_PEER for e in effects), "it watches no more"
+        assert not any(isinstance(e, RequestActorSlot) for e in effects)
+        assert peer.core.next_deadline() == 109.0
+        peer.core.tick(108.9)
+        assert peer.effects() == []
+        peer.core.tick(109.0)
+        assert [e.incarnation for e in peer.effects() if isinstance(e, RequestActorSlot)] == [2]
+        peer.core.on_guest_said(FAR_PEER, m.GuestReady(G1, m.ActorReady(actor_id, 1)), 109.0)
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "late"), 109.0)
+        assert peer.effects() == []
+
+    def test_without_restarts_a_lost_host_is_the_end_at_once(self, peer: Peer) -> None:
+        self.hosted(peer, name="n", namespace="s")
+        peer.effects()
+        peer.core.on_host_gone(FAR, 9.0, 100.0)
+        assert "its host is gone" in peer.said(V, m.ActorState)[0].failure.message
+        assert list(peer.core.named()) == []
+
+    def test_a_host_that_watches_no_more_is_not_told(self, peer: Peer) -> None:
+        actor_id = self.hosted(peer)
+        peer.core.on_unwatch(FAR_PEER, m.UnwatchActor(actor_id))
+        peer.effects()
+        peer.core.on_kill(D, m.KillActor(actor_id, True))
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "killed"), 1.0)
+        assert peer.said(FAR_PEER, m.ActorNews) == []
+
+
+@pytest.mark.fault(62)
+def test_a_name_conflict_ends_the_actor_and_says_so(peer: Peer) -> None:
+    actor_id = peer.alive(name="n", namespace="s")
+    peer.core.on_name_conflict(actor_id, name_conflict(actor_id, "an older one has it"))
+    assert NameChanged("s", "n", actor_id, False) in peer.effects()
+    peer.dies(W1)
+    assert peer.said(V, m.ActorState)[0].failure.message.startswith("name conflict")

@@ -429,3 +429,45 @@ def test_what_a_failed_call_left_behind_is_told_to_the_shell(alive: Caller) -> N
     alive.results(WORKERS[0], Result(task.seq, [Failure("TaskError", "boom")], kept=True))
     assert call.state == "ready"
     assert alive.core.kept_by_failed == [(WORKERS[0], call)]
+
+
+HOST = WORKERS[0][:8]
+
+
+def test_a_host_that_is_out_of_reach_fails_what_is_in_flight_and_the_owner_is_asked(alive: Caller) -> None:
+    lost, retried = alive.call(), alive.call(retries=1)
+    assert len(alive.pushed()) == 2
+    alive.note(alive.core.on_node_gone(WORKERS[1][:8]))
+    assert not alive.done
+    alive.note(alive.core.on_node_gone(HOST))
+    later = alive.call()
+    assert alive.pushed() == []
+    assert alive.sent[-1] == (PEER, WatchActor(ACTOR))
+    (failure,) = alive.done[lost.task_id].values
+    assert isinstance(failure, Failure)
+    assert failure.kind == "ActorUnavailableError"
+    alive.state(1, WORKERS[0])  # it lives, says its owner
+    tasks = alive.pushed()
+    assert [(task.task_id, task.seq) for task in tasks] == [(retried.task_id, 3), (later.task_id, 4)]
+    alive.results(WORKERS[0], *map(ok, tasks))
+    assert alive.done[later.task_id].values == [b"value"]
+
+
+def test_a_host_that_is_out_of_reach_may_be_dead(alive: Caller) -> None:
+    retried = alive.call(retries=1)
+    alive.pushed()
+    alive.note(alive.core.on_node_gone(HOST))
+    alive.state(2, all_started=True)
+    assert alive.pushed() == []
+    alive.state(2, WORKERS[1])
+    assert [(task.task_id, task.seq) for task in alive.pushed()] == [(retried.task_id, 1)]
+    assert alive.core.on_results(WORKERS[0], [Result(1, [b"late"])]) == []
+    assert alive.core.stale == 1
+
+
+def test_a_kill_counts_more_than_being_in_reach_again(alive: Caller) -> None:
+    alive.note(alive.core.on_node_gone(HOST))
+    alive.core.on_kill(ACTOR, False)
+    alive.call()
+    alive.state(1, WORKERS[0])
+    assert alive.pushed() == []

@@ -110,6 +110,56 @@ def test_what_is_sent_before_the_link_is_up_waits_for_it() -> None:
     assert wire.told[B][-1] == Delivered(A, Plane.CONTROL, b"early")
 
 
+def test_a_link_says_whose_lives_it_joins() -> None:
+    a, b = table(A), table(B)
+    a.belong(b"home---a", 1)
+    b.belong(b"home---b", 3)
+    wire = Wire(a, b)
+    a.dial(WHERE[B], 0.0)
+    wire.run()
+    assert wire.told[A][0] == PeerUp(B, WHERE[B], "3.11", True, b"home---b", 3)
+    assert wire.told[B][0] == PeerUp(A, WHERE[A], "3.11", True, b"home---a", 1)
+
+
+def tick_on(one: Links, until: float) -> None:
+    """As a shell does, whose sockets take everything and lead nowhere."""
+    while (at := one.next_at()) is not None and at <= until:
+        one.tick(at)
+        while (frame := one.next_frame(at)) is not None:
+            one.taken(frame, at)
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("socket_takes", [True, False])
+def test_one_that_acknowledges_nothing_is_given_up(socket_takes: bool) -> None:
+    a, _, _ = linked()
+    a.take_effects()
+    tick_on(a, 1000.0)
+    assert a.take_effects() == []  # it owes nothing
+    a.send(B, Plane.CONTROL, b"lost", 1000.0)
+    while (frame := a.next_frame(1000.0)) is not None:
+        if socket_takes:
+            a.taken(frame, 1000.0)
+        else:
+            a.not_taken(frame)
+    tick_on(a, 1000.0 + CONFIG.link_stall_s - 0.1)
+    assert a.take_effects() == []
+    tick_on(a, 1000.0 + CONFIG.link_stall_s + 0.1)
+    assert PeerDown(B, Reason.OTHER, "it acknowledges nothing any more") in a.take_effects()
+
+
+def test_one_that_was_away_itself_gives_up_nobody() -> None:
+    a, _, _ = linked()
+    a.send(B, Plane.CONTROL, b"lost", 0.0)
+    while (frame := a.next_frame(0.0)) is not None:
+        a.taken(frame, 0.0)
+    a.take_effects()
+    a.tick(10 * CONFIG.link_stall_s)
+    assert a.take_effects() == []
+    assert a.knows(B)
+    assert a.backlog(B, Plane.CONTROL) == len(b"lost")
+
+
 def test_a_stranger_cannot_be_sent_anything() -> None:
     with pytest.raises(UnknownPeer):
         table(A).send(B, Plane.CONTROL, b"", 0.0)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from meshray.config import preset
-from meshray.core.departures import Departures
 from meshray.core.effects import Send, SweepSegments, UnlinkSegment
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
@@ -324,17 +323,6 @@ def test_the_handle_of_an_actor_is_counted_like_a_reference(peer: Peer) -> None:
     assert peer.freed == []
     peer.release(B, oid(A))
     assert peer.freed == [actor_id]
-
-
-def test_departures_settle_in_a_chain() -> None:
-    departures = Departures()
-    assert departures.open(b"1", [b"2", b"3"]) == []
-    assert departures.open(b"2", [b"3"]) == []
-    assert departures.answered(b"3", b"1") == []
-    assert departures.answered(b"9", b"1") == []
-    assert departures.answered(b"3", b"2") == [b"2", b"1"]
-    assert departures.open(b"3", []) == [b"3"]
-    assert len(departures) == 0
 
 
 def test_who_has_read_a_container_keeps_what_is_inside_when_its_job_ends(peer: Peer) -> None:

@@ -125,6 +125,20 @@ def test_the_first_value_counts_and_waiters_are_told_once() -> None:
     assert record.task is None
 
 
+def test_a_run_of_values_settles_as_one_by_one() -> None:
+    shell = Shell()
+    waited, dead, settled, plain = (shell.own(number, None, task="the task") for number in (1, 2, 3, 4))
+    told: list[Record] = []
+    waited.waiters = [told.append]
+    settled.value = b"before"
+    dead.count = 0
+    shell.records.settle_run([waited, dead, settled, plain], [b"1", b"2", b"3", b"4"])
+    assert [waited.value, settled.value, plain.value] == [b"1", b"before", b"4"]
+    assert told == [waited]
+    assert dead.id not in shell.records.table
+    assert waited.task is plain.task is None
+
+
 # -- promotion ---------------------------------------------------------------------------------------------------------
 
 

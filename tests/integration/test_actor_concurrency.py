@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import psutil
 import pytest
 
 import meshray as ray
+from meshray import context
 from meshray.actor import exit_actor
+from meshray.ids import PROCESS_BYTES
 from tests.until import until
 
 LIMIT_S = 30.0
@@ -131,6 +134,71 @@ class TestThreads:
         pid = get(counter.pid.remote())
         del counter
         until(lambda: not psutil.pid_exists(pid))
+
+
+@ray.remote(max_concurrency=2)
+class Two:
+    """An actor whose two threads can be kept busy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes: list[Any] = []
+
+    def hold(self, name: str) -> None:
+        """Until there is a file `go`, and, if that names a process, until this one has heard of its death."""
+        (self.folder / name).touch()
+        go, engine = self.folder / "go", context.runtime().engine  # type: ignore[attr-defined]
+        until(go.exists)
+        process = go.read_bytes()
+        if process:
+            until(lambda: process in engine.dead)
+            raised = engine.pump.enter()  # what hears of it holds the lock until it has done all that follows
+            engine.pump.leave(raised)
+
+    def note(self, what: Any) -> Any:
+        self.notes.append(what)
+        return what
+
+    def all(self) -> list[Any]:
+        return self.notes
+
+
+def hold_both(two: Any, folder: Path) -> list[Any]:
+    holding = [two.hold.remote(name) for name in ("one", "two")]
+    until(lambda: (folder / "one").exists() and (folder / "two").exists())
+    return holding
+
+
+class TestCallsBehindBusyThreads:
+    def test_a_cancelled_one_never_runs(self, tmp_path: Path) -> None:
+        two = Two.remote(tmp_path)
+        holding = hold_both(two, tmp_path)
+        notes = [two.note.remote(number) for number in range(5)]
+        for note in notes[:3]:
+            ray.cancel(note)
+        for note in notes[:3]:
+            with pytest.raises(ray.exceptions.TaskCancelledError):
+                get(note)
+        (tmp_path / "go").touch()
+        assert get([*holding, *notes[3:]]) == [None, None, 3, 4]
+        assert get(two.all.remote()) == [3, 4]
+
+    def test_those_of_a_dead_caller_never_run(self, tmp_path: Path) -> None:
+        @ray.remote
+        class Caller:
+            def call(self, two: Any) -> bytes:
+                self.refs = [two.note.remote("of the dead") for _ in range(3)]
+                return bytes(self.refs[0].binary()[:PROCESS_BYTES])
+
+        two, caller = Two.remote(tmp_path), Caller.remote()
+        holding = hold_both(two, tmp_path)
+        process = get(caller.call.remote(two))
+        mine = two.note.remote("mine")
+        ray.kill(caller)
+        (tmp_path / "named").write_bytes(process)
+        (tmp_path / "named").rename(tmp_path / "go")
+        get([*holding, mine])
+        assert get(two.all.remote()) == ["mine"]
 
 
 @ray.remote

@@ -460,6 +460,35 @@ def test_prints_arrive_at_the_driver(shared_mesh: ModuleType, capfd: pytest.Capt
 
 
 @pytest.mark.fault(50)
+def test_a_module_that_an_actor_or_a_running_task_misses(shared_mesh: ModuleType, tmp_path: Path) -> None:
+    import importlib
+    import socket
+    import sys
+
+    ray = shared_mesh
+    (tmp_path / "only_here_abc.py").write_text("class Base:\n    pass\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        base = importlib.import_module("only_here_abc").Base
+    finally:
+        sys.path.remove(str(tmp_path))
+
+    class Actor(base):  # type: ignore[misc, valid-type]
+        def f(self) -> None:
+            pass
+
+    def late() -> None:
+        import only_here_abc  # type: ignore[import-not-found] # noqa: F401
+
+    with pytest.raises(ray.exceptions.ActorDiedError, match="only_here_abc") as died:
+        ray.get(ray.remote(Actor).remote().f.remote(), timeout=GET_S)
+    with pytest.raises(ModuleNotFoundError, match="only_here_abc") as caught:
+        ray.get(ray.remote(late).remote(), timeout=GET_S)
+    for error in (died.value, caught.value):
+        assert f"host {socket.gethostname()} cannot import" in str(error), error
+
+
+@pytest.mark.fault(50)
 def test_a_module_that_is_not_there_on_the_worker(shared_mesh: ModuleType, tmp_path: Path) -> None:
     import importlib
     import socket

@@ -1,7 +1,7 @@
 """A driver on a host that does what it is told, line by line: `python -m tests.lan.caller`.
 
-Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}, "key": "x"} submits tasks and answers at once;
-{"do": "get", "key": "x"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
+Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}} submits tasks and answers at once;
+{"do": "get"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
 """
 
 from __future__ import annotations

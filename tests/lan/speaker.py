@@ -78,9 +78,16 @@ class Speaker:
 
     def told(self) -> dict[str, object]:
         return {
-            "process": self.id.hex(), "last": self.last, "disorder": self.disorder, "heard": dict(self.heard),
-            "gone": self.gone, "died": self.died, "settled": self.settled, "waiting": self.abroad.waiting,
-        }  # fmt: skip
+            "process": self.id.hex(),
+            "last": self.last,
+            "disorder": self.disorder,
+            "heard": dict(self.heard),
+            "gone": self.gone,
+            "died": self.died,
+            "settled": self.settled,
+            "waiting": self.abroad.waiting,  # for windows
+            "unsent": self.endpoint.clogged,
+        }
 
 
 def main() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree
+from tests.lan.test_members import SHORT_S, pause
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
@@ -36,12 +37,11 @@ class Caller:
         return found[self._answers - 1]
 
     def tell(self, **told: Any) -> dict[str, Any]:
-        import json
-
         self.program.tell(json.dumps({"folder": str(self.folder), "seconds": 0.0, "count": 1, **told}))
         return self._answer()
 
     def run(self, count: int, seconds: float, **options: Any) -> None:
+        """Submit tasks; `get` waits for them."""
         self.tell(do="run", count=count, seconds=seconds, options=options)
 
     def get(self) -> list[dict[str, Any]]:
@@ -72,8 +72,139 @@ def at_once(values: list[dict[str, Any]]) -> bool:
 
 def test_four_tasks_run_at_once_on_two_hosts_of_two_cpus(lan: MakeLan) -> None:
     _, _, b, driver = two(lan)
-    driver.run(4, 1.0)
+    driver.run(4, 3.0)  # longer than the first worker of another host takes to have the program
     values = driver.get()
     counts = Counter(value["node"] for value in values)
     assert counts == {driver.node: 2, b.status()["node_id"]: 2}
     assert at_once(values)
+
+
+def test_what_only_the_other_host_has(lan: MakeLan) -> None:
+    _, _, b, driver = two(lan, "--resources", '{"disk": 1}')
+    there = b.status()["node_id"]
+    driver.run(2, 0.1, resources={"disk": 1})  # one after the other: there is one
+    assert {value["node"] for value in driver.get()} == {there}
+    driver.run(2, 0.1, label_selector={"zone": "far"})
+    assert {value["node"] for value in driver.get()} == {there}
+    driver.run(2, 0.1, label_selector={"zone": "!far"})
+    assert {value["node"] for value in driver.get()} == {driver.node}
+    driver.run(2, 0.1, node=there)
+    assert {value["node"] for value in driver.get()} == {there}
+    driver.run(4, 0.1, scheduling_strategy="SPREAD")
+    assert Counter(value["node"] for value in driver.get()) == {there: 2, driver.node: 2}
+    told = driver.tell(do="nodes")
+    rows = {node["NodeID"]: node for node in told["nodes"]}
+    assert set(rows) == {there, driver.node}
+    assert rows[there]["NodeName"] == "b"
+    assert rows[there]["Alive"] is True
+    assert rows[there]["Resources"]["disk"] == 1
+    assert rows[there]["Labels"]["zone"] == "far"
+    assert rows[there]["NodeManagerAddress"] == driver.host.ipv4.rpartition(".")[0] + ".2"
+    assert told["total"]["CPU"] == 4
+    assert told["total"]["disk"] == 1
+    until(lambda: driver.tell(do="nodes")["available"]["CPU"] == 4, "all is free again")
+
+
+def test_a_task_of_a_task_asks_the_peer_of_its_own_host(lan: MakeLan) -> None:
+    _, _, b, driver = two(lan, "--resources", '{"disk": 1}')
+    driver.tell(do="nest", count=4, seconds=0.1, options={"resources": {"disk": 0.5}})
+    there = b.status()["node_id"]
+    values = [value for pair in driver.get() for value in pair]
+    assert {value["node"] for value in values} == {there}
+    driver.tell(do="nest", count=4, seconds=0.1, options={"node": driver.node})
+    values = [value for pair in driver.get() for value in pair]
+    assert {value["node"] for value in values} == {driver.node}
+
+
+@pytest.mark.fault(5)
+def test_a_host_that_dies_has_its_tasks_run_elsewhere(lan: MakeLan) -> None:
+    network, _, b, driver = two(lan)
+    driver.run(4, 4.0, max_retries=1)
+    until(lambda: driver.executions() == 4, "all of them run")
+    dead = b.status()["node_id"]
+    network["b"].power_off()
+    values = driver.get()
+    assert {value["node"] for value in values} == {driver.node}
+    assert driver.executions() == 6  # two ran twice
+    until(lambda: [node["Alive"] for node in driver.tell(do="nodes")["nodes"]] == [True, False], "its death is shown")
+    driver.tell(do="run", options={"node": dead})
+    answer = driver.tell(do="get")
+    assert answer["error"] == "TaskUnschedulableError", answer
+    assert dead in answer["text"]
+    driver.run(2, 0.0, node=dead, soft=True)
+    assert {value["node"] for value in driver.get()} == {driver.node}
+
+
+def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
+    network, _, _, driver = two(lan)
+    driver.run(4, 4.0, max_retries=0)
+    until(lambda: driver.executions() == 4, "all of them run")
+    network["b"].power_off()
+    answer = driver.tell(do="get")
+    assert answer["error"] == "NodeDiedError", answer
+    assert driver.executions() == 4
+
+
+@pytest.mark.fault(21)
+def test_a_short_partition_fails_nothing_and_doubles_nothing(lan: MakeLan) -> None:
+    network, _, _, driver = two(lan)
+    driver.run(8, 1.0)
+    until(lambda: driver.executions() >= 4, "four of them run")
+    network.partition("a", "b")
+    pause(SHORT_S)
+    network.heal()
+    values = driver.get()
+    assert len({value["node"] for value in values}) == 2
+    assert driver.executions() == 8
+
+
+@pytest.mark.fault(12)
+def test_a_short_stop_retries_nothing(lan: MakeLan) -> None:
+    _, _, b, driver = two(lan)
+    driver.run(8, 1.0)
+    until(lambda: driver.executions() >= 4, "four of them run")
+    b.program.signal(signal.SIGSTOP)
+    pause(SHORT_S)
+    b.program.signal(signal.SIGCONT)
+    assert len({value["node"] for value in driver.get()}) == 2
+    assert driver.executions() == 8
+
+
+@pytest.mark.fault(11)
+def test_a_peer_that_wakes_after_its_death_sentence_gives_up_what_it_did_for_others(lan: MakeLan) -> None:
+    network = lan("a", "b", "c")  # of two, each might hold the other for dead
+    a, b, c = Peer(network["a"]), Peer(network["b"]), Peer(network["c"], "--num-cpus", "0")
+    agree(a, b, c)
+    driver = Caller(network["a"])
+    driver.run(4, 10.0, max_retries=1)
+    until(lambda: driver.executions() == 4, "all of them run")
+    b.program.signal(signal.SIGSTOP)
+    until(lambda: a.states()[b.first] == c.states()[b.first] == "dead", "it is held for dead")
+    b.program.signal(signal.SIGCONT)
+    until(lambda: b.mesh()["lives"] > 1, "it learns that")
+    until(lambda: not any(p["state"] == "leased" for p in b.status()["processes"]), "nothing runs there for others")
+    agree(a, b, c)
+    values = driver.get()
+    assert len(values) == 4
+    assert driver.executions() == 6
+    driver.run(4, 1.0)
+    assert len({value["node"] for value in driver.get()}) == 2  # it is one of us again
+
+
+def test_what_nobody_has_is_reported_and_runs_once_somebody_joins(lan: MakeLan) -> None:
+    network = lan("a", "b", "c")
+    a, b = Peer(network["a"]), Peer(network["b"])
+    agree(a, b)
+    driver = Caller(network["a"])
+    driver.run(1, 0.0, resources={"disk": 1})
+    until(lambda: any("disk: 1" in line and "on b" in line for line in driver.program.lines), "it says what is there")
+    c = Peer(network["c"], "--resources", '{"disk": 2}')
+    assert driver.get()[0]["node"] == c.status()["node_id"]
+
+
+def test_a_driver_that_dies_leaves_nothing_on_other_hosts(lan: MakeLan) -> None:
+    _, _, b, driver = two(lan)
+    driver.run(4, 60.0)
+    until(lambda: driver.executions() == 4, "all of them run")
+    driver.program.kill()
+    until(lambda: not any(p["state"] == "leased" for p in b.status()["processes"]), "its job is gone there")

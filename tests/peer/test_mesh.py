@@ -18,8 +18,8 @@ from meshray.errors import MeshrayError
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
-from meshray.peer.mesh import Mesh, MeshStartError, Who
-from meshray.peer.mesh_life import awake_or_not
+from meshray.peer.mesh import Mesh, MeshStartError
+from meshray.peer.mesh_life import Who, awake_or_not
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from tests.until import until

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.runtime.pump import Pump, Waiter
+from meshray.runtime.pump import AWAKE, POLLS, SLEEPS, Pump, Waiter
 from meshray.runtime.spin import Spin
 
 LIMIT_S = 20.0
@@ -380,8 +380,7 @@ def test_the_background_thread_sleeps_while_a_leader_waits_and_is_woken_when_he_
     leader = Waiting(bench, waiter)
     wait_until(lambda: polling(bench, waiter))
     bench.endpoint.deliver(int)  # a message for nobody: the leader turns, and the background thread sees that he does
-    wait_until(lambda: bench.pump._background_sleeps)
-    assert bench.pump.unattended
+    wait_until(lambda: bench.pump.rest == SLEEPS)
     bench.endpoint.deliver(waiter)
     assert leader.end()
     done = threading.Event()
@@ -389,9 +388,22 @@ def test_the_background_thread_sleeps_while_a_leader_waits_and_is_woken_when_he_
     assert done.wait(LIMIT_S)
 
 
+def test_the_background_thread_looks_at_what_was_submitted_while_it_went_to_sleep(bench: Bench) -> None:
+    waiter = bench.waiter()
+    leader = Waiting(bench, waiter)
+    wait_until(lambda: polling(bench, waiter))
+    done = threading.Event()
+    assert bench.pump.rest == AWAKE
+    bench.handler.work.append(done.set)  # as a thread does that relies on the background thread
+    bench.pump.start()
+    assert done.wait(LIMIT_S)
+    bench.endpoint.deliver(waiter)
+    assert leader.end()
+
+
 def test_a_kick_has_the_background_thread_look(bench: Bench) -> None:
     bench.pump.start()
-    wait_until(lambda: bench.pump._background_polls)
+    wait_until(lambda: bench.pump.rest == POLLS)
     done = threading.Event()
     bench.handler.work.append(done.set)
     bench.pump.kick()
@@ -503,7 +515,7 @@ def test_the_death_of_the_peer_ends_every_wait_and_the_background_thread(bench: 
     waiters = [Waiting(bench, bench.waiter()) for _ in range(3)]
     wait_until(lambda: len(bench.pump._followers) == 2)
     bench.endpoint.deliver(int)
-    wait_until(lambda: bench.pump._background_sleeps)
+    wait_until(lambda: bench.pump.rest == SLEEPS)
     os.eventfd_write(bench.death, 1)
     assert all(waiting.end() for waiting in waiters)
     bench.pump._thread.join(LIMIT_S)

@@ -1,8 +1,11 @@
 """Several hosts in one thread: the shipped leases, placement and submission of each, and what goes wrong between them.
 
 General layout. `Net` moves messages: within a host first in, first out per pair of processes; between two hosts through
-both peers, over one ordered link per direction, as the road does. A link that is cut holds what it carries, as a link
-session does; it loses all of it when one side declares the other dead. `Host` is the shell of the cores of one peer,
+both peers, over one ordered link per direction. A link that is cut holds what it carries, as a link session does; it
+loses all of it when one side declares the other dead. What the road adds is modelled (`core.road` is simulated by
+itself): a host knows a job before it hears a process of it, and hears of its end; a death is told to the hosts that
+the dead one has spoken to, after all it had said; who is told that a host is gone is not heard there before it has
+answered. `Host` is the shell of the cores of one peer,
 and tells its processes who is gone; `Program` stands for a driver or a worker. Tasks are plans (`Plan`): how long, how
 many children, whether it waits for them.
 
@@ -28,6 +31,7 @@ from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire import messages as m
 
+LOG_MAX = 5000
 OWN = ("python", "/usr")
 BLOB = m.Blob(b"f" * 16, "plan", b"")
 GONE = m.Failure("NodeDiedError", "its host is gone")
@@ -59,13 +63,23 @@ class Net:
         self.plans: dict[bytes, Plan] = {}  # task -> what it does
         self.ran_at: Counter[bytes] = Counter()  # home node -> tasks that began there
         self.seen: Counter[str] = Counter()  # messages by kind
-        self.log: list[str] = []
+        self._log: deque[tuple[float, bytes, Any, Any]] = deque(maxlen=LOG_MAX)  # time, who, to whom or "", what
         self.cut: set[frozenset[bytes]] = set()  # pairs of nodes that do not hear each other
+        self.introduced: dict[bytes, set[bytes]] = {}  # host -> processes of others that have spoken to it
+        self.gone: set[bytes] = set()  # processes whose peers know that they are dead
+        self.barred: set[tuple[bytes, bytes]] = set()  # (process, host): it has not seen yet that the host was gone
         self._held: dict[tuple[bytes, bytes], list[tuple[bytes, bytes, Any]]] = {}
         self._epochs: Counter[frozenset[bytes]] = Counter()  # sessions between two hosts that have ended
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._last: dict[Any, float] = {}  # the time of the last delivery, by link
         self._number = 0
+
+    def note(self, who: bytes, text: str) -> None:
+        self._log.append((self.now, who, b"", text))
+
+    def log(self) -> list[str]:
+        """The last events, for a failing seed."""
+        return [f"{now:.6f} {name(who)} -> {name(to)} {what!r:.160}" for now, who, to, what in self._log]
 
     def at(self, delay: float, event: Callable[[], None]) -> None:
         self._number += 1
@@ -85,7 +99,11 @@ class Net:
             self._onto_link(here, there, source, to, message)
         else:  # through its own peer
             host = self.hosts[here]
-            relay = lambda: host.alive and self._onto_link(here, there, source, to, message)  # noqa: E731
+
+            def relay() -> None:
+                if host.alive and (source, there) not in self.barred and source not in self.gone:
+                    self._onto_link(here, there, source, to, message)
+
             self._in_order((source, host.process), 0.001, relay)
 
     def _onto_link(self, here: bytes, there: bytes, source: bytes, to: bytes, message: Any) -> None:
@@ -95,6 +113,8 @@ class Net:
         if pair in self.cut:
             self._held.setdefault((here, there), []).append((source, to, message))
             return
+        if source != peer_of(here):
+            self._introduce(self.programs[source], here, there)
         epoch = self._epochs[pair]
         scale = self.random.choice((0.001, 0.005, 0.02))
         self._in_order((here, there), scale, lambda: self._off_link(here, there, epoch, source, to, message))
@@ -110,6 +130,29 @@ class Net:
         else:
             self._in_order((peer_of(there), to), 0.001, lambda: self._deliver(source, to, message))
 
+    def _introduce(self, program: Program, here: bytes, there: bytes) -> None:
+        """A process is about to speak to another host for the first time."""
+        known = self.introduced.setdefault(there, set())
+        if program.process not in known and program.job:
+            known.add(program.process)
+            job = self.hosts[here].leases._jobs.get(program.job)
+            if job is not None:
+                self._onto_link(here, there, peer_of(here), peer_of(there), m.JobThere(job, ""))
+
+    def tell_job(self, job: bytes, host: Host) -> None:
+        """A host hears of a job; and of its end at once, where that is known."""
+        home = self.hosts[job[:8]]
+        if home is host:
+            return
+        host.leases.on_job_started(m.JobInfo(job, *OWN, [], "/", "", "ns"))
+        if home.node not in host.knows:
+            host.leases.on_job_ended(job, frozenset(), self.now)
+        elif home.leases.serves(job):
+            home.told_of.setdefault(job, set()).add(host.node)
+        else:
+            self.act(host, 0.005, lambda: host.end_job(job))
+        host.perform()
+
     def _deliver(self, source: bytes, to: bytes, message: Any) -> None:
         host = self.hosts[to[:8]]
         receiver: Any = host if to == host.process else self.programs.get(to)
@@ -118,7 +161,7 @@ class Net:
         if host.stopped is not None:
             host.stopped.append(lambda: self._deliver(source, to, message))
             return
-        self.log.append(f"{self.now:.6f} {name(source)} -> {name(to)} {message!r:.160}")
+        self._log.append((self.now, source, to, message))
         receiver.receive(source, message)
 
     def act(self, host: Host, delay: float, event: Callable[[], None]) -> None:
@@ -147,6 +190,8 @@ class Net:
     def end_session(self, a: bytes, b: bytes) -> None:
         """One of them holds the other for dead."""
         self._epochs[frozenset((a, b))] += 1
+        for here, there in ((a, b), (b, a)):
+            self.introduced[here] = {each for each in self.introduced.get(here, ()) if not each.startswith(there)}
         self._held.pop((a, b), None)
         self._held.pop((b, a), None)
 
@@ -174,6 +219,8 @@ class Host:
         self.knows: dict[bytes, Host] = {}  # living members, as it sees them
         self.leases = Leases(total, OWN, config, here=Here(self.node, labels, net.random))
         self.drivers: set[bytes] = set()
+        self.told_of: dict[bytes, set[bytes]] = {}  # job of a driver here -> hosts that know it
+        self.waits: set[bytes] = set()  # processes whose last word was Blocked
         self.numbers = 0
         self._tick_at = float("inf")
         net.hosts[self.node] = self
@@ -186,8 +233,7 @@ class Host:
     def meet(self, other: Host) -> None:
         """A member has appeared."""
         self.knows[other.node] = other
-        self.leases.placement.on_member(self._seen(other))
-        self.leases.on_members_changed(self.net.now)
+        self.leases.on_member(self._seen(other), self.net.now)
         self.perform()
 
     def _seen(self, other: Host) -> Member:
@@ -205,8 +251,7 @@ class Host:
 
     def _hear_load(self, member: Member) -> None:
         if member.node in self.knows:
-            self.leases.placement.on_member(member)
-            self.leases.on_members_changed(self.net.now)
+            self.leases.on_member(member, self.net.now)
             self.perform()
 
     def lose(self, node: bytes) -> None:
@@ -214,12 +259,14 @@ class Host:
         if self.knows.pop(node, None) is None:
             return
         self.net.end_session(self.node, node)
-        self.net.log.append(f"{self.net.now:.6f} {name(self.node)} HOLDS {name(node)} FOR DEAD")
-        for job in self.leases.jobs_of(node):
-            self.leases.on_job_ended(job, frozenset(), self.net.now)
+        self.net.note(self.node, f"HOLDS {name(node)} FOR DEAD")
         self.leases.on_node_gone(node, self.net.now)
+        self.leases.on_member_gone(node, "dead", self.net.now)
+        for job in [job for job in self.leases._jobs if job.startswith(node)]:
+            self.leases.on_job_ended(job, frozenset(), self.net.now)
         self.perform()
         for program in self._programs():
+            self.net.barred.add((program.process, node))
             self.net.send(self.process, program.process, m.NodeGone(node))
 
     def _programs(self) -> list[Program]:
@@ -239,19 +286,30 @@ class Host:
         self.drivers.add(driver.process)
         return driver
 
+    def end_job(self, job: bytes) -> None:
+        """JobOver."""
+        self.leases.on_job_ended(job, frozenset(), self.net.now)
+        self.perform()
+
     def process_died(self, program: Program) -> None:
         """Its pidfd is readable."""
         now = self.net.now
         if program.process in self.drivers:
             self.leases.on_job_ended(program.process, frozenset(), now)
+            for node in sorted(self.told_of.pop(program.process, ())):
+                self.net.send(self.process, peer_of(node), m.JobOver(program.process))
             self.leases.on_driver_gone(program.process, now)
         else:
             finished, started = program.journal.get(self.leases.lease_of(program.process), ({}, set()))
             failure = m.Failure("WorkerCrashedError", "killed")
             self.leases.on_process_died(program.process, list(finished.values()), sorted(started), failure, now)
         self.perform()
+        self.net.gone.add(program.process)
         for other in self._programs():
             self.net.send(self.process, other.process, m.ProcessDied(program.process))
+        for node, known in self.net.introduced.items():
+            if program.process in known:
+                self.net.send(self.process, peer_of(node), m.ProcessDied(program.process))
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -263,8 +321,10 @@ class Host:
             case m.LeaseReturned():
                 leases.on_returned(source, message.leases, now)
             case m.Blocked():
+                self.waits.add(source)
                 leases.on_blocked(source, message.since, now)
             case m.Unblocked():
+                self.waits.discard(source)
                 leases.on_unblocked(source, message.since, now)
             case m.DeathSeen():  # nothing is adopted here: what runs for the dead is not wanted
                 running = self.net.programs[source].running
@@ -272,12 +332,15 @@ class Host:
                 leases.on_thawed(source, message.process, kill, now)
             case m.LoadNow():
                 leases.on_load_now(source, message, now)
+            case m.JobWanted():
+                if leases.serves(message.job) and source[:8] in self.knows:
+                    self.net.send(self.process, source, m.JobThere(leases._jobs[message.job], ""))
             case m.JobThere():
-                leases.on_job_there(source, message.info)
-            case m.JobHere():
-                leases.on_job_here(source, message.job)
-            case m.JobEnded():
-                leases.on_job_ended(message.job, frozenset(message.survivors), now)
+                self.net.tell_job(message.info.job, self)
+            case m.JobOver():
+                self.end_job(message.job)
+            case m.NodeGoneSeen():
+                self.net.barred.discard((source, message.node))
             case m.ProcessDied():
                 leases.on_foreign_process_died(message.process, now)
             case _:
@@ -288,6 +351,7 @@ class Host:
         while effects := self.leases.take_effects():
             for effect in effects:
                 self._perform(effect)
+        self.check()
         deadline = self.leases.deadline()
         if deadline is not None and deadline < self._tick_at:
             self._tick_at = max(deadline, self.net.now)
@@ -327,17 +391,17 @@ class Host:
     def die(self) -> None:
         """Everything on it, at once."""
         self.alive = False
-        self.net.log.append(f"{self.net.now:.6f} HOST {name(self.node)} DIES")
+        self.net.note(self.node, "HOST DIES")
         for program in self._programs():
             program.alive = False
 
     def stop(self) -> None:
         self.stopped = []
-        self.net.log.append(f"{self.net.now:.6f} HOST {name(self.node)} STOPS")
+        self.net.note(self.node, "HOST STOPS")
 
     def go_on(self) -> None:
         waiting, self.stopped = self.stopped or [], None
-        self.net.log.append(f"{self.net.now:.6f} HOST {name(self.node)} GOES ON")
+        self.net.note(self.node, "HOST GOES ON")
         for event in waiting:
             self.net.act(self, 0.0, event)
 
@@ -349,7 +413,7 @@ class Host:
             if program.running is not None:
                 grant = self.leases.grant_of(program.process)
                 assert grant is not None, f"{name(program.process)} runs a task without a lease"
-                if not program.blocked:
+                if program.process not in self.waits:
                     taken += grant.wanted.request.get("CPU", 0)
         slots = self.leases.slots
         assert taken <= slots.total.get("CPU", 0) + slots.debt, f"what runs takes {taken}: {slots}"
@@ -423,6 +487,7 @@ class Program:
             case m.NodeGone():
                 self.items = deque(item for item in self.items if not item[0].startswith(message.node))
                 self._complete(submission.on_node_gone(message.node, GONE, now))
+                self.net.send(self.process, self.host.process, m.NodeGoneSeen(message.node))
             case m.ProcessDied():
                 self.dead.add(message.process)
                 self.items = deque(item for item in self.items if item[0] != message.process)
@@ -487,10 +552,11 @@ class Program:
 
     def _begin(self, item: Item) -> None:
         self.running, self.running_since = item, self.net.now
-        source, lease, task = item
+        _, lease, task = item
         self.journal[lease][1].add(task.seq)
         self.net.begun[task.task_id] += 1
         self.net.ran_at[self.host.node] += 1
+        self.host.check()
         plan = self.net.plans[task.task_id]
         if self.items:
             self.net.act(self.host, self.host.config.hold_back_after_s, self._hold_back)
@@ -539,5 +605,5 @@ class Program:
     def die(self) -> None:
         if self.alive:
             self.alive = False
-            self.net.log.append(f"{self.net.now:.6f} KILLED {name(self.process)}")
+            self.net.note(self.process, "KILLED")
             self.net.act(self.host, self.net.random.random() * 0.003, lambda: self.host.process_died(self))

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshray.core.records import Carrier, Record, Records
-from meshray.ids import FIRST_RETURN, object_of, owner_process_of
+from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, object_of, owner_process_of
 from meshray.wire import messages as m
 from tests.sim.peer import SimPeer
-from tests.sim.world import NODE, PEER, World, process_id
+from tests.sim.world import World, process_id
 
-LARGE = 1 << 20
+LARGE = 64
+"""Bytes of a large value: it is copied in earnest."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Process:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        self.process = process_id(self.label)
+        self.process = process_id(self.label, self.peer.node)
         self.alive = True
         self.queue: deque[Any] = deque()
-        self.records = Records(PEER, self.queue, self._on_idle, self._on_release)
+        self.records = Records(self.peer.process, self.queue, self._on_idle, self._on_release)
         self.variables: list[Ref] = []  # what user code holds
         self.views: list[Ref] = []  # arrays over segments that it holds: counted like handles, but nobody can pass them
         self.pins: dict[tuple[bytes, bytes], list[Ref]] = {}  # (receiver, carrier)
@@ -102,6 +103,7 @@ class Process:
         self.attempts: dict[bytes, int] = {}  # object -> attempts beyond the first
         self.makers: dict[bytes, bytes] = {}  # object -> who wrote its segment, where that was another
         self.dead: set[bytes] = set()
+        self.gone: set[bytes] = set()  # hosts
         self.count = 0
         self.failures: list[tuple[bytes, m.Failure]] = []
         self.finding = 0  # questions that are open
@@ -109,6 +111,9 @@ class Process:
         self.put_off: list[bytes] = []  # actor handles to let go of when none is
         self.states: dict[bytes, m.ActorState] = {}  # the last of each actor
         self.hosted: m.StartActor | None = None
+        self.reading: dict[int, tuple[m.Place, Ref]] = {}  # values of other hosts that were asked for, by request
+        self.uses: dict[str, int] = {}  # copies that are being read
+        self.unread: list[tuple[m.Place, m.Failure]] = []
         self.job = self.job or self.process
         self.world.parties[self.process] = self
         self.peer.attach(self.process, self.job)
@@ -157,7 +162,7 @@ class Process:
 
     def _on_idle(self, record: Record) -> None:
         if isinstance(record.value, m.Place) or record.exposed:
-            self.world.send(self.process, PEER, m.Release([record.id]))
+            self.world.send(self.process, self.peer.process, m.Release([record.id]))
 
     def _on_release(self, record: Record) -> bool:
         if self.finding and self.rules.calm and record.id.endswith(FIRST_RETURN):
@@ -170,9 +175,10 @@ class Process:
     def write(self, object_id: bytes) -> m.Place:
         """A sealed segment."""
         self.count += 1
-        place = m.Place(object_id, NODE, f"{self.process[-8:].hex()}-{self.count:x}", LARGE)
+        place = m.Place(object_id, self.peer.node, f"{self.process[-8:].hex()}-{self.count:x}", LARGE)
         self.peer.files[place.segment] = self.process
-        self.say(PEER, m.Sealed([m.SealedSegment(object_id, place.segment, LARGE, LARGE)]))
+        self.peer.data[place.segment] = self.world.truth[place] = self.world.random.randbytes(LARGE)
+        self.say(self.peer.process, m.Sealed([m.SealedSegment(object_id, place.segment, LARGE, LARGE)]))
         return place
 
     def put(self) -> None:
@@ -218,6 +224,43 @@ class Process:
         self.records.fetch([record for record in wanted if not record.owned])
         self.flush()
 
+    def read(self) -> None:
+        """Look into values that lie on other hosts."""
+        values = [self.records.table[ref.binary()].value for ref in self.variables]
+        places = [value for value in values if isinstance(value, m.Place) and value.node != self.peer.node]
+        for place in self.world.random.sample(places, min(2, len(places))):
+            self.count += 1
+            self.reading[self.count] = place, self.ref(place.object_id)
+            self.say(self.peer.process, m.Bring(self.count, place))
+
+    def _on_Brought(self, source: bytes, message: m.Brought) -> None:
+        place, ref = self.reading.pop(message.request)
+        if message.failure is not None:
+            self.unread.append((place, message.failure))
+            return
+        assert message.place is not None
+        self.uses[message.place.segment] = self.uses.get(message.place.segment, 0) + 1
+        self.compare(place, message.place)
+        self.world.at(self.world.random.random() * 0.05, lambda: self._end_use(place, message.place, ref))
+
+    def compare(self, place: m.Place, copy: m.Place | None) -> None:
+        assert copy is not None
+        assert copy.node == self.peer.node
+        assert self.peer.data[copy.segment][: copy.size] == self.world.truth[place], (
+            f"{place!r} is not what it was (I9)"
+        )
+
+    def _end_use(self, place: m.Place, copy: m.Place | None, ref: Ref) -> None:
+        if not self.alive or copy is None:
+            return
+        self.compare(place, copy)  # nobody has written into it meanwhile
+        self.uses[copy.segment] -= 1
+        asked = any(other == place for other, _ in self.reading.values())
+        if not self.uses[copy.segment] and not asked:
+            self.say(self.peer.process, m.Unused([copy.segment]))
+        del ref
+        self.flush()
+
     def die(self) -> None:
         """SIGKILL."""
         self.world.kill(self.process)
@@ -225,6 +268,8 @@ class Process:
         self.world.at(self.world.random.random() * 0.005, self._death_is_noticed)
 
     def _death_is_noticed(self) -> None:
+        if not self.peer.alive:
+            return
         living: list[Any] = [p for p in self.world.parties.values() if isinstance(p, Process) and p.alive]
         failure = m.Failure("WorkerCrashedError", "killed")
         lost = [
@@ -242,12 +287,16 @@ class Process:
     # -- messages ----------------------------------------------------------------------------------------------------
 
     def receive(self, source: bytes, message: Any) -> None:
-        if source in self.dead and self.rules.refuse:
+        if self.is_gone(source) and self.rules.refuse:
             return
         handler = getattr(self, f"_on_{type(message).__name__}", None)
         if handler is not None:
             handler(source, message)
         self.flush()
+
+    def is_gone(self, process: bytes) -> bool:
+        """Whether it is known here that it is dead."""
+        return process in self.dead or node_of(process) in self.gone
 
     def _on_Push(self, source: bytes, message: m.Push) -> None:
         for task in message.tasks:
@@ -281,14 +330,14 @@ class Process:
         born = self.world.born
         age = born[object_of(task_id, 0)]
         reachable = [ref for ref in running.refs + self.variables if born[ref.binary()] < age]
-        contained = self.passing(self.some(reachable)) if source not in self.dead else []
+        contained = self.passing(self.some(reachable)) if not self.is_gone(source) else []
         self.variables += self.some(running.refs, 1)
         self.views += self.some(running.views, 1)
         running.refs = running.views = reachable = []
         self.records.drain()
         kept = self.records.end_carrier(running.carrier)
         self.flush()
-        if source in self.dead:
+        if self.is_gone(source):
             return
         if contained:
             self.pins[source, task_id] = contained
@@ -337,7 +386,8 @@ class Process:
             self._again(task)
 
     def _again(self, task: Submitted) -> None:
-        attached = [p for p in self.world.parties if self.peer.objects.is_attached(p)]
+        processes = [p for p in self.world.parties.values() if isinstance(p, Process) and p.peer.alive]
+        attached = [p.process for p in processes if p.peer.objects.is_attached(p.process)]
         others = [p for p in attached if p not in (self.process, task.worker)]
         self.attempts[task.record.id] = self.attempts.get(task.record.id, 0) + 1
         if others and self.world.random.random() < 0.7:
@@ -347,37 +397,54 @@ class Process:
             self._complete(task, m.Result(task.push.seq, [m.Failure("WorkerCrashedError", "killed")]), task.worker)
 
     def _announce(self, place: m.Place, maker: bytes) -> None:
-        self.say(PEER, m.Sealed([m.SealedSegment(place.object_id, place.segment, place.size, place.size, maker)]))
+        if place.node != self.peer.node:
+            self.say(self.peer.process, m.Lodged([place]))
+            return
+        self.say(
+            self.peer.process,
+            m.Sealed([m.SealedSegment(place.object_id, place.segment, place.size, place.size, maker)]),
+        )
 
     def _on_ProcessDied(self, source: bytes, message: m.ProcessDied) -> None:
         process = message.process
         self.dead.add(process)
+        self._account_for(process)
+        self.say(self.peer.process, m.DeathSeen(process))
+        if not self.rules.settle:
+            self._unpin(process)
+
+    def _on_NodeGone(self, source: bytes, message: m.NodeGone) -> None:
+        self.gone.add(message.node)
+        self._account_for(message.node)
+        self.world.at(self.peer.objects._config.doubt_s, lambda: self._unpin(message.node))
+
+    def _account_for(self, dead: bytes) -> None:
+        """What had come from a process, or from all those of a host."""
         self.records.drain()
-        if self.rules.hold:
+        if self.rules.hold and len(dead) == NODE_BYTES:
+            self.records.on_host_gone(dead)
+        elif self.rules.hold:
             covered = [
                 record
                 for record in self.records.table.values()
-                if not record.held and any(carrier.source == process for carrier in record.carriers or ())
+                if not record.held and any(carrier.source == dead for carrier in record.carriers or ())
             ]
             for record in covered:
                 record.held = True
             if covered:
-                self.say(PEER, m.Hold(0, [record.id for record in covered]))
+                self.say(self.peer.process, m.Hold(0, [record.id for record in covered]))
         if self.rules.announce:
             for record in list(self.records.table.values()):
-                if isinstance(record.value, m.Place) and self.makers.get(record.id) == process:
-                    self._announce(record.value, process)
-        for task in [task for task in self.tasks.values() if task.worker == process]:
+                if isinstance(record.value, m.Place) and self.makers.get(record.id) == dead:
+                    self._announce(record.value, dead)
+        for task in [task for task in self.tasks.values() if task.worker.startswith(dead)]:
             self._again(task)
-        self.say(PEER, m.DeathSeen(process))
-        if not self.rules.settle:
-            self._unpin(process)
 
     def _on_DeathSettled(self, source: bytes, message: m.DeathSettled) -> None:
         self._unpin(message.process)
 
     def _unpin(self, process: bytes) -> None:
-        for key in [key for key in self.pins if key[0] == process]:
+        for key in [key for key in self.pins if key[0].startswith(process)]:
             del self.pins[key]
 
     def _on_CarrierDone(self, source: bytes, message: m.CarrierDone) -> None:
@@ -402,7 +469,8 @@ class Process:
         for segment in message.segments:
             assert self.peer.files.get(segment) == self.process, f"{segment} is not ours to use again"
             del self.peer.files[segment]
-            self.say(PEER, m.PoolTrimmed(LARGE))
+            self.peer.data[segment] = bytes(LARGE)  # written again
+            self.say(self.peer.process, m.PoolTrimmed(LARGE))
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
@@ -425,22 +493,22 @@ class Process:
             actor_id, blob, b"", [], cpu, cpu if restarts else {}, m.Profile(actor=True), restarts, 0, 0, self.job,
             b"", name, "", detached, get_if_exists, request, args,
         )  # fmt: skip
-        self.say(PEER, message)
+        self.say(self.peer.process, message)
         if not name:
             self.variables.append(ref)
-            self.say(PEER, m.WatchActor(actor_id))
+            self.say(self.peer.process, m.WatchActor(actor_id))
 
     def find(self, name: str) -> None:
         self.finding += 1
         self.count += 1
-        self.say(PEER, m.FindActor(self.count, name, ""))
+        self.say(self.peer.process, m.FindActor(self.count, name, ""))
 
     def _on_ActorFound(self, source: bytes, message: m.ActorFound) -> None:
         created = self.creating.pop(message.request, None)
         if message.actor_id and message.created:
             assert created is not None, "an answer to nothing"
             self.variables.append(created)
-            self.say(PEER, m.WatchActor(message.actor_id))
+            self.say(self.peer.process, m.WatchActor(message.actor_id))
         elif message.actor_id:
             object_id = message.actor_id + FIRST_RETURN
             self.records.drain()
@@ -450,7 +518,7 @@ class Process:
             record.held = True
             self.variables.append(self.ref(object_id))
             self.records.drain()
-            self.say(PEER, m.WatchActor(message.actor_id))
+            self.say(self.peer.process, m.WatchActor(message.actor_id))
         self.finding -= 1  # only now: the new handle is counted
         if not self.finding:
             put_off, self.put_off = self.put_off, []
@@ -467,11 +535,11 @@ class Process:
     def kill_actor(self, no_restart: bool) -> None:
         handles = self.handles()
         if handles:
-            self.say(PEER, m.KillActor(self.world.random.choice(handles), no_restart))
+            self.say(self.peer.process, m.KillActor(self.world.random.choice(handles), no_restart))
 
     def watch(self) -> None:
         for actor_id in self.handles():
-            self.say(PEER, m.WatchActor(actor_id))
+            self.say(self.peer.process, m.WatchActor(actor_id))
 
     def _on_ActorState(self, source: bytes, message: m.ActorState) -> None:
         known = self.states.get(message.actor_id)
@@ -486,9 +554,9 @@ class Process:
     def _constructed(self) -> None:
         if self.alive and self.hosted is not None:
             failure = m.Failure("TaskError", "no") if self.world.random.random() < 0.1 else None
-            self.say(PEER, m.ActorReady(self.hosted.actor_id, self.hosted.incarnation, failure))
+            self.say(self.peer.process, m.ActorReady(self.hosted.actor_id, self.hosted.incarnation, failure))
             if failure is None and self.world.random.random() < 0.1:
-                self.say(PEER, m.ActorExit(self.hosted.actor_id, self.hosted.incarnation))
+                self.say(self.peer.process, m.ActorExit(self.hosted.actor_id, self.hosted.incarnation))
                 self.world.at(0.01, self._leave)
 
     def _on_Exit(self, source: bytes, message: m.Exit) -> None:
@@ -503,4 +571,4 @@ class Process:
 def excused(process: Process, object_id: bytes) -> bool:
     """Whether the owner of an object has died or its job ended: then it may be lost."""
     owner: Any = process.world.parties.get(owner_process_of(object_id))
-    return owner is None or not owner.alive or owner.job in process.peer.jobs_ended
+    return owner is None or not owner.alive or owner.job in owner.peer.jobs_ended

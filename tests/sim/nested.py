@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from meshray.core.pending import DONE, WAITING, Mean, Pending
+from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
@@ -122,7 +123,7 @@ class Process:
         args = msgspec.msgpack.encode((plan.number, ids))
         task = Pending(task_id, FUNCTION.hash, args, [], self.mean or Mean())
         refs: list[Any] = self.passing(ids)
-        task.nested = bool(refs)
+        task.nested, task.plain = bool(refs), not depth
         if argument is not None:
             task.dep_refs = [self.handle(argument.binary(), None)]
             refs += task.dep_refs
@@ -191,6 +192,14 @@ class Process:
                 self.orphans.driver = message.job.job
             case m.Push():
                 self._on_push(source, message)
+            case m.PlainPush():
+                self._on_push(source, m.Push(message.lease, message.acknowledged, tasks_of(message), message.blobs))
+            case m.PlainResults():
+                tasks = self.submission.on_plain_results(
+                    source, message.lease, message.seq, len(message.values), 1, now
+                )
+                outcomes = zip(tasks, results_of(message), strict=True)
+                self._complete([(task, result) for task, result in outcomes if task is not None], source)
             case m.Results():
                 self._complete(self.submission.on_results(source, message.lease, message.results, 1, now), source)
             case m.GivenBack():
@@ -352,7 +361,11 @@ class Process:
             source, lease, _ = item
             if source != self.orphans.driver and self.orphans.takes(item, result):
                 continue
-            self.send(source, m.Results(lease, [result]))
+            value = result.values[0]
+            if type(value) is bytes and not result.contained and not result.kept:
+                self.send(source, m.PlainResults(lease, result.seq, [value]))
+            else:
+                self.send(source, m.Results(lease, [result]))
 
     # -- waiting in a task -------------------------------------------------------------------------------------------
 

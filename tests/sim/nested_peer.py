@@ -158,6 +158,7 @@ class NestedPeer:
             m.Orphans: lambda: adoption.on_orphans(source, message, now),
             m.OrphanDone: lambda: adoption.on_orphan_done(source, message, now),
             m.Results: lambda: adoption.on_results(source, message, now),
+            m.PlainResults: lambda: adoption.on_results(source, message, now),
             m.GivenBack: lambda: adoption.on_given_back(source, message, now),
             m.CarrierDone: lambda: None,
             m.CreateActor: lambda: actors.on_create(source, message, now),

@@ -119,7 +119,7 @@ class Mesh:
             assert not worker.records.table, f"{worker.label} keeps {worker.records.table}"
         assert not self.driver.pins
         assert not self.driver.records.table, self.driver.records.table
-        assert not self.peer.objects._table.records, f"left: {self.peer.objects._table.records} (I5)"
+        assert not self.peer.objects.table.records, f"left: {self.peer.objects.table.records} (I5)"
 
     def run(self) -> None:
         """For long enough: idle workers end only after a while, so quiet is not when no event is left."""

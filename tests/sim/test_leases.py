@@ -199,7 +199,7 @@ class Mesh:
         assert not leases.waiting()
         self.check_ended(lambda _: False)
         assert not self.peer.actors.all()
-        assert not self.peer.objects._table.records, f"left: {self.peer.objects._table.records} (I5)"
+        assert not self.peer.objects.table.records, f"left: {self.peer.objects.table.records} (I5)"
         counts = leases.workers.counts()
         assert counts["starting"] == counts["leased"] == 0, counts
         assert counts["idle"] <= -(-leases.slots.total["CPU"] // 10_000), f"idle for ever: {counts} (I5)"

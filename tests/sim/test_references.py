@@ -152,7 +152,7 @@ class Mesh:
         for process in self.living():
             assert not process.pins, f"{name(process.process)} pins {process.pins} for ever"
             assert not process.records.table, f"{name(process.process)} keeps {process.records.table}"
-        assert not self.peer.objects._table.records, f"left behind: {self.peer.objects._table.records} (I5)"
+        assert not self.peer.objects.table.records, f"left behind: {self.peer.objects.table.records} (I5)"
         assert not self.peer.actors.all(), f"left behind: {self.peer.actors.all()}"
         leases = self.peer.leases
         assert leases.available() == leases.slots.total, f"a slot is not free: {leases.slots} (I4)"

@@ -14,8 +14,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
+from meshray.ids import node_of, peer_of
+
 NODE = b"the-peer"
 PEER = NODE + bytes(8)
+
+
+Link = tuple[bytes, bytes, str]  # from, to, plane
 
 
 class Party(Protocol):
@@ -25,6 +30,12 @@ class Party(Protocol):
     alive: bool
 
     def receive(self, source: bytes, message: Any) -> None: ...
+
+
+class Road(Party, Protocol):
+    """A peer, which passes on what goes to other hosts and comes from there."""
+
+    def passes(self, source: bytes, to: bytes) -> bool: ...
 
 
 class World:
@@ -39,9 +50,10 @@ class World:
         self.log: list[str] = []  # the last events, for a failing seed
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._next = 0
-        self._links: dict[tuple[bytes, bytes], float] = {}  # the time of the last delivery: no message overtakes it
-        self._cut: dict[tuple[bytes, bytes], float] = {}  # links of the dead: nothing arrives later than this
+        self._links: dict[Link, float] = {}  # the time of the last delivery: no message overtakes it
+        self._cut: dict[Link, float] = {}  # links of the dead: nothing arrives later than this
         self._stopped: dict[bytes, list[Callable[[], None]]] = {}  # process -> what it will do when it goes on
+        self.truth: dict[Any, bytes] = {}  # place -> what was written there
         self.checks: list[Callable[[], None]] = []
 
     def at(self, delay: float, event: Callable[[], None]) -> None:
@@ -52,19 +64,34 @@ class World:
         self._next += 1
         heapq.heappush(self._events, (time, self._next, event))
 
-    def send(self, source: bytes, to: bytes, message: Any) -> None:
-        """First in, first out per link; links know nothing of each other. Mostly quick, sometimes very slow."""
-        scale = self.random.choice((0.0002, 0.001, 0.02))
-        time = max(self._links.get((source, to), 0.0), self.now + self.random.random() * scale)
-        self._links[source, to] = time
-        self._at(time, lambda: self._deliver(source, to, message, time))
+    def send(self, source: bytes, to: bytes, message: Any, plane: str = "") -> None:
+        """First in, first out per link and plane; links know nothing of each other. Mostly quick, sometimes very slow.
+        To another host by way of both peers."""
+        path = [source, to]
+        if node_of(source) != node_of(to):
+            path = list(dict.fromkeys((source, peer_of(source), peer_of(to), to)))
+        self._hop(path, 0, message, plane)
 
-    def _deliver(self, source: bytes, to: bytes, message: Any, time: float) -> None:
-        receiver = self.parties.get(to)
-        if receiver is None or not receiver.alive or time > self._cut.get((source, to), time):
+    def _hop(self, path: list[bytes], at: int, message: Any, plane: str) -> None:
+        link = path[at], path[at + 1], plane
+        scale = self.random.choice((0.0002, 0.001, 0.02))
+        time = max(self._links.get(link, 0.0), self.now + self.random.random() * scale)
+        self._links[link] = time
+        self._at(time, lambda: self._deliver(path, at, message, plane, time))
+
+    def _deliver(self, path: list[bytes], at: int, message: Any, plane: str, time: float) -> None:
+        sender, to = path[at], path[at + 1]
+        receiver: Any = self.parties.get(to)
+        if receiver is None or not receiver.alive or time > self._cut.get((sender, to, plane), time):
             return
         if to in self._stopped:
-            self._stopped[to].append(lambda: self._deliver(source, to, message, time))
+            self._stopped[to].append(lambda: self._deliver(path, at, message, plane, time))
+            return
+        source, end = path[0], path[-1]
+        if (node_of(source) != node_of(end) and to == peer_of(to)) and not receiver.passes(source, end):
+            return
+        if to != end:
+            self._hop(path, at + 1, message, plane)
             return
         self.note(f"{name(source)} -> {name(to)} {message!r:.150}")
         receiver.receive(source, message)
@@ -72,9 +99,9 @@ class World:
     def kill(self, process: bytes) -> None:
         """It is gone now. What it had sent arrives in part."""
         self.parties[process].alive = False
-        for (source, to), last in self._links.items():
-            if source == process and last > self.now:
-                self._cut[source, to] = self.random.uniform(self.now, last * 1.0001)
+        for link, last in self._links.items():
+            if link[0] == process and last > self.now:
+                self._cut[link] = self.random.uniform(self.now, last * 1.0001)
         self.note(f"KILLED {name(process)}")
 
     def later(self, process: bytes, delay: float, event: Callable[[], None]) -> None:
@@ -125,9 +152,10 @@ class World:
 
 def name(process: bytes) -> str:
     """For people."""
-    return "peer" if process == PEER else process[8:].decode(errors="replace").strip("\0")
+    where = "" if node_of(process) == NODE else f"@{node_of(process).decode(errors='replace')}"
+    return ("peer" if process == peer_of(process) else process[8:].decode(errors="replace").strip("\0")) + where
 
 
-def process_id(label: str) -> bytes:
+def process_id(label: str, node: bytes = NODE) -> bytes:
     """The id of a process that is called `label`."""
-    return NODE + label.encode().ljust(8, b"\0")
+    return node + label.encode().ljust(8, b"\0")

@@ -29,6 +29,8 @@ SAMPLES = [
     m.LeaseLost(1, PROCESS, [m.Result(1, [b"value"])], [2], FAILURE),
     m.Push(1, 0, [m.Task(1, TASK, HASH, b"args", [b"1", PLACE])], [m.Blob(HASH, "f", b"f")]),
     m.Results(1, [m.Result(1, [b"1", PLACE, FAILURE], [[OBJECT], [], []], True)], 1000),
+    m.PlainPush(1, 0, 5, HASH, TASK + TASK, [b"args", b""], [m.Blob(HASH, "f", b"f")]),
+    m.PlainResults(1, 5, [b"1", b"2"], 1000),
     m.Orphans(PROCESS, [m.Orphan(TASK, 0, 1, 1, m.Result(1, [b"1"]))], [], [m.Orphan(TASK, 1)]),
     m.Promote([m.Promoted(OBJECT, None, [], LINEAGE), m.Promoted(OBJECT, PLACE, [OBJECT])]),
     m.Sealed([m.SealedSegment(OBJECT, "segment", 1, 4096)]),

@@ -28,8 +28,8 @@ from meshray.wire.peers import (
 HERE, THERE = b"here----", b"there---"
 
 MESSAGES: list[PeerMessage] = [
-    Hello(1, "mesh", "3.11", 7, ["10.0.0.1:7000", "[fe80::1]:7000"], "key", True),
-    Welcome(1, "mesh", "3.12", 7, [], "key"),
+    Hello(1, "mesh", "3.11", 7, ["10.0.0.1:7000", "[fe80::1]:7000"], "key", True, b"home....", 2),
+    Welcome(1, "mesh", "3.12", 7, [], "key", b"home....", 2),
     Refused(7, Reason.MESH, "another mesh"),
     Data(Plane.BULK, 1, 2**62),
     Ack(Plane.CONTROL, 0, True),
@@ -79,7 +79,7 @@ def test_any_bytes_are_a_message_or_a_protocol_error(data: bytes) -> None:
 
 def test_a_later_version_may_say_more() -> None:
     """Fields are appended: a Hello of tomorrow can be read today, and be refused for its version."""
-    later = msgspec.msgpack.encode([1, 2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key", False, {"new": [1]}])
+    later = msgspec.msgpack.encode([1, 2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key", False, b"", 0, {"new": [1]}])
     _, _, message = unpack(ANYBODY + HERE + later)
     assert message == Hello(2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key")
 

@@ -38,19 +38,36 @@ def test_a_lease_keeps_its_handle_and_the_next_one_gets_another(journal: journal
     assert pushers.handle(item(CALLERS[0], 7)) == 0, "a worker serves one lease at a time: the first is over"
 
 
-def test_callers_of_an_actor_live_side_by_side(journal: journals.Journal) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_callers_of_an_actor_live_side_by_side(journal: journals.Journal, shared: bool) -> None:
     pushers = Pushers(journal)
-    for caller in CALLERS:
+    pushers.on_push(CALLERS[0], 0, 0)
+    if shared:
+        pushers.share()
+    for caller in CALLERS[1:]:
         pushers.on_push(caller, 0, 0)
-    assert not pushers.handle_of_caller(CALLERS[0]), "any thread may ask, so asking takes nothing in"
-    pushers.take_in()
     handles = [pushers.handle_of_caller(caller) for caller in CALLERS]
     assert len(set(handles)) == 3
     assert all(handles)
-    pushers.forget(CALLERS[1])
+    pushers.on_over(CALLERS[1])
     assert pushers.knows(CALLERS[0])
     assert not pushers.knows(CALLERS[1])
     assert pushers.handle_of_caller(CALLERS[1]) == 0
+    assert pushers.handle_of_caller(CALLERS[2]) == handles[2]
+
+
+def test_a_journal_that_is_not_shared_is_left_to_the_main_thread(journal: journals.Journal, tmp_path: Path) -> None:
+    pushers = Pushers(journal)
+    pushers.on_push(CALLERS[0], 0, 0)
+    handle = pushers.handle_of_caller(CALLERS[0])
+    journal.started(handle, 1)
+    journal.finished(handle, 1, b"result")
+    pushers.on_push(CALLERS[0], 0, 1)
+    pushers.on_over(CALLERS[0])
+    assert pushers.knows(CALLERS[1]) is False
+    assert journals.read(tmp_path / "journal").finished, "whoever notes must not write"
+    assert not pushers.handle_of_caller(CALLERS[0])
+    assert not journals.read(tmp_path / "journal").finished
 
 
 def test_what_was_acknowledged_is_not_in_the_journal_any_more(journal: journals.Journal, tmp_path: Path) -> None:

@@ -1,0 +1,498 @@
+"""Which values of other hosts are needed here, and from where do they come?
+
+Theory. A large value lies on the host that made it. Who needs it elsewhere asks its own peer (`Bring`), which fetches
+it once for all of its processes, into a segment of its own: a *copy*. The stages of one::
+
+    ROOM       it waits for its turn, or for room in the store
+    FETCHING   pieces arrive, in order, from one source; those who have them may already be passed on (`core.serving`)
+    WHOLE      sealed; its users are the processes that have a view, or are about to have one
+
+What identifies a value is its *place*, the segment in which it was made: a task that ran twice has made two values of
+one object, which may differ, and pieces of both must never meet in one copy.
+
+Where from? The peer of the owner knows who has copies, whole or not (`core.whereabouts`), and tells whom to ask; a
+value of one piece is asked for at its place at once. A source that is gone, has nothing, or stalls is left for the next
+one; the copy goes on where it stood. Sources are whole, or began before this one, so that no two wait for each other.
+When nobody is left the value is lost, and that is said.
+
+A copy without users stays as long as there is room: the next task may need it. It goes when the store is full, when the
+owner's peer says that the object is gone (`Expired`), or when the owner's host is. To the books of the store all that
+this peer has is pool or unused credit, which it gives back on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.effects import Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.ids import peer_of
+from meshray.wire.messages import (
+    Bring,
+    Brought,
+    CopiesGone,
+    CreditGranted,
+    CreditRequest,
+    Expired,
+    Failure,
+    Found,
+    NoPiece,
+    Piece,
+    Place,
+    PoolTrimmed,
+    Pull,
+    Seek,
+    Unused,
+    Whole,
+)
+
+FITS_PART = 3
+"""A freed file is written again for a value that leaves less than 1/3 of it unused."""
+
+
+class Stage(Enum):
+    """See the head of this file."""
+
+    ROOM = "room"
+    FETCHING = "fetching"
+    WHOLE = "whole"
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One value of another host."""
+
+    place: Place
+    stage: Stage = Stage.ROOM
+    segment: str = ""  # its file here; "" in ROOM
+    capacity: int = 0  # bytes of that file
+    have: int = 0  # bytes that have come, from the first one on
+    asked: int = 0  # bytes that were asked for at the present source, from the first one on
+    source: bytes = b""  # the peer that is asked; b"" for none
+    candidates: list[bytes] = field(default_factory=list)  # whom to try next
+    failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
+    seeking: bool = False  # the owner's peer was asked and has not answered
+    seeks: int = 0
+    progress_at: float = 0.0  # when something came last, or the present source was chosen
+    waiting: list[tuple[bytes, int]] = field(default_factory=list)  # processes with their requests
+    users: set[bytes] = field(default_factory=set)  # processes that may have views
+    expired: bool = False  # the object is gone: nobody will ask for it any more
+
+    @property
+    def owner(self) -> bytes:
+        """The peer of the object's owner."""
+        return peer_of(self.place.object_id)
+
+
+class FetchStats(Struct, frozen=True):
+    """A snapshot."""
+
+    whole: int
+    fetching: int
+    waiting: int  # for room, or for their turn
+    held_bytes: int  # the files of these
+    come_bytes: int  # what has come of those that are fetched or whole
+    fetched: int  # copies that became whole, since the start
+    failed: int
+    resumed: int  # sources that were left for another one
+    stale: int
+
+
+class Fetches(Core):
+    """The copies of one peer. `capacity_for(size)` is the size of the file for a value."""
+
+    def __init__(self, config: Config, node: bytes, capacity_for: Callable[[int], int]) -> None:
+        super().__init__()
+        self._config = config
+        self._node = node
+        self._peer = peer_of(node)
+        self._capacity_for = capacity_for
+        self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
+        self._by_segment: dict[str, Copy] = {}
+        self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
+        self._room: dict[int, Copy] = {}  # ROOM, by the request for credit
+        self._credit = 0  # bytes that may be allocated
+        self._pool: list[tuple[float, str, int]] = []  # freed files: since when, name, capacity; the oldest first
+        self._in_flight: dict[bytes, int] = {}  # source -> bytes asked for and not come. No zeros
+        self._numbers = 0  # of files and requests
+        self._fetched = self._failed = self._resumed = self._stale = 0
+
+    # -- processes of this host --------------------------------------------------------------------------------------
+
+    def on_bring(self, sender: bytes, message: Bring, now: float) -> None:
+        """A process needs this value."""
+        place = message.place
+        copy = self._copies.pop(place, None)
+        if place.node == self._node:
+            self._effects.append(Send(sender, Brought(message.request, place)))
+            return
+        if copy is None:
+            copy = Copy(place)
+            self._turns.append(copy)
+        self._copies[place] = copy
+        if copy.stage is Stage.WHOLE:
+            copy.users.add(sender)
+            self._effects.append(Send(sender, Brought(message.request, self._local(copy))))
+            return
+        copy.waiting.append((sender, message.request))
+        self._begin(now)
+
+    def on_unused(self, sender: bytes, message: Unused) -> None:
+        """It has no views of these copies any more."""
+        for segment in message.segments:
+            copy = self._by_segment.get(segment)
+            if copy is not None:
+                copy.users.discard(sender)
+                self._remove_expired(copy)
+
+    def on_process_died(self, process: bytes) -> None:
+        """It uses nothing, and waits for nothing. What is on its way for it alone comes all the same: it may be needed
+        by the next attempt of its task."""
+        for copy in list(self._copies.values()):
+            copy.users.discard(process)
+            copy.waiting = [each for each in copy.waiting if each[0] != process]
+            self._remove_expired(copy)
+
+    def _local(self, copy: Copy) -> Place:
+        return Place(copy.place.object_id, self._node, copy.segment, copy.place.size)
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        """Whose turn it is gets a file, or asks for room."""
+        active = sum(copy.stage is Stage.FETCHING for copy in self._copies.values()) + len(self._room)
+        while self._turns and active < self._config.fetches_max:
+            self._find_room(self._turns.pop(0), now)
+            active += 1
+        self._ask(now)
+
+    def _find_room(self, copy: Copy, now: float) -> None:
+        need = self._capacity_for(copy.place.size)
+        fits = [entry for entry in self._pool if need <= entry[2] <= need + need // (FITS_PART - 1)]
+        if fits:
+            best = min(fits, key=lambda entry: entry[2])
+            self._pool.remove(best)
+            self._start(copy, best[1], best[2], now, fresh=False)
+        elif self._credit >= need:
+            self._credit -= need
+            self._start(copy, f"{self._peer[-8:].hex()}-{self._next_number():x}", need, now, fresh=True)
+        else:
+            number = self._next_number()
+            self._room[number] = copy
+            self._effects.append(Send(self._peer, CreditRequest(number, need)))
+
+    def on_granted(self, message: CreditGranted, now: float) -> None:
+        """Room in the store, or why there is none."""
+        self._credit += message.size
+        copy = self._room.pop(message.request, None)
+        if copy is None:
+            return
+        if message.failure is not None:
+            self._fail(copy, message.failure)
+        else:
+            self._find_room(copy, now)
+        self._begin(now)
+
+    def on_trim_pool(self) -> None:
+        """The store is full: what nobody uses goes."""
+        self._evict([copy for copy in self._copies.values() if copy.stage is Stage.WHOLE and not copy.users])
+        self._give_back(len(self._pool), self._credit)
+
+    def _evict(self, copies: list[Copy]) -> None:
+        gone: dict[bytes, list[Place]] = {}
+        for copy in copies:
+            self._remove(copy)
+            gone.setdefault(copy.owner, []).append(copy.place)
+        for owner, places in gone.items():
+            self._effects.append(Send(owner, CopiesGone(places)))
+
+    def _remove(self, copy: Copy) -> None:
+        """Out of the books; its file is free."""
+        self._copies.pop(copy.place, None)
+        if copy.segment:
+            del self._by_segment[copy.segment]
+            self._pool.append((copy.progress_at, copy.segment, copy.capacity))
+
+    def _give_back(self, files: int, credit: int) -> None:
+        """The oldest files of the pool, and credit."""
+        dropped, self._pool = self._pool[:files], self._pool[files:]
+        self._effects += [DropCopy(segment) for _, segment, _ in dropped]
+        self._credit -= credit
+        size = credit + sum(capacity for _, _, capacity in dropped)
+        if size:
+            self._effects.append(Send(self._peer, PoolTrimmed(size)))
+
+    def _start(self, copy: Copy, segment: str, capacity: int, now: float, fresh: bool) -> None:
+        copy.stage = Stage.FETCHING
+        copy.segment, copy.capacity = segment, capacity
+        copy.progress_at = now
+        self._by_segment[segment] = copy
+        self._effects.append(OpenCopy(segment, capacity, fresh))
+        copy.candidates = [peer_of(copy.place.node)]
+        self._seek(copy)
+        if copy.place.size <= self._config.fetch_piece_bytes:
+            self._choose(copy, now)
+
+    def on_file_failed(self, segment: str, failure: Failure, now: float) -> None:
+        """The file of a copy cannot be made or written."""
+        copy = self._by_segment.get(segment)
+        if copy is not None and copy.stage is Stage.FETCHING:
+            self._fail(copy, failure)
+            self._begin(now)
+
+    # -- sources -----------------------------------------------------------------------------------------------------
+
+    def _seek(self, copy: Copy) -> None:
+        copy.seeking = True
+        copy.seeks += 1
+        self._effects.append(Send(copy.owner, Seek(copy.place)))
+
+    def on_found(self, sender: bytes, message: Found, now: float) -> None:
+        """The owner's peer tells who has it."""
+        copy = self._copies.get(message.place)
+        if copy is None or copy.stage is not Stage.FETCHING or not copy.seeking or copy.owner != sender:
+            self._stale += 1
+            return
+        copy.seeking = False
+        copy.candidates = [peer for peer in message.peers if peer not in (self._peer, copy.source)]
+        if not copy.source:
+            self._choose(copy, now)
+        self._ask(now)
+
+    def _choose(self, copy: Copy, now: float) -> None:
+        """The next source; none: ask the owner's peer again, or give up."""
+        while copy.candidates:
+            peer = copy.candidates.pop(0)
+            if peer not in copy.failed:
+                copy.source, copy.asked, copy.progress_at = peer, copy.have, now
+                if copy.have == copy.place.size:
+                    self._finish(copy, now)
+                return
+        if copy.seeking:
+            return
+        if copy.owner not in copy.failed and copy.seeks < self._config.fetch_seeks_max:
+            copy.progress_at = now
+            self._seek(copy)
+            return
+        self._fail(copy, _lost(copy))
+
+    def _leave(self, copy: Copy, now: float) -> None:
+        """The present source is no good."""
+        self._release(copy)
+        if copy.source:
+            copy.failed.add(copy.source)
+            self._resumed += 1
+        copy.source = b""
+        self._choose(copy, now)
+
+    def _release(self, copy: Copy) -> None:
+        """What was asked for and has not come will not come any more, or is not waited for."""
+        self._count(copy.source, copy.have - copy.asked)
+        copy.asked = copy.have
+
+    def _count(self, source: bytes, size: int) -> None:
+        left = self._in_flight.get(source, 0) + size
+        if left > 0:
+            self._in_flight[source] = left
+        else:
+            self._in_flight.pop(source, None)
+
+    def on_no_piece(self, sender: bytes, message: NoPiece, now: float) -> None:
+        """It is not there."""
+        copy = self._copies.get(message.place)
+        if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender:
+            self._stale += 1
+            return
+        self._leave(copy, now)
+        self._begin(now)
+
+    def on_host_gone(self, node: bytes, now: float) -> None:
+        """A source or an owner is gone. A repeat changes nothing."""
+        peer = peer_of(node)
+        fetching = [copy for copy in self._copies.values() if copy.stage is Stage.FETCHING]
+        for copy in fetching:
+            copy.candidates = [candidate for candidate in copy.candidates if candidate != peer]
+            copy.failed.add(peer)
+            if copy.owner == peer:
+                copy.seeking = False
+            if copy.source == peer or not copy.source:
+                self._leave(copy, now)
+        for copy in [copy for copy in self._copies.values() if copy.owner == peer]:
+            copy.expired = True  # nobody will say so
+            self._remove_expired(copy)
+        self._begin(now)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, now: float) -> None:
+        """Ask for pieces, one for each value in turn, as far as the bounds allow."""
+        active = [copy for copy in self._copies.values() if copy.stage is Stage.FETCHING and copy.source]
+        while active:
+            active = [copy for copy in active if self._ask_one(copy, now)]
+
+    def _ask_one(self, copy: Copy, now: float) -> bool:
+        """One piece. False: nothing more for this one now."""
+        config = self._config
+        size = min(config.fetch_piece_bytes, copy.place.size - copy.asked)
+        there = self._in_flight.get(copy.source, 0)
+        everywhere = sum(self._in_flight.values())
+        if size <= 0 or (copy.asked > copy.have and copy.asked - copy.have + size > config.fetch_window_bytes):
+            return False
+        if there and (there + size > config.fetch_peer_max_bytes or everywhere + size > config.fetch_max_bytes):
+            return False
+        if everywhere and everywhere + size > config.fetch_max_bytes:
+            return False
+        if copy.asked == copy.have:
+            copy.progress_at = now  # until now it was our turn
+        self._effects.append(Send(copy.source, Pull(copy.place, copy.asked, size)))
+        copy.asked += size
+        self._count(copy.source, size)
+        return True
+
+    def on_piece(self, sender: bytes, message: Piece, now: float) -> None:
+        """Some bytes have come. Only the next ones of the present source count."""
+        copy = self._copies.get(message.place)
+        if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender or message.offset != copy.have:
+            self._stale += 1
+            return
+        size = len(message.data)
+        if not 0 < size <= copy.asked - copy.have:
+            self._stale += 1
+            self._leave(copy, now)
+            self._begin(now)
+            return
+        self._count(sender, -size)
+        self._effects.append(WriteCopy(copy.segment, copy.have, message.data))
+        copy.have += size
+        copy.progress_at = now
+        if copy.have == copy.place.size:
+            self._finish(copy, now)
+            self._begin(now)
+        else:
+            self._ask(now)
+
+    def _finish(self, copy: Copy, now: float) -> None:
+        copy.stage = Stage.WHOLE
+        copy.source, copy.candidates = b"", []
+        copy.progress_at = now
+        self._fetched += 1
+        self._effects.append(SealCopy(copy.segment, copy.capacity, copy.place.object_id, copy.place.size))
+        self._effects.append(Send(copy.owner, Whole([copy.place])))
+        waiting, copy.waiting = copy.waiting, []
+        for process, request in waiting:
+            copy.users.add(process)
+            self._effects.append(Send(process, Brought(request, self._local(copy))))
+        self._remove_expired(copy)
+
+    def _fail(self, copy: Copy, failure: Failure) -> None:
+        self._release(copy)
+        self._remove(copy)
+        self._failed += 1
+        for process, request in copy.waiting:
+            self._effects.append(Send(process, Brought(request, None, failure)))
+        if copy.segment and copy.owner not in copy.failed:
+            self._effects.append(Send(copy.owner, CopiesGone([copy.place])))
+
+    # -- the end of objects ------------------------------------------------------------------------------------------
+
+    def on_expired(self, sender: bytes, message: Expired) -> None:
+        """The objects are gone: what nobody uses goes at once, the rest when nobody does any more."""
+        ids = {object_id for object_id in message.object_ids if peer_of(object_id) == sender}
+        for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids]:
+            copy.expired = True
+            self._remove_expired(copy)
+
+    def _remove_expired(self, copy: Copy) -> None:
+        if copy.expired and _is_idle(copy):
+            self._remove(copy)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        times = [copy.progress_at + self._config.fetch_stall_s for copy in self._copies.values() if _is_due(copy)]
+        if self._pool:
+            times.append(min(since for since, _, _ in self._pool) + self._config.pool_idle_s)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Sources that stall are left; files that rest go."""
+        stall_s, idle_s = self._config.fetch_stall_s, self._config.pool_idle_s
+        for copy in [copy for copy in self._copies.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
+            copy.seeking = False
+            self._leave(copy, now)
+        self._pool.sort()
+        rested = sum(since + idle_s <= now for since, _, _ in self._pool)
+        surplus = max(0, self._credit - self._config.store_credit_bytes)
+        self._give_back(rested, surplus if rested else 0)
+        self._begin(now)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def look_up(self, place: Place) -> tuple[str, int] | None:
+        """The file of our copy, and how much of the value is in it; None when there is none."""
+        copy = self._copies.get(place)
+        if copy is None or copy.stage is Stage.ROOM:
+            return None
+        return copy.segment, copy.have
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def stats(self) -> FetchStats:
+        stages = [copy.stage for copy in self._copies.values()]
+        held = sum(copy.capacity for copy in self._copies.values())
+        return FetchStats(
+            stages.count(Stage.WHOLE), stages.count(Stage.FETCHING), stages.count(Stage.ROOM), held,
+            sum(copy.have for copy in self._copies.values()),
+            self._fetched, self._failed, self._resumed, self._stale,
+        )  # fmt: skip
+
+    @property
+    def charged(self) -> int:
+        """What it has of the store, in bytes: copies, pool and credit."""
+        files = sum(copy.capacity for copy in self._copies.values()) + sum(capacity for _, _, capacity in self._pool)
+        return files + self._credit
+
+    def check(self) -> None:
+        """Assert that the books agree."""
+        in_flight: dict[bytes, int] = {}
+        for place, copy in self._copies.items():
+            assert copy.place is place or copy.place == place, repr(copy)
+            assert 0 <= copy.have <= copy.asked <= place.size or copy.stage is not Stage.FETCHING, repr(copy)
+            assert (copy.stage is Stage.ROOM) == (not copy.segment), repr(copy)
+            assert copy.stage is not Stage.WHOLE or not copy.waiting, repr(copy)
+            if copy.stage is Stage.FETCHING:
+                assert copy.source or copy.seeking, f"waits for nothing: {copy!r}"
+                if copy.asked > copy.have:
+                    in_flight[copy.source] = in_flight.get(copy.source, 0) + copy.asked - copy.have
+            elif copy.stage is Stage.ROOM:
+                assert copy in self._turns or copy in self._room.values(), repr(copy)
+        assert in_flight == self._in_flight, f"{in_flight} are in flight, not {self._in_flight}"
+        assert set(self._by_segment) == {copy.segment for copy in self._copies.values() if copy.segment}
+        assert self._credit >= 0, self._credit
+
+
+def _is_idle(copy: Copy) -> bool:
+    """Whether it is of no use at the moment."""
+    return copy.stage is Stage.WHOLE and not copy.users
+
+
+def _is_due(copy: Copy) -> bool:
+    """Whether somebody else has to do something for it."""
+    return copy.stage is Stage.FETCHING and (copy.asked > copy.have or not copy.source)
+
+
+def _lost(copy: Copy) -> Failure:
+    """The story, for people."""
+    place = copy.place
+    text = (
+        f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be "
+        f"had any more, and no other host has them ({copy.have:,} had come, {len(copy.failed)} hosts were tried)"
+    )
+    return Failure("ObjectLostError", text, details={"object_id": place.object_id.hex(), "node": place.node.hex()})

@@ -1,0 +1,399 @@
+"""Which actor has this name, in the whole mesh?
+
+`core.names` knows the names of this peer's own actors, and nobody else decides about those. Here is what it takes to
+have them known, and to be the only one:
+
+- **Claims.** Before a named actor is created, all members are asked whether they have one of that name (`NameClaim`);
+  each answers for its own. Two who claim at the same time ask each other: the older claim goes on, the younger one
+  asks again from the start when it hears of the older one. So of two that can hear each other one is created: the last
+  round of the loser begins after it has heard of the winner, and the winner refuses it. Who does not answer in time is
+  taken not to have it: names are soft state, and work in a part of the mesh that is cut off.
+- **Tales.** Each peer tells all others the names of its actors (`NamesHeld`, `NameFreed`), and new members all of them.
+  They say whom to ask first (`FindActor`); where they say nothing, or what is over, everybody is asked.
+- **Conflicts.** Both sides of a partition may create one of the same name. When they hear of each other, the younger
+  one's owner ends it. Which is older is said by the clocks of their hosts: a wrong clock spares the wrong one, but
+  never both, nor neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.effects import Core, CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
+from meshray.core.names import name_taken, no_such_name
+from meshray.core.watchers import name_conflict
+from meshray.ids import FIRST_RETURN
+from meshray.wire.messages import (
+    ActorFound,
+    CreateActor,
+    Failure,
+    FindActor,
+    Message,
+    NameAnswer,
+    NameClaim,
+    NamedActor,
+    NameFreed,
+    NamesHeld,
+)
+
+NAMES_AT_ONCE = 256
+"""At most so many names travel in one message (the schema allows more)."""
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class NamingStats(Struct, frozen=True):
+    """A snapshot; counts."""
+
+    own: int
+    told: int  # by others
+    claims: int
+    finds: int
+    conflicts: int  # actors that ended for their name
+    left_out: int  # names of others that were too many to remember
+
+
+class Creation(NamedTuple):
+    """A CreateActor with a name, on its way."""
+
+    sender: bytes
+    message: CreateActor
+    born_ms: int
+
+
+class _Claim:
+    """A name that an actor of this peer is about to have."""
+
+    __slots__ = ("again_at", "behind", "creations", "deadline", "number", "silent")
+
+    def __init__(self, creation: Creation) -> None:
+        self.creations = [creation]  # the one that claims, and those that wait for how it ends
+        self.number = 0  # of this round
+        self.silent: set[bytes] = set()  # members that have not answered in this round
+        self.behind = False  # an older claim was met in this round
+        self.deadline = 0.0  # of this round
+        self.again_at: float | None = None  # between two rounds
+
+
+class _Find:
+    """A name that a process of this host looks for."""
+
+    __slots__ = ("creation", "everybody", "key", "process", "request", "silent")
+
+    def __init__(self, process: bytes, request: int, key: Key, creation: Creation | None = None) -> None:
+        self.process = process
+        self.request = request
+        self.key = key
+        self.creation = creation  # of get_if_exists: what is to be created if there is none after all
+        self.silent: set[bytes] = set()  # who was asked and has not answered
+        self.everybody = False  # all were asked
+
+
+class Naming(Core):
+    """See the head of this file. Other peers are named by their process ids."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+        self._members: set[bytes] = set()
+        self._own: dict[Key, NamedActor] = {}  # as `core.names` has them
+        self._told: dict[bytes, dict[bytes, NamedActor]] = {}  # peer -> actor -> its name; bounded
+        self._others: dict[Key, dict[bytes, NamedActor]] = {}  # the same by name: peer -> its actor; no empty ones
+        self._claims: dict[Key, _Claim] = {}
+        self._finds: dict[int, _Find] = {}  # by the number of the question
+        self._number = 0  # of the last claim's round, or question
+        self._conflicts = self._left_out = 0
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    def on_member_up(self, peer: bytes) -> None:
+        """It hears our names, and of claims. A repeat changes nothing."""
+        if peer in self._members:
+            return
+        self._members.add(peer)
+        own = list(self._own.values())
+        for begin in range(0, len(own), NAMES_AT_ONCE):
+            self._tell(peer, NamesHeld(own[begin : begin + NAMES_AT_ONCE]))
+        for claim in self._claims.values():
+            if claim.again_at is None:
+                claim.silent.add(peer)
+                self._tell(peer, NameClaim(claim.number, _claimed(claim)))
+
+    def on_member_down(self, peer: bytes, now: float) -> None:
+        """It answers no more, and its names are nobody's."""
+        self._members.discard(peer)
+        for actor_id in list(self._told.get(peer, ())):
+            self._forget(peer, actor_id)
+        for key, claim in list(self._claims.items()):
+            if peer in claim.silent:
+                self._answered(key, claim, peer, now)
+        for number, find in list(self._finds.items()):
+            if peer in find.silent:
+                self._not_there(number, find, peer, now)
+
+    # -- own names ---------------------------------------------------------------------------------------------------
+
+    def on_create(self, sender: bytes, message: CreateActor, now: float, born_ms: int) -> None:
+        """A process of this host creates a named actor."""
+        key = (message.namespace, message.name)
+        claim = self._claims.get(key)
+        creation = Creation(sender, message, born_ms)
+        if claim is not None:
+            if all(message.actor_id != other.message.actor_id for other in claim.creations):
+                claim.creations.append(creation)
+        elif key in self._own or not self._members:
+            self._effects.append(CreateNamed(sender, message))
+        else:
+            claim = self._claims[key] = _Claim(creation)
+            self._ask(claim, now)
+
+    def on_changed(self, changed: NameChanged, born_ms: int) -> None:
+        """An actor of this peer has a name, or has it no more."""
+        key = (changed.namespace, changed.name)
+        if changed.taken:
+            held = self._own[key] = NamedActor(*key, changed.actor_id, born_ms)
+            self._tell_all(NamesHeld([held]))
+            for theirs in self._others.get(key, {}).values():
+                self._compare(held, theirs)
+        else:
+            self._own.pop(key, None)
+            self._tell_all(NameFreed(changed.actor_id))
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, claim: _Claim, now: float) -> None:
+        """The first round, or another one."""
+        self._number += 1
+        claim.number = self._number
+        claim.behind, claim.again_at = False, None
+        claim.deadline = now + self._config.name_claim_timeout_s
+        claim.silent = set(self._members)
+        self._tell_all(NameClaim(claim.number, _claimed(claim)))
+
+    def on_claim(self, peer: bytes, message: NameClaim) -> None:
+        """Another peer claims a name."""
+        theirs = message.claim
+        key = (theirs.namespace, theirs.name)
+        own = self._own.get(key)
+        claim = self._claims.get(key)
+        if own is not None:
+            self._tell(peer, NameAnswer(message.number, own))
+        elif claim is not None and _is_older(_claimed(claim), theirs):
+            self._tell(peer, NameAnswer(message.number, _claimed(claim), pending=True))
+        else:
+            if claim is not None:
+                claim.behind = True
+            self._tell(peer, NameAnswer(message.number))
+
+    def on_answer(self, peer: bytes, message: NameAnswer, now: float) -> None:
+        """What a member says to a claim of ours."""
+        found = next(((key, claim) for key, claim in self._claims.items() if claim.number == message.number), None)
+        if found is None or peer not in found[1].silent:
+            return
+        key, claim = found
+        if message.holder is not None and not message.pending:
+            self._lose(key, peer, now)
+            return
+        claim.behind = claim.behind or message.pending
+        self._answered(key, claim, peer, now)
+
+    def _answered(self, key: Key, claim: _Claim, peer: bytes, now: float) -> None:
+        claim.silent.discard(peer)
+        if not claim.silent:
+            self._round_is_over(key, claim, now)
+
+    def _round_is_over(self, key: Key, claim: _Claim, now: float) -> None:
+        if claim.behind:
+            claim.again_at = now + self._config.name_claim_again_s
+            return
+        del self._claims[key]
+        self._effects.extend(CreateNamed(each.sender, each.message) for each in claim.creations)
+
+    def _lose(self, key: Key, owner: bytes, now: float) -> None:
+        """Another peer has an actor of that name."""
+        claim = self._claims.pop(key)
+        for creation in claim.creations:
+            request = creation.message.request_id
+            if creation.message.get_if_exists:
+                self._look_for(_Find(creation.sender, request, key, creation), {owner}, now)
+            else:
+                self._tell(creation.sender, ActorFound(request, failure=name_taken(*key)))
+
+    # -- tales -------------------------------------------------------------------------------------------------------
+
+    def on_held(self, peer: bytes, message: NamesHeld) -> None:
+        """Names of another peer's actors."""
+        self.on_member_up(peer)  # it is there before anybody has told of it
+        told = self._told.setdefault(peer, {})
+        for theirs in message.names:
+            if len(told) >= self._config.names_told_max and theirs.actor_id not in told:
+                self._left_out += 1
+                continue
+            key = (theirs.namespace, theirs.name)
+            self._forget(peer, theirs.actor_id)
+            told[theirs.actor_id] = theirs
+            self._others.setdefault(key, {})[peer] = theirs
+            own = self._own.get(key)
+            if own is not None:
+                self._compare(own, theirs)
+
+    def on_freed(self, peer: bytes, message: NameFreed) -> None:
+        """An actor of another peer has its name no more."""
+        self._forget(peer, message.actor_id)
+
+    def _compare(self, own: NamedActor, theirs: NamedActor) -> None:
+        if own.actor_id == theirs.actor_id or not _is_older(theirs, own):
+            return
+        self._conflicts += 1
+        text = (
+            f"actor {own.actor_id.hex()} is dead: it had the name {own.name!r} of namespace {own.namespace!r}, and so "
+            f"has an older one ({theirs.actor_id.hex()}), which could not be seen from here when this one was created"
+        )
+        self._effects.append(NameConflict(own.actor_id, name_conflict(own.actor_id, text)))
+
+    def _forget(self, peer: bytes, actor_id: bytes) -> None:
+        told = self._told.get(peer)
+        theirs = told.pop(actor_id, None) if told is not None else None
+        if theirs is None:
+            return
+        if not told:
+            del self._told[peer]
+        key = (theirs.namespace, theirs.name)
+        others = self._others.get(key, {})
+        if others.get(peer) == theirs:
+            del others[peer]
+            if not others:
+                del self._others[key]
+
+    # -- finding -----------------------------------------------------------------------------------------------------
+
+    def on_find(self, process: bytes, message: FindActor, now: float) -> None:
+        """A process of this host looks for an actor that is not this peer's own."""
+        key = (message.namespace, message.name)
+        if len(self._finds) >= self._config.finds_max:
+            failure = Failure("MeshrayError", f"{len(self._finds)} actors are being looked for by name: too many")
+            self._tell(process, ActorFound(message.request, failure=failure))
+            return
+        self._look_for(_Find(process, message.request, key), set(self._others.get(key, ())), now)
+
+    def _look_for(self, find: _Find, asked: set[bytes], now: float) -> None:
+        """Ask these, or else everybody."""
+        asked = asked & self._members
+        find.everybody = not asked
+        find.silent = asked or set(self._members)
+        if not find.silent:
+            self._give_up(find, now)
+            return
+        self._number += 1
+        self._finds[self._number] = find
+        self._ask_for(self._number, find, find.silent)
+
+    def _ask_for(self, number: int, find: _Find, peers: Iterable[bytes]) -> None:
+        namespace, name = find.key
+        for peer in sorted(peers):
+            self._tell(peer, FindActor(number, name, namespace))
+
+    def on_found(self, peer: bytes, message: ActorFound, now: float) -> None:
+        """What another peer says. It holds a handle for us, if it has the actor."""
+        find = self._finds.get(message.request)
+        if find is None or peer not in find.silent:
+            if message.failure is None:
+                self._effects.append(LetGo(message.actor_id + FIRST_RETURN))  # another one was first
+            return
+        if message.failure is not None:
+            self._not_there(message.request, find, peer, now)
+            return
+        del self._finds[message.request]
+        self._effects.append(HoldFor(find.process, message.actor_id + FIRST_RETURN))
+        self._tell(find.process, ActorFound(find.request, message.actor_id, message.methods))
+
+    def _not_there(self, number: int, find: _Find, peer: bytes, now: float) -> None:
+        find.silent.discard(peer)
+        if find.silent:
+            return
+        if find.everybody:
+            del self._finds[number]
+            self._give_up(find, now)
+            return
+        find.everybody = True  # those who were asked are asked again: an actor may have moved
+        find.silent = set(self._members)
+        self._ask_for(number, find, find.silent)
+        if not find.silent:
+            del self._finds[number]
+            self._give_up(find, now)
+
+    def _give_up(self, find: _Find, now: float) -> None:
+        if find.creation is not None:  # it was there a moment ago
+            self.on_create(find.process, find.creation.message, now, find.creation.born_ms)
+            return
+        failure = no_such_name(*find.key, self.others(*find.key))
+        self._tell(find.process, ActorFound(find.request, failure=failure))
+
+    # -- the end of processes, and time ------------------------------------------------------------------------------
+
+    def on_process_died(self, process: bytes, now: float) -> None:
+        """It asks for nothing any more."""
+        for number in [number for number, find in self._finds.items() if find.process == process]:
+            del self._finds[number]
+        for key, claim in list(self._claims.items()):
+            first = claim.creations[0].sender
+            claim.creations = [creation for creation in claim.creations if creation.sender != process]
+            if not claim.creations:
+                del self._claims[key]
+            elif first == process:
+                self._ask(claim, now)
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        claims = self._claims.values()
+        return min((claim.deadline if claim.again_at is None else claim.again_at for claim in claims), default=None)
+
+    def tick(self, now: float) -> None:
+        """Rounds end, and begin again."""
+        for key, claim in list(self._claims.items()):
+            if claim.again_at is not None:
+                if claim.again_at <= now:
+                    self._ask(claim, now)
+            elif claim.deadline <= now:
+                claim.silent.clear()
+                self._round_is_over(key, claim, now)
+
+    # -- small ones --------------------------------------------------------------------------------------------------
+
+    def _tell(self, process: bytes, message: Message) -> None:
+        self._effects.append(Send(process, message))
+
+    def _tell_all(self, message: Message) -> None:
+        for peer in sorted(self._members):
+            self._tell(peer, message)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def others(self, namespace: str, name: str) -> list[str]:
+        """Namespaces other than this one in which the name is taken, for a hint to people."""
+        keys = {*self._own, *self._others}
+        return sorted(space for space, taken in keys if taken == name and space != namespace)
+
+    def all(self) -> Iterator[NamedActor]:
+        """Every name in the mesh, once for each actor, as far as it is known here."""
+        yield from self._own.values()
+        for others in self._others.values():
+            yield from others.values()
+
+    def stats(self) -> NamingStats:
+        told = sum(map(len, self._told.values()))
+        return NamingStats(len(self._own), told, len(self._claims), len(self._finds), self._conflicts, self._left_out)
+
+
+def _claimed(claim: _Claim) -> NamedActor:
+    first = claim.creations[0]
+    return NamedActor(first.message.namespace, first.message.name, first.message.actor_id, first.born_ms)
+
+
+def _is_older(one: NamedActor, other: NamedActor) -> bool:
+    return (one.born_ms, one.actor_id) < (other.born_ms, other.actor_id)

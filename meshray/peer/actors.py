@@ -1,0 +1,187 @@
+"""Actors, here and on other hosts: which core a message or an effect about them is for.
+
+An actor may be our own (`core.actors`), somebody else's that lives here (`core.guests`), or somebody else's that is
+called from here (`core.foreign_actors`). Where our own ones live is for `core.lodging`; names are for `core.naming`
+before they are for `core.actors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from meshray.core.effects import (
+    ActorPlaced,
+    ActorSlot,
+    ActorWaits,
+    CreateNamed,
+    FreeSlot,
+    GuestsCame,
+    GuestsLeft,
+    HoldFor,
+    LetGo,
+    NameChanged,
+    NameConflict,
+    ReleaseActorSlot,
+    RequestActorSlot,
+    ShrinkSlot,
+    TakeSlot,
+)
+from meshray.core.fencing import Fenced
+from meshray.ids import node_of, owner_node_of, peer_of
+from meshray.observe.notes import note
+from meshray.peer.parts import Parts
+from meshray.peer.timers import boot_time, wall_ms
+from meshray.wire import messages as m
+
+Handler = Callable[[bytes, Any, float], None]
+
+
+def actors_of_processes(parts: Parts) -> dict[type, Handler]:
+    """What processes of this host say."""
+    cores = parts.cores
+
+    def create(source: bytes, message: m.CreateActor, now: float) -> None:
+        if message.name:
+            cores.naming.on_create(source, message, now, wall_ms())
+        else:
+            cores.actors.on_create(source, message, now)
+
+    def watch(source: bytes, message: m.WatchActor, now: float) -> None:
+        if _is_ours(parts, message.actor_id):
+            cores.actors.on_watch(source, message)
+        else:
+            cores.foreign_actors.on_watch(source, message)
+
+    def kill(source: bytes, message: m.KillActor, now: float) -> None:
+        if _is_ours(parts, message.actor_id):
+            cores.actors.on_kill(source, message)
+        else:
+            cores.foreign_actors.on_kill(message)
+
+    def find(source: bytes, message: m.FindActor, now: float) -> None:
+        if cores.actors.has_name(message.namespace, message.name):
+            cores.actors.on_find(source, message)
+        else:
+            cores.naming.on_find(source, message, now)
+
+    def ready(source: bytes, message: m.ActorReady, now: float) -> None:
+        if not cores.guests.on_ready(source, message):
+            cores.actors.on_ready(source, message, now)
+
+    def leaves(source: bytes, message: m.ActorExit, now: float) -> None:
+        if not cores.guests.on_exit(source, message):
+            cores.actors.on_exit(source, message, now)
+
+    return {
+        m.CreateActor: create,
+        m.WatchActor: watch,
+        m.KillActor: kill,
+        m.FindActor: find,
+        m.ActorReady: ready,
+        m.ActorExit: leaves,
+    }
+
+
+def actors_of_peers(parts: Parts) -> dict[type, Handler]:
+    """What peers of other hosts say."""
+    cores = parts.cores
+    actors, lodging, guests, fencing = cores.actors, cores.lodging, cores.guests, cores.fencing
+    naming = cores.naming
+
+    def hosted(source: bytes, message: m.ActorHosted, now: float) -> None:
+        fencing.on_placed(source, boot_time())
+        lodging.on_hosted(source, message)
+
+    return {
+        m.HostActor: lambda source, message, now: guests.on_host(source, message),
+        m.LeaveActor: lambda source, message, now: guests.on_leave(source, message),
+        m.KillGuest: lambda source, message, now: guests.on_kill(source, message),
+        m.ActorHosted: hosted,
+        m.ActorWaitsThere: lodging.on_waits_there,
+        m.GuestReady: actors.on_guest_said,
+        m.GuestExit: actors.on_guest_said,
+        m.GuestLost: actors.on_guest_lost,
+        m.FenceRenew: lambda source, message, now: fencing.on_renew(source, message, boot_time()),
+        m.FenceRenewed: lambda source, message, now: fencing.on_renewed(source, message, boot_time()),
+        m.WatchActor: lambda source, message, now: actors.on_watch(source, message),
+        m.UnwatchActor: lambda source, message, now: actors.on_unwatch(source, message),
+        m.KillActor: lambda source, message, now: actors.on_kill(source, message),
+        m.FindActor: lambda source, message, now: actors.on_find(source, message),
+        m.ActorNews: lambda source, message, now: cores.foreign_actors.on_news(source, message),
+        m.ActorFound: naming.on_found,
+        m.NameClaim: lambda source, message, now: naming.on_claim(source, message),
+        m.NameAnswer: naming.on_answer,
+        m.NamesHeld: lambda source, message, now: naming.on_held(source, message),
+        m.NameFreed: lambda source, message, now: naming.on_freed(source, message),
+    }
+
+
+def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
+    """What the cores of actors ask."""
+    cores = parts.cores
+    leases, lodging, guests, fencing, naming = cores.leases, cores.lodging, cores.guests, cores.fencing, cores.naming
+
+    def slot(effect: ActorSlot, now: float) -> None:
+        if node_of(effect.worker) != parts.node or lodging.on_own_slot(effect):
+            cores.actors.on_slot(effect.actor_id, effect.worker, now)
+
+    def own_slot(effect: ActorSlot, now: float) -> None:
+        if guests.knows(effect.actor_id):
+            guests.on_slot(effect.actor_id, effect.worker)
+        else:
+            slot(effect, now)
+
+    def waits(effect: ActorWaits, now: float) -> None:
+        if guests.knows(effect.actor_id):
+            guests.on_waits(effect.actor_id, effect.message, effect.broken)
+        elif effect.broken:
+            cores.actors.on_slot_failed(effect.actor_id, effect.message)
+        else:
+            _tell_driver(parts, effect)
+
+    def take(effect: TakeSlot, now: float) -> None:
+        leases.request_actor_slot(
+            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy
+        )
+
+    def fenced(effect: Fenced, now: float) -> None:
+        note(f"actors of {node_of(effect.owner).hex()} end here: their peer was not heard for too long")
+        guests.on_owner_gone(effect.owner)
+
+    def let_go(effect: LetGo, now: float) -> None:
+        if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
+            cores.road.send(peer_of(effect.object_id), m.Release([effect.object_id]), now)
+
+    return {
+        ActorSlot: own_slot,
+        ActorWaits: waits,
+        RequestActorSlot: lodging.on_request,
+        ActorPlaced: lambda effect, now: lodging.on_placed(effect),
+        ReleaseActorSlot: lambda effect, now: lodging.on_released(effect),
+        TakeSlot: take,
+        ShrinkSlot: lambda effect, now: leases.actor_placed(effect.actor_id, now),
+        FreeSlot: lambda effect, now: leases.release_actor(effect.actor_id, now),
+        GuestsCame: lambda effect, now: fencing.begin(effect.owner, boot_time()),
+        GuestsLeft: lambda effect, now: fencing.end(effect.owner),
+        Fenced: fenced,
+        NameChanged: lambda effect, now: naming.on_changed(effect, wall_ms()),
+        CreateNamed: lambda effect, now: cores.actors.on_create(effect.sender, effect.message, now),
+        NameConflict: lambda effect, now: cores.actors.on_name_conflict(effect.actor_id, effect.failure),
+        HoldFor: lambda effect, now: cores.objects.hold(effect.object_id, effect.process),
+        LetGo: let_go,
+    }
+
+
+def _is_ours(parts: Parts, actor_id: bytes) -> bool:
+    return owner_node_of(actor_id) == parts.node or not parts.cores.road.linked
+
+
+def _tell_driver(parts: Parts, effect: ActorWaits) -> None:
+    """The people of its job read why it waits."""
+    driver = parts.processes.get(effect.job)
+    actor = parts.cores.actors.actor(effect.actor_id)
+    if driver is not None and actor is not None and effect.message:
+        text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
+        line = m.LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
+        parts.endpoint.send(driver.id, m.LogLines([line]))

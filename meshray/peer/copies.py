@@ -1,0 +1,115 @@
+"""The hands of `core.fetches` and `core.serving`: files are written, and pieces of them are sent.
+
+Pieces leave on the bulk plane, whose connections are their own, and only while the link to the asker has room for them.
+So nothing that decides ever waits behind a value, and a peer that serves many keeps no more than a window for each.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshray.core.effects import DropCopy, OpenCopy, SealCopy, WriteCopy
+from meshray.core.fetches import Fetches
+from meshray.core.store_accounts import StoreAccounts
+from meshray.errors import MeshrayError
+from meshray.ids import NODE_BYTES
+from meshray.observe.notes import note
+from meshray.peer.parts import Parts
+from meshray.store.copies import CopyFiles, read_piece
+from meshray.wire.codec import encode
+from meshray.wire.envelopes import enclose
+from meshray.wire.messages import Failure, Piece, Place
+from meshray.wire.peers import Plane
+
+if TYPE_CHECKING:
+    from meshray.peer.mesh import Mesh
+
+SENT_AT_ONCE_BYTES = 8 << 20
+"""So much is read and sent in one turn (10 ms of work); then the rest of the peer has its turn."""
+
+
+def finder(node: bytes, store: StoreAccounts, fetches: Fetches) -> Callable[[Place], tuple[str, int] | None]:
+    """What tells in which file a value lies here, and how much of it is there: where it was made, or in a copy."""
+
+    def find(place: Place) -> tuple[str, int] | None:
+        if place.node != node:
+            return fetches.look_up(place)
+        if store.has(place.segment, place.object_id, place.size):
+            return place.segment, place.size
+        return None
+
+    return find
+
+
+class CopyHands:
+    """See the head of this file."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._files = CopyFiles(parts.store_folder)
+        self.more = False  # the last turn has left something that could be sent at once
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def open(self, effect: OpenCopy, now: float) -> None:
+        self._try(effect.segment, lambda: self._files.open(effect.segment, effect.capacity, effect.fresh), now)
+
+    def write(self, effect: WriteCopy, now: float) -> None:
+        self._try(effect.segment, lambda: self._files.write(effect.segment, effect.offset, effect.data), now)
+
+    def seal(self, effect: SealCopy, now: float) -> None:
+        self._files.seal(effect.segment, effect.capacity, effect.object_id, effect.size)
+
+    def drop(self, effect: DropCopy, now: float) -> None:
+        self._files.drop(effect.segment)
+
+    def _try(self, segment: str, act: Callable[[], None], now: float) -> None:
+        """Whoever waits for the copy hears what went wrong with its file."""
+        try:
+            act()
+        except MeshrayError as error:
+            failure = Failure(type(error).__name__, str(error))
+        except OSError as error:
+            kind = "OutOfDiskError" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE) else "ObjectLostError"
+            failure = Failure(kind, f"a copy of an object of another host could not be written: {error}")
+        else:
+            return
+        self._parts.cores.fetches.on_file_failed(segment, failure, now)
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+
+    def turn(self, mesh: Mesh, now: float) -> bool:
+        """Send what was asked for, as far as the links take it; whether there was anything."""
+        serving, road = self._parts.cores.serving, self._parts.cores.road
+        window = self._parts.config.bulk_window_bytes
+        lives: dict[bytes, bytes] = {}  # asker -> its present life, as far as its link takes more
+
+        def is_open(peer: bytes) -> bool:
+            life = road.life_of(peer[:NODE_BYTES])
+            backlog = None if life is None else mesh.backlog(life, Plane.BULK)
+            if life is None or backlog is None or backlog >= window:
+                return False
+            lives[peer] = life
+            return True
+
+        left, served = SENT_AT_ONCE_BYTES, False
+        while left > 0 and (reading := serving.next(is_open)) is not None:
+            left -= reading.size
+            served = True
+            try:
+                data = read_piece(self._parts.store_folder, reading.segment, reading.offset, reading.size)
+            except OSError:
+                note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
+                serving.on_unreadable(reading)
+                continue
+            piece = encode(Piece(reading.place, reading.offset, data))
+            if not mesh.send(lives[reading.to], Plane.BULK, enclose(reading.to, self._parts.process_id, piece), now):
+                road.on_cut(lives[reading.to], "no link to it can be made")
+        self.more = left <= 0 and serving.pending
+        return served
+
+    def close(self) -> None:
+        self._files.close()

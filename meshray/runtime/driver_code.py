@@ -1,0 +1,105 @@
+"""What workers of other hosts see of the program: its own folder, packed when the first such host hears of the job.
+
+The peer asks for it (CodeWanted), and this answers (CodeReady), whatever happens. It reads files, so it works in a
+thread of its own, and what it needs is imported there: most programs never leave their host.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+import threading
+from typing import Any
+
+from meshray.refs import ObjectRef
+from meshray.runtime.client import Client
+from meshray.wire import messages as m
+
+_logger = logging.getLogger("meshray")
+
+CLOSE_TIMEOUT_S = 2.0
+"""How long the end of the program waits for the thread: as long as it may take to read one file from a slow disk."""
+
+HINT = (
+    "What tasks on other hosts read must be in the program's own folder, within its bounds, or come as an argument "
+    "(a large one by meshray.put); or it must lie there already"
+)
+
+
+class DriverCode:
+    """The driver's answer to CodeWanted."""
+
+    def __init__(self, client: Client, job: m.JobInfo) -> None:
+        self._client = client
+        self._job = job
+        self._closed = False
+        self._thread: threading.Thread | None = None  # from the first question on
+        self._code: m.Code | None = None  # the answer, once it is known; under the pump's lock
+        self._kept: list[ObjectRef[Any]] = []  # the object of it, until the job ends
+
+    def on_wanted(self) -> None:
+        """The peer asks. Under the pump's lock: only begins, or answers again."""
+        if self._code is not None:
+            self._client.engine.send(self._client.engine.peer, m.CodeReady(self._code))
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """The program ends. The peer is asked nothing any more."""
+        self._closed = True
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        interpreter: list[str] = []
+        try:
+            from meshray.runtime.bundle.own import of_interpreter
+
+            interpreter = of_interpreter(self._job.sys_path)
+            code, complaint = self._pack(interpreter)
+        except Exception as error:  # whatever it is, somebody waits for an answer
+            if self._is_over():
+                return
+            code = m.Code(interpreter=interpreter)
+            complaint = f"The program's files do not go to other hosts: {type(error).__name__}: {error}"
+        if complaint:
+            _logger.warning("%s. %s.", complaint, HINT)
+        self._answer(code)
+
+    def _pack(self, interpreter: list[str]) -> tuple[m.Code, str]:
+        """The answer, and what the user should know of it. Raises what the file system and the store say."""
+        from meshray.runtime.bundle.archive import content_hash, pack
+        from meshray.runtime.bundle.gather import Bounds, gather
+        from meshray.runtime.bundle.own import own_folder
+
+        config, job = self._client.engine.config, self._job
+        own = own_folder(sys.modules.get("__main__"), job.folder)
+        bounds = Bounds(config.code_max_bytes, config.code_max_files, config.code_look_max_files, config.code_look_s)
+        gathered = gather(own, bounds, self._is_over)
+        archive = pack(gathered.found)
+        gathered.found.clear()
+        ref = self._client.put(pickle.PickleBuffer(archive))
+        self._kept.append(ref)
+        complaint = gathered.complaint()
+        if complaint:
+            complaint = f"Not all of the program's folder {own.folder} goes to other hosts: {complaint}"
+        return m.Code(content_hash(archive), ref.binary(), len(archive), own.names, interpreter), complaint
+
+    def _is_over(self) -> bool:
+        return self._closed or self._client.engine.pump.closed or self._client.engine.broken is not None
+
+    def _answer(self, code: m.Code) -> None:
+        engine = self._client.engine
+        raised = engine.pump.enter()
+        try:
+            if self._is_over():
+                return
+            if code.object_id:
+                self._kept += engine.new_handles([code.object_id])
+            self._code = code
+            engine.send(engine.peer, m.CodeReady(code))
+        finally:
+            engine.pump.leave(raised)
+        engine.pump.kick()

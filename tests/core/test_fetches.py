@@ -1,0 +1,321 @@
+"""Which values of other hosts are fetched, from where, and what becomes of their copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from meshray.config import preset
+from meshray.core.effects import DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.fetches import Fetches
+from meshray.ids import object_of, peer_of
+from meshray.wire import messages as m
+
+NEAR, MAKER, OWNER, THIRD = b"near----", b"maker---", b"owner---", b"third---"
+HERE = peer_of(NEAR)
+A, B = NEAR + b"a" * 8, NEAR + b"b" * 8
+CONFIG = replace(
+    preset("test"), fetch_piece_bytes=10, fetch_window_bytes=30, fetch_peer_max_bytes=40, fetch_max_bytes=60,
+    fetches_max=3, fetch_seeks_max=3, store_credit_bytes=100,
+)  # fmt: skip
+
+
+def place(number: int = 1, size: int = 100, node: bytes = MAKER) -> m.Place:
+    return m.Place(object_of(OWNER + b"process-" + number.to_bytes(8, "big"), 0), node, f"{'ab' * 8}-{number}", size)
+
+
+class Peer:
+    """The core, what it said, and its files. Room is there when `room` says so."""
+
+    def __init__(self, room: int = 1 << 20) -> None:
+        self.core = Fetches(CONFIG, NEAR, lambda size: size)
+        self.room = room
+        self.files: dict[str, bytearray] = {}
+        self.sealed: set[str] = set()
+        self.now = 0.0
+
+    def said(self, *kinds: type) -> list[tuple[bytes, Any]]:
+        """Without what is between this core and the store."""
+        said: list[tuple[bytes, Any]] = []
+        while effects := self.core.take_effects():
+            for effect in effects:
+                if isinstance(effect, OpenCopy):
+                    assert effect.fresh != (effect.segment in self.files)
+                    self.files[effect.segment] = bytearray(effect.capacity)
+                    self.sealed.discard(effect.segment)
+                elif isinstance(effect, WriteCopy):
+                    self.files[effect.segment][effect.offset : effect.offset + len(effect.data)] = effect.data
+                elif isinstance(effect, SealCopy):
+                    self.sealed.add(effect.segment)
+                elif isinstance(effect, DropCopy):
+                    del self.files[effect.segment]
+                elif isinstance(effect, Send) and isinstance(effect.message, m.CreditRequest):
+                    self.answer(effect.message)
+                elif isinstance(effect, Send) and isinstance(effect.message, m.PoolTrimmed):
+                    self.room += effect.message.size
+                else:
+                    said.append((effect.to, effect.message))
+            self.core.check()
+        return [each for each in said if not kinds or type(each[1]) in kinds]
+
+    def answer(self, request: m.CreditRequest) -> None:
+        if request.size <= self.room:
+            self.room -= request.size
+            self.core.on_granted(m.CreditGranted(request.request, request.size), self.now)
+        else:
+            failure = m.Failure("ObjectStoreFullError", "full")
+            self.core.on_granted(m.CreditGranted(request.request, 0, failure), self.now)
+
+    def bring(self, process: bytes, what: m.Place, request: int = 1) -> None:
+        self.core.on_bring(process, m.Bring(request, what), self.now)
+
+    def found(self, what: m.Place, *peers: bytes) -> None:
+        self.core.on_found(peer_of(OWNER), m.Found(what, list(peers)), self.now)
+
+    def serve(self, pulls: list[tuple[bytes, Any]]) -> None:
+        """Whoever was asked answers."""
+        for to, pull in pulls:
+            data = bytes((pull.offset + i) % 251 for i in range(pull.size))
+            self.core.on_piece(to, m.Piece(pull.place, pull.offset, data), self.now)
+
+    def serve_all(self) -> list[tuple[bytes, Any]]:
+        """Until nothing is asked for any more; what else was said."""
+        rest: list[tuple[bytes, Any]] = []
+        while True:
+            said = self.said()
+            pulls = [each for each in said if isinstance(each[1], m.Pull)]
+            rest += [each for each in said if not isinstance(each[1], m.Pull)]
+            if not pulls:
+                return rest
+            self.serve(pulls)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+def fetched(peer: Peer, what: m.Place, process: bytes = A) -> m.Place:
+    """Bring it, by the way."""
+    peer.bring(process, what)
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    ((_, brought),) = [each for each in peer.serve_all() if isinstance(each[1], m.Brought)]
+    assert brought.place is not None
+    return brought.place
+
+
+# -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_is_asked_who_has_it_and_pieces_come_in_order(peer: Peer) -> None:
+    what = place()
+    peer.bring(A, what)
+    assert peer.said() == [(peer_of(OWNER), m.Seek(what))]
+    peer.found(what, peer_of(MAKER))
+    assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(MAKER), at) for at in (0, 10, 20)]
+    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, bytes(10)), peer.now)
+    assert [pull.offset for _, pull in peer.said()] == [30]
+    peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (10, 20, 30)])
+    said = peer.serve_all()
+    (segment,) = peer.files
+    local = m.Place(what.object_id, NEAR, segment, 100)
+    assert said == [(peer_of(OWNER), m.Whole([what])), (A, m.Brought(1, local))]
+    assert peer.sealed == {segment}
+    assert peer.files[segment][10:] == bytes(i % 251 for i in range(10, 100))
+
+
+def test_one_piece_does_not_wait_for_the_owner(peer: Peer) -> None:
+    what = place(size=10)
+    peer.bring(A, what)
+    assert peer.said() == [(peer_of(OWNER), m.Seek(what)), (peer_of(MAKER), m.Pull(what, 0, 10))]
+
+
+def test_all_processes_of_a_host_share_one_copy(peer: Peer) -> None:
+    what = place()
+    peer.bring(A, what, 1)
+    peer.bring(B, what, 2)
+    peer.bring(A, what, 3)
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    brought = [(to, message.request) for to, message in peer.serve_all() if isinstance(message, m.Brought)]
+    assert brought == [(A, 1), (B, 2), (A, 3)]
+    peer.bring(B, what, 4)
+    assert [message.request for _, message in peer.said(m.Brought)] == [4]
+    assert peer.core.stats().fetched == 1
+
+
+def test_what_is_here_is_not_fetched(peer: Peer) -> None:
+    here = place(node=NEAR)
+    peer.bring(A, here)
+    assert peer.said() == [(A, m.Brought(1, here))]
+
+
+def test_bytes_in_flight_are_bounded_per_value_per_peer_and_in_all(peer: Peer) -> None:
+    for number, node in ((1, MAKER), (2, MAKER), (3, THIRD), (4, THIRD)):
+        peer.bring(A, place(number, node=node), number)
+    assert len(peer.said(m.Seek)) == 3, "no more than `fetches_max` at a time"
+    for number, node in ((1, MAKER), (2, MAKER), (3, THIRD)):
+        peer.found(place(number, node=node), peer_of(node))
+    asked: dict[bytes, int] = {}
+    for to, pull in peer.said(m.Pull):
+        asked[to] = asked.get(to, 0) + pull.size
+    assert asked == {peer_of(MAKER): 40, peer_of(THIRD): 20}
+
+
+# -- sources that fail -------------------------------------------------------------------------------------------------
+
+
+def began(peer: Peer, what: m.Place, *sources: bytes) -> None:
+    """Its first 20 bytes are here."""
+    peer.bring(A, what)
+    peer.said()
+    peer.found(what, *sources)
+    peer.serve(peer.said(m.Pull)[:2])
+    peer.said()
+
+
+@pytest.mark.fault(30)
+def test_a_source_that_is_gone_is_replaced_where_it_stood(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(THIRD), peer_of(MAKER))
+    peer.core.on_host_gone(THIRD, peer.now)
+    assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(MAKER), at) for at in (20, 30, 40)]
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, b"too late .."[:10]), peer.now)
+    assert peer.core.stats().stale == 1
+    peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (20, 30, 40)])
+    assert any(isinstance(message, m.Brought) for _, message in peer.serve_all())
+    assert peer.core.stats().resumed == 1
+
+
+@pytest.mark.fault(31)
+def test_a_source_that_stalls_is_left(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(THIRD), peer_of(MAKER))
+    due = peer.core.next_deadline()
+    assert due == CONFIG.fetch_stall_s
+    peer.core.tick(due)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+
+
+def test_who_has_it_no_more_says_so_and_the_owner_is_asked_again(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(MAKER))
+    peer.core.on_no_piece(peer_of(THIRD), m.NoPiece(what), peer.now)  # nobody asked that one
+    assert peer.said() == []
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    assert peer.said() == [(peer_of(OWNER), m.Seek(what))]
+    peer.found(what, peer_of(MAKER), peer_of(THIRD))
+    assert {to for to, _ in peer.said()} == {peer_of(THIRD)}
+
+
+@pytest.mark.fault(5)
+def test_when_nobody_is_left_it_is_lost_and_everybody_who_waits_hears_it(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(MAKER))
+    peer.bring(B, what, 2)
+    peer.core.on_host_gone(MAKER, peer.now)
+    for _ in range(CONFIG.fetch_seeks_max):
+        peer.found(what, peer_of(MAKER))
+    said = peer.said()
+    lost = [(to, message.failure.kind) for to, message in said if isinstance(message, m.Brought)]
+    assert lost == [(A, "ObjectLostError"), (B, "ObjectLostError")]
+    assert (peer_of(OWNER), m.CopiesGone([what])) in said
+    assert peer.core.stats().fetching == 0
+    peer.bring(A, what, 3)  # maybe it can be had again
+    assert peer.said(m.Seek)
+
+
+@pytest.mark.fault(5)
+def test_without_its_owner_it_comes_from_its_place_or_not_at_all(peer: Peer) -> None:
+    what, other = place(1), place(2)
+    peer.bring(A, what, 1)
+    peer.bring(B, other, 2)
+    peer.said()
+    peer.core.on_host_gone(OWNER, peer.now)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(other), peer.now)
+    assert [message.failure.kind for _, message in peer.said(m.Brought)] == ["ObjectLostError"]
+
+
+def test_a_source_that_sends_what_nobody_asked_for_is_left(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(THIRD), peer_of(MAKER))
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, bytes(90)), peer.now)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+
+
+# -- room --------------------------------------------------------------------------------------------------------------
+
+
+def test_without_room_whoever_waits_hears_why() -> None:
+    peer = Peer(room=50)
+    peer.bring(A, place())
+    ((to, brought),) = peer.said()
+    assert (to, brought.failure.kind) == (A, "ObjectStoreFullError")
+
+
+def test_what_nobody_uses_goes_when_the_store_is_full(peer: Peer) -> None:
+    one, two = place(1), place(2)
+    used = fetched(peer, one, A)
+    unused = fetched(peer, two, B)
+    peer.core.on_unused(B, m.Unused([unused.segment, used.segment]))  # of `used` it is no user
+    peer.core.on_trim_pool()
+    assert peer.said() == [(peer_of(OWNER), m.CopiesGone([two]))]
+    assert set(peer.files) == {used.segment}
+    assert peer.core.charged == 100
+    peer.core.on_process_died(A)
+    peer.core.on_trim_pool()
+    peer.said()
+    assert not peer.files
+    assert peer.core.charged == 0
+
+
+@pytest.mark.fault(37)
+def test_a_file_that_cannot_be_written_fails_the_fetch(peer: Peer) -> None:
+    peer.bring(A, place())
+    peer.said()
+    (segment,) = peer.files
+    peer.core.on_file_failed(segment, m.Failure("OutOfDiskError", "no space"), peer.now)
+    assert [message.failure.kind for _, message in peer.said(m.Brought)] == ["OutOfDiskError"]
+
+
+def test_a_freed_file_is_written_again_and_then_removed(peer: Peer) -> None:
+    one, two = place(1), place(2, size=90)
+    local = fetched(peer, one)
+    peer.core.on_unused(A, m.Unused([local.segment]))
+    peer.core.on_expired(peer_of(OWNER), m.Expired([one.object_id]))
+    peer.now = 0.5
+    assert fetched(peer, two).segment == local.segment
+    peer.core.on_unused(A, m.Unused([local.segment]))
+    peer.core.on_expired(peer_of(OWNER), m.Expired([two.object_id]))
+    due = peer.core.next_deadline()
+    assert due is not None
+    peer.core.tick(due)
+    peer.said()
+    assert not peer.files
+    assert peer.core.next_deadline() is None
+
+
+# -- the end of objects ------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_an_object_that_is_gone_stays_under_a_view(peer: Peer) -> None:
+    what = place()
+    local = fetched(peer, what)
+    peer.core.on_expired(peer_of(THIRD), m.Expired([what.object_id]))  # not its object
+    peer.core.on_expired(peer_of(OWNER), m.Expired([what.object_id]))
+    assert peer.core.look_up(what) == (local.segment, 100)
+    peer.core.on_unused(A, m.Unused([local.segment]))
+    assert peer.core.look_up(what) is None
+
+
+@pytest.mark.fault(5)
+def test_copies_of_a_dead_owner_go_when_nobody_uses_them(peer: Peer) -> None:
+    local = fetched(peer, place())
+    peer.core.on_host_gone(OWNER, peer.now)
+    assert peer.core.stats().whole == 1
+    peer.core.on_unused(A, m.Unused([local.segment]))
+    assert peer.core.stats().whole == 0

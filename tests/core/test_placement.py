@@ -1,0 +1,424 @@
+"""On which hosts a class could run, and whom its submitter is told to ask."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.core.demands import Wanted
+from meshray.core.placement import Ask, Here, Member, Placement
+from meshray.core.slots import Slots
+from meshray.ids import peer_of
+from meshray.resources import to_amounts
+from meshray.strategy import ANYWHERE, LabelTest, Strategy
+from meshray.wire.messages import Profile
+
+HERE, B, C, D = b"here____", b"b_______", b"c_______", b"d_______"
+MB = 1 << 20
+
+
+class View:
+    """What a peer with two CPUs sees."""
+
+    def __init__(self, seed: int = 0, labels: dict[str, str] | None = None, **config: Any) -> None:
+        self.slots = Slots(to_amounts({"CPU": 2}))
+        self.config = msgspec.structs.replace(DEFAULT, **config)
+        self.placement = Placement(Here(HERE, labels or {}, Random(seed)), self.slots, self.config)
+        self.now = 100.0
+
+    def tell(self, node: bytes, cpus: float, used: float = 0.0, **more: Any) -> None:
+        labels, compatible = more.pop("labels", {}), more.pop("compatible", True)
+        total = to_amounts({"CPU": cpus, **more})
+        member = Member(node, node.decode().strip("_"), total, to_amounts({"CPU": used}), labels, compatible=compatible)
+        self.placement.on_member(member)
+
+    def fill(self) -> None:
+        """All slots of this host are taken."""
+        self.slots.take(self.slots.total)
+
+    def wants(
+        self, count: int, strategy: Strategy = ANYWHERE, near: dict[bytes, int] | None = None, **request: float
+    ) -> Wanted:
+        amounts = to_amounts(request or {"CPU": 1})
+        wanted = Wanted((HERE + b"submittr", 1), HERE + b"job_____", amounts, Profile(), 0, "f", count)
+        wanted.strategy, wanted.near = strategy, near or {}
+        wanted.never = self.slots.why_never(amounts) or self.placement.why_not_here(strategy)
+        wanted.wait_anew(self.now)
+        return wanted
+
+    def asks(self, wanted: Wanted) -> dict[bytes, int]:
+        """Whom its submitter is told to ask, for how many."""
+        asks = self.placement.asks(wanted, self.now)
+        assert all(isinstance(ask, Ask) for ask in asks)
+        assert len({ask.node for ask in asks}) == len(asks), asks
+        return {ask.node: ask.count for ask in asks}
+
+    def may_grant(self, wanted: Wanted) -> bool:
+        return self.placement.may_grant(wanted, self.now)
+
+
+# -- room --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_waits_is_sent_where_there_is_room() -> None:
+    view = View()
+    view.tell(B, 4, used=1)
+    view.tell(C, 2)
+    view.tell(D, 2, used=2)
+    assert view.asks(view.wants(5)) == {B: 3, C: 2}
+
+
+def test_no_more_than_what_waits() -> None:
+    view = View()
+    view.tell(B, 4)
+    assert view.asks(view.wants(2)) == {B: 2}
+
+
+def test_what_was_promised_is_not_promised_again_before_the_next_load() -> None:
+    view = View()
+    view.tell(B, 2)
+    assert view.asks(view.wants(1)) == {B: 1}
+    assert view.asks(view.wants(1)) == {B: 1}
+    third = view.wants(1)
+    assert view.asks(third) == {B: 1}, "it queues there: nobody has room"
+    assert third.ask_at > view.now
+    view.tell(B, 2, used=1)
+    assert view.asks(view.wants(1)) == {B: 1}
+    view.placement.on_load(B, {"CPU": 10_000})  # said by the peer itself
+    assert view.asks(view.wants(3))[B] == 1
+
+
+def test_a_burst_goes_to_all_not_to_one() -> None:
+    view = View()
+    nodes = [b"n%07d" % number for number in range(10)]
+    for node in nodes:
+        view.tell(node, 4)
+    counts: Counter[bytes] = Counter()
+    for _ in range(40):
+        counts.update(view.asks(view.wants(1)))
+    assert sum(counts.values()) == 40
+    assert max(counts.values()) <= 4
+    assert len(counts) == 10
+
+
+def test_of_two_the_less_loaded() -> None:
+    view = View()
+    view.tell(B, 10, used=9)
+    view.tell(C, 10, used=1)
+    assert all(view.asks(view.wants(1)) == {C: 1} for _ in range(5))
+
+
+def test_random_ones_among_many() -> None:
+    """The least loaded of all would be everybody's choice."""
+    chosen: Counter[bytes] = Counter()
+    for seed in range(60):
+        view = View(seed)
+        for number in range(6):
+            view.tell(b"n%07d" % number, 10, used=number)
+        chosen.update(view.asks(view.wants(1)))
+    assert len(chosen) == 5, "the most loaded is never the better of two"
+    assert chosen[b"n0000000"] > chosen[b"n0000003"]
+
+
+def test_whoever_runs_another_python_gets_nothing() -> None:
+    view = View()
+    view.tell(B, 8, compatible=False)
+    wanted = view.wants(4)
+    assert view.asks(wanted) == {}
+    assert not view.placement.somebody_could(wanted)
+
+
+def test_resources_that_only_some_have() -> None:
+    view = View()
+    view.tell(B, 8)
+    view.tell(C, 2, disk=1)
+    wanted = view.wants(3, CPU=1, disk=0.5)
+    assert view.placement.somebody_could(wanted)
+    assert view.asks(wanted) == {C: 2}
+
+
+def test_who_needs_nothing_is_sent_anywhere() -> None:
+    view = View()
+    view.tell(B, 1, used=1)
+    wanted = view.wants(3)
+    wanted.request.clear()
+    assert view.asks(wanted) == {B: 3}
+
+
+def test_gone_is_gone() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.placement.on_gone(B, "dead")
+    view.placement.on_load(B, {})
+    assert view.asks(view.wants(2)) == {}
+    assert [(member.node, why) for member, why in view.placement.gone.values()] == [(B, "dead")]
+    view.tell(B, 4)
+    assert not view.placement.gone
+
+
+# -- queues ------------------------------------------------------------------------------------------------------------
+
+
+def test_it_queues_at_one_more_busy_peer_from_time_to_time() -> None:
+    view = View(ask_busy_max=3)
+    for number in range(5):
+        view.tell(b"n%07d" % number, 2, used=2)
+    wanted = view.wants(10)
+    first = view.asks(wanted)
+    assert list(first.values()) == [2], "all that it could ever give"
+    assert view.asks(wanted) == {}
+    asked = dict(first)
+    for _ in range(6):
+        view.now = view.placement.next_look(wanted)
+        asked.update(view.asks(wanted))
+    assert len(asked) == 3
+
+
+def test_a_peer_that_gives_nothing_is_asked_again_after_a_while() -> None:
+    view = View()
+    view.tell(B, 2, used=2)
+    wanted = view.wants(1)
+    times = []
+    for _ in range(30):
+        if view.asks(wanted):
+            times.append(view.now)
+        view.now = view.placement.next_look(wanted)
+    assert len(times) > 1
+    assert min(b - a for a, b in itertools.pairwise(times)) >= view.config.ask_renew_s
+
+
+def test_a_host_that_was_cut_off_is_asked_anew() -> None:
+    view = View()
+    view.tell(B, 2, used=2)
+    wanted = view.wants(1)
+    assert view.asks(wanted) == {B: 1}
+    wanted.forget_asked(B)
+    view.now = view.placement.next_look(wanted)
+    assert view.asks(wanted) == {B: 1}
+
+
+# -- hops --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_was_asked_names_others_with_room_but_never_the_way_back() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 2)
+    view.tell(D, 2, used=2)
+    wanted = view.wants(5)
+    wanted.key, wanted.hops = (B + b"submittr", 1), 1
+    assert view.asks(wanted) == {C: 2}
+    assert view.may_grant(wanted)
+    view.now += 100
+    assert view.asks(wanted) == {}, "only the submitter's own peer lets it queue elsewhere"
+
+
+def test_at_most_three_hops() -> None:
+    view = View()
+    view.tell(C, 2)
+    wanted = view.wants(1)
+    wanted.key, wanted.hops = (B + b"submittr", 1), view.config.hops_max
+    assert view.asks(wanted) == {}
+
+
+# -- locality ----------------------------------------------------------------------------------------------------------
+
+
+def test_where_most_bytes_of_its_arguments_lie_is_asked_first_and_alone() -> None:
+    view = View()
+    view.tell(B, 4, used=4)
+    view.tell(C, 4)
+    wanted = view.wants(3, near={B: 100 * MB, HERE: 20 * MB})
+    assert not view.may_grant(wanted), "free slots here wait as long as fetching would take"
+    assert view.asks(wanted) == {B: 3}
+    view.now = view.placement.next_look(wanted)
+    held_s = view.now - wanted.since
+    assert 0 < held_s <= 80 * MB / view.config.locality_bytes_per_s
+    while view.now < wanted.since + 80 * MB / view.config.locality_bytes_per_s:
+        view.asks(wanted)
+        view.now = view.placement.next_look(wanted)
+    view.now += view.config.ask_again_s
+    assert view.may_grant(wanted)
+    assert C in view.asks(wanted)
+
+
+def test_what_lies_here_stays_here_for_as_long() -> None:
+    view = View()
+    view.fill()
+    view.tell(B, 4)
+    wanted = view.wants(3, near={HERE: 20 * MB})
+    assert view.may_grant(wanted)
+    assert view.asks(wanted) == {}
+    view.now = view.placement.next_look(wanted)
+    assert view.now == wanted.since + 20 * MB / view.config.locality_bytes_per_s
+    assert view.asks(wanted) == {B: 3}
+
+
+@pytest.mark.parametrize("near", [{B: MB // 2}, {B: 10 * MB, C: 10 * MB, HERE: 10 * MB}, {b"gone____": 100 * MB}])
+def test_what_makes_no_difference_is_no_reason(near: dict[bytes, int]) -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    wanted = view.wants(1, near=near)
+    assert view.may_grant(wanted)
+
+
+def test_no_locality_where_it_could_never_run() -> None:
+    view = View()
+    view.tell(B, 1)
+    view.tell(C, 4)
+    wanted = view.wants(1, near={B: 100 * MB}, CPU=2)
+    assert view.may_grant(wanted)
+    assert view.asks(wanted) == {C: 1}
+
+
+# -- strategies --------------------------------------------------------------------------------------------------------
+
+
+def test_spread_takes_turns() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    wanted = view.wants(6, Strategy(spread=True))
+    here = 0
+    while view.may_grant(wanted):
+        here += 1
+        view.placement.on_granted(wanted)
+    assert here == 2
+    assert view.asks(wanted) == {B: 2, C: 2}
+
+
+def test_spread_takes_turns_between_demands() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    where = []
+    for _ in range(6):
+        wanted = view.wants(1, Strategy(spread=True))
+        where.append(HERE if view.may_grant(wanted) else next(iter(view.asks(wanted))))
+    assert where[:3] == where[3:]
+    assert set(where) == {HERE, B, C}
+
+
+def test_turns_that_are_not_taken_are_dealt_again_to_those_with_room() -> None:
+    view = View()
+    view.tell(B, 4, used=4)
+    view.tell(C, 4)
+    wanted = view.wants(3, Strategy(spread=True))
+    assert view.may_grant(wanted)
+    assert view.asks(wanted) == {B: 1, C: 1}
+    view.placement.on_granted(wanted)
+    wanted.grants.add(1)
+    assert not view.may_grant(wanted)
+    view.now = view.placement.next_look(wanted)
+    assert B not in view.asks(wanted)
+
+
+def test_affinity_to_this_node_or_another() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    there = view.wants(2, Strategy(node=B))
+    assert there.never
+    assert view.asks(there) == {B: 2}
+    here = view.wants(2, Strategy(node=HERE))
+    assert not here.never
+    assert view.may_grant(here)
+    assert view.asks(here) == {}
+    assert not view.placement.is_hopeless(here)
+
+
+def test_hard_affinity_to_a_node_that_is_not_there_is_hopeless() -> None:
+    view = View()
+    view.tell(C, 4)
+    wanted = view.wants(1, Strategy(node=B))
+    assert view.placement.is_hopeless(wanted)
+    assert not view.placement.somebody_could(wanted)
+    assert B.hex() in view.placement.why_nobody(wanted)
+    view.tell(B, 4)
+    assert not view.placement.is_hopeless(wanted)
+    too_much = view.wants(1, Strategy(node=B), CPU=8)
+    assert view.placement.is_hopeless(too_much)
+    assert "{CPU: 4} on b" in view.placement.why_nobody(too_much)
+
+
+def test_soft_affinity_goes_elsewhere_only_if_the_node_is_gone_or_could_never() -> None:
+    view = View()
+    view.tell(B, 4, used=4)
+    view.tell(C, 4)
+    wanted = view.wants(2, Strategy(node=B, soft=True))
+    assert not view.may_grant(wanted)
+    assert view.asks(wanted) == {B: 2}
+    view.placement.on_gone(B, "dead")
+    assert view.may_grant(wanted)
+    assert view.asks(wanted) == {C: 2}
+    assert view.may_grant(view.wants(1, Strategy(node=C, soft=True), CPU=2)) is False
+    view.tell(C, 1)
+    assert view.may_grant(view.wants(1, Strategy(node=C, soft=True), CPU=2))
+
+
+def test_labels() -> None:
+    view = View(labels={"zone": "a"})
+    view.tell(B, 4, labels={"zone": "b"})
+    view.tell(C, 4)
+    in_b = view.wants(2, Strategy(hard=(LabelTest("zone", ("b",)),)))
+    assert "zone=b" in in_b.never
+    assert view.asks(in_b) == {B: 2}
+    not_a = view.wants(8, Strategy(hard=(LabelTest("zone", ("a",), True),)))
+    assert view.asks(not_a) == {B: 2, C: 4}
+    in_a = view.wants(2, Strategy(hard=(LabelTest("zone", ("a",)),)))
+    assert view.may_grant(in_a)
+    assert view.asks(in_a) == {}
+
+
+def test_wished_labels_first_where_there_is_room() -> None:
+    view = View()
+    view.tell(B, 2, labels={"fast": "yes"})
+    view.tell(C, 4)
+    wanted = view.wants(4, Strategy(wished=(LabelTest("fast"),)))
+    assert not view.may_grant(wanted), "there is a better one"
+    assert view.asks(wanted) == {B: 2, C: 2}
+    assert not view.may_grant(wanted), "which was asked just now"
+    view.now += view.config.ask_again_s
+    assert view.may_grant(wanted), "it has no room any more"
+
+
+# -- what nobody can do ------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_has_is_told_with_what_there_is() -> None:
+    view = View(labels={"zone": "a"})
+    alone = view.wants(1, disk=1)
+    assert view.placement.why_nobody(alone) == "it asks for {disk: 1}, there is {disk: 0}"
+    view.tell(B, 4, disk=0.5, labels={"zone": "b"})
+    view.tell(C, 4, compatible=False, disk=5)
+    wanted = view.wants(1, Strategy(hard=(LabelTest("zone", ("b",)),)), disk=1)
+    assert not view.placement.somebody_could(wanted)
+    assert view.placement.why_nobody(wanted) == (
+        "it asks for {disk: 1} on zone=b, there is {disk: 0} (zone=a) on this host, {disk: 0.5} (zone=b) on b, "
+        "{disk: 5}, another Python, on c"
+    )
+    view.tell(D, 4, disk=1, labels={"zone": "b"})
+    assert view.placement.somebody_could(wanted)
+
+
+def test_of_many_hosts_some_are_named() -> None:
+    view = View()
+    for number in range(20):
+        view.tell(b"n%07d" % number, 4, disk=number / 100)
+    text = view.placement.why_nobody(view.wants(1, disk=1))
+    assert text.endswith("and 16 more with at most {disk: 0.19}")
+    assert len(text) < 400
+
+
+def test_nobody_asks_itself() -> None:
+    view = View()
+    with pytest.raises(AssertionError):
+        view.tell(HERE, 4)
+    assert peer_of(HERE + b"anything") == peer_of(HERE)

@@ -1,0 +1,129 @@
+"""The driver packs its own folder when its peer asks, and not before."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from meshray import context
+from meshray.errors import ObjectStoreFullError
+from meshray.refs import ObjectRef
+from meshray.runtime.bundle.archive import content_hash, unpack
+from meshray.runtime.client import Client
+from meshray.runtime.driver_code import DriverCode
+from meshray.wire import messages as m
+from tests.integration.programs import python, run, write
+from tests.until import until
+
+
+class Asking:
+    """A peer that asks, and what it hears."""
+
+    def __init__(self, folder: Path) -> None:
+        client = context.current_runtime()
+        assert isinstance(client, Client)
+        self.client = client
+        self.engine = client.engine
+        self.said: list[m.CodeReady] = []
+        self._send = self.engine.send
+        self.engine.send = self.send  # type: ignore[method-assign]
+        self.code = DriverCode(client, m.JobInfo(b"", "", "", [str(folder)], str(folder), "", ""))
+
+    def send(self, to: bytes, message: Any) -> None:
+        if isinstance(message, m.CodeReady):
+            assert to == self.engine.peer
+            self.said.append(message)
+        else:
+            self._send(to, message)
+
+    def ask(self) -> m.Code:
+        before = len(self.said)
+        raised = self.engine.pump.enter()
+        try:
+            self.code.on_wanted()
+        finally:
+            self.engine.pump.leave(raised)
+        until(lambda: len(self.said) > before, "it answers")
+        return self.said[-1].code
+
+    def close(self) -> None:
+        self.code.close()
+        del self.engine.send  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def asking(mesh: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    folder = tmp_path / "program"
+    folder.mkdir()
+    (folder / "helper.py").write_text("x = 1\n")
+    found = Asking(folder)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_the_folder_is_an_object_that_others_may_fetch(
+    asking: Asking, mesh: ModuleType, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "program" / "data.bin").write_bytes(bytes(size))
+    code = asking.ask()
+    assert asking.ask() is code, "the same answer again"
+    archive = mesh.get(ObjectRef.from_binary(code.object_id))
+    assert content_hash(archive) == code.hash
+    assert len(memoryview(archive)) == code.size
+    unpack(archive, tmp_path / "copy", 10)
+    assert (tmp_path / "copy" / "data.bin").stat().st_size == size
+    assert code.roots == [str(tmp_path / "program")]
+    record = asking.engine.records.table[code.object_id]
+    assert record.promoted
+    assert record.count > 0
+
+
+def test_a_store_without_room(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(value: object) -> Any:
+        raise ObjectStoreFullError("the store is full")
+
+    monkeypatch.setattr(asking.client, "put", full)
+    with caplog.at_level(logging.WARNING, "meshray"):
+        code = asking.ask()
+    assert code.hash == b""
+    assert "do not go to other hosts: ObjectStoreFullError: the store is full" in caplog.text
+
+
+def test_nobody_is_answered_after_the_end(asking: Asking) -> None:
+    asking.code.close()
+    raised = asking.engine.pump.enter()
+    try:
+        asking.code.on_wanted()
+    finally:
+        asking.engine.pump.leave(raised)
+    asking.code.close()
+    assert asking.said == []
+
+
+def test_a_program_that_stays_on_its_host_loads_nothing_of_it(tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "script.py",
+        """
+        import sys
+        import meshray
+
+        @meshray.remote
+        def task():
+            return 1
+
+        assert meshray.get(task.remote()) == 1
+        assert not [name for name in sys.modules if name.startswith("meshray.runtime.bundle")]
+        print("done")
+        """,
+    )
+    assert "done" in run(*python(script))

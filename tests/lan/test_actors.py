@@ -1,0 +1,234 @@
+"""Actors on any host: placed, called, found, started again, and ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.lan.network import Host, Lan
+from tests.lan.peers import Peer, agree
+from tests.until import until
+
+MakeLan = Callable[..., Lan]
+
+
+class Failed(Exception):
+    """What was asked for ended with an error; its type and text."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+class Driver:
+    """A running `tests.lan.stage`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.program = host.start("python", "-m", "tests.lan.stage")
+        self._answers = 0
+        self.node = str(self._answer())
+
+    def _answer(self) -> Any:
+        self._answers += 1
+        until(lambda: len(self.program.json_lines()) >= self._answers or not self.program.running(), repr(self.program))
+        found: list[dict[str, Any]] = self.program.json_lines()
+        assert len(found) >= self._answers, self.program
+        answer = found[self._answers - 1]
+        if "error" in answer:
+            raise Failed(answer["error"], answer["text"])
+        return answer["answer"]
+
+    def do(self, what: str, key: str = "log", **told: Any) -> Any:
+        self.begin(what, key, **told)
+        return self._answer()
+
+    def begin(self, what: str, key: str = "log", **told: Any) -> None:
+        """Without waiting for the answer; `end` does."""
+        self.program.tell(json.dumps({"do": what, "key": key, **told}))
+
+    def end(self) -> Any:
+        return self._answer()
+
+    def leave(self) -> None:
+        self.program.tell(json.dumps({"do": "end"}))
+        assert self._answer() == "ended"
+        assert self.program.wait() == 0, self.program
+
+
+def node_of(peer: Peer) -> str:
+    """Its home: what its processes are named by."""
+    return str(peer.status()["node_id"])
+
+
+def hosts(lan: MakeLan, *names: str, **options: tuple[str, ...]) -> tuple[Lan, dict[str, Peer]]:
+    """Hosts with a peer each; `options` by name."""
+    network = lan(*names)
+    peers = {name: Peer(network[name], *options.get(name, ())) for name in names}
+    agree(*peers.values())
+    return network, peers
+
+
+ONLY_B = ("--resources", '{"slot": 4}')
+
+
+class TestAnywhere:
+    def test_an_actor_lives_where_its_resource_is_and_is_called_from_everywhere_in_order(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c", b=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"slot": 1}})
+        a.do("call", count=500)
+        assert a.do("wait") == {"count": 500, "errors": []}
+        assert a.do("relay", node=node_of(peers["c"]), count=100) == list(range(100))
+        assert a.do("relay", node=node_of(peers["b"]), count=100) == list(range(100))
+        found = a.do("notes")
+        assert found["node"] == node_of(peers["b"])
+        assert found["notes"][f"driver on {a.node}"] == list(range(500))
+        assert sorted(map(len, found["notes"].values())) == [100, 100, 500]
+        assert all(numbers == sorted(numbers) for numbers in found["notes"].values())
+        a.do("kill")
+        a.do("call", count=1)
+        assert a.do("wait") == {"count": 1, "errors": ["ActorDiedError"]}
+
+    def test_an_actor_that_was_placed_by_its_node_ends_with_its_last_handle_on_any_host(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c")
+        a = Driver(network["a"])
+        a.do("create", options={"node": node_of(peers["b"])})
+        pid = a.do("notes")["pid"]
+        assert a.do("keep", node=node_of(peers["c"])) == node_of(peers["c"])
+        assert a.do("kept", count=50) == list(range(50))
+
+        def runs() -> bool:
+            return any(each["pid"] == pid for each in peers["b"].status()["processes"])
+
+        assert runs()
+        a.do("drop")  # the keeper goes, and with it the last handle
+        until(lambda: not runs(), "the actor ends")
+
+    def test_nobody_is_asked_for_what_nobody_has(self, lan: MakeLan) -> None:
+        network, _ = hosts(lan, "a", "b")
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"nowhere": 1}})
+        until(lambda: any("nowhere" in line for line in a.program.lines), "the driver is told")
+
+
+class TestFailures:
+    @pytest.mark.fault(5)
+    def test_a_host_that_dies_takes_its_actors_along_and_they_start_elsewhere(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c", b=ONLY_B, c=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"slot": 1}, "max_restarts": 1, "max_task_retries": -1})
+        first = a.do("notes")["node"]
+        name = next(name for name, peer in peers.items() if node_of(peer) == first)
+        assert name != "a"
+        network[name].power_off()
+        a.do("call", count=20)
+        assert a.do("wait") == {"count": 20, "errors": []}
+        found = a.do("notes")
+        assert found["node"] not in (first, a.node)
+        assert found["notes"] == {f"driver on {a.node}": list(range(20))}
+
+    @pytest.mark.fault(3, 5)
+    def test_without_restarts_calls_fail_and_say_why(self, lan: MakeLan) -> None:
+        network, _ = hosts(lan, "a", "b", b=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"slot": 1}})
+        a.do("notes")
+        network["b"].power_off()
+        a.do("call", count=3)
+        errors = a.do("wait")["errors"]
+        assert set(errors) <= {"ActorDiedError", "ActorUnavailableError"}
+        assert len(errors) == 3
+        with pytest.raises(Failed, match="ActorDiedError"):
+            a.do("notes")
+
+    @pytest.mark.fault(5, 9)
+    def test_an_owner_that_dies_takes_its_actors_along(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c", b=ONLY_B)
+        a, c = Driver(network["a"]), Driver(network["c"])
+        a.do("create", options={"resources": {"slot": 1}, "name": "log", "namespace": "stage"})
+        c.do("find", name="log")
+        pid = c.do("notes")["pid"]
+        network["a"].power_off()
+        until(lambda: all(each["pid"] != pid for each in peers["b"].status()["processes"]), "b has ended it")
+        with pytest.raises(Failed, match="ActorDiedError"):
+            c.do("notes")
+        until(lambda: not _finds(c, "log"), "its name is nobody's")
+
+    @pytest.mark.fault(7)
+    def test_a_driver_that_ends_takes_its_actors_along_everywhere(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", b=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"slot": 1}})
+        a.do("notes")
+        a.leave()
+        until(lambda: all(each["kind"] != "actor" for each in peers["b"].status()["processes"]), "b has ended it")
+
+
+def _finds(driver: Driver, name: str) -> bool:
+    try:
+        driver.do("find", "another", name=name)
+    except Failed as error:
+        if error.kind != "ValueError":
+            raise
+        return False
+    return True
+
+
+class TestNames:
+    def test_a_named_actor_is_found_from_every_host_and_only_one_is_made(self, lan: MakeLan) -> None:
+        network, _ = hosts(lan, "a", "b", "c")
+        drivers = [Driver(host) for host in network.hosts.values()]
+        options = {"name": "log", "get_if_exists": True, "lifetime": "detached"}
+        for driver in drivers:  # all at once
+            driver.begin("create", options=options)
+        for driver in drivers:
+            driver.end()
+        for driver in drivers:
+            driver.do("call", count=10)
+            assert driver.do("wait") == {"count": 10, "errors": []}
+        found = [driver.do("notes") for driver in drivers]
+        assert len({each["pid"] for each in found}) == 1
+        assert len(found[0]["notes"]) == 3
+        with pytest.raises(Failed, match=r"ActorAlreadyExistsError|ValueError"):
+            drivers[2].do("create", "other", options={"name": "log"})
+        drivers[1].do("kill")
+        until(lambda: not any(_finds(driver, "log") for driver in drivers), "the name is free")
+        drivers[0].do("create", options={"name": "log"})
+
+    def test_a_detached_actor_outlives_its_driver_on_another_host(self, lan: MakeLan) -> None:
+        network, _ = hosts(lan, "a", "b", "c", b=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", options={"resources": {"slot": 1}, "name": "log", "lifetime": "detached"})
+        before = a.do("notes")
+        a.leave()
+        c = Driver(network["c"])
+        c.do("find", name="log")
+        assert c.do("notes")["pid"] == before["pid"]
+
+    @pytest.mark.fault(62)
+    def test_of_two_of_one_name_the_older_one_stays_when_a_partition_heals(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b")
+        a, b = Driver(network["a"]), Driver(network["b"])
+        network.partition("a", "b")
+        until(lambda: all(len(peer.alive()) == 1 for peer in peers.values()), "each side holds the other for dead")
+        a.do("create", options={"name": "log"})
+        a.do("notes")
+        b.do("create", options={"name": "log"})
+        b.do("notes")
+        network.heal()
+
+        def conflict() -> bool:
+            try:
+                b.do("notes")
+            except Failed as error:
+                return "name conflict" in str(error)
+            return False
+
+        until(conflict, "the younger one has ended")
+        assert a.do("notes")["node"] == a.node
+        b.do("find", name="log")
+        assert b.do("notes")["node"] == a.node

@@ -1,0 +1,248 @@
+"""A program of several files runs on hosts that have none of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from tests.lan.network import Host, Lan, Program
+from tests.lan.peers import Peer, agree
+from tests.until import until
+
+MakeLan = Callable[..., Lan]
+
+FILES = {
+    "main.py": """
+        import json, os, socket, sys
+        from pathlib import Path
+        import meshray
+        from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        import helper
+        from package.deep.numbers import double
+
+        class Reader:
+            def __init__(self, name):
+                self.name = name
+            def read(self):
+                return Path(__file__).with_name("data").joinpath(self.name).read_text()
+
+        @meshray.remote
+        def look():
+            from package.deep import late
+            return {
+                "host": socket.gethostname(),
+                "driver's folder": os.path.exists(FOLDER),
+                "beside the script": Reader("table.csv").read(),
+                "in the working directory": Path("data/table.csv").read_text(),
+                "beside a module": helper.read(),
+                "by a link": Path("linked/table.csv").read_text(),
+                "imported late": late.VALUE,
+                "double": double(21),
+                "script": Path(sys.argv[0]).read_text()[:20] == Path(__file__).read_text()[:20],
+                "executable": os.access("tool", os.X_OK),
+                "hidden": os.path.exists(".secret"),
+                "copy": os.getcwd(),
+            }
+
+        def fail():
+            import only_on_a
+            return only_on_a
+
+        FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+        def main():
+            meshray.init("auto")
+            there = NodeAffinitySchedulingStrategy(sys.argv[1], False)
+            looks = meshray.get([look.options(scheduling_strategy=there).remote() for _ in range(4)], timeout=60)
+            assert all(each == looks[0] for each in looks), looks
+            print(json.dumps(looks[0]), flush=True)
+            sys.path.insert(0, FOLDER + "-extra")
+            import only_on_a
+            for function in (only_on_a.task, fail):
+                try:
+                    meshray.get(meshray.remote(function).options(scheduling_strategy=there).remote(), timeout=60)
+                except ModuleNotFoundError as error:
+                    print(json.dumps({"missing": str(error)}), flush=True)
+            sys.stdin.readline()
+
+        if __name__ == "__main__":
+            main()
+        """,
+    "helper.py": """
+        from pathlib import Path
+
+        def read():
+            return Path(__file__).with_name("data").joinpath("table.csv").read_text()
+        """,
+    "package/__init__.py": "",
+    "package/deep/__init__.py": "",
+    "package/deep/numbers.py": "def double(n):\n    return 2 * n\n",
+    "package/deep/late.py": "VALUE = 'late'\n",
+    "data/table.csv": "1,2,3\n",
+    "tool": "#!/bin/sh\n",
+    ".secret": "hidden",
+}
+
+
+def write_program(folder: Path) -> Path:
+    """The program, and beside it a library that does not go along."""
+    program = folder / "program"
+    for name, text in FILES.items():
+        path = program / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).lstrip("\n"))
+    (program / "tool").chmod(0o755)
+    (program / "linked").symlink_to("data")
+    (folder / "program-extra").mkdir()
+    (folder / "program-extra" / "only_on_a.py").write_text("def task():\n    return 1\n")
+    return program
+
+
+def hide(folder: Path, host: Host) -> None:
+    """On this host there is nothing in the folder."""
+    subprocess.run([*host.entering(), "mount", "-t", "tmpfs", "none", str(folder)], check=True)
+    seen = subprocess.run([*host.entering(), "ls", "-A", str(folder)], check=True, capture_output=True, text=True)
+    assert seen.stdout == ""
+
+
+def copies(peer: Peer) -> list[str]:
+    """Names of the copies below the folder of a peer's node."""
+    node = peer.host.folder / "run" / peer.status()["node_id"]
+    return sorted(path.name for path in (node / "code").glob("*") if path.is_dir())
+
+
+def answers(program: Program, count: int) -> list[Any]:
+    until(lambda: len(program.json_lines()) >= count or not program.running(), f"it answers: {program}")
+    found = program.json_lines()
+    assert len(found) >= count, program
+    return found
+
+
+@pytest.mark.fault(50)
+def test_a_program_of_several_files_runs_where_none_of_them_are(lan: MakeLan, tmp_path: Path) -> None:
+    program = write_program(tmp_path / "src")
+    network = lan("a", "b")
+    hide(tmp_path / "src", network["b"])
+    a, b = Peer(network["a"]), Peer(network["b"])
+    agree(a, b)
+    node = b.status()["node_id"]
+    running = network["a"].start("sh", "-c", f"cd {program} && exec {sys.executable} main.py {node}")
+    look, *missing = answers(running, 3)
+    copy = look.pop("copy")
+    assert copy.startswith(str(b.host.folder))
+    assert look == {
+        "host": "b",
+        "driver's folder": False,
+        "beside the script": "1,2,3\n",
+        "in the working directory": "1,2,3\n",
+        "beside a module": "1,2,3\n",
+        "by a link": "1,2,3\n",
+        "imported late": "late",
+        "double": 42,
+        "script": True,
+        "executable": True,
+        "hidden": False,
+    }
+    for each in missing:
+        assert "only_on_a" in each["missing"]
+        assert "host b" in each["missing"]
+    assert copies(b) == [Path(copy).name]
+    assert copies(a) == []
+    running.tell("end")
+    assert running.wait() == 0
+    again = network["a"].start(sys.executable, str(program / "main.py"), node)  # from another working directory
+    until(lambda: not again.running(), "it fails: its data is not there")
+    assert "No such file or directory: 'data/table.csv'" in "\n".join(again.lines)
+    assert copies(b) == [Path(copy).name], "the same content is the same copy"
+    b.stop()
+    assert not Path(copy).parent.exists()
+
+
+PLAIN = """
+    import json, logging, os, shutil, socket, sys
+    import meshray
+    from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    {before}
+
+    @meshray.remote
+    def look():
+        {look}
+
+    meshray.init("auto")
+    {after}
+    there = NodeAffinitySchedulingStrategy(sys.argv[1], {soft})
+    refs = [look.options(scheduling_strategy=there).remote() for _ in range(2)]
+    print(json.dumps(meshray.get(refs, timeout=60)), flush=True)
+    """
+
+
+def run_plain(host: Host, folder: Path, node: str, **pieces: str) -> str:
+    """A short program in a folder of its own; what it said."""
+    text = dedent(PLAIN).format(**{"before": "", "after": "", "soft": "False", **pieces})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "main.py").write_text(text)
+    return host.run(sys.executable, str(folder / "main.py"), node, timeout_s=90)
+
+
+def two(lan: MakeLan) -> tuple[Lan, Peer, Peer]:
+    network = lan("a", "b")
+    a, b = Peer(network["a"]), Peer(network["b"])
+    agree(a, b)
+    return network, a, b
+
+
+def test_a_folder_that_is_too_large_sends_its_sources_and_says_so_once(lan: MakeLan, tmp_path: Path) -> None:
+    network, _, b = two(lan)
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "helper.py").write_text("VALUE = 5\n")
+    with (program / "big.bin").open("wb") as file:
+        file.truncate(200 << 20)
+    told = run_plain(
+        network["a"], program, b.status()["node_id"],
+        before="import helper; from pathlib import Path",
+        look="return helper.VALUE, sorted(path.name for path in Path(helper.__file__).parent.glob('[!_]*'))",
+    )  # fmt: skip
+    assert "has more than 100 MiB" in told
+    assert told.count("big.bin") == 0
+    assert told.count("goes to other hosts") == 1
+    assert "come as an argument (a large one by meshray.put)" in told
+    assert '[5, ["helper.py", "main.py"]]' in told
+
+
+def test_a_folder_that_is_gone_is_told_and_what_needs_no_file_runs(lan: MakeLan, tmp_path: Path) -> None:
+    network, _, b = two(lan)
+    told = run_plain(
+        network["a"], tmp_path / "program", b.status()["node_id"],
+        look="return socket.gethostname()", after="shutil.rmtree(os.path.dirname(os.path.abspath(__file__)))",
+    )  # fmt: skip
+    assert "The program's files do not go to other hosts: FileNotFoundError" in told
+    assert '["b", "b"]' in told
+
+
+def test_a_host_without_room_says_so_and_others_do_the_work(lan: MakeLan, tmp_path: Path) -> None:
+    """Its workers end before they begin; the driver hears why, and nothing hangs."""
+    network = lan("a", "b")
+    run = network["b"].folder / "run"
+    run.mkdir(mode=0o700)
+    small = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "none", str(run)]
+    subprocess.run([*network["b"].entering(), *small], check=True)
+    a, b = Peer(network["a"]), Peer(network["b"])
+    agree(a, b)
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "data.bin").write_bytes(bytes(5 << 20))
+    node = b.status()["node_id"]
+    text = dedent(PLAIN).format(before="", look="return socket.gethostname()", after="", soft="False")
+    (program / "main.py").write_text(text)
+    running = network["a"].start(sys.executable, str(program / "main.py"), node)
+    until(lambda: any("No space left on device" in line for line in running.lines), f"it is told why: {running}")
+    assert any("host b could not make its copy of the program's folder" in line for line in running.lines)
+    running.kill()
+    until(lambda: not b.status()["workers"].get("leased"), "nobody waits for the dead driver")

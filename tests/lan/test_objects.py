@@ -1,0 +1,154 @@
+"""Large values go where they are needed: from the host that made them, or from one that has a copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests.lan.network import Host, Lan
+from tests.lan.peers import Peer, agree
+from tests.until import until
+
+MakeLan = Callable[..., Lan]
+
+MB = 1_000_000
+
+
+@cache
+def expected(size: int, seed: int) -> str:
+    """The digest of a value (see `tests.lan.sharer`)."""
+    from tests.lan.sharer import digest, value
+
+    return digest(value(size, seed))
+
+
+class Sharer:
+    """A running `tests.lan.sharer`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.program = host.start("python", "-m", "tests.lan.sharer")
+        self._answers = 0
+        self.node = str(self.answer()["node"])
+
+    def answer(self) -> dict[str, Any]:
+        self._answers += 1
+        until(lambda: len(self.program.json_lines()) >= self._answers or not self.program.running(), repr(self.program))
+        found: list[dict[str, Any]] = self.program.json_lines()
+        assert len(found) >= self._answers, self.program
+        return found[self._answers - 1]
+
+    def begin(self, do: str, **told: Any) -> None:
+        self.program.tell(json.dumps({"do": do, **told}))
+
+    def tell(self, do: str, **told: Any) -> dict[str, Any]:
+        self.begin(do, **told)
+        answer = self.answer()
+        assert "error" not in answer, answer
+        return answer
+
+
+def start(lan: MakeLan, *names: str, **options: Any) -> tuple[Lan, dict[str, Peer], Sharer]:
+    """Hosts, and a driver on the first one."""
+    network = lan(*names, **options)
+    peers = {name: Peer(network[name]) for name in names}
+    agree(*peers.values())
+    return network, peers, Sharer(network[names[0]])
+
+
+def home(peer: Peer) -> str:
+    return str(peer.status()["node_id"])
+
+
+def copies(peer: Peer) -> dict[str, int]:
+    """What it has of values of other hosts, and has served."""
+    found: dict[str, int] = peer.status()["store"]["copies"]
+    return found
+
+
+def in_use(peer: Peer) -> int:
+    """Bytes of its store that hold living objects."""
+    return int(peer.status()["store"]["sealed_bytes"])
+
+
+def test_a_value_goes_to_the_task_that_needs_it(lan: MakeLan) -> None:
+    _, peers, driver = start(lan, "a", "b", offload=True)
+    size = 50 * MB
+    driver.tell("put", name="x", size=size, seed=1)
+    b = home(peers["b"])
+    assert driver.tell("digest", names=["x"], nodes=[b])["digests"] == [[expected(size, 1)]]
+    fetched = copies(peers["b"])["fetched"]
+    assert fetched == 1
+    assert driver.tell("digest", names=["x"], nodes=[b, b], nested=True)["digests"] == [[expected(size, 1)]] * 2
+    assert copies(peers["b"])["fetched"] == 1, "one copy serves all processes of a host"
+    driver.tell("drop", name="x")
+    until(lambda: in_use(peers["a"]) == 0, "its owner frees it")
+    until(lambda: copies(peers["b"])["whole"] == 0, "its copy goes with it")
+
+
+def test_a_result_comes_back_from_the_host_that_made_it(lan: MakeLan) -> None:
+    _, peers, driver = start(lan, "a", "b", offload=True)
+    size = 50 * MB
+    driver.tell("make", name="y", size=size, seed=2, node=home(peers["b"]))
+    assert driver.tell("get", name="y")["digest"] == expected(size, 2)
+    assert in_use(peers["b"]) > size, "it lies where it was made"
+    assert driver.tell("get", name="y")["digest"] == expected(size, 2)
+    assert copies(peers["a"])["fetched"] == 1
+    driver.tell("drop", name="y")
+    until(lambda: in_use(peers["b"]) == 0, "it is freed where it lies")
+    until(lambda: copies(peers["a"])["whole"] == 0, "its copy goes with it")
+
+
+def test_references_go_round_and_what_they_stand_for_stays(lan: MakeLan) -> None:
+    _, peers, driver = start(lan, "a", "b", "c", offload=True)
+    size = 3 * MB
+    driver.tell("make", name="x", size=size, seed=3, node=home(peers["b"]))
+    for name in ("c", "b", "c"):
+        driver.tell("pass", name="x", node=home(peers[name]))
+    assert driver.tell("digest", names=["x"], nodes=[home(peers["c"])])["digests"] == [[expected(size, 3)]]
+    assert driver.tell("get", name="x")["digest"] == expected(size, 3)
+    driver.tell("drop", name="x")
+    until(lambda: all(in_use(peer) == 0 for peer in peers.values()), "it is freed")
+
+
+@pytest.mark.fault(44)
+def test_those_that_have_a_copy_serve_others(lan: MakeLan) -> None:
+    _, peers, driver = start(lan, "a", "b", "c", "d", offload=True)
+    size = 40 * MB
+    driver.tell("put", name="x", size=size, seed=4)
+    nodes = [home(peers[name]) for name in ("b", "c", "d")]
+    assert driver.tell("digest", names=["x"], nodes=nodes)["digests"] == [[expected(size, 4)]] * 3
+    served = {name: copies(peer)["served_bytes"] for name, peer in peers.items()}
+    assert served["a"] < 2 * size, f"the host that made it served more than half of it all: {served}"
+    assert sum(served.values()) <= 3.2 * size, f"hardly anything went twice: {served}"
+
+
+@pytest.mark.fault(30)
+def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", "c", offload=True)
+    size = 40 * MB
+    driver.tell("make", name="x", size=size, seed=5, node=home(peers["b"]))
+    assert driver.tell("digest", names=["x"], nodes=[home(peers["c"])])["digests"] == [[expected(size, 5)]]
+    network.rule(["b", "c"], "a", rate=100e6, queue_bytes=300_000)
+    driver.begin("get", name="x")
+    until(lambda: copies(peers["a"])["come_bytes"] > 4 * MB, "some of it has come")
+    assert copies(peers["a"])["fetching"] == 1
+    network["b"].power_off()
+    answer = driver.answer()
+    assert answer.get("digest") == expected(size, 5), answer
+
+
+@pytest.mark.fault(5)
+def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", offload=True)
+    driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]))
+    driver.tell("wait", name="x")
+    network["b"].power_off()
+    driver.begin("get", name="x")
+    answer = driver.answer()
+    assert answer.get("error") == "ObjectLostError", answer
+    driver.tell("drop", name="x")

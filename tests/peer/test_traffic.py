@@ -1,0 +1,232 @@
+"""The road over real sockets: peers in one process, on loopback, each with what it would have of others.
+
+Between hosts, with real processes at both ends, the same is shown in `tests/lan/test_road.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from meshray import meshkey
+from meshray.config import preset
+from meshray.core.effects import Send
+from meshray.core.road import Road
+from meshray.core.road_effects import Handle, HostGone, Sever
+from meshray.ids import new_node, new_process
+from meshray.launch import MeshSettings
+from meshray.local import peer_process
+from meshray.meshkey import MeshKey
+from meshray.peer.copies import CopyHands
+from meshray.peer.mesh import Mesh
+from meshray.peer.mesh_life import Who, awake_or_not
+from meshray.peer.parts import Parts
+from meshray.peer.traffic import Traffic
+from meshray.wire import messages as m
+from meshray.wire.codec import decode
+from tests.peer.test_mesh import alive, free_port
+from tests.until import until
+
+CONFIG = msgspec.structs.replace(preset("test"), road_window_bytes=1 << 16)
+
+
+class Peer:
+    """A mesh, a road and the traffic between them; of the rest of a peer only what these need."""
+
+    def __init__(self, *seeds: Peer) -> None:
+        self.home = new_node()
+        self.id = peer_process(self.home)
+        self.processes: set[bytes] = set()
+        self.clogged: set[bytes] = set()  # processes that read nothing
+        self.heard: dict[bytes, list[Any]] = defaultdict(list)  # by process of ours
+        self.told: list[Any] = []  # other effects
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        settings = MeshSettings(seeds=[seed.address for seed in seeds], bind=["127.0.0.1"], port=port)
+        self.mesh = Mesh(settings, Who("desk", "0.1.0", self.home), CONFIG, lambda: ({}, {}), time.monotonic())
+        self.road = Road(CONFIG, self.home, "3.11", self)
+        self.road.linked = True
+        endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
+        leases = SimpleNamespace(on_member=lambda member, now: None)
+        cores = SimpleNamespace(road=self.road, leases=leases)
+        parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
+        copies = SimpleNamespace(turn=lambda mesh, now: None)
+        self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
+
+    def __contains__(self, process: bytes) -> bool:
+        return process in self.processes
+
+    def job_info(self, process: bytes) -> m.JobInfo | None:
+        return None
+
+    def job_lives(self, job: bytes) -> bool:
+        return False
+
+    def process(self) -> bytes:
+        made = new_process(self.home)
+        self.processes.add(made)
+        return made
+
+    def settle(self, now: float) -> None:
+        for effect in self.road.take_effects():
+            if isinstance(effect, Send):
+                self.heard[effect.to].append(effect.message)
+                if isinstance(effect.message, m.NodeGone):
+                    self.road.on_seen(effect.to, m.NodeGoneSeen(effect.message.node))
+            elif isinstance(effect, Handle):
+                message = decode(effect.data)
+                if isinstance(message, m.ProcessThere):
+                    self.road.on_process_there(effect.source, message)
+                else:
+                    self.told.append((effect.source, message))
+            elif isinstance(effect, Sever):
+                self.mesh.sever(effect.life, "begun anew", now)
+            else:
+                self.told.append(effect)
+
+    def say(self, source: bytes, destination: bytes, data: bytes) -> None:
+        self.road.on_relay(source, m.Relay(destination, data), time.monotonic())
+
+    def data(self, process: bytes) -> list[bytes]:
+        return [message.data for message in self.heard[process] if isinstance(message, m.Relayed)]
+
+    def gone(self, process: bytes) -> list[bytes]:
+        return [message.node for message in self.heard[process] if isinstance(message, m.NodeGone)]
+
+
+class Room:
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+
+    def peer(self, *seeds: Peer) -> Peer:
+        peer = Peer(*seeds)
+        self.peers.append(peer)
+        return peer
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        def look() -> object:
+            for peer in self.peers:
+                peer.traffic.turn(set(peer.mesh.fds()), time.monotonic())
+            return condition()
+
+        until(look, what)
+
+    def agree(self) -> None:
+        def same() -> bool:
+            nodes = {peer.mesh.status()["node_id"] for peer in self.peers}
+            return all(alive(peer.mesh) == nodes and len(peer.road.homes()) == len(nodes) - 1 for peer in self.peers)
+
+        self.until(same, "all see all")
+
+    def kill(self, peer: Peer) -> None:
+        self.peers.remove(peer)
+        peer.mesh.close()
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
+    meshkey.make(MeshKey.generate())
+    room = Room()
+    yield room
+    for peer in list(room.peers):
+        room.kill(peer)
+
+
+def test_processes_and_peers_speak_both_ways(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    one, other = a.process(), b.process()
+    for number in range(100):
+        a.say(one, other, b"%d" % number)
+        b.say(other, one, b"%d" % number)
+    a.road.send(b.id, m.DeathSeen(one), time.monotonic())
+    b.road.send(one, m.RelayTaken(other, 0), time.monotonic())
+    room.until(lambda: len(a.data(one)) == 101 and len(b.data(other)) == 100, "all is heard")
+    numbers = [b"%d" % number for number in range(100)]
+    assert b.data(other) == numbers
+    assert [data for data in a.data(one) if data.isdigit()] == numbers
+    assert (a.id, m.DeathSeen(one)) in b.told
+
+
+def test_more_than_the_window_leaves_bit_by_bit_and_the_peers_own_words_before_it(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    senders, other = [a.process() for _ in range(20)], b.process()
+    for sender in senders:
+        for number in range(10):
+            a.say(sender, other, b"%d " % number + bytes(50_000))
+    a.traffic.turn(set(), time.monotonic())
+    assert a.road.laden() == [b.home]
+    a.road.send(b.id, m.DeathSeen(other), time.monotonic())
+    room.until(lambda: (a.id, m.DeathSeen(other)) in b.told, "the peer is heard")
+    assert len(b.data(other)) < 200
+    room.until(lambda: len(b.data(other)) == 200, "and all the others")
+    for sender in senders:
+        said = [message.data.split()[0] for message in b.heard[other] if message.source == sender]
+        assert said == [b"%d" % number for number in range(10)]
+
+
+def test_a_process_that_reads_nothing_is_not_said_to_have_it(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    one, other = a.process(), b.process()
+    b.clogged.add(other)
+    a.say(one, other, bytes(m.RELAY_WINDOW_BYTES))
+    room.until(lambda: b.data(other), "it is there")
+    for _ in range(20):
+        room.until(lambda: True, "a turn")
+    assert a.data(one) == []
+    b.clogged.clear()
+    room.until(lambda: a.data(one), "it is taken")
+    assert decode(a.data(one)[0]) == m.RelayTaken(other, m.RELAY_WINDOW_BYTES)
+
+
+def test_a_host_that_dies(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    one, other = a.process(), b.process()
+    a.say(one, other, b"before")
+    room.until(lambda: b.data(other), "they have spoken")
+    room.kill(b)
+    a.say(one, other, b"into the void")
+    room.until(lambda: a.gone(one) == [b.home], "it is told")
+    assert [told for told in a.told if isinstance(told, HostGone)] != []
+    a.say(one, other, b"into the void")
+    room.until(lambda: a.gone(one) == [b.home, b.home], "and each time again")
+
+
+@pytest.mark.fault(11)
+def test_one_that_was_declared_dead_is_spoken_to_anew(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    c = room.peer(a)
+    room.agree()
+    one, other, third = a.process(), b.process(), c.process()
+    a.say(one, other, b"before")
+    c.say(third, other, b"before")
+    room.until(lambda: len(b.data(other)) == 2, "they have spoken")
+    life = a.road.life_of(b.home)
+    assert life is not None
+    assert a.mesh._life is not None
+    a.mesh._life._membership.on_gone(life, awake_or_not())  # falsely
+    room.until(lambda: a.gone(one) and c.gone(third) and len(b.gone(other)) == 2, "all three hosts are told")
+    room.agree()
+    room.until(lambda: a.road.life_of(b.home) not in (None, life), "it has begun anew")
+    a.say(one, other, b"after")
+    b.say(other, third, b"after")
+    room.until(lambda: b.data(other)[2:] == [b"after"] and c.data(third) == [b"after"], "they speak anew")
+    assert (a.gone(one), c.gone(third)) == ([b.home], [b.home])
+    assert sorted(b.gone(other)) == sorted([a.home, c.home])

@@ -1,0 +1,105 @@
+"""Paths of the driver's, in the copy of its folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.errors import RuntimeEnvSetupError
+from meshray.runtime.bundle.archive import Entry, content_hash, pack
+from meshray.wire.messages import Code, JobInfo
+from meshray.worker.code import Moved, move_in
+
+ARCHIVE = pack([(Entry("main.py", "file", 1), b"1"), (Entry("data", "folder"), b"")])
+CODE = Code(content_hash(ARCHIVE), b"object", len(ARCHIVE), ["/home/u/program", "/real/program"])
+
+
+def job(folder: str) -> JobInfo:
+    path = ["/home/u/program", "/usr/lib/python3.11", "/real/program/lib", "/home/u/programs"]
+    return JobInfo(b"job", "python", "/usr", path, folder, "/home/u/program/main.py", "ns")
+
+
+def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    copy = tmp_path / "code" / CODE.hash.hex()
+    here = moved.job(job("/home/u/program/data"))
+    assert here.sys_path == [str(copy), "/usr/lib/python3.11", f"{copy}/lib", "/home/u/programs"]
+    assert here.folder == f"{copy}/data"
+    assert here.main_path == f"{copy}/main.py"
+    assert (copy / "main.py").read_text() == "1"
+    assert str(copy) not in moved.where
+    assert "/home/u/program" in moved.where
+
+
+def test_a_working_directory_that_did_not_go_along(tmp_path: Path) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    copy = tmp_path / "code" / CODE.hash.hex()
+    assert moved.job(job("/home/u/program/.git")).folder == str(copy)
+    assert moved.job(job("/elsewhere")).folder == "/elsewhere"
+
+
+def test_paths_of_another_hosts_copy_move_as_well(tmp_path: Path) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    name = CODE.hash.hex()
+    assert moved(f"/run/other/code/{name}/main.py") == f"{tmp_path}/code/{name}/main.py"
+    assert moved("/run/other/code/another/main.py") == "/run/other/code/another/main.py"
+    assert Moved()("/code//x") == "/code//x"
+
+
+def test_no_copy_moves_nothing(tmp_path: Path) -> None:
+    moved = move_in(Code(), tmp_path, DEFAULT, lambda: b"")
+    assert moved.job(job("/home/u/program")) == job("/home/u/program")
+    assert "did not come to this host" in moved.where
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_pickled_from_the_script_finds_its_data() -> None:
+    moved = Moved(["/home/u/program"], "/copy")
+    space: dict[str, object] = {"__name__": "__main__", "__file__": "/home/u/program/main.py"}
+    exec(
+        "import os\n"
+        "def beside(): return os.path.join(os.path.dirname(__file__), 'data.csv')\n"
+        "class Reader:\n"
+        "    def read(self): return beside()\n"
+        "    @staticmethod\n"
+        "    def static(): return __file__\n"
+        "    @classmethod\n"
+        "    def of_class(cls): return __file__\n",
+        space,
+    )
+    function = cloudpickle.loads(cloudpickle.dumps(space["beside"]))
+    moved.function(function)
+    assert function() == "/copy/data.csv"
+    reader = cloudpickle.loads(cloudpickle.dumps(space["Reader"]))
+    moved.function(reader)
+    assert reader().read() == "/copy/data.csv"
+    assert reader.static() == reader.of_class() == "/copy/main.py"
+    moved.function(os.path.join)  # of another file: nothing happens
+    moved.function(len)
+    assert os.path.__file__ == os.path.join.__globals__["__file__"]
+
+
+def fail() -> bytes:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("fetch", "why"),
+    [(fail, "No space left on device"), (lambda: b"other", "its hash is"), (lambda: None, "TypeError")],
+)
+def test_why_there_is_no_copy(tmp_path: Path, fetch: object, why: str) -> None:
+    with pytest.raises(RuntimeEnvSetupError, match=why) as caught:
+        move_in(CODE, tmp_path, DEFAULT, fetch)  # type: ignore[arg-type]
+    assert socket.gethostname() in str(caught.value)
+    assert "/home/u/program" in str(caught.value)
+
+
+def test_a_program_that_is_too_large_is_not_even_fetched(tmp_path: Path) -> None:
+    code = Code(CODE.hash, b"object", 1 << 40)
+    with pytest.raises(RuntimeEnvSetupError, match="takes no program of"):
+        move_in(code, tmp_path, DEFAULT, fail)

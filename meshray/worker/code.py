@@ -54,9 +54,9 @@ class Moved:
         folder = self(job.folder)
         if folder != job.folder and not os.path.isdir(folder):
             folder = self._copy  # the program was started in a folder that does not go along
-        return msgspec.structs.replace(
-            job, sys_path=[self(path) for path in job.sys_path], folder=folder, main_path=self(job.main_path)
-        )
+        interpreter = [] if job.code is None else job.code.interpreter  # its paths are as they are, wherever they lie
+        path = [path if path in interpreter else self(path) for path in job.sys_path]
+        return msgspec.structs.replace(job, sys_path=path, folder=folder, main_path=self(job.main_path))
 
     def function(self, loaded: Any) -> None:
         """A function or class that was pickled from the script knows it by `__file__`."""

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import cloudpickle
+import msgspec
 import pytest
 
 from meshray.config import DEFAULT
@@ -34,6 +35,15 @@ def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
     assert (copy / "main.py").read_text() == "1"
     assert str(copy) not in moved.where
     assert "/home/u/program" in moved.where
+
+
+def test_a_virtual_environment_in_the_folder_does_not_move(tmp_path: Path) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    copy = tmp_path / "code" / CODE.hash.hex()
+    installed = "/home/u/program/.venv/lib/python3.11/site-packages"
+    code = msgspec.structs.replace(CODE, interpreter=[installed])
+    ours = msgspec.structs.replace(job("/home/u/program"), sys_path=["/home/u/program", installed], code=code)
+    assert moved.job(ours).sys_path == [str(copy), installed]
 
 
 def test_a_working_directory_that_did_not_go_along(tmp_path: Path) -> None:

@@ -98,22 +98,20 @@ class Foreign:
 def as_here(info: JobInfo) -> JobInfo:
     """A job of another host, as workers of this one can serve it: in this peer's own interpreter, with the paths of
     the job that are there, and behind them what this interpreter finds by itself. Paths in the program's own folder
-    stay as they are: its copy stands in for them (`worker.code`). But for a virtual environment in it: that is the
-    interpreter's, at the driver's host and at this one, and does not travel."""
+    stay as they are: its copy stands in for them (`worker.code`)."""
     code = info.code or Code()
     copied = [root.rstrip("/") for root in code.roots] if code.hash else []
 
     def is_copied(path: str) -> bool:
         return any(path == root or path.startswith(root + "/") for root in copied)
 
-    there = [
-        path for path in info.sys_path if path not in code.interpreter and (is_copied(path) or os.path.exists(path))
-    ]
+    # (A virtual environment in the program's own folder is its interpreter's, and not copied.)
+    carried = [path for path in info.sys_path if path not in code.interpreter]
+    there = [path for path in carried if is_copied(path) or os.path.exists(path)]
     own = [path for path in sys.path if path and path not in there]
-    here = None if info.code is None else msgspec.structs.replace(info.code, interpreter=own)
     folder = info.folder
     if not is_copied(folder) and not os.path.isdir(folder):
         folder = copied[0] if copied else os.getcwd()
     return msgspec.structs.replace(
-        info, executable=sys.executable, prefix=sys.prefix, sys_path=[*there, *own], folder=folder, code=here
+        info, executable=sys.executable, prefix=sys.prefix, sys_path=[*there, *own], folder=folder
     )

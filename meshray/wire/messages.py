@@ -137,7 +137,7 @@ class Code(Struct, frozen=True, array_like=True):
     object_id: bytes = b""  # whose value is the archive (`runtime.bundle.archive`)
     size: Count = 0  # bytes of the archive
     roots: Annotated[list[Text], Meta(max_length=4)] = []  # the folder at the driver's host, by each of its names
-    interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host puts its own there
+    interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host has its own
 
 
 class JobInfo(Struct, frozen=True, array_like=True):

@@ -37,13 +37,12 @@ def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
     assert "/home/u/program" in moved.where
 
 
-def test_a_virtual_environment_in_the_folder_does_not_move(tmp_path: Path) -> None:
+def test_a_virtual_environment_in_the_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
-    copy = tmp_path / "code" / CODE.hash.hex()
     installed = "/home/u/program/.venv/lib/python3.11/site-packages"
-    code = msgspec.structs.replace(CODE, interpreter=[installed])
-    ours = msgspec.structs.replace(job("/home/u/program"), sys_path=["/home/u/program", installed], code=code)
-    assert moved.job(ours).sys_path == [str(copy), installed]
+    monkeypatch.setattr("site.getsitepackages", lambda: [installed])
+    here = moved.job(msgspec.structs.replace(job("/"), sys_path=["/home/u/program", installed]))
+    assert here.sys_path == [f"{tmp_path}/code/{CODE.hash.hex()}", installed]
 
 
 def test_a_working_directory_that_did_not_go_along(tmp_path: Path) -> None:

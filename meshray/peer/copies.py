@@ -19,8 +19,7 @@ from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
-from meshray.wire.codec import encode
-from meshray.wire.envelopes import enclose
+from meshray.wire.envelopes import enclosed
 from meshray.wire.messages import Failure, Piece, Place
 from meshray.wire.peers import Plane
 
@@ -105,8 +104,8 @@ class CopyHands:
                 note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
                 serving.on_unreadable(reading)
                 continue
-            piece = encode(Piece(reading.place, reading.offset, data))
-            if not mesh.send(lives[reading.to], Plane.BULK, enclose(reading.to, self._parts.process_id, piece), now):
+            piece = Piece(reading.place, reading.offset, memoryview(data))
+            if not mesh.send(lives[reading.to], Plane.BULK, enclosed(reading.to, self._parts.process_id, piece), now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
         return served

@@ -42,6 +42,7 @@ from meshray.core.member_effects import (
     SendGossip,
 )
 from meshray.core.membership import Membership
+from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
@@ -174,7 +175,7 @@ class MeshLife:
         events, self._events = self._events, []
         return events
 
-    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
         """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link. It
         leaves with the next `flush`."""
         links = self._links.links

@@ -15,8 +15,7 @@ from meshray.ids import peer_of
 from meshray.peer.copies import CopyHands
 from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
-from meshray.wire.codec import encode
-from meshray.wire.envelopes import enclose, opened
+from meshray.wire.envelopes import enclose, enclosed, opened
 from meshray.wire.peers import Plane
 
 if TYPE_CHECKING:
@@ -101,7 +100,8 @@ class Traffic:
         return carried
 
 
-def _payload(parcel: Parcel) -> bytes:
+def _payload(parcel: Parcel) -> bytes | bytearray:
     message = parcel.message
-    data = message if type(message) is bytes else encode(message)
-    return enclose(parcel.destination, parcel.source, data)
+    if isinstance(message, bytes):
+        return enclose(parcel.destination, parcel.source, message)
+    return enclosed(parcel.destination, parcel.source, message)

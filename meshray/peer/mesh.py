@@ -21,6 +21,7 @@ from typing import Any
 from meshray import meshkey
 from meshray.config import Config
 from meshray.core.member_effects import MemberView
+from meshray.core.sessions import Payload
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import find_peers
@@ -109,7 +110,7 @@ class Mesh:
 
     def is_due(self, ready: set[int], now: float) -> bool:
         """Whether there is something to do, given which descriptors are readable."""
-        return now >= self.next_at(now) or not ready.isdisjoint(self.fds())
+        return not ready.isdisjoint(self.fds()) or now >= self.next_at(now)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""
@@ -207,7 +208,7 @@ class Mesh:
         events, self._events = self._events, []
         return events + self._life.take_events() if self._life is not None else events
 
-    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
         """One message to a life of another peer; a link is made where there is none. It arrives once and in the order
         of its plane, or there will be a LinkCut, a LifeOver or an OwnEnd. False: there can be no link."""
         return self._life is not None and self._life.send(node, plane, payload, now)

@@ -42,6 +42,7 @@ from meshray.core.member_effects import (
     SendGossip,
 )
 from meshray.core.membership import Membership
+from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
@@ -147,8 +148,8 @@ class MeshLife:
                 self._on_told(event, now)
             if self._membership.next_tick() <= awake_or_not():
                 self._membership.tick(awake_or_not())
-            if not self._perform(now) and not told:
-                self._more = False
+            if not self._perform(now) and all(type(event) is Delivered for event in told):
+                self._more = False  # what is delivered is for others, and changes nothing here
                 return
 
     def join(self, addresses: Iterable[str]) -> None:
@@ -174,7 +175,7 @@ class MeshLife:
         events, self._events = self._events, []
         return events
 
-    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
         """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link. It
         leaves with the next `flush`."""
         links = self._links.links

@@ -22,7 +22,7 @@ from meshray.config import Config
 from meshray.transport import floods
 from meshray.transport.floods import Doorkeeper
 from meshray.transport.keys import CurveKeys
-from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router
+from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router, readable
 from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
@@ -213,10 +213,9 @@ class MeshPort:
         arrived: list[Arrived] = []
         looked, taken = 0, 0
         while looked < budget and taken < budget_bytes:
-            try:
-                caller = _recv(self._router, _NOW)
-            except zmq.Again:
+            if not readable(self._router):
                 break
+            caller = _recv(self._router, _NOW)
             looked += 1
             try:
                 came = self._accept(caller)

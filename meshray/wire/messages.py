@@ -654,7 +654,7 @@ class Piece(Struct, array_like=True, tag=127, gc=False):
 
     place: Place
     offset: Count
-    data: bytes
+    data: memoryview  # decoded without a copy
 
 
 class NoPiece(Struct, array_like=True, tag=128):

@@ -310,6 +310,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     probe_lines_max: int = 4096
     """Addresses that datagrams were sent to and that are remembered; connections idle for `mesh_idle_s` are closed."""
 
+    key_ask_again_s: float = 1.0
+    """A question about keys goes by datagrams, which may get lost: it is repeated so often to who has not answered."""
+
+    key_ask_s: float = 10.0
+    """And for so long, until its answers are reported: a member that answers no question for so long is on its way to
+    be declared dead (6.5 to 11 s)."""
+
+    key_switch_after_s: float = 1.0
+    """How long a member that was told to switch waits, so that all have been told when the first port answers with the
+    other key: all dial anew once, at about the same time."""
+
     last_peers_write_s: float = 2.0
     """How soon the members seen last are written down after they have changed, and how often at most."""
 

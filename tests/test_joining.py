@@ -131,18 +131,30 @@ class TestKey:
         assert switched.mesh == TOKEN.mesh
         assert read_token(run("token").stdout).mesh == TOKEN.mesh  # a third machine joins the same mesh
 
-    def test_what_needs_the_mesh_is_not_built_yet(self) -> None:
+    def test_what_needs_the_mesh_needs_a_peer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
         meshkey.make(KEY)
-        assert "not built yet" in run("key", "stage", code=1).stderr
-        assert "not built yet" in run("key", "switch", code=1).stderr
+        for words in (["stage"], ["stage", "--again"], ["switch"], ["switch", "--expel"], ["show", "--all"]):
+            assert "no peer of this host is a member" in run("key", *words, code=1).stderr
         assert meshkey.load().next is None
+
+    def test_a_next_key_is_given_up(self) -> None:
+        meshkey.make(KEY)
+        assert "No next key" in run("key", "unstage").stdout
+        run("key", "stage", "--here")
+        staged = meshkey.load().next
+        assert staged is not None
+        assert f"Key {staged.id.hex()} is forgotten here" in run("key", "unstage").stdout
+        assert meshkey.load() == meshkey.MeshKeys(KEY.founded_mesh(), KEY)
 
     def test_out_of_turn(self) -> None:
         assert "no mesh key" in run("key", "stage", "--here", code=1).stderr
         meshkey.make(KEY)
         assert "no next key" in run("key", "switch", "--here", code=1).stderr
         assert "no next key" in run("token", "--next", code=1).stderr
-        assert "exclude each other" in run("key", "stage", "--here", "--file", "-", code=2).stderr
+        assert "exclude one another" in run("key", "stage", "--here", "--file", "-", code=2).stderr
+        assert "exclude one another" in run("key", "stage", "--here", "--again", code=2).stderr
+        assert "exclude each other" in run("key", "switch", "--here", "--expel", code=2).stderr
         stranger = MeshKey.generate()
         line = write_token(Token(mesh=stranger.founded_mesh(), key=stranger))
         assert stranger.founded_mesh().hex() in run("key", "stage", "--file", "-", given=line, code=1).stderr

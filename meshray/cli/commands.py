@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshray import __version__
-from meshray.cli import joining, showing, starting, stopping
+from meshray.cli import joining, keys, showing, starting, stopping
 from meshray.errors import MeshrayError
 from meshray.launch import PeerSettings
 
@@ -159,23 +159,44 @@ def key() -> None:
 
 
 @key.command("show")
-def key_show() -> None:
+@click.option("--all", "everywhere", is_flag=True, help="Ask all members as well.")
+def key_show(everywhere: bool) -> None:
     """Show which key and mesh this host has, by their ids."""
-    joining.show()
+    (keys.which if everywhere else keys.show)()
 
 
 @key.command("stage")
+@click.option("--again", is_flag=True, help="Give the key that is staged here to those that lack it.")
 @click.option("--here", is_flag=True, help="Make a new key, on this host only.")
-@click.option("--file", metavar="FILE", help="Stage the key of this token (- for standard input).")
-def key_stage(here: bool, file: str | None) -> None:
-    """Make the next key known, while the current one stays in use."""
-    if here and file is not None:
-        raise click.UsageError("--here and --file exclude each other.")
-    joining.stage(here, file)
+@click.option("--file", metavar="FILE", help="Stage the key of this token (- for standard input), on this host only.")
+@click.pass_context
+def key_stage(ctx: click.Context, again: bool, here: bool, file: str | None) -> None:
+    """Give all members the next key, while the current one stays in use. Exit code 1 when not all have it."""
+    if again + here + (file is not None) > 1:
+        raise click.UsageError("--again, --here and --file exclude one another.")
+    if here:
+        keys.stage_here()
+    elif file is not None:
+        keys.stage_given(file)
+    else:
+        ctx.exit(keys.stage(again))
+
+
+@key.command("unstage")
+def key_unstage() -> None:
+    """Forget the next key, on this host only."""
+    keys.unstage()
 
 
 @key.command("switch")
+@click.option("--expel", is_flag=True, help="Members that lack the next key are left behind.")
 @click.option("--here", is_flag=True, help="On this host only.")
-def key_switch(here: bool) -> None:
-    """Use the next key from now on, and forget the old one."""
-    joining.switch(here)
+@click.pass_context
+def key_switch(ctx: click.Context, expel: bool, here: bool) -> None:
+    """Have all members use the next key, and forget the old one. Exit code 1 when not all have followed."""
+    if expel and here:
+        raise click.UsageError("--expel and --here exclude each other.")
+    if here:
+        keys.switch_here()
+    else:
+        ctx.exit(keys.switch(expel))

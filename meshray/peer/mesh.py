@@ -6,12 +6,14 @@ heard of, at the same port. (The peer's own id, by which the processes of this h
 was lost.) The new one joins through those who said so alone, for a while: through others it might meet members that
 are about to learn the same, whose tables hold the rest for dead.
 
-Into a life go seeds (given, resolved, seen last, found by discovery) and the load; out of it come the members that are
-remembered for the next start. The loop of the peer waits for `fds` until `next_at`, and calls `turn`.
+Into a life go seeds (given, resolved, seen last, found by discovery), the load and the keys in use (`keyring`); out of
+it come the members that are remembered for the next start, and what members say about keys. The loop of the peer waits
+for `fds` until `next_at`, and calls `turn`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,6 +27,7 @@ from meshray.launch import MeshSettings
 from meshray.local import find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
+from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_life import PYTHON, MeshLife
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
@@ -63,7 +66,7 @@ class Mesh:
         self._version = version
         self._config = config
         self._resources = resources
-        self.keys: MeshKeys = meshkey.load()
+        self._keyring = Keyring(meshkey.load(), config)
         given = [parse_seed(word) for word in settings.seeds]
         self._advert = _advert(resources()[0], version, settings.port)
         self._load = b""
@@ -93,6 +96,11 @@ class Mesh:
         except OSError as error:
             raise MeshStartError(str(error.strerror or error)) from error
 
+    @property
+    def keys(self) -> MeshKeys:
+        """Those in use."""
+        return self._keyring.keys
+
     # -- what the peer's loop does with it -----------------------------------------------------------------------------
 
     def fds(self) -> list[int]:
@@ -101,7 +109,7 @@ class Mesh:
     def next_at(self, now: float) -> float:
         if self._life is None:
             return self._reopen_at
-        due = min(self._life.next_at(now), self._load_at)
+        due = min(self._life.next_at(now), self._load_at, self._keyring.next_at() or math.inf)
         if self._write_at is not None:
             due = min(due, self._write_at)
         return min(due, self._hold_until) if self._held else due
@@ -118,6 +126,7 @@ class Mesh:
             return
         life = self._life
         life.turn(now)
+        self._turn_keys(life, now)
         if found := [*life.take_found(), *self._seeding.take()]:
             if now < self._hold_until:
                 self._held = list(dict.fromkeys([*self._held, *found]))
@@ -132,6 +141,28 @@ class Mesh:
         if now >= self._load_at:
             self._tell_load(life, now)
         self._remember(life, now)
+
+    def ask_keys(self, what: str, argument: str, reply: Reply, now: float) -> None:
+        """What a person of this host wants to know of keys, or to be done with them: see `keyring`."""
+        if self._life is None:
+            reply("this peer is between two lives in its mesh: ask again in a moment")
+            return
+        before = self.keys
+        self._keyring.on_ask(what, argument, self._life, reply, now)
+        self._use_keys(self._life, before)
+
+    def _turn_keys(self, life: MeshLife, now: float) -> None:
+        before = self.keys
+        for node, message in life.take_of_keys():
+            self._keyring.on_message(node, message, life, now)
+        if life.met_next_key:
+            self._keyring.on_met_next(now)
+        self._keyring.tick(life, now)
+        self._use_keys(life, before)
+
+    def _use_keys(self, life: MeshLife, before: MeshKeys) -> None:
+        if self.keys != before:
+            life.use_keys(self.keys)
 
     def _tell_load(self, life: MeshLife, now: float) -> None:
         self._load_at = now + self._config.load_interval_s
@@ -217,6 +248,7 @@ class Mesh:
         told: dict[str, Any] = {
             "mesh_id": self.keys.mesh.hex(),
             "key_id": self.keys.current.id.hex(),
+            "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
             "refused": {}, "refused_there": {}, "dropped_records": {}, "counters": dict(self._counts),

@@ -6,6 +6,7 @@ to the core that they concern, and does what the cores ask:
     discovery   Found            -> membership.join            Addresses  -> listen there, tell everybody
     links       Probed           -> membership.on_message      PeerUp, Ready  -> on_reachable
                 PeerDown, Lost   -> on_unreachable             replaced at its address  -> on_gone
+    members     a change of keys -> kept for `keyring`, which asks this to `tell`
     membership  SendGossip       -> a datagram (`probe_lines`); with a member a link is opened as well
                 MemberDown       -> links.down                 DeclaredDead -> `verdict`
 
@@ -46,8 +47,9 @@ from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready
 from meshray.wire.advert import Advert
 from meshray.wire.codec import ProtocolError
 from meshray.wire.gossip import Alive, Expelled, GossipMessage
-from meshray.wire.gossip_codec import decode_gossip, encode_gossip
+from meshray.wire.gossip_codec import decode_datagram, encode_datagram, encode_gossip
 from meshray.wire.peers import Reason
+from meshray.wire.rotation import RotationMessage
 
 ROUNDS_MAX = 8
 """So often the cores may answer each other in one turn; then the rest of the peer has its turn."""
@@ -60,6 +62,9 @@ JOINS_MAX = 256
 
 TOLD_MAX = 256
 """Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
+
+LIVING = ("alive", "suspect")
+"""States of members."""
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -82,6 +87,7 @@ class MeshLife:
         self._told: set[str] = set()  # troubles that were logged
         self._joins: dict[str, GossipMessage] = {}  # by the address whose answer to a Hello they wait for
         self._found: list[str] = []  # addresses that discovery has found, and nobody has taken yet
+        self._of_keys: list[tuple[bytes, RotationMessage]] = []  # members' messages that nobody has taken yet
         self._more = False  # the last turn has left something to do
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
@@ -127,7 +133,7 @@ class MeshLife:
 
     def join(self, addresses: Iterable[str]) -> None:
         """Try these, but those of living members."""
-        taken = {address for member in self.members() if member.state in ("alive", "suspect")
+        taken = {address for member in self.members() if member.state in LIVING
                  for address in member.addresses}  # fmt: skip
         seeds = tuple(address for address in dict.fromkeys(addresses) if address not in taken)
         if seeds:
@@ -137,6 +143,30 @@ class MeshLife:
         """Addresses that discovery has found since the last call."""
         found, self._found = self._found, []
         return found
+
+    def take_of_keys(self) -> list[tuple[bytes, RotationMessage]]:
+        """What members have said about keys since the last call, with who said it."""
+        said, self._of_keys = self._of_keys, []
+        return said
+
+    def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
+        """Say something to a member about keys; it may get lost."""
+        member = self._membership.member(node)
+        if member is None or member.state not in LIVING or not member.addresses:
+            self.counts["nowhere to send"] += 1
+            return
+        self._lines.send(node, self._lines.choose(member.addresses), encode_datagram(message), now)
+
+    @property
+    def met_next_key(self) -> bool:
+        """Whether a port has answered with the next key, so that its owner has switched."""
+        return self._endpoint.met_next
+
+    def use_keys(self, keys: MeshKeys) -> None:
+        """The keys have changed. Where the current one is another, all connections are made anew."""
+        curve = CurveKeys(keys)
+        self._links.rekey(curve)
+        self._discovery.use_keys(keys)
 
     def set_load(self, load: bytes) -> None:
         self._membership.set_load(load, awake_or_not())
@@ -201,11 +231,14 @@ class MeshLife:
         membership = self._membership
         if isinstance(event, Probed):
             try:
-                message = decode_gossip(bytes(event.payload))
+                message = decode_datagram(bytes(event.payload))
             except ProtocolError:
                 self.counts["datagrams that are none"] += 1
                 return
-            membership.on_message(event.node, message, awake_or_not())
+            if isinstance(message, RotationMessage):
+                self._of_keys.append((event.node, message))
+            else:
+                membership.on_message(event.node, message, awake_or_not())
         elif isinstance(event, Ready | Lost | HandshakeFailed | Unreachable):
             self._on_line(event, now)
         elif isinstance(event, PeerUp):

@@ -31,7 +31,8 @@ class Peer:
         self._asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
         until(lambda: self.serves() or not self.program.running(), f"the peer on {host.name} starts")
         assert self.program.running(), self.program
-        self.first = "" if key is None else str(self.mesh()["node_id"])
+        mesh = self.status()["mesh"]
+        self.first = "" if mesh is None else str(mesh["node_id"])
         """Its node id in the mesh, until it was declared dead."""
 
     def serves(self) -> bool:

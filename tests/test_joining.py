@@ -76,6 +76,12 @@ class TestJoin:
         assert "mode 0644" in run("join", "--file", str(file)).stderr
         assert "No such file" in run("join", "--file", str(tmp_path / "none"), code=1).stderr
 
+    def test_a_list_of_members_that_cannot_be_written_is_no_reason_to_fail(self, home: Path) -> None:
+        home.mkdir(mode=0o700)
+        (home / "peers.json").mkdir()
+        assert "cannot be written down" in run("join", given=LINE).stderr
+        assert meshkey.load().current == KEY
+
     def test_never_from_the_command_line(self, home: Path) -> None:
         told = run("join", LINE, code=2).stderr
         assert "not given on the command line" in told

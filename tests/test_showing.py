@@ -88,6 +88,12 @@ def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
     )
 
 
+def test_what_members_say_of_themselves_moves_no_cursor() -> None:
+    lines = mesh(member("a", "dead", reason="gone\x1b[2J\nMesh 0000"), member("b\x07", "alive", version="1\r"))
+    assert len(lines) == 3
+    assert all(character.isprintable() for line in lines for character in line)
+
+
 def test_a_mesh() -> None:
     assert mesh(
         member("a", "alive", is_self=True, round_trip_s=None),

@@ -55,7 +55,11 @@ def join(file: str | None, replace: bool) -> None:
     """Store the token that is given. Raises `TokenError`, `MeshKeyError`, `TokenSourceError`."""
     given = read_given(file)
     changed = meshkey.join(given.mesh, given.key, replace=replace)
-    remember_peers(given.mesh, given.seeds)
+    try:
+        remember_peers(given.mesh, given.seeds)
+    except OSError as error:
+        _warn(f"the members in the token cannot be written down ({error.strerror}): where multicast does not reach, "
+              "start with --join")  # fmt: skip
     what = "belongs now" if changed else "belonged already"
     click.echo(f"This host {what} to mesh {given.mesh.hex()} (key {given.key.id.hex()}).")
     if given.seeds:

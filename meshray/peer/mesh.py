@@ -16,8 +16,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
+
+import zmq
 
 from meshray import meshkey
 from meshray.config import Config
@@ -31,7 +34,7 @@ from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_life import PYTHON, MeshLife
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
-from meshray.seeds import last_peers, parse_seed, remember_peers
+from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -93,7 +96,7 @@ class Mesh:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
             raise MeshStartError(f"{error.strerror}. {_whose(self._settings.port)}") from error
-        except OSError as error:
+        except (OSError, zmq.ZMQError) as error:  # the latter above all for want of descriptors
             raise MeshStartError(str(error.strerror or error)) from error
 
     @property
@@ -184,10 +187,8 @@ class Mesh:
         if frozenset(peers) != self._written:
             self._written = frozenset(peers)
             try:
-                remember_peers(self.keys.mesh, [parse_seed(address) for address in peers])
-            except OSError as error:
-                note(f"the members seen last cannot be written down: {error}")
-            except MeshrayError as error:
+                remember_peers(self.keys.mesh, _seeds_in(peers))
+            except (OSError, MeshrayError) as error:
                 note(f"the members seen last cannot be written down: {error}")
 
     # -- another life --------------------------------------------------------------------------------------------------
@@ -265,6 +266,15 @@ class Mesh:
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
+
+
+def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
+    """Those that are some: a member may say anything of where it listens, and shall not keep the rest from us."""
+    seeds = []
+    for address in addresses:
+        with suppress(SeedError):
+            seeds.append(parse_seed(address))
+    return seeds
 
 
 def _counts(life: MeshLife) -> Counter[str]:

@@ -31,12 +31,13 @@ import msgspec
 from meshray.config import Config
 from meshray.core.link import State
 from meshray.core.link_effects import Answered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
+from meshray.core.links import SEED
 from meshray.core.member_effects import DeclaredDead, MemberChanged, MemberDown, MemberUp, MemberView, SendGossip
 from meshray.core.membership import Membership
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note
+from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
@@ -91,8 +92,8 @@ class MeshLife:
         self._more = False  # the last turn has left something to do
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
-        hosts = _usable(reachable(choose(look(), settings.bind)))
         try:
+            hosts = _usable(reachable(choose(look(), settings.bind)))
             self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
         except BaseException:
             self._discovery.close()
@@ -211,7 +212,7 @@ class MeshLife:
 
     def _on_finding(self, finding: Finding, now: float) -> None:
         if isinstance(finding, Found):
-            self._found += _best([written(host, finding.advert.port) for host in finding.hosts])
+            self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
         elif isinstance(finding, Addresses):
             hosts = _usable(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
@@ -264,8 +265,8 @@ class MeshLife:
     def _on_line(self, event: LineEvent, now: float) -> None:
         if isinstance(event, HandshakeFailed):
             self.refused_there[event.text] += 1
-            address = event.target.removeprefix(PREFIX).removeprefix(b"seed ").decode("utf-8", "replace")
-            if b":" in event.target:
+            address = address_of(event.target)
+            if address:
                 self._tell(f"{address} does not let us in: {event.text}")
         if event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
@@ -291,7 +292,7 @@ class MeshLife:
             elif isinstance(effect, MemberUp):
                 self.peers_changed = True
                 marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
-                note(f"member {effect.record.name} ({effect.record.node.hex()}) is there{marked}")
+                note(f"member {printable(effect.record.name)} ({effect.record.node.hex()}) is there{marked}")
             elif isinstance(effect, MemberDown):
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
@@ -302,7 +303,7 @@ class MeshLife:
 
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
-        note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
+        note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():
@@ -347,7 +348,7 @@ class MeshLife:
             if len(self._told) >= TOLD_MAX:
                 self._told.clear()
             self._told.add(text)
-            note(text)
+            note(printable(text))  # some of it is in the words of others
 
 
 def awake_or_not() -> float:
@@ -364,11 +365,12 @@ def _usable(hosts: Iterable[str]) -> list[str]:
     return [host for host in hosts if ":" not in host or not ipaddress.ip_address(host.partition("%")[0]).is_link_local]
 
 
-def _best(addresses: list[str]) -> list[str]:
-    """Of a peer's addresses the first one of each version of IP."""
-    four = [address for address in addresses if not address.startswith("[")]
-    six = [address for address in addresses if address.startswith("[")]
-    return [*four[:1], *six[:1]]
+def address_of(target: bytes) -> str:
+    """The address that a line goes to, by its name; "" for a line to a node, whose id may be any bytes."""
+    for prefix in (PREFIX, SEED):
+        if len(target) > len(prefix) and target.startswith(prefix):
+            return target.removeprefix(prefix).decode()
+    return ""
 
 
 def _of_node(advert: Advert, node: bytes) -> Advert:

@@ -291,12 +291,16 @@ class MeshLines:
     # -- sockets -------------------------------------------------------------------------------------------------------
 
     def _open(self, line: _Line, now: float) -> None:
-        line.socket = mesh_dealer(self._context, line.remote.keys)
         line.keys_id = line.remote.keys.id
-        line.socket.setsockopt(zmq.IPV6, int(line.remote.address.startswith("[")))
-        line.monitor = Monitor(self._context, line.socket)
-        line.fd = int(line.socket.getsockopt(zmq.FD))
         line.failed = False
+        try:
+            self._make(line)
+        except zmq.ZMQError:  # for want of descriptors, or of sockets of the context
+            self.counts["no socket"] += 1
+            self._renew_at(line, now + self._pause(line))
+            return
+        assert line.socket is not None
+        assert line.monitor is not None
         self._by_fd[line.monitor.fd] = line
         self._poll.watch(line.monitor.fd)
         if not is_numeric(line.remote.address):
@@ -305,6 +309,18 @@ class MeshLines:
             return
         line.socket.connect(f"tcp://{line.remote.address}")
         self._renew_at(line, None)
+
+    def _make(self, line: _Line) -> None:
+        """Its socket and what belongs to it: all of it, or nothing. Raises `ZMQError`."""
+        dealer = mesh_dealer(self._context, line.remote.keys)
+        try:
+            dealer.setsockopt(zmq.IPV6, int(line.remote.address.startswith("[")))
+            fd = int(dealer.getsockopt(zmq.FD))
+            monitor = Monitor(self._context, dealer)
+        except BaseException:
+            dealer.close(linger=0)
+            raise
+        line.socket, line.monitor, line.fd = dealer, monitor, fd
 
     def _shut(self, line: _Line) -> None:
         """Close the socket; the line stays, and is owed what it was owed."""

@@ -71,6 +71,7 @@ class MeshPort:
         self._router = mesh_router(context, keys, DOMAIN, config.frame_max_bytes)
         self._door = Doorkeeper(floods.silent_max(config.mesh_silent_max), config.mesh_pause_s, random)
         self._listeners: list[tuple[str, socket.socket]] = []  # endpoint of libzmq, our copy of the listening socket
+        self._unserved: list[tuple[str, socket.socket]] = []  # those that libzmq could not take over yet
         self._callers: dict[bytes, tuple[str, str]] = {}  # routing id of a connection -> key id, host
         self.refused: Counter[str] = Counter()  # connections and messages that were refused, by reason
         self.last_refusal = ""
@@ -138,14 +139,21 @@ class MeshPort:
         listener = _listener(address, port)
         port = int(listener.getsockname()[1])
         url = f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
-        self._serve(listener, url)
+        try:
+            self._serve(listener, url)
+        except OSError:
+            listener.close()
+            raise
         return port
 
     def _serve(self, listener: socket.socket, url: str) -> None:
-        """Have libzmq accept what comes to a listening socket."""
-        self._router.setsockopt(zmq.IPV6, int(listener.family == socket.AF_INET6))
-        self._router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))  # libzmq closes its own
-        self._router.bind(url)
+        """Have libzmq accept what comes to a listening socket. Raises `OSError`, for want of descriptors above all."""
+        try:
+            self._router.setsockopt(zmq.IPV6, int(listener.family == socket.AF_INET6))
+            self._router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))  # libzmq closes its own
+            self._router.bind(url)
+        except (OSError, zmq.ZMQError) as error:
+            raise OSError(error.errno, f"cannot listen at {url}: {error.strerror}") from error
         self._listeners.append((self._router.getsockopt_string(zmq.LAST_ENDPOINT), listener))
 
     def _close_listeners(self) -> None:
@@ -153,7 +161,10 @@ class MeshPort:
         for url, listener in self._listeners:
             self._router.unbind(url)
             listener.close()
+        for _, listener in self._unserved:
+            listener.close()
         self._listeners.clear()
+        self._unserved.clear()
 
     def rekey(self, keys: CurveKeys) -> None:
         """Admit clients of these keys from now on. Where the current key is another one, the port is bound anew with
@@ -166,13 +177,25 @@ class MeshPort:
             listeners, self._listeners = self._listeners, []
             for url, listener in listeners:
                 self._router.unbind(url)
-                self._serve(listener, url)  # the socket stays ours: nobody else can have the port in between
+                self._unserved.append((url, listener))  # it stays ours: nobody else can have the port in between
+            self._serve_again()
+
+    def _serve_again(self) -> None:
+        unserved, self._unserved = self._unserved, []
+        for url, listener in unserved:
+            try:
+                self._serve(listener, url)
+            except OSError as error:
+                self._unserved.append((url, listener))
+                self.last_refusal = str(error)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Answer who knocks, count who came and went, shut the door or open it."""
         self.zap.serve()
+        if self._unserved:
+            self._serve_again()
         for event in self._monitor.events():
             self._door.on_event(event, now)
             if event.kind is zmq.Event.HANDSHAKE_SUCCEEDED:

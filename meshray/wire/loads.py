@@ -12,7 +12,10 @@ import msgspec
 from meshray.resources import Amounts
 from meshray.wire.gossip import LOAD_MAX_BYTES
 
-Name = Annotated[str, msgspec.Meta(max_length=255)]
+NAME_MAX_CHARS = 255
+RESOURCES_MAX = 256
+
+Name = Annotated[str, msgspec.Meta(max_length=NAME_MAX_CHARS)]
 Amount = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -20,8 +23,8 @@ class MemberLoad(msgspec.Struct, frozen=True, array_like=True):
     """The resources of a peer, and how much of them is in use. `used` may exceed `total`: woken tasks run in debt."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]  # of meshray
-    total: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
-    used: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
+    total: Annotated[dict[Name, Amount], msgspec.Meta(max_length=RESOURCES_MAX)]
+    used: Annotated[dict[Name, Amount], msgspec.Meta(max_length=RESOURCES_MAX)]
     left_out: int = 0  # how many custom resources did not fit
 
 
@@ -34,7 +37,7 @@ _FIRST = ("CPU", "GPU", "memory", "object_store_memory")
 def encode_load(version: str, total: Amounts, available: Amounts) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))
-    kept = list(names)
+    kept = [name for name in names if len(name) <= NAME_MAX_CHARS][:RESOURCES_MAX]
     while True:
         used = {name: total[name] - available.get(name, 0) for name in kept}
         load = MemberLoad(

@@ -70,8 +70,8 @@ def meshray() -> None:
 @click.option("--labels", type=_LABELS, default="{}", help='Labels: \'{"zone": "a"}\'.')
 @click.option("--object-store-memory", type=click.IntRange(min=1), metavar="BYTES", help="Room for objects.")
 @click.option("--name", default="", help="Default: the name of the host.")
-@click.option("--local", is_flag=True, help="Stay off the network, though this host has a mesh key.")
-@click.option("--new", is_flag=True, help="Make a mesh: its key, of which this host has none yet.")
+@click.option("--local", is_flag=True, help="Stay off the network: belong to no mesh.")
+@click.option("--new", is_flag=True, help="Make a mesh, whatever others are on the network.")
 @click.option("--join", "seeds", default="", metavar="HOST:PORT,...", help="Where members are, where multicast fails.")
 @click.option("--bind", multiple=True, metavar="ADDRESS", help="Listen at this address only; may be repeated.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The TCP port.  [default: 7637]")
@@ -92,7 +92,7 @@ def start(
     foreground: bool,
     preset: str,
 ) -> None:
-    """Start a peer on this host; return when it serves. With a mesh key it joins its mesh."""
+    """Start a peer on this host; return when it serves. It joins the mesh whose key this host has, or makes one."""
     settings = PeerSettings(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -103,7 +103,7 @@ def start(
         preset=preset,
         mesh=starting.choose_mesh(local, new, seeds, bind, port),
     )
-    starting.start(settings, foreground)
+    starting.start(settings, foreground, new)
 
 
 @meshray.command()

@@ -87,11 +87,16 @@ def _tell(record: PeerRecord) -> None:
 
 
 def _known_seeds(mesh: bytes) -> list[Seed]:
-    """Our own addresses, then the members that were seen last."""
+    """Where the peers of this host listen, or one would that is started here; then the members that were seen last."""
     from meshray.transport.interfaces import choose, look, reachable  # psutil takes 20 ms of every other command
 
-    ports = [record.mesh_port for record in find_peers() if record.mesh_port] or [DEFAULT.mesh_port]
-    here = [Seed(address, port) for port in ports for address in reachable(choose(look()))]
+    listening = [(record.mesh_port, record.mesh_bind) for record in find_peers() if record.mesh_port]
+    seen = look()
+    here = [
+        Seed(address, port)
+        for port, bind in listening or [(DEFAULT.mesh_port, [])]
+        for address in reachable(choose(seen, bind))
+    ]
     return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
 
 

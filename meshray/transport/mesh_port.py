@@ -107,6 +107,9 @@ class MeshPort:
     def follow(self, addresses: list[str], port: int) -> list[str]:
         """The addresses of this host are these now: listen at those that are new, no longer at those that are gone.
         Returns those that can be listened at; why another cannot is in `last_refusal`."""
+        for _, listener in self._unserved:
+            listener.close()
+        self._unserved.clear()
         there = {str(listener.getsockname()[0]): (url, listener) for url, listener in self._listeners}
         for address in there.keys() - set(addresses):
             url, listener = there.pop(address)

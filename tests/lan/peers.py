@@ -25,6 +25,8 @@ class Peer:
             self.environment["MESHRAY_RUNTIME_DIR"] = str(host.folder / folder)
         if key is not None:
             give_key(host, key)
+        elif "--local" not in options:
+            assert (host.folder / "home" / "mesh.key").exists(), "it would make a mesh"
         self.program: Program = host.start(
             *CLI, "start", "--foreground", "--preset", "test", "--num-cpus", "2", *options, **self.environment
         )

@@ -251,9 +251,9 @@ def test_what_is_in_use_on_one_host_is_seen_on_the_other(lan: MakeLan) -> None:
     until(lambda: used() == 0.0, "b sees that, too")
 
 
-def test_without_a_key_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:
+def test_off_the_network_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:
     network = lan("a")
-    a = Peer(network["a"], key=None)
+    a = Peer(network["a"], "--local", key=None)
     assert a.status()["mesh"] is None
     maps = Path(f"/proc/{a.program.pid}/maps").read_text()
     assert "zmq" not in maps

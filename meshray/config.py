@@ -301,6 +301,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Who was declared dead joins through those who said so alone, for so long; then also through whom it knew before,
     and whom discovery finds: one of these may hold the others for dead, and would mix two tables."""
 
+    guest_join_s: float = 10.0
+    """How long the peer of `init("host:port")` may take to become a member: a name to resolve, a connection that is
+    tried again after 3 s, a seed that is tried again after 1, 2 and 4 s."""
+
     probes_kept_max: int = 16
     """Messages of the failure detector that wait for a connection to one address; the newest count."""
 
@@ -419,6 +423,12 @@ def preset(name: str) -> Config:
     if name == "test":
         detector = {name: getattr(DEFAULT, name) / 5 for name in DETECTOR_TIMES}
         return msgspec.structs.replace(
-            DEFAULT, store_wait_s=2.0, pool_idle_s=1.0, worker_idle_s=12.0, infeasible_after_s=0.2, **detector
+            DEFAULT,
+            store_wait_s=2.0,
+            pool_idle_s=1.0,
+            worker_idle_s=12.0,
+            infeasible_after_s=0.2,
+            guest_join_s=4.0,
+            **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

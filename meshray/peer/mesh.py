@@ -14,12 +14,16 @@ for `fds` until `next_at`, and calls `turn`.
 from __future__ import annotations
 
 import math
+import select
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import zmq
 
 from meshray import meshkey
@@ -31,7 +35,7 @@ from meshray.local import find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
-from meshray.peer.mesh_life import PYTHON, MeshLife
+from meshray.peer.mesh_life import LIVING, PYTHON, MeshLife
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
@@ -71,6 +75,8 @@ class Mesh:
         self._resources = resources
         self._keyring = Keyring(meshkey.load(), config)
         given = [parse_seed(word) for word in settings.seeds]
+        if not settings.port:  # drawn once: a later life has the same
+            settings = self._settings = msgspec.structs.replace(settings, port=free_port())
         self._advert = _advert(resources()[0], version, settings.port)
         self._load = b""
         self._load_at = now
@@ -84,10 +90,13 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*given, *last_peers(self.keys.mesh)], config)
+        if settings.guest:
+            self._hold_until = math.inf
+        self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
+        """Raises `MeshStartError`, `InterfaceError`."""
         total, available = self._resources()
         self._load = encode_load(self._version, total, available)
         try:
@@ -130,11 +139,14 @@ class Mesh:
         life = self._life
         life.turn(now)
         self._turn_keys(life, now)
-        if found := [*life.take_found(), *self._seeding.take()]:
-            if now < self._hold_until:
-                self._held = list(dict.fromkeys([*self._held, *found]))
-            else:
-                life.join(found)
+        found, resolved = life.take_found(), self._seeding.take()
+        if now >= self._hold_until:
+            life.join([*found, *resolved])
+        elif self._is_guest_without:
+            life.join(resolved)
+            self._held = list(dict.fromkeys([*self._held, *found]))
+        else:
+            self._held = list(dict.fromkeys([*self._held, *found, *resolved]))
         if self._held and now >= self._hold_until:
             life.join(self._held)
             self._held.clear()
@@ -190,6 +202,44 @@ class Mesh:
                 remember_peers(self.keys.mesh, _seeds_in(peers))
             except (OSError, MeshrayError) as error:
                 note(f"the members seen last cannot be written down: {error}")
+
+    # -- joining as a guest --------------------------------------------------------------------------------------------
+
+    @property
+    def _is_guest_without(self) -> bool:
+        """Whether it has not joined through its seeds yet, and may not through anything else."""
+        return self._hold_until == math.inf
+
+    def wait_joined(self) -> None:
+        """For a guest, before anything else runs: serve the mesh until it is a member beside others. Blocks.
+
+        Raises `MeshStartError` that says why it did not become one within `guest_join_s`.
+        """
+        give_up_at = time.monotonic() + self._config.guest_join_s
+        while True:
+            now = time.monotonic()
+            self.turn(now)
+            if self._life is not None and any(m.state in LIVING and not m.is_self for m in self._life.members()):
+                self._hold_until = now
+                return
+            if now >= give_up_at:
+                raise MeshStartError(self._why_alone())
+            poll = select.poll()
+            for fd in self.fds():
+                poll.register(fd, select.POLLIN)
+            poll.poll(max(0.0, min(self.next_at(now), give_up_at) - now) * 1000)
+
+    def _why_alone(self) -> str:
+        where = ", ".join(self._settings.seeds)
+        troubles = self._life.troubles if self._life is not None else ()
+        if troubles:
+            return f"the mesh cannot be joined through {where}: {'; '.join(troubles)}"
+        if not self._seeding.addresses:
+            return f"the mesh cannot be joined through {where}: no address is known for that name"
+        return (
+            f"the mesh cannot be joined through {where}: no peer has answered there within "
+            f"{self._config.guest_join_s:g} s. Is it the right address and port, and does a peer of the mesh run there?"
+        )
 
     # -- another life --------------------------------------------------------------------------------------------------
 
@@ -266,6 +316,13 @@ class Mesh:
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        return int(taken.getsockname()[1])
 
 
 def _seeds_in(addresses: Iterable[str]) -> list[Seed]:

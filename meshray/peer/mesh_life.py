@@ -205,6 +205,11 @@ class MeshLife:
         return self._discovery.stats().dropped
 
     @property
+    def troubles(self) -> list[str]:
+        """What has kept it from linking with others, for people."""
+        return sorted(self._told)
+
+    @property
     def stale(self) -> int:
         return self._links.links.stale
 

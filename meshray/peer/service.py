@@ -140,6 +140,8 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
         return leases.slots.total, leases.available()
 
     parts.mesh = Mesh(settings, name, parts.record.version, parts.config, resources, time.monotonic())
+    if settings.guest:
+        parts.mesh.wait_joined()
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:

@@ -144,6 +144,11 @@ class TestKey:
             assert "no peer of this host is a member" in run("key", *words, code=1).stderr
         assert meshkey.load().next is None
 
+    def test_a_mesh_without_a_peer(self) -> None:
+        told = run("key", "new").stdout
+        assert meshkey.load().mesh.hex() in told
+        assert "already" in run("key", "new", code=1).stderr
+
     def test_a_next_key_is_given_up(self) -> None:
         meshkey.make(KEY)
         assert "No next key" in run("key", "unstage").stdout

@@ -129,6 +129,16 @@ def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool
     ctx.exit((showing.watch if watch else showing.show)(name, everything, as_json))
 
 
+@meshray.command()
+@click.option("--json", "as_json", is_flag=True, help="A list with one object per finding.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say what is in the way of a mesh here: network, firewall, key, versions, ... Exit code 1 when something is."""
+    from meshray.cli.doctor import doctor as run  # loads psutil and mDNS
+
+    ctx.exit(run(as_json))
+
+
 # -- membership --------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +173,12 @@ def key() -> None:
 def key_show(everywhere: bool) -> None:
     """Show which key and mesh this host has, by their ids."""
     (keys.which if everywhere else keys.show)()
+
+
+@key.command("new")
+def key_new() -> None:
+    """Make a mesh, that is its key, and start nothing: for whoever hands it on before the first peer starts."""
+    keys.new()
 
 
 @key.command("stage")

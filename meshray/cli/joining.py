@@ -39,6 +39,8 @@ def token(seeds: str, following: bool) -> None:
     """Print a token of the current key, or of the `following` one. Raises `MeshKeyError`, `SeedError`."""
     keys = meshkey.load()
     key = keys.next if following else keys.current
+    if following:
+        _warn("this is for `meshray key stage --file` on members. A machine that joins by it makes all others switch")
     if key is None:
         raise meshkey.MeshKeyError("no next key is staged on this host: `meshray key stage` does that")
     chosen = parse_seeds(seeds) if seeds else _known_seeds(keys.mesh)

@@ -125,6 +125,14 @@ def _count(members: int) -> str:
 # -- by hand -----------------------------------------------------------------------------------------------------------
 
 
+def new() -> None:
+    """Make the first key of a mesh, on this host, without starting a peer. Raises `MeshKeyError`."""
+    key = MeshKey.generate()
+    if not meshkey.make(key):
+        raise meshkey.MeshKeyError(f"this host belongs to mesh {meshkey.load().mesh.hex()} already")
+    click.echo(f"Mesh {key.founded_mesh().hex()} is made; its key is on this host only.")
+
+
 def stage_here() -> None:
     """Make the next key, on this host. Raises `MeshKeyError`."""
     key = MeshKey.generate()

@@ -20,6 +20,7 @@ In the peer, between hosts::
     speaking            what is said to whom?
     probing             whom do I probe, when?  with health (am I slow myself), own_time (was I away)
     syncing, contacts   where do two tables differ?  which addresses do I try?
+    rotation            how do all come to another key?
     member_effects      what this asks of the shell, and what is shown of a member
 
 In drivers and workers::

@@ -30,6 +30,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     ]
     if len(members) > len(shown):
         lines.append(f"  and {len(members) - len(shown)} more")
+    if mesh["next_key_id"]:
+        lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
     if mesh["discovery_trouble"]:
         lines.append(f"  discovery: {mesh['discovery_trouble']}")
     for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),

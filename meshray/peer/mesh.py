@@ -140,22 +140,24 @@ class Mesh:
         life.turn(now)
         self._turn_keys(life, now)
         found, resolved = life.take_found(), self._seeding.take()
-        if now >= self._hold_until:
-            life.join([*found, *resolved])
-        elif self._is_guest_without:
-            life.join(resolved)
-            self._held = list(dict.fromkeys([*self._held, *found]))
-        else:
-            self._held = list(dict.fromkeys([*self._held, *found, *resolved]))
-        if self._held and now >= self._hold_until:
-            life.join(self._held)
-            self._held.clear()
+        if found or resolved or self._held:
+            self._turn_found(life, found, resolved, now)
         if life.verdict is not None:
             self._begin_anew(life, now)
             return
         if now >= self._load_at:
             self._tell_load(life, now)
         self._remember(life, now)
+
+    def _turn_found(self, life: MeshLife, found: list[str], resolved: list[str], now: float) -> None:
+        """Try addresses, or keep them until they may be tried."""
+        if self._is_guest_without:
+            life.join(resolved)
+            resolved = []
+        self._held = list(dict.fromkeys([*self._held, *found, *resolved]))
+        if now >= self._hold_until:
+            life.join(self._held)
+            self._held.clear()
 
     def ask_keys(self, what: str, argument: str, reply: Reply, now: float) -> None:
         """What a person of this host wants to know of keys, or to be done with them: see `keyring`."""

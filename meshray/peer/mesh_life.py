@@ -61,6 +61,9 @@ SUSPECT_ADDRESSES = 3
 JOINS_MAX = 256
 """Addresses from which an answer to a Hello is awaited; membership tries one after the other, so it is one or two."""
 
+FOLLOW_AGAIN_S = 5.0
+"""An address of this host at which it could not listen is tried again so often."""
+
 TOLD_MAX = 256
 """Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
 
@@ -89,6 +92,8 @@ class MeshLife:
         self._joins: dict[str, GossipMessage] = {}  # by the address whose answer to a Hello they wait for
         self._found: list[str] = []  # addresses that discovery has found, and nobody has taken yet
         self._of_keys: list[tuple[bytes, RotationMessage]] = []  # members' messages that nobody has taken yet
+        self._hosts: list[str] = []  # addresses of this host of which not all could be listened at
+        self._follow_at: float | None = None  # when these are tried again; None: there are none
         self._more = False  # the last turn has left something to do
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
@@ -115,12 +120,15 @@ class MeshLife:
         """When a turn is due, if none of `fds` becomes readable before."""
         if self._more:
             return now
-        return min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
+        due = min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
+        return due if self._follow_at is None else min(due, self._follow_at)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""
         for finding in self._discovery.take():
             self._on_finding(finding, now)
+        if self._follow_at is not None and now >= self._follow_at:
+            self._follow(self._hosts, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told = self._links.turn(now)
@@ -221,16 +229,27 @@ class MeshLife:
         elif isinstance(finding, Addresses):
             hosts = _usable(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
-                before = set(self._endpoint.listens)
-                listens = self._endpoint.follow(hosts)
-                self._links.present(listens)
-                if before - set(listens):
-                    self._links.redial(now)
-                    self._lines.redial()
-                self._membership.set_addresses(tuple(listens), awake_or_not())
+                self._follow(hosts, now)
         elif isinstance(finding, Trouble):
             self.trouble = finding.text
             note(finding.text or "mDNS works again")
+
+    def _follow(self, hosts: list[str], now: float) -> None:
+        """Listen at these addresses, and say so. One that cannot be had is tried again: somebody else has the port
+        there, or it has just come or gone."""
+        before = set(self._endpoint.listens)
+        listens = self._endpoint.follow(hosts)
+        self._follow_at = None
+        if len(listens) < len(hosts):
+            self._tell(self._endpoint.inbound.last_refusal)
+            self._hosts, self._follow_at = hosts, now + FOLLOW_AGAIN_S
+        if set(listens) == before:
+            return
+        self._links.present(listens)
+        if before - set(listens):
+            self._links.redial(now)
+            self._lines.redial()
+        self._membership.set_addresses(tuple(listens), awake_or_not())
 
     def _on_told(self, event: Effect | LineEvent, now: float) -> None:
         """One thing that links or connections tell."""

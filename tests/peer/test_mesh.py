@@ -27,6 +27,7 @@ from meshray.peer.mesh_life import address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
+from meshray.transport.discovery import Addresses
 from tests.until import until
 
 CONFIG = preset("test")
@@ -253,3 +254,23 @@ def test_what_libzmq_cannot_have_is_told_in_words_and_leaves_nothing(
 def test_what_a_line_is_called_after() -> None:
     assert address_of(PREFIX + b"10.0.0.1:7637") == address_of(SEED + b"10.0.0.1:7637") == "10.0.0.1:7637"
     assert address_of(b":ode--id") == ""  # one in thirty ids has a colon in it
+
+
+@pytest.mark.fault(28, 35)
+def test_an_address_where_somebody_else_has_the_port_is_tried_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mesh_life, "FOLLOW_AGAIN_S", 0.1)
+    a = room.member()
+    life, port = a._life, int(place(a).rpartition(":")[2])
+    assert life is not None
+    monkeypatch.setattr(life._discovery, "take", list)  # it would say what the host's addresses are
+    with socket.create_server(("127.0.0.2", port)):
+        life._on_finding(Addresses(("127.0.0.1", "127.0.0.2")), time.monotonic())
+        assert a.status()["listens"] == [f"127.0.0.1:{port}"]
+        assert f"port {port} of 127.0.0.2 is taken by another program" in capsys.readouterr().err
+    room.until(lambda: len(a.status()["listens"]) == 2, "it listens there as well")
+    b = room.member(f"127.0.0.2:{port}")
+    room.agree()
+    (row,) = (member for member in b.status()["members"] if not member["is_self"])
+    assert row["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]

@@ -58,6 +58,10 @@ class Peer:
     def alive(self) -> set[str]:
         return {node for node, state in self.states().items() if state == "alive"}
 
+    def living(self) -> set[str]:
+        """Those that nobody has declared dead; a suspect may be well."""
+        return {node for node, state in self.states().items() if state in ("alive", "suspect")}
+
     def logged(self, text: str) -> int:
         """How many lines of its log have this in them."""
         return sum(text in line for line in list(self.program.lines))

@@ -80,13 +80,13 @@ def test_two_thousand_silent_connections(lan: MakeLan) -> None:
     tasks.tell("more")
     until(lambda: tasks.lines[-1] == "20", f"tasks go on: {tasks}")
     until(lambda: a.mesh()["counters"]["messages received"] > before + 10, "members go on")
-    assert a.alive() == b.alive() == {a.first, b.first}
+    assert a.living() == b.living() == {a.first, b.first}
     flood.kill()
     tasks.tell("")
     assert tasks.wait() == 0, tasks
     c = Peer(network["stranger"])  # and somebody with the key gets in again
     agree(a, b, c)
-    assert {a.first, b.first} < a.alive(), "nobody has died of it"
+    assert {a.first, b.first} < a.living(), "nobody has died of it"
 
 
 @pytest.mark.fault(47)
@@ -98,7 +98,7 @@ def test_garbage(lan: MakeLan) -> None:
         network["stranger"].run("python", "-c", GARBAGE, address)
     until(lambda: a.mesh()["refused"], "it is counted")
     agree(a, b)
-    assert a.alive() == {a.first, b.first}
+    assert a.living() == {a.first, b.first}
     assert a.mesh()["lives"] == b.mesh()["lives"] == 1
 
 

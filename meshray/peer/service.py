@@ -186,6 +186,8 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     parts.cores.objects.alone = False
     parts.cores.objects.object_freed = parts.cores.whereabouts.on_object_freed
     parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
+    if settings.guest:
+        parts.mesh.wait_joined()
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:

@@ -994,7 +994,7 @@ class Ask(Struct, array_like=True, tag=70):
     """A -> P: a question of `peer.status`. Answered with Answer."""
 
     request: int
-    what: Name  # "nodes", "resources", "status", "named_actors", "stop"
+    what: Name  # "nodes", "resources", "status", "named_actors", "stop", and those about keys
     argument: Text = ""
 
 

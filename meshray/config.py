@@ -491,6 +491,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_ahead_max_bytes: int = 8 << 20
     """What was sent to a driver and it has not shown yet: beyond that what its workers print is not read."""
 
+    log_ahead_foreign_max_bytes: int = 256 << 10
+    """The same for a driver of another host: what it has not shown travels with what the peers have to say themselves,
+    and is soon acknowledged or the driver is behind."""
+
     log_stall_s: float = 10.0
     """A driver that shows nothing for so long does not hold up its tasks: what they print is left out, and counted."""
 

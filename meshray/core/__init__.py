@@ -4,6 +4,7 @@ In the peer::
 
     leases              who gets the slots?  with demands (whose turn), quantum (who gives way), grants and slots (the
                         books), trouble (what is told to those who wait long)
+    placement           on which hosts could a class run, and which of them should its submitter ask?
     assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
     objects             what does this peer answer for?  with object_table, deaths (when do holds of the dead end?),
                         departures (who accounts for them), gone (why nobody answers)

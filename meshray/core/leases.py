@@ -236,9 +236,9 @@ class Leases(Core):
         self.placement.on_member(member)
         self._look_again_at_all(now)
 
-    def on_member_gone(self, node: bytes, now: float) -> None:
+    def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
         """It is no member any more."""
-        self.placement.on_gone(node)
+        self.placement.on_gone(node, reason)
         self._look_again_at_all(now)
 
     def _look_again_at_all(self, now: float) -> None:

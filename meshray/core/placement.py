@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
+from meshray.core.gone import remember
 from meshray.core.slots import Slots
 from meshray.resources import Amounts, describe, fits
 from meshray.strategy import Strategy
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 ROOM_MAX = 1024
 """The most leases that anybody asks for at once."""
+
+GONE_MAX = 256
+"""So many hosts that are gone are remembered."""
 
 NAMED_MAX = 5
 """So many hosts are named to people; of more, the number."""
@@ -121,6 +125,7 @@ class Placement:
     def __init__(self, here: Here, slots: Slots, config: Config) -> None:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
+        self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
         self.version = 0  # grows whenever one of them has changed
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
         self._slots = slots
@@ -134,6 +139,7 @@ class Placement:
         """It is there, or tells its load. What was promised on its behalf shows in it from now on, or never will."""
         assert member.node != self.node, f"{member} is this host"
         self.members[member.node] = member
+        self.gone.pop(member.node, None)
         self.version += 1
 
     def on_load(self, node: bytes, used: Amounts) -> None:
@@ -143,9 +149,11 @@ class Placement:
             member.used, member.debit, member.queued = dict(used), {}, 0
             self.version += 1
 
-    def on_gone(self, node: bytes) -> None:
+    def on_gone(self, node: bytes, reason: str) -> None:
         """It is dead, or left."""
-        if self.members.pop(node, None) is not None:
+        member = self.members.pop(node, None)
+        if member is not None:
+            remember(self.gone, node, (member, reason), GONE_MAX)
             self.version += 1
 
     # -- this host ---------------------------------------------------------------------------------------------------
@@ -230,9 +238,10 @@ class Placement:
         return ranks
 
     def _with_room(self, wanted: Wanted, tier: Sequence[Member], left: int, now: float) -> list[Ask]:
-        """Of those with room, again and again the less loaded of two random ones."""
-        request = wanted.request
-        free = [member for member in tier if member.room(request)]
+        """Of those with room, again and again the less loaded of two random ones. Nobody twice in a short time: one
+        that has room for others only (it keeps it for a large request, say) would be asked for ever."""
+        request, asked_before = wanted.request, now - self._config.ask_again_s
+        free = [m for m in tier if m.room(request) and wanted.asked.get(m.node, asked_before) <= asked_before]
         asks: list[Ask] = []
         while free and left > 0:
             best = self._better_of_two(free, request)

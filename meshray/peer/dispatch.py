@@ -26,7 +26,7 @@ from meshray.wire import messages as m
 Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
-    {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
+    {m.Detach, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
     | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused}
     | {m.CreateActor, m.ActorReady, m.ActorExit, m.WatchActor, m.KillActor, m.FindActor}
 )

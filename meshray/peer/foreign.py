@@ -53,7 +53,7 @@ class Foreign:
         cores.fetches.on_host_gone(effect.home, now)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
-            cores.leases.on_member_gone(effect.home, now)
+            cores.leases.on_member_gone(effect.home, effect.reason, now)
         self._on_actors_gone(effect.home, effect.reason, now)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
@@ -92,6 +92,7 @@ class Foreign:
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_job(effect.job, now)
+        self._parts.log_flow.forget(effect.job)
 
 
 def as_here(info: JobInfo) -> JobInfo:

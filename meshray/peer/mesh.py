@@ -244,10 +244,6 @@ class Mesh:
 
     # -- what it shows -------------------------------------------------------------------------------------------------
 
-    def members(self) -> list[MemberView]:
-        """This peer, the living, and the dead as far as they are remembered."""
-        return self._life.members() if self._life is not None else []
-
     def status(self) -> dict[str, Any]:
         """For `meshray status`, as plain data."""
         life = self._life

@@ -146,7 +146,7 @@ def serve(
             zygotes=zygotes,
             children=Children(),
             logs=Logs(config),
-            log_flow=LogFlow(config),
+            log_flow=LogFlow(config, node),
             timers=Timers(),
             processes=processes,
             started_at=time.monotonic(),

@@ -176,7 +176,11 @@ def _other(other: OtherView) -> dict[str, Any]:
         "MetricsExportPort": 0,
         "RuntimeEnvAgentPort": 0,
         "NodeName": other.name,
-        "DeathReason": 0 if other.alive else EXPECTED_TERMINATION if other.reason == LEFT else UNEXPECTED_TERMINATION,
+        "DeathReason": 0
+        if other.alive
+        else EXPECTED_TERMINATION
+        if other.reason.endswith(LEFT)
+        else UNEXPECTED_TERMINATION,
         "DeathReasonMessage": other.reason,
         "alive": other.alive,
         "Resources": to_quantities(other.total) if other.alive else {},

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from meshray.core.lives import Life
+from meshray.core.placement import Member
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
 from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
 from meshray.resources import Amounts
-from meshray.wire.loads import decode_load
 
 _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"}
 
@@ -92,22 +92,9 @@ class PartsView:
         return StoreView(stats.capacity, stats.live, 0, rest, stats.segments, str(self._parts.store_folder), copies)
 
     def others(self) -> Sequence[OtherView]:
-        """Each host once: as the latest life of its peer has told."""
-        mesh = self._parts.mesh
-        found: dict[bytes, OtherView] = {}
-        for member in mesh.members() if mesh is not None else ():
-            load = decode_load(member.load)
-            if member.is_self or load is None or not load.home or load.home == self._parts.node:
-                continue
-            alive = member.state in ("alive", "suspect")
-            before = found.get(load.home)
-            if before is not None and (before.alive or not alive):
-                continue
-            address = member.addresses[0] if member.addresses else ""
-            found[load.home] = OtherView(
-                load.home, member.name, address, alive, load.total, load.used, load.labels, member.reason
-            )
-        return list(found.values())
+        placement = self._parts.cores.leases.placement
+        living = [_other(member) for member in placement.members.values()]
+        return living + [_other(member, reason) for member, reason in placement.gone.values()]
 
     def mesh(self) -> Mapping[str, Any] | None:
         mesh, road = self._parts.mesh, self._parts.cores.road
@@ -123,3 +110,9 @@ class PartsView:
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
             **(parts.counters + parts.cores.road.counters),
         }
+
+
+def _other(member: Member, reason: str = "") -> OtherView:
+    return OtherView(
+        member.node, member.name, member.address, not reason, member.total, member.used, member.labels, reason
+    )

@@ -991,16 +991,17 @@ class LogLine(Struct, array_like=True, gc=False):
     pid: int
     text: Annotated[str, Meta(max_length=64 * 1024)]
     stderr: bool = False
+    host: Name = ""  # where, if that is another host than the driver's
 
 
 class LogLines(Struct, array_like=True, tag=72):
-    """P -> D: what its workers printed."""
+    """P -> D: what its workers printed. P may be the peer of another host."""
 
     lines: list[LogLine]
 
 
 class LogsShown(Struct, array_like=True, tag=74):
-    """D -> P: so much of what LogLines brought was shown (`observe.weight`)."""
+    """D -> P: so much of what the LogLines of this peer brought was shown (`observe.weight`)."""
 
     size: Count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,18 +14,24 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshray.config import DEFAULT, Config
 from meshray.core.effects import ActorSlot, ActorWaits, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
+from meshray.core.placement import Here, Member
+from meshray.ids import peer_of
 from meshray.resources import to_amounts
+from meshray.strategy import LabelTest, Strategy
 from meshray.wire.messages import (
+    AskAlso,
     Bind,
     Demand,
     Exit,
     Failure,
     Infeasible,
     JobInfo,
+    JobWanted,
     LeaseGranted,
     LeaseLost,
     LeaseRevoked,
     LeaseWanted,
+    LoadNow,
     Profile,
     Result,
 )
@@ -743,3 +750,236 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
     max_examples=30, stateful_step_count=30, deadline=None, phases=(Phase.explicit, Phase.generate)
 )
+
+
+# -- other hosts -------------------------------------------------------------------------------------------------------
+
+THERE = b"node_two"
+STRANGER = THERE + b"worker__"
+FOREIGN_JOB = THERE + b"driver__"
+
+
+def meshed(jobs: int = 1, config: Config = DEFAULT, labels: dict[str, str] | None = None, **total: float) -> Host:
+    """A peer among others; its drivers have its home node in their ids."""
+    host = Host(jobs, config, **total)
+    amounts = host.leases.slots.total
+    host.leases = Leases(amounts, OWN, config, here=Here(b"node____", labels or {}, Random(1)))
+    for number in range(jobs):
+        host.leases.on_job_started(job_info(driver(number)))
+    return host
+
+
+def tell(host: Host, node: bytes, used: float = 0, **total: float) -> None:
+    member = Member(node, node.decode(), to_amounts(total), to_amounts({"CPU": used}), {})
+    host.leases.on_member(member, host.now)
+    host.perform()
+
+
+def foreign_demand(host: Host, count: int, job: bytes = FOREIGN_JOB, submitter: bytes = STRANGER) -> None:
+    host.leases.on_demand(submitter, Demand(1, count, to_amounts({"CPU": 1}), hops=1), host.now, job)
+    host.perform()
+
+
+def test_numbers_of_leases_of_two_peers_differ() -> None:
+    numbers = []
+    for node in (b"\0\0\0\0\0\0\0\1", b"\xff" * 8, b"node____"):
+        leases = Leases(to_amounts({"CPU": 1}), OWN, DEFAULT, here=Here(node))
+        leases.on_job_started(job_info(A))
+        host = Host(0, CPU=1)
+        host.leases = leases
+        host.leases.on_demand(node + b"submittr", Demand(1, 1, to_amounts({"CPU": 1})), 0.0, A)
+        host.perform()
+        numbers.append(host.take(LeaseGranted)[0].lease)
+    assert len({number >> 40 for number in numbers}) == 3
+    assert max(numbers) < 2**62
+    assert numbers[0] == 1
+
+
+def test_what_does_not_fit_here_may_be_asked_for_elsewhere() -> None:
+    host = meshed(CPU=2)
+    tell(host, THERE, CPU=4, used=1)
+    host.demand(A, 6)
+    assert len(host.take(LeaseGranted, A)) == 2
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 3, 1)]
+    host.demand(A, 6)
+    assert not host.take(AskAlso)
+
+
+def test_without_others_nobody_is_asked() -> None:
+    host = meshed(CPU=1)
+    host.demand(A, 5)
+    host.wait(5)
+    assert not host.take(AskAlso)
+
+
+def test_a_load_that_shows_room_is_a_hint_at_once() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=2, used=2)
+    host.demand(A, 3)
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)], "it queues there"
+    host.wait(DEFAULT.ask_again_s)
+    tell(host, THERE, CPU=2)
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)]
+
+
+def test_what_only_others_have_is_not_infeasible() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=2, disk=1)
+    host.demand(A, 1, CPU=1, disk=1)
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 1, 1)]
+    host.wait(10)
+    assert not host.take(Infeasible)
+
+
+def test_what_nobody_has_is_reported_until_a_member_comes_that_has_it() -> None:
+    host = meshed(CPU=1)
+    tell(host, b"small___", CPU=2)
+    host.demand(A, 1, CPU=1, disk=1)
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert told.message == (
+        "no member can ever run it: it asks for {CPU: 1, disk: 1}, there is {CPU: 1, disk: 0} on this host, "
+        "{CPU: 2, disk: 0} on small___"
+    )
+    assert not told.hopeless
+    tell(host, THERE, CPU=2, disk=1)
+    assert [said.message for said in host.take(Infeasible, A)] == [""]
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 1, 1)]
+    host.leases.on_member_gone(THERE, "dead", host.now)
+    host.wait(2)
+    assert "disk: 1" in host.take(Infeasible, A)[0].message
+
+
+def test_a_node_that_is_not_there_will_never_be() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=2)
+    strategy = Strategy(node=b"gone____")
+    host.leases.on_demand(A, Demand(1, 1, to_amounts({"CPU": 1}), strategy=strategy), host.now)
+    host.perform()
+    assert not host.take(Infeasible)
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert told.hopeless
+    assert b"gone____".hex() in told.message
+
+
+def test_alone_too_a_strategy_is_kept() -> None:
+    host = meshed(CPU=1, labels={"zone": "a"})
+    for class_id, strategy in enumerate(
+        (Strategy(node=b"node____"), Strategy(hard=(LabelTest("zone", ("a",)),)), Strategy(spread=True)), 1
+    ):
+        host.leases.on_demand(A, Demand(class_id, 1, to_amounts({"CPU": 0.1}), strategy=strategy), host.now)
+        host.perform()
+        assert len(host.take(LeaseGranted, A)) == 1, strategy
+    strategy = Strategy(hard=(LabelTest("zone", ("b",)),))
+    host.leases.on_demand(A, Demand(9, 1, to_amounts({"CPU": 0.1}), strategy=strategy), host.now)
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert "zone=b" in told.message
+    assert not told.hopeless
+
+
+def test_a_submitter_of_another_host_is_one_like_others() -> None:
+    host = meshed(CPU=2)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 5)
+    granted = host.take(LeaseGranted, STRANGER)
+    assert len(granted) == 2
+    assert host.take(LoadNow, peer_of(THERE)) == [LoadNow({"CPU": 20_000})], "it could not have all"
+    host.demand(A, 1)
+    host.wait(DEFAULT.lease_quantum_s * 2)
+    (revoked,) = host.take(LeaseRevoked, STRANGER)
+    host.leases.on_returned(STRANGER, [revoked.lease], host.now)
+    host.perform()
+    assert len(host.take(LeaseGranted, A)) == 1
+    host.die(granted[0].worker if granted[0].lease != revoked.lease else granted[1].worker, started=[1])
+    assert len(host.take(LeaseLost, STRANGER)) == 1
+
+
+def test_a_demand_for_a_job_that_is_not_known_asks_for_it() -> None:
+    host = meshed(CPU=2)
+    foreign_demand(host, 1)
+    assert host.take(JobWanted, peer_of(THERE)) == [JobWanted(FOREIGN_JOB)]
+    assert host.leases.stale == 1
+    foreign_demand(host, 0)
+    assert not host.take(JobWanted), "nothing is asked for"
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 1)
+    assert len(host.take(LeaseGranted, STRANGER)) == 1
+    assert host.leases.job_info(FOREIGN_JOB) is not None
+
+
+def test_a_host_that_is_gone_takes_its_demands_along() -> None:
+    host = meshed(CPU=3)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 2)
+    host.demand(A, 2)
+    host.take(LeaseGranted)
+    host.leases.on_node_gone(THERE, host.now)
+    host.perform()
+    assert len(host.killed) == 2
+    for worker in list(host.killed):
+        host.die(worker)
+    assert not host.take(LeaseLost), "nobody is there to hear of it"
+    assert len(host.take(LeaseGranted, A)) == 1, "the second one"
+    assert host.available() == 1
+
+
+def test_a_foreign_submitter_that_died_is_nobody() -> None:
+    host = meshed(CPU=2)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 1)
+    foreign_demand(host, 1, submitter=THERE + b"another_")
+    host.leases.on_foreign_process_died(STRANGER, host.now)
+    host.leases.on_foreign_process_died(driver(0), host.now)  # it is no foreigner
+    host.perform()
+    assert len(host.killed) == 1
+
+
+def test_a_job_that_is_over_only_here_loses_its_leases_aloud() -> None:
+    """Its driver's host is out of sight, but its submitter lives on a third one."""
+    host = meshed(CPU=2)
+    job = b"node_far" + b"driver__"
+    host.leases.on_job_started(job_info(job))
+    foreign_demand(host, 1, job)
+    (granted,) = host.take(LeaseGranted, STRANGER)
+    host.leases.on_job_ended(job, frozenset(), host.now)
+    host.perform()
+    host.die(granted.worker, started=[1])
+    (lost,) = host.take(LeaseLost, STRANGER)
+    assert lost.started == [1]
+    foreign_demand(host, 1, job)
+    assert host.take(JobWanted, peer_of(THERE)) == [JobWanted(job)]
+
+
+def test_a_job_that_comes_back_before_its_last_worker_is_dead() -> None:
+    host = meshed(CPU=2)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 1)
+    (granted,) = host.take(LeaseGranted, STRANGER)
+    host.leases.on_job_ended(FOREIGN_JOB, frozenset(), host.now)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    host.perform()
+    host.die(granted.worker)
+    foreign_demand(host, 1)
+    assert len(host.take(LeaseGranted, STRANGER)) == 1
+
+
+def test_who_goes_on_elsewhere_keeps_its_leases() -> None:
+    host = meshed(CPU=2)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    foreign_demand(host, 1)
+    foreign_demand(host, 1, submitter=THERE + b"another_")
+    host.leases.on_job_ended(FOREIGN_JOB, frozenset({STRANGER}), host.now)
+    host.perform()
+    assert len(host.killed) == 1
+    assert host.leases.workers_for(STRANGER)
+
+
+def test_foreign_classes_are_bounded() -> None:
+    host = meshed(config=msgspec.structs.replace(DEFAULT, foreign_classes_max=3), CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    for number in range(5):
+        foreign_demand(host, 1, submitter=THERE + number.to_bytes(8, "big"))
+    assert len(host.leases.waiting()) == 2
+    assert host.leases.stale == 2

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.pending import DONE, IN_FLIGHT, READY, Mean, Pending
+from meshray.core.pending import DONE, IN_FLIGHT, READY, Mean, Pending, gone_failure
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import peer_of
+from meshray.strategy import Strategy
 from meshray.wire.messages import (
+    AskAlso,
     Blob,
     Demand,
     Failure,
@@ -671,3 +673,213 @@ def test_a_worker_that_died_without_a_lease_is_forgotten() -> None:
     assert shell.core._links
     shell.core.on_process_died(worker(1))
     assert not shell.core._links
+
+
+# -- other hosts -------------------------------------------------------------------------------------------------------
+
+THERE = peer_of(b"node_two")
+
+
+def stranger(number: int) -> bytes:
+    return THERE[:8] + number.to_bytes(8, "big")
+
+
+def ask_also(shell: Shell, count: int, peer: bytes = THERE, hops: int = 1) -> list[tuple[bytes, Any]]:
+    shell.core.on_ask_also(AskAlso(shell.cls.id, peer, count, hops))
+    return shell.fill()
+
+
+def grant_there(shell: Shell, lease: int, number: int | None = None) -> list[tuple[bytes, Any]]:
+    shell.core.on_granted(LeaseGranted(lease, shell.cls.id, stranger(number or lease)), shell.now)
+    return shell.fill()
+
+
+def demanded(said: list[tuple[bytes, Any]], peer: bytes = THERE) -> list[int]:
+    return [message.count for to, message in said if isinstance(message, Demand) and to == peer]
+
+
+def test_another_peer_is_asked_for_what_it_may_give() -> None:
+    shell = Shell()
+    shell.cls.job = b"job"
+    shell.submit(5)
+    said = ask_also(shell, 2, hops=2)
+    assert demanded(said) == [2]
+    (demand,) = [message for to, message in said if to == THERE]
+    assert (demand.hops, demand.job, demand.request) == (2, b"job", {"CPU": 10_000})
+    assert not ask_also(shell, 2, PEER), "our own is asked anyway"
+
+
+def test_no_more_is_asked_for_than_is_ready() -> None:
+    shell = Shell()
+    shell.submit(3)
+    assert demanded(ask_also(shell, 10)) == [3]
+
+
+def test_nobody_is_asked_when_nothing_is_ready() -> None:
+    shell = Shell()
+    shell.submit(1)
+    shell.grant(1)
+    assert not ask_also(shell, 2)
+
+
+def test_a_hint_that_is_repeated_is_followed_again() -> None:
+    shell = Shell()
+    shell.submit(5)
+    assert demanded(ask_also(shell, 2)) == [2]
+    assert demanded(ask_also(shell, 2)) == [2], "it may not have arrived"
+
+
+def test_all_are_told_when_nothing_is_ready_any_more() -> None:
+    shell = Shell()
+    tasks = shell.submit(3)
+    ask_also(shell, 2)
+    ask_also(shell, 1, peer_of(b"nodethre"))
+    grant_there(shell, 7)
+    for task in tasks:
+        shell.core.cancel(task)
+    said = shell.fill()
+    assert demanded(said) == [1], "what it has given is kept for the moment"
+    assert demanded(said, peer_of(b"nodethre")) == [0]
+    assert demanded(said, PEER) == [0]
+    assert list(shell.cls.asked) == [THERE]
+
+
+def test_what_was_given_there_goes_back_there() -> None:
+    shell = Shell()
+    (task,) = shell.submit(1)
+    ask_also(shell, 1)
+    (push,) = [message for to, message in grant_there(shell, 7) if to == stranger(7)]
+    assert isinstance(push, Push)
+    shell.core.kill_worker(task)
+    assert shell.core.take_effects()[-1].to == THERE
+    shell.core.on_results(stranger(7), 7, [Result(1, [VALUE])], MS, shell.now)
+    shell.fill()
+    shell.core.tick(shell.now + 1, 0.2)
+    said = [(effect.to, effect.message) for effect in shell.core.take_effects()]
+    assert [type(message) for to, message in said if to == THERE] == [Demand, LeaseReturned]
+    assert demanded(said) == [0]
+    assert not [message for to, message in said if to == PEER and isinstance(message, LeaseReturned)]
+    shell.fill()
+    assert not shell.cls.asked
+
+
+def test_leases_of_others_count_for_them_alone() -> None:
+    shell = Shell()
+    shell.submit(8)
+    ask_also(shell, 2)
+    grant_there(shell, 7)
+    shell.core.on_granted(LeaseGranted(1, shell.cls.id, worker(1)), shell.now)
+    shell.fill()
+    assert (len(shell.cls.leases), shell.cls.abroad) == (2, 1)
+    assert list(shell.cls.leases) == [1, 7], "those here come first"
+    shell.submit(20)
+    assert demanded(shell.sent, PEER)[-1] == 27, "one that it has, and 26 that are ready"
+
+
+def test_a_number_that_two_peers_have_given_goes_back() -> None:
+    shell = Shell()
+    shell.submit(4)
+    ask_also(shell, 2)
+    shell.grant(7)
+    said = grant_there(shell, 7)
+    assert [message for to, message in said if to == THERE and isinstance(message, LeaseReturned)]
+    assert shell.cls.leases[7].link.worker == worker(7)
+    shell.core.on_lost(LeaseLost(7, stranger(7), [], [], CRASH), shell.now)
+    assert 7 in shell.cls.leases, "that was the other one"
+
+
+def test_a_host_that_is_gone_is_charged_with_all_that_was_there() -> None:
+    shell = Shell()
+    spent, left = shell.task(retries_left=0), shell.task(retries_left=2)
+    for task in (spent, left):
+        shell.core.on_ready(task)
+    shell.fill()
+    ask_also(shell, 2)
+    grant_there(shell, 7)
+    grant_there(shell, 8)
+    assert spent.state == left.state == IN_FLIGHT
+    gone = gone_failure(THERE[:8], "its peer is dead")
+    done = shell.core.on_node_gone(THERE[:8], gone, shell.now)
+    assert [task for task, _ in done] == [spent]
+    assert done[0][1].values[0].kind == "NodeDiedError"
+    assert (left.state, left.retries_left, left.attempt) == (READY, 1, 1)
+    assert not shell.cls.leases
+    assert not shell.cls.asked
+    assert shell.cls.idle == shell.cls.abroad == 0
+    assert demanded(shell.fill()) == []
+    assert not shell.core.on_node_gone(THERE[:8], gone, shell.now)
+
+
+def test_a_lost_lease_of_another_peer() -> None:
+    shell = Shell()
+    shell.submit(2)
+    ask_also(shell, 1)
+    grant_there(shell, 7)
+    shell.core.on_lost(LeaseLost(7, stranger(7), [], [1], CRASH), shell.now)
+    said = shell.fill()
+    assert shell.cls.abroad == 0
+    assert not demanded(said), "what it was told stands: it may give another one"
+    grant_there(shell, 8)
+    assert shell.cls.abroad == 1
+
+
+def test_few_short_tasks_are_not_worth_asking_elsewhere() -> None:
+    shell = Shell(ask_also_work_s=0.005)
+    shell.mean.add(MS)
+    shell.submit(1)
+    shell.grant(1)
+    shell.submit(6)
+    assert len(shell.cls.ready) > 0
+    assert not ask_also(shell, 2)
+    shell.submit(10)
+    assert demanded(shell.sent) == [2]
+
+
+def test_spread_runs_one_task_per_lease() -> None:
+    shell = Shell()
+    shell.mean.add(1000.0)
+    shell.cls = shell.core.new_class({"CPU": 10_000}, Profile(), 0, Strategy(spread=True))
+    shell.submit(4)
+    ask_also(shell, 2)
+    (push,) = [message for _, message in shell.grant(1) if isinstance(message, Push)]
+    assert len(push.tasks) == 1
+    (push,) = [message for _, message in grant_there(shell, 7) if isinstance(message, Push)]
+    assert len(push.tasks) == 1
+    shell.core.on_results(stranger(7), 7, [Result(1, [VALUE])], MS, shell.now)
+    said = shell.fill()
+    returned = [(to, message) for to, message in said if isinstance(message, Demand | LeaseReturned)]
+    assert [(to, type(message)) for to, message in returned] == [(THERE, Demand), (THERE, LeaseReturned)]
+    assert demanded(said) == [1], "less by the one that it gave, before that goes back"
+
+
+def test_tasks_go_where_their_large_arguments_lie() -> None:
+    shell = Shell(locality_min_bytes=1000)
+    small, large, spread = shell.task(), shell.task(), shell.task()
+    spread.cls = shell.core.new_class({"CPU": 10_000}, Profile(), 0, Strategy(spread=True))
+    shell.core.settle_near(small, {THERE[:8]: 999})
+    shell.core.settle_near(spread, {THERE[:8]: 5000})
+    assert small.cls is shell.cls
+    assert spread.cls.strategy.spread
+    near = {THERE[:8]: 5000, PEER[:8]: 3000}
+    shell.core.settle_near(large, near)
+    assert large.cls is not shell.cls
+    shell.core.on_ready(large)
+    (demand,) = [message for _, message in shell.fill() if isinstance(message, Demand)]
+    assert demand.near == near
+    assert demand.request == shell.cls.request
+    other = shell.task()
+    shell.core.settle_near(other, {THERE[:8]: 2000})
+    assert other.cls is large.cls
+
+
+def test_what_no_member_can_ever_run_fails() -> None:
+    shell = Shell()
+    waiting = shell.submit(2)
+    shell.core.cancel(waiting[1])
+    done = shell.core.on_unschedulable(shell.cls.id, "there is no such node")
+    assert [task for task, _ in done] == [waiting[0]]
+    failure = done[0][1].values[0]
+    assert failure.kind == "TaskUnschedulableError"
+    assert "no such node" in failure.message
+    assert demanded(shell.fill(), PEER) == [0]
+    assert not shell.core.on_unschedulable(99, "")

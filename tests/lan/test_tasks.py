@@ -77,6 +77,8 @@ def test_four_tasks_run_at_once_on_two_hosts_of_two_cpus(lan: MakeLan) -> None:
     counts = Counter(value["node"] for value in values)
     assert counts == {driver.node: 2, b.status()["node_id"]: 2}
     assert at_once(values)
+    until(lambda: any("host=b) it runs" in line for line in driver.program.lines), "what they print is shown here")
+    assert not any("host=a" in line for line in driver.program.lines)
 
 
 def test_what_only_the_other_host_has(lan: MakeLan) -> None:
@@ -172,15 +174,18 @@ def test_a_short_stop_retries_nothing(lan: MakeLan) -> None:
 
 @pytest.mark.fault(11)
 def test_a_peer_that_wakes_after_its_death_sentence_gives_up_what_it_did_for_others(lan: MakeLan) -> None:
-    _, a, b, driver = two(lan)
-    driver.run(4, 6.0, max_retries=1)
+    network = lan("a", "b", "c")  # of two, each might hold the other for dead
+    a, b, c = Peer(network["a"]), Peer(network["b"]), Peer(network["c"], "--num-cpus", "0")
+    agree(a, b, c)
+    driver = Caller(network["a"])
+    driver.run(4, 10.0, max_retries=1)
     until(lambda: driver.executions() == 4, "all of them run")
     b.program.signal(signal.SIGSTOP)
-    until(lambda: len(a.alive()) == 1, "it is held for dead")
+    until(lambda: a.states()[b.first] == c.states()[b.first] == "dead", "it is held for dead")
     b.program.signal(signal.SIGCONT)
-    until(lambda: b.logged("declared dead") > 0, "it learns that")
+    until(lambda: b.mesh()["lives"] > 1, "it learns that")
     until(lambda: not any(p["state"] == "leased" for p in b.status()["processes"]), "nothing runs there for others")
-    agree(a, b)
+    agree(a, b, c)
     values = driver.get()
     assert len(values) == 4
     assert driver.executions() == 6

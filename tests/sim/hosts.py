@@ -3,9 +3,9 @@
 General layout. `Net` moves messages: within a host first in, first out per pair of processes; between two hosts through
 both peers, over one ordered link per direction. A link that is cut holds what it carries, as a link session does; it
 loses all of it when one side declares the other dead. What the road adds is modelled (`core.road` is simulated by
-itself): a host knows a job before it hears a process of it, and hears of its end; a death is told to the hosts that the
-dead one has spoken to, after all it had said; who is told that a host is gone is not heard there before it has answered.
-`Host` is the shell of the cores of one peer,
+itself): a host knows a job before it hears a process of it, and hears of its end; a death is told to the hosts that
+the dead one has spoken to, after all it had said; who is told that a host is gone is not heard there before it has
+answered. `Host` is the shell of the cores of one peer,
 and tells its processes who is gone; `Program` stands for a driver or a worker. Tasks are plans (`Plan`): how long, how
 many children, whether it waits for them.
 
@@ -261,7 +261,7 @@ class Host:
         self.net.end_session(self.node, node)
         self.net.note(self.node, f"HOLDS {name(node)} FOR DEAD")
         self.leases.on_node_gone(node, self.net.now)
-        self.leases.on_member_gone(node, self.net.now)
+        self.leases.on_member_gone(node, "dead", self.net.now)
         for job in [job for job in self.leases._jobs if job.startswith(node)]:
             self.leases.on_job_ended(job, frozenset(), self.net.now)
         self.perform()

@@ -18,6 +18,7 @@ import pytest
 from meshray import meshkey
 from meshray.config import preset
 from meshray.core.effects import Send
+from meshray.core.naming import Naming
 from meshray.core.road import Road
 from meshray.core.road_effects import Handle, HostGone, Sever
 from meshray.ids import new_node, new_process
@@ -55,7 +56,8 @@ class Peer:
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
         leases = SimpleNamespace(on_member=lambda member, now: None)
-        cores = SimpleNamespace(road=self.road, leases=leases)
+        wills = SimpleNamespace(on_member_up=lambda peer: None, on_member_down=lambda peer, left, now: None)
+        cores = SimpleNamespace(road=self.road, leases=leases, naming=Naming(CONFIG), wills=wills)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: None)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)

@@ -303,6 +303,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     finds_max: int = 10_000
     """Names that processes of this host look for at one time."""
 
+    heir_after_s: float = 60.0
+    """So long after the death of a peer its detached actors are started elsewhere: it may be cut off, and needs up to
+    45 s to notice that (a suspicion that nobody confirms lasts 24 s), before it ends them."""
+
+    handover_timeout_s: float = 3.0
+    """How long a peer that is stopped waits until others have taken over its detached actors."""
+
+    wills_max: int = 10_000
+    """Detached actors of other peers that one peer is the heir of."""
+
     actor_move_s: float = 1.0
     """An actor that has waited for a place on one host for so long looks whether another one has room: twice the time
     after which a change of load is told (`load_interval_s`)."""
@@ -428,6 +438,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Who was declared dead joins through those who said so alone, for so long; then also through whom it knew before,
     and whom discovery finds: one of these may hold the others for dead, and would mix two tables."""
 
+    guest_join_s: float = 10.0
+    """How long the peer of `init("host:port")` may take to become a member: a name to resolve, a connection that is
+    tried again after 3 s, a seed that is tried again after 1, 2 and 4 s."""
+
     probes_kept_max: int = 16
     """Messages of the failure detector that wait for a connection to one address; the newest count."""
 
@@ -436,6 +450,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     probe_lines_max: int = 4096
     """Addresses that datagrams were sent to and that are remembered; connections idle for `mesh_idle_s` are closed."""
+
+    key_ask_again_s: float = 1.0
+    """A question about keys goes by datagrams, which may get lost: it is repeated so often to who has not answered."""
+
+    key_ask_s: float = 10.0
+    """And for so long, until its answers are reported: a member that answers no question for so long is on its way to
+    be declared dead (6.5 to 11 s)."""
+
+    key_switch_after_s: float = 1.0
+    """How long a member that was told to switch waits, so that all have been told when the first port answers with the
+    other key: all dial anew once, at about the same time."""
 
     last_peers_write_s: float = 2.0
     """How soon the members seen last are written down after they have changed, and how often at most."""
@@ -497,6 +522,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_ahead_max_bytes: int = 8 << 20
     """What was sent to a driver and it has not shown yet: beyond that what its workers print is not read."""
 
+    log_ahead_foreign_max_bytes: int = 256 << 10
+    """The same for a driver of another host: what it has not shown travels with what the peers have to say themselves,
+    and is soon acknowledged or the driver is behind."""
+
     log_stall_s: float = 10.0
     """A driver that shows nothing for so long does not hold up its tasks: what they print is left out, and counted."""
 
@@ -526,6 +555,7 @@ DETECTOR_TIMES = (
     "fence_renew_s",
     "fence_right_s",
     "fence_margin_s",
+    "heir_after_s",
 )
 """The times of membership and fencing, which the `test` preset divides by five (suspicions are multiples of them)."""
 
@@ -546,6 +576,7 @@ def preset(name: str) -> Config:
             worker_idle_s=12.0,
             infeasible_after_s=0.2,
             doubt_s=6.0,
+            guest_join_s=4.0,
             **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -238,9 +238,10 @@ class Placement:
         return ranks
 
     def _with_room(self, wanted: Wanted, tier: Sequence[Member], left: int, now: float) -> list[Ask]:
-        """Of those with room, again and again the less loaded of two random ones."""
-        request = wanted.request
-        free = [member for member in tier if member.room(request)]
+        """Of those with room, again and again the less loaded of two random ones. Nobody twice in a short time: one
+        that has room for others only (it keeps it for a large request, say) would be asked for ever."""
+        request, asked_before = wanted.request, now - self._config.ask_again_s
+        free = [m for m in tier if m.room(request) and wanted.asked.get(m.node, asked_before) <= asked_before]
         asks: list[Ask] = []
         while free and left > 0:
             best = self._better_of_two(free, request)
@@ -375,6 +376,13 @@ class Placement:
             if tier:
                 return self._promised(self._better_of_two(tier, request), request)
         return None
+
+    def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
+        """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
+        members, another one for another actor. Rather not `avoided`, where it lives."""
+        all_ = sorted(node for node, member in self.members.items() if member.compatible)
+        nodes = [node for node in all_ if node != avoided] or all_
+        return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
 
     def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""

@@ -26,7 +26,7 @@ from meshray.wire import messages as m
 Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
-    {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
+    {m.Detach, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
     | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused, m.CodeReady}
     | {m.CreateActor, m.ActorReady, m.ActorExit, m.WatchActor, m.KillActor, m.FindActor}
 )
@@ -165,7 +165,7 @@ class Dispatcher:
     def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
         """Processes of this host ask another one to work for a job that it does not know."""
         cores = self._parts.cores
-        info = cores.leases.job_info(message.job)
+        info = cores.leases.job_info(message.job, ended=True)
         if info is not None:
             cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
 
@@ -185,8 +185,23 @@ class Dispatcher:
         if message.what == "stop":
             self._parts.endpoint.send(source, m.Answer(message.request))
             self._parts.stop("meshray stop")
+        elif message.what in status.OF_KEYS:
+            self._on_ask_keys(source, message, now)
         else:
             self._parts.endpoint.send(source, status.answer(self._view, message))
+
+    def _on_ask_keys(self, source: bytes, message: m.Ask, now: float) -> None:
+        """Answered when the members have answered; nobody may be there to hear it by then."""
+        endpoint = self._parts.endpoint
+
+        def reply(told: dict[str, Any] | str) -> None:
+            if self._parts.processes.get(source) is not None:
+                endpoint.send(source, status.answer_with(message.request, told))
+
+        if self._parts.mesh is None:
+            reply("this peer is off the network")
+        else:
+            self._parts.mesh.ask_keys(message.what, message.argument, reply, now)
 
 
 def _timeless(handler: Callable[[bytes, Any], None]) -> Handler:

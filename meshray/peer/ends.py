@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
 from meshray.peer.children import ProcessEnded
 from meshray.peer.jobs import Jobs
@@ -70,6 +71,7 @@ class Ends:
         cores.guests.on_process_died(process_id, how, by_source, all_started)
         cores.foreign_actors.on_process_died(process_id)
         cores.naming.on_process_died(process_id, now)
+        cores.wills.on_process_died(process_id)
         abroad = cores.road.on_local_died(process_id)
         cores.adoption.on_process_died(process_id, finished, failure, now, executors, len(abroad))
         cores.objects.on_process_died(process_id, ended.exit_text, abroad)
@@ -100,20 +102,38 @@ class Ends:
         """What workers printed goes to their drivers."""
         parts = self._parts
         for process_id, lines in parts.logs.take_lines().items():
-            driver = parts.processes.driver_of(process_id)
-            if driver is None:
+            driver = self._reader_of(process_id)
+            if not driver:
                 self._keep(process_id, lines)
-                continue
-            if not parts.log_flow.admit(driver.id, lines, now):
-                continue
-            for begin in range(0, len(lines), LINES_PER_MESSAGE):
-                parts.endpoint.send(driver.id, LogLines(lines[begin : begin + LINES_PER_MESSAGE]))
+            elif parts.log_flow.admit(driver, lines, now):
+                for begin in range(0, len(lines), LINES_PER_MESSAGE):
+                    self._send_to(driver, lines[begin : begin + LINES_PER_MESSAGE], now)
+
+    def _reader_of(self, process_id: bytes) -> bytes:
+        """The driver that shows what this worker prints; b"" for none."""
+        parts = self._parts
+        process = parts.processes.get(process_id)
+        if process is None or process.job is None or not process.job.log_to_driver:
+            return b""
+        driver = process.job.job
+        if driver[:NODE_BYTES] == parts.node:
+            return driver if driver in parts.processes else b""
+        return driver if parts.cores.road.is_there(driver[:NODE_BYTES]) else b""
+
+    def _send_to(self, driver: bytes, lines: list[LogLine], now: float) -> None:
+        parts = self._parts
+        if driver[:NODE_BYTES] == parts.node:
+            parts.endpoint.send(driver, LogLines(lines))
+        else:
+            for line in lines:
+                line.host = parts.record.name
+            parts.cores.road.send(driver, LogLines(lines), now)
 
     def on_shown(self, driver: bytes, size: int, now: float) -> None:
         """A driver has shown lines; if some were left out meanwhile, it is to say so."""
         notice = self._parts.log_flow.on_shown(driver, size, now)
         if notice:
-            self._parts.endpoint.send(driver, LogLines(notice))
+            self._send_to(driver, notice, now)
 
     def _keep(self, process_id: bytes, lines: list[LogLine]) -> None:
         """Nobody reads them, or nobody yet: a worker that has no job says why it cannot start. That goes to our log."""

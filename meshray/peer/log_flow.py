@@ -28,8 +28,11 @@ class _Behind:
 class LogFlow:
     """The drivers of one peer. All times are of the monotonic clock."""
 
-    def __init__(self, config: Config) -> None:
-        self._at_most = config.log_ahead_max_bytes
+    def __init__(self, config: Config, node: bytes = b"") -> None:
+        """`node`: of this host; drivers of others may be less far behind."""
+        self._node = node
+        self._at_most_here = config.log_ahead_max_bytes
+        self._at_most_there = config.log_ahead_foreign_max_bytes
         self._stall_s = config.log_stall_s
         self._drivers: dict[bytes, _Behind] = {}  # those with lines on their way
 
@@ -38,7 +41,7 @@ class LogFlow:
         behind = self._drivers.get(driver)
         if behind is None:
             behind = self._drivers[driver] = _Behind(0, now)
-        if self._is_stalled(behind, now):
+        if self._is_stalled(driver, behind, now):
             behind.left_out += len(lines)
             return False
         behind.size += weight(line.text for line in lines)
@@ -75,7 +78,7 @@ class LogFlow:
         return frozenset(
             driver
             for driver, behind in self._drivers.items()
-            if behind.size >= self._at_most and not self._is_stalled(behind, now)
+            if behind.size >= self._at_most(driver) and not self._is_stalled(driver, behind, now)
         )
 
     def next_deadline(self, now: float) -> float | None:
@@ -83,5 +86,8 @@ class LogFlow:
         times = [self._drivers[driver].since + self._stall_s for driver in self.held_up(now)]
         return min(times, default=None)
 
-    def _is_stalled(self, behind: _Behind, now: float) -> bool:
-        return behind.size >= self._at_most and now >= behind.since + self._stall_s
+    def _at_most(self, driver: bytes) -> int:
+        return self._at_most_here if driver.startswith(self._node) else self._at_most_there
+
+    def _is_stalled(self, driver: bytes, behind: _Behind, now: float) -> bool:
+        return behind.size >= self._at_most(driver) and now >= behind.since + self._stall_s

@@ -110,6 +110,9 @@ class View(Protocol):
     def uptime_s(self) -> float: ...
     def processes(self) -> Sequence[ProcessView]: ...
     def actors(self) -> Sequence[ActorView]: ...
+    def named(self) -> Sequence[tuple[str, str]]:
+        """Namespace and name of each named actor of the mesh, as far as this peer knows."""
+
     def waiting(self) -> Sequence[WaitingView]: ...
     def store(self) -> StoreView: ...
     def others(self) -> Sequence[OtherView]:
@@ -131,6 +134,17 @@ def answer(view: View, ask: Ask) -> Answer:
             ask.request, failure=Failure("MeshrayError", f"no such question: {ask.what!r} (there are: {known})")
         )
     return Answer(ask.request, data=msgspec.msgpack.encode(question(view, ask.argument)))
+
+
+OF_KEYS = ("keys", "key stage", "key switch", "key which")
+"""Questions that the mesh answers, with what other members say (`keyring`)."""
+
+
+def answer_with(request: int, told: dict[str, Any] | str) -> Answer:
+    """Plain data as an answer, or words as a failure."""
+    if isinstance(told, str):
+        return Answer(request, failure=Failure("MeshrayError", told))
+    return Answer(request, data=msgspec.msgpack.encode(told))
 
 
 def nodes(view: View, argument: str = "") -> list[dict[str, Any]]:
@@ -203,11 +217,7 @@ def resources(view: View, argument: str = "") -> dict[str, dict[str, float]]:
 
 def named_actors(view: View, argument: str = "") -> list[dict[str, str]]:
     """The named actors of a namespace, or of all."""
-    return [
-        {"name": actor.name, "namespace": actor.namespace}
-        for actor in view.actors()
-        if actor.name and argument in ("", actor.namespace)
-    ]
+    return [{"name": name, "namespace": namespace} for namespace, name in view.named() if argument in ("", namespace)]
 
 
 def status(view: View, argument: str = "") -> dict[str, Any]:

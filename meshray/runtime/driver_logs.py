@@ -1,4 +1,5 @@
-"""What workers printed, at the driver: `(name pid=...) text` on stdout or stderr, duplicates folded."""
+"""What workers printed, at the driver: `(name pid=...) text` on stdout or stderr, duplicates folded; with `host=...` if
+they are of another host."""
 
 from __future__ import annotations
 
@@ -20,22 +21,22 @@ LINES_AT_ONCE = 1000
 class DriverLogs:
     """Prints log lines in a thread of its own: a slow terminal must not hold up the pump."""
 
-    def __init__(self, enabled: bool, on_shown: Callable[[int], None]) -> None:
-        """`on_shown(weight)` is called after lines were shown, in the thread that shows them."""
+    def __init__(self, enabled: bool, on_shown: Callable[[bytes, int], None]) -> None:
+        """`on_shown(source, weight)` is called after lines were shown, in the thread that shows them."""
         self._enabled = enabled
         self._on_shown = on_shown
         self._folder = LineFolder()
-        self._lines: list[LogLine] = []  # not printed yet
+        self._lines: list[tuple[bytes, LogLine]] = []  # not printed yet, and which peer has told
         self._ready = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def on_lines(self, lines: list[LogLine]) -> None:
+    def on_lines(self, source: bytes, lines: list[LogLine]) -> None:
         """Lines have come. Under the pump's lock: only takes them."""
         if not self._enabled:
             return
         with self._ready:
-            self._lines += lines
+            self._lines += [(source, line) for line in lines]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="meshray-logs", daemon=True)
                 self._thread.start()
@@ -55,12 +56,17 @@ class DriverLogs:
             if closed and not lines:
                 return
 
-    def _show(self, lines: list[LogLine], now: float) -> None:
-        for line in lines:
+    def _show(self, lines: list[tuple[bytes, LogLine]], now: float) -> None:
+        shown: dict[bytes, list[str]] = {}
+        for source, line in lines:
             self._print(
-                self._folder.on_line(line.text, name=line.source, pid=line.pid, host="", stderr=line.stderr, now=now)
+                self._folder.on_line(
+                    line.text, name=line.source, pid=line.pid, host=line.host, stderr=line.stderr, now=now
+                )
             )
-        self._on_shown(weight(line.text for line in lines))
+            shown.setdefault(source, []).append(line.text)
+        for source, texts in shown.items():
+            self._on_shown(source, weight(texts))
 
     def _print(self, printed: list[Line]) -> None:
         for line in printed:

@@ -21,7 +21,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
-                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed
+                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed,
+                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
@@ -888,6 +889,7 @@ class ActorNews(Struct, array_like=True, tag=170):
     failure: Failure | None = None
     callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
     all_started: bool = False
+    heir: bytes = b""  # the peer that will own it when O is gone; b"" for none
 
 
 class UnwatchActor(Struct, array_like=True, tag=171):
@@ -935,6 +937,56 @@ class NameFreed(Struct, array_like=True, tag=175):
     actor_id: TaskId
 
 
+class Will(Struct, frozen=True, array_like=True, tag=176):
+    """O -> its heir: a detached actor of mine, as it is now. The newest one counts. See core/wills.py."""
+
+    spec: CreateActor
+    incarnation: Count
+    restarts: Count
+    worker: bytes = b""  # where it lives; b"" while it does not, or does not go on without O
+
+
+class WillOver(Struct, array_like=True, tag=177):
+    """O -> its heir: it has ended, or has another heir. Unknown ones are ignored."""
+
+    actor_id: TaskId
+
+
+class Inherit(Struct, array_like=True, tag=178):
+    """O -> its heir: I leave, it is yours. Answered with Inherited. A repeat is answered again."""
+
+    actor_id: TaskId
+
+
+class Inherited(Struct, array_like=True, tag=179):
+    """The heir -> O: done."""
+
+    actor_id: TaskId
+
+
+class GuestMoves(Struct, array_like=True, tag=180):
+    """O -> H: this actor of mine that lives with you has another owner from now on. Answered with GuestMoved. Unknown
+    ones are answered, too."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+    owner: ProcessId  # hears of its death if it is dead already
+
+
+class GuestMoved(Struct, array_like=True, tag=181):
+    """H -> O: done."""
+
+    actor_id: TaskId
+
+
+class ActorsMoved(Struct, array_like=True, tag=182):
+    """P -> P, to every member, and to new ones: the sender has taken over these detached actors, whatever owner stands
+    in their ids. A repeat changes nothing."""
+
+    actor_ids: Annotated[list[TaskId], Meta(max_length=1024)]
+
+
 # -- questions ---------------------------------------------------------------------------------------------------------
 
 
@@ -942,7 +994,7 @@ class Ask(Struct, array_like=True, tag=70):
     """A -> P: a question of `peer.status`. Answered with Answer."""
 
     request: int
-    what: Name  # "nodes", "resources", "status", "named_actors", "stop"
+    what: Name  # "nodes", "resources", "status", "named_actors", "stop", and those about keys
     argument: Text = ""
 
 
@@ -961,16 +1013,17 @@ class LogLine(Struct, array_like=True, gc=False):
     pid: int
     text: Annotated[str, Meta(max_length=64 * 1024)]
     stderr: bool = False
+    host: Name = ""  # where, if that is another host than the driver's
 
 
 class LogLines(Struct, array_like=True, tag=72):
-    """P -> D: what its workers printed."""
+    """P -> D: what its workers printed. P may be the peer of another host."""
 
     lines: list[LogLine]
 
 
 class LogsShown(Struct, array_like=True, tag=74):
-    """D -> P: so much of what LogLines brought was shown (`observe.weight`)."""
+    """D -> P: so much of what the LogLines of this peer brought was shown (`observe.weight`)."""
 
     size: Count
 
@@ -1140,6 +1193,13 @@ Message = (
     | NameAnswer
     | NamesHeld
     | NameFreed
+    | Will
+    | WillOver
+    | Inherit
+    | Inherited
+    | GuestMoves
+    | GuestMoved
+    | ActorsMoved
     | Ask
     | Answer
     | LogLines

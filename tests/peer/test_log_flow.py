@@ -54,3 +54,12 @@ def test_one_that_is_gone_is_forgotten() -> None:
     flow.forget(DRIVER)
     assert flow.held_up(1.0) == frozenset()
     assert flow.on_shown(DRIVER, SIZE, 1.0) == []
+
+
+def test_a_driver_of_another_host_is_held_up_sooner() -> None:
+    flow = LogFlow(msgspec.structs.replace(CONFIG, log_ahead_foreign_max_bytes=500), DRIVER[:8])
+    for driver in (DRIVER, OTHER):
+        assert flow.admit(driver, LINES[:1], 0.0)
+    assert flow.held_up(1.0) == {OTHER}
+    assert not flow.admit(OTHER, LINES, 11.0)
+    assert flow.admit(DRIVER, LINES, 11.0)

@@ -8,7 +8,19 @@ from pathlib import Path
 from bench import microbench, report
 from bench.child import Report
 from bench.director import Director, Results
-from bench.plan import GROUPS, LAN_GROUPS, MACHINE, PING_PONG, RIVALS, ROWS, TASKS_ASYNC, Row, rows_of
+from bench.plan import (
+    GROUPS,
+    LAN_GROUPS,
+    MACHINE,
+    PING_PONG,
+    RIVALS,
+    ROWS,
+    TASKS_ASYNC,
+    TO_FIVE,
+    TO_ONE,
+    Row,
+    rows_of,
+)
 from bench.subjects import SUBJECTS
 from bench.timing import FULL, Figure, Pace, middle, rate, summary
 
@@ -114,6 +126,25 @@ def test_the_table_goes_to_its_place_in_a_document(tmp_path: Path) -> None:
     assert text.count("| import |") == 1
     report.write_markdown(results, tmp_path / "new.md")
     assert (tmp_path / "new.md").read_text() == report.as_markdown(results)
+
+
+def test_tables_between_hosts_have_a_place_of_their_own(tmp_path: Path) -> None:
+    results = results_of({("import", "meshray"): 0.05})
+    document = tmp_path / "page.md"
+    document.write_text(f"{report.BEGIN}\nold\n{report.END}\n{report.LAN_BEGIN}\nold too\n{report.LAN_END}\n")
+    report.write_markdown(results, document, report.LAN_BEGIN, report.LAN_END)
+    text = document.read_text()
+    assert text.startswith(f"{report.BEGIN}\nold\n{report.END}\n{report.LAN_BEGIN}\n\n")
+    assert "old too" not in text
+    assert "| import |" in text
+
+
+def test_goals_of_rows_that_are_better_when_lower() -> None:
+    row = row_named(TO_FIVE)
+    assert row.goal is not None
+    assert row.goal.text(row.unit) == f"<= 2x “{TO_ONE}”"
+    assert report.reached(row, results_of({(TO_FIVE, "meshray"): 20.0, (TO_ONE, "meshray"): 11.0})) is True
+    assert report.reached(row, results_of({(TO_FIVE, "meshray"): 23.0, (TO_ONE, "meshray"): 11.0})) is False
 
 
 def test_a_failing_row_is_reported_and_the_next_one_goes_on(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ class ForeignObjects:
         self._node = node
         self._books = books
         self.borrows = Borrows(books.tell)
-        self._lodged: dict[bytes, set[bytes]] = {}  # object of ours -> peers where segments of it lie. No empty sets
+        self._lodged: dict[
+            bytes, set[bytes]
+        ] = {}  # object of ours -> peers where segments of it lie, but for gone ones
         self._later: dict[int, Callable[[], None]] = {}  # what `on_later` will do
         self._last_number = 0  # of these, and of shades
         self.refused = 0  # messages about objects that are not the sender's
@@ -93,7 +95,10 @@ class ForeignObjects:
 
     def borrow(self, records: Iterable[Record], process: bytes = b"", token: int = 0) -> None:
         """Tell owners on other hosts that these are held here; `process` waits to hear that they know."""
-        foreign = [record for record in records if self.is_foreign(record.id) and record.stage is not Stage.LOST]
+        if self._books.alone:
+            foreign = []
+        else:
+            foreign = [record for record in records if self.is_foreign(record.id) and record.stage is not Stage.LOST]
         for record in foreign:
             record.borrowed = True
         if foreign or process:
@@ -187,10 +192,13 @@ class ForeignObjects:
             self._books.table.add_holder(self._books.look_up(place.object_id), sender)
             self._books.expect_segment(place)
 
-    def on_free(self, object_id: bytes) -> None:
-        """An object of ours has ended: so do its segments elsewhere."""
-        for peer in sorted(self._lodged.pop(object_id, ())):
+    def on_free(self, object_id: bytes) -> bool:
+        """An object of ours has ended: so do its segments elsewhere. True when there were any: then its task may have
+        run once more, and the word of another maker be on its way."""
+        peers = self._lodged.pop(object_id, None)
+        for peer in sorted(peers or ()):
             self._books.tell(peer, Release([object_id]))
+        return peers is not None
 
     # -- gone --------------------------------------------------------------------------------------------------------
 
@@ -203,10 +211,8 @@ class ForeignObjects:
         for record in held:
             books.table.replace_holder(record, peer, shade)
         self.on_unreachable(node, why)
-        for object_id in [object_id for object_id, peers in self._lodged.items() if peer in peers]:
-            self._lodged[object_id].discard(peer)
-            if not self._lodged[object_id]:
-                del self._lodged[object_id]
+        for peers in self._lodged.values():
+            peers.discard(peer)
         books.deaths.on_host_gone(peer)
         if held:
             self.in_doubt(lambda: books.drop_holds(shade))

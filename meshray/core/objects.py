@@ -291,7 +291,7 @@ class Objects(Core):
         for object_id in message.object_ids:
             record = self.look_up(object_id)
             self.table.add_holder(record, sender)
-            if self.foreign.is_foreign(object_id):
+            if self.foreign.is_foreign(object_id) and not self.alone:
                 if record.stage is Stage.LOST:
                     self.table.revive(record)
                 foreign.append(record)
@@ -503,13 +503,12 @@ class Objects(Core):
         unsealed = self._unsealed.pop(record.id, None) is not None
         if self.foreign.is_foreign(record.id):
             return
-        if unsealed or retried:
+        if self.foreign.on_free(record.id) or unsealed or retried:
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
             remember(self._early, record.id, None, self._config.early_messages_max)
         if not self.alone:
             self.object_freed(record.id)
-        self.foreign.on_free(record.id)
         self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
         self._unpin_all(contained)

@@ -153,9 +153,13 @@ def test_a_host_that_was_cut_off_may_be_dealt_with_again(peer: Peer) -> None:
 def test_alone_a_foreign_object_is_lost_at_once() -> None:
     core = Objects(preset("test"), NEAR, StoreAccounts(preset("test"), 1 << 30))
     core.on_process_attached(A, 1, A)
+    core.on_hold(A, m.Hold(1, [X]))
+    core.on_promote(A, m.Promote([m.Promoted(OURS, b"a list", [X])]))
     core.on_fetch(A, m.Fetch([X]))
-    (effect,) = core.take_effects()
+    done, effect = core.take_effects()
+    assert done == Send(A, m.HoldDone(1))
     assert effect.message.records[0].value.kind == "OwnerDiedError"
+    core.check()
 
 
 # -- lent --------------------------------------------------------------------------------------------------------------
@@ -257,6 +261,17 @@ def test_a_place_that_only_the_journal_of_its_dead_maker_told_of_is_kept(peer: P
     assert peer.store.has(here.segment, X, 100)
     peer.core.on_release(peer_of(FAR), m.Release([X]))
     assert not peer.store.has(here.segment, X, 100)
+
+
+@pytest.mark.fault(5)
+def test_a_segment_that_was_made_once_more_is_not_kept_for_nobody(peer: Peer) -> None:
+    """It lay on a host that is gone; the next attempt ran here, and its maker's word is slower than the release."""
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged([m.Place(OURS, FAR, "abcdabcdabcdabcd-1", 100)]))
+    peer.core.foreign.on_host_gone(FAR, "its power went")
+    peer.core.on_release(A, m.Release([OURS]))
+    peer.seal(OURS)
+    assert any(isinstance(message, m.SegmentsFree) for _, message in peer.said())
+    assert not peer.core.knows(OURS)
 
 
 @pytest.mark.fault(5)

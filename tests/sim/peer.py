@@ -71,6 +71,7 @@ class SimPeer:
         self.files: dict[str, bytes] = {}  # segment -> maker: what lies in the store folder
         self.jobs_ended: set[bytes] = set()
         self.gone: set[bytes] = set()  # hosts that this one knows to be gone
+        self.asks_hosts = True  # a test sees what happens otherwise
         self.foreigners = Foreigners()
         self.dealt: dict[bytes, set[bytes]] = {}  # process of this host -> nodes that it dealt with
         self._next_deadline = float("inf")
@@ -109,7 +110,8 @@ class SimPeer:
         self.leases.on_process_died(process, [], [], m.Failure("WorkerCrashedError", "killed"), now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", journal, now)
         self.perform()
-        told = frozenset(peer_of(node) for node in self.dealt.pop(process, set()) - self.gone)
+        dealt = self.dealt.pop(process, set()) - self.gone
+        told = frozenset(peer_of(node) for node in dealt) if self.asks_hosts else frozenset()
         for peer in sorted(told):
             self.world.send(self.process, peer, m.ProcessDied(process))
         self.foreigners.on_local_died(process, told)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -55,9 +56,10 @@ class Peer:
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
         leases = SimpleNamespace(on_member=lambda member, now: None)
-        cores = SimpleNamespace(road=self.road, leases=leases)
+        naming, wills = Mock(members=lambda: []), Mock()  # of actors: they are told of members, too
+        cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
-        copies = SimpleNamespace(turn=lambda mesh, now: None)
+        copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
 
     def __contains__(self, process: bytes) -> bool:

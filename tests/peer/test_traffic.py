@@ -56,7 +56,7 @@ class Peer:
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
         leases = SimpleNamespace(on_member=lambda member, now: None)
-        naming, wills = Mock(members=lambda: []), Mock()  # of actors: they are told of members, too
+        naming, wills = Mock(members=list), Mock()  # of actors: they are told of members, too
         cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: False)

@@ -180,10 +180,12 @@ class Adoption(Core):
         failure: Failure,
         now: float,
         executors: frozenset[bytes] = frozenset(),
+        served: frozenset[bytes] | None = None,
         abroad: int = 0,
     ) -> None:
         """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served;
-        `executors`: the workers that had a lease of it; `abroad`: how many other hosts it had dealings with. What ran
+        `executors`: the workers that have a lease of it; `served`: whose leases it had itself, None for anybody's;
+        `abroad`: how many other hosts it had dealings with. What ran
         there for it is killed, so each is taken for one that has begun its tasks and died without telling."""
         self._now = now
         self._submission.on_process_died(process)
@@ -195,7 +197,7 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        self._silence.on_died(process, self._objects.unanswered_by(process) + abroad, executors, now)
+        self._silence.on_died(process, self._objects.unanswered_by(process), executors, served, now, abroad)
         self._look_again()
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):

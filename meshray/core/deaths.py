@@ -57,8 +57,8 @@ class Deaths:
     def __len__(self) -> int:
         return len(self._departures) + len(self._answers)
 
-    def unanswered_by(self, process: bytes) -> int:
-        """For how many of the dead this process has not accounted."""
+    def unanswered_by(self, process: bytes) -> list[bytes]:
+        """For which of the dead this process has not accounted."""
         return self._departures.unanswered_by(process)
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Deaths:
 
     def on_host_gone(self, peer: bytes) -> None:
         """It accounts for nothing any more."""
-        for process in self._departures.unanswered(peer):
+        for process in self._departures.unanswered_by(peer):
             self._doubtful.add(process)
             self._advance(self._departures.answered(peer, process))
 

@@ -65,7 +65,7 @@ class Ends:
         by_source, all_started = self._read_journal(process_id)
         finished, started = by_source.pop(journal.source_of_lease(lease), ([], []))
         failure = _failure(ended, how, last_words)
-        executors = cores.leases.workers_for(process_id)
+        executors, served = cores.leases.workers_for(process_id), cores.leases.served_by(process_id)
         cores.leases.on_process_died(process_id, finished, started, failure, now, all_started)
         cores.actors.on_process_died(process_id, how, by_source, now, all_started)
         cores.guests.on_process_died(process_id, how, by_source, all_started)
@@ -73,7 +73,7 @@ class Ends:
         cores.naming.on_process_died(process_id, now)
         cores.wills.on_process_died(process_id)
         abroad = cores.road.on_local_died(process_id)
-        cores.adoption.on_process_died(process_id, finished, failure, now, executors, len(abroad))
+        cores.adoption.on_process_died(process_id, finished, failure, now, executors, served, len(abroad))
         cores.objects.on_process_died(process_id, ended.exit_text, abroad)
         cores.fetches.on_process_died(process_id)
 

@@ -43,9 +43,12 @@ class Traffic:
             self._on_event(event, now)
             self._settle(now)  # what one says may introduce the next
         self._road.repay(self._parts.endpoint.is_clogged)
-        carried = self._carry(mesh, now)
-        if self._copies.turn(mesh, now) or carried:
-            self._settle(now)
+        sent = self._copies.turn(mesh, now)
+        self._settle(now)
+        while self._carry(mesh, now):
+            sent = True
+            self._settle(now)  # what follows may be for other hosts, too
+        if sent:
             mesh.flush(now)
 
     def _on_event(self, event: MeshEvent, now: float) -> None:

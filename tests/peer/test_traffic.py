@@ -59,7 +59,7 @@ class Peer:
         wills = SimpleNamespace(on_member_up=lambda peer: None, on_member_down=lambda peer, left, now: None)
         cores = SimpleNamespace(road=self.road, leases=leases, naming=Naming(CONFIG), wills=wills)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
-        copies = SimpleNamespace(turn=lambda mesh, now: None)
+        copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
 
     def __contains__(self, process: bytes) -> bool:

@@ -13,9 +13,11 @@ from meshray.core.effects import (
     ActorWaits,
     Dealt,
     DeathOver,
+    DetachedChanged,
     DropCopy,
     KillProcess,
     Later,
+    NameChanged,
     OpenCopy,
     ReleaseActorSlot,
     RequestActorSlot,
@@ -383,6 +385,8 @@ class SimPeer:
                 leases.release_actor(effect.actor_id, now)
             case ActorWaits():
                 assert not effect.broken, "no worker has failed to start"
+            case NameChanged() | DetachedChanged():
+                return  # for other hosts to know
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")
 

@@ -229,7 +229,7 @@ class Host:
             self.over.add(effect.life)
         elif isinstance(effect, HostGone):
             peer = peer_process(effect.home)
-            for process in self.departures.unanswered(peer):
+            for process in self.departures.unanswered_by(peer):
                 self._settle(self.departures.answered(peer, process))
         elif isinstance(effect, JobCame):
             job, code = effect.info.job, effect.info.code

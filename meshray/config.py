@@ -497,6 +497,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_ahead_max_bytes: int = 8 << 20
     """What was sent to a driver and it has not shown yet: beyond that what its workers print is not read."""
 
+    log_ahead_abroad_max_bytes: int = 1 << 20
+    """The same for a driver of another host: it may have workers on a hundred of them."""
+
     log_stall_s: float = 10.0
     """A driver that shows nothing for so long does not hold up its tasks: what they print is left out, and counted."""
 

@@ -65,7 +65,7 @@ class Leases(Core):
         super().__init__()
         self.job_is_needed: Callable[[bytes], bool] = _not_needed
         self._config = config
-        self._node = here.node
+        self._node, self._name = here.node, here.name
         self._grants = Grants(total, here.node)
         self.slots = self._grants.slots
         self.placement = Placement(here, self.slots, config)
@@ -538,6 +538,8 @@ class Leases(Core):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s
                 never = self._why_never(wanted)
                 text = trouble(wanted, never, self._jobs[wanted.job], self.workers, at_cap, patience_over)
+                if text and wanted.hops:  # its people are at another host
+                    text = f"on host {self._name}: {text}"
                 if text is not None and text != wanted.told:
                     self._emit(tell(wanted, text, self.workers.at_cap, bool(never) and self._is_hopeless(wanted)))
 

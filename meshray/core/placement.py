@@ -52,6 +52,7 @@ class Here(NamedTuple):
     node: bytes = b""  # its home node; b"" for one that never has others
     labels: Mapping[str, str] = {}
     random: Random | None = None  # decides between equals; needed once there are others
+    name: str = ""  # for people
 
 
 NOWHERE = Here()

@@ -20,13 +20,14 @@ from meshray.peer.actors import actors_of_peers, actors_of_processes
 from meshray.peer.ends import Ends
 from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
+from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind
 from meshray.wire import messages as m
 
 Handler = Callable[[bytes, Any, float], None]
 
 LOCAL_ONLY: frozenset[type] = frozenset(
-    {m.Detach, m.LogsShown, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
+    {m.Detach, m.Ask, m.Wake, m.Relay, m.NodeGoneSeen, m.Blocked, m.Unblocked, m.Sealed, m.Pooled}
     | {m.CreditRequest, m.PoolTrimmed, m.Lodged, m.Bring, m.Unused, m.CodeReady}
     | {m.CreateActor, m.ActorReady, m.ActorExit, m.WatchActor, m.KillActor, m.FindActor}
 )
@@ -46,7 +47,7 @@ class Dispatcher:
         self._table = self._for_cores() | {
             m.Detach: jobs.on_detach,
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
-            m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
+            m.LogsShown: Prints(parts).on_shown,
             m.Ask: self._on_ask,
             m.Relay: self._on_relay,
             m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
@@ -61,6 +62,7 @@ class Dispatcher:
             m.JobThere: road.on_job_there,
             m.JobKnown: _timeless(road.on_job_known),
             m.JobOver: _timeless(road.on_job_over),
+            m.JobDone: _timeless(road.on_job_done),
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)

@@ -53,6 +53,7 @@ class Foreign:
         if not cores.road.is_there(effect.home):  # else it was only cut off
             cores.leases.on_member_gone(effect.home, effect.reason, now)
         self._on_actors_gone(effect.home, now)
+        self._parts.log_flow.forget_host(effect.home)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
     def _on_actors_gone(self, home: bytes, now: float) -> None:
@@ -92,7 +93,7 @@ class Foreign:
         self._parts.cores.guests.on_job_came(info.job)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
-        self._jobs.end_job(effect.job, now)
+        self._jobs.end_foreign_job(effect.job, now)
 
 
 def as_here(info: JobInfo) -> JobInfo:

@@ -1,9 +1,10 @@
 """How far is each driver behind with what its workers print?
 
 A driver shows lines in a thread of its own and says so (`LogsShown`). Lines that were sent and not shown are bounded by
-`log_ahead_max_bytes`: beyond that the pipes of its workers are not read, so that what prints faster than a terminal
-shows is slowed down to it. A driver that shows nothing at all for `log_stall_s` (it was stopped by Ctrl-Z, or nobody
-reads its output) does not hold up its tasks: then lines are read and left out, and counted.
+`log_ahead_max_bytes` (`log_ahead_abroad_max_bytes` for a driver of another host): beyond that the pipes of its workers
+are not read, so that what prints faster than a terminal shows is slowed down to it. A driver that shows nothing at all
+for `log_stall_s` (it was stopped by Ctrl-Z, or nobody reads its output) does not hold up its tasks: then lines are read
+and left out, and counted.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class _Behind:
 class LogFlow:
     """The drivers of one peer. All times are of the monotonic clock."""
 
-    def __init__(self, config: Config) -> None:
-        self._at_most = config.log_ahead_max_bytes
+    def __init__(self, config: Config, node: bytes = b"") -> None:
+        """`node`: our own; the drivers of others may be behind by less."""
+        self._config = config
+        self._node = node
         self._stall_s = config.log_stall_s
         self._drivers: dict[bytes, _Behind] = {}  # those with lines on their way
 
@@ -38,7 +41,7 @@ class LogFlow:
         behind = self._drivers.get(driver)
         if behind is None:
             behind = self._drivers[driver] = _Behind(0, now)
-        if self._is_stalled(behind, now):
+        if self._is_stalled(driver, behind, now):
             behind.left_out += len(lines)
             return False
         behind.size += weight(line.text for line in lines)
@@ -68,6 +71,11 @@ class LogFlow:
         """It is gone."""
         self._drivers.pop(driver, None)
 
+    def forget_host(self, node: bytes) -> None:
+        """All drivers of that host are gone."""
+        for driver in [driver for driver in self._drivers if driver.startswith(node)]:
+            del self._drivers[driver]
+
     def held_up(self, now: float) -> frozenset[bytes]:
         """Drivers for which nothing is to be read now."""
         if not self._drivers:
@@ -75,7 +83,7 @@ class LogFlow:
         return frozenset(
             driver
             for driver, behind in self._drivers.items()
-            if behind.size >= self._at_most and not self._is_stalled(behind, now)
+            if behind.size >= self._at_most(driver) and not self._is_stalled(driver, behind, now)
         )
 
     def next_deadline(self, now: float) -> float | None:
@@ -83,5 +91,9 @@ class LogFlow:
         times = [self._drivers[driver].since + self._stall_s for driver in self.held_up(now)]
         return min(times, default=None)
 
-    def _is_stalled(self, behind: _Behind, now: float) -> bool:
-        return behind.size >= self._at_most and now >= behind.since + self._stall_s
+    def _is_stalled(self, driver: bytes, behind: _Behind, now: float) -> bool:
+        return behind.size >= self._at_most(driver) and now >= behind.since + self._stall_s
+
+    def _at_most(self, driver: bytes) -> int:
+        is_ours = driver.startswith(self._node)
+        return self._config.log_ahead_max_bytes if is_ours else self._config.log_ahead_abroad_max_bytes

@@ -54,6 +54,7 @@ from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
+from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers, boot_time
@@ -105,7 +106,7 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random(), name))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
         fetches = Fetches(config, node, copy_capacity)
@@ -143,7 +144,7 @@ def serve(
             zygotes=zygotes,
             children=Children(),
             logs=Logs(config),
-            log_flow=LogFlow(config),
+            log_flow=LogFlow(config, node),
             timers=Timers(),
             processes=processes,
             started_at=time.monotonic(),
@@ -224,6 +225,7 @@ class Loop:
         self._parts = parts
         self._starts = Starts(parts, os.getpid())
         self._jobs = Jobs(parts, self._starts, driver_pid)
+        self._prints = Prints(parts)
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
         self._foreign = Foreign(parts, self._jobs, self._dispatcher)
@@ -296,7 +298,7 @@ class Loop:
         self._on_time(now)
         self._performer.settle(now)
         self._traffic.turn(ready, now)
-        self._jobs.answer_leaving(now)
+        self._jobs.look_after_ended(now)
         self._performer.settle(now)
         if parts.endpoint.must_retry:
             parts.endpoint.flush()
@@ -411,7 +413,7 @@ class Loop:
         for fd in readable:
             logs.on_readable(fd)
         if readable:
-            self._ends.send_lines(now)
+            self._prints.send(now)
 
     def _on_deaths(self, ready: set[int], now: float) -> None:
         children = self._parts.children

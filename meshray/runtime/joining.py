@@ -86,12 +86,12 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
     return client
 
 
-def _tell_shown(engine: Engine, size: int) -> None:
-    """The peer sends more lines then. From the thread that shows them."""
+def _tell_shown(engine: Engine, peer: bytes, size: int) -> None:
+    """The peer that had sent them sends more lines then. From the thread that shows them."""
     raised = engine.pump.enter()
     try:
         if not engine.pump.closed:
-            engine.send(engine.peer, m.LogsShown(size))
+            engine.send(peer, m.LogsShown(size))
     finally:
         engine.pump.leave(raised)
     engine.pump.kick()

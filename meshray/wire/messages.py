@@ -25,7 +25,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
-    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, JobDone, ProcessDied, DeathSeen,
+                 DeathSettled
 
 Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
 the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
@@ -964,13 +965,14 @@ class LogLine(Struct, array_like=True, gc=False):
 
 
 class LogLines(Struct, array_like=True, tag=72):
-    """P -> D: what its workers printed."""
+    """P -> D: what its workers printed. From peers of other hosts as well, each of which keeps count by itself."""
 
     lines: list[LogLine]
+    host: Name = ""  # the sender's name; "" for the driver's own peer
 
 
 class LogsShown(Struct, array_like=True, tag=74):
-    """D -> P: so much of what LogLines brought was shown (`observe.weight`)."""
+    """D -> P: so much of what LogLines of the receiver brought was shown (`observe.weight`)."""
 
     size: Count
 
@@ -1045,6 +1047,13 @@ class JobKnown(Struct, array_like=True, tag=87):
 
 class JobOver(Struct, array_like=True, tag=88):
     """P -> P': the job has ended, or its driver is gone. A repeat changes nothing."""
+
+    job: ProcessId
+
+
+class JobDone(Struct, array_like=True, tag=89):
+    """P' -> P, after JobOver: nothing of the job runs here any more, but what its detached actors need, and what was
+    printed has been sent. One that is not awaited is ignored."""
 
     job: ProcessId
 
@@ -1153,6 +1162,7 @@ Message = (
     | JobThere
     | JobKnown
     | JobOver
+    | JobDone
     | Wake
 )
 

@@ -54,3 +54,12 @@ def test_one_that_is_gone_is_forgotten() -> None:
     flow.forget(DRIVER)
     assert flow.held_up(1.0) == frozenset()
     assert flow.on_shown(DRIVER, SIZE, 1.0) == []
+
+
+def test_one_of_another_host_may_be_behind_by_less() -> None:
+    flow = LogFlow(msgspec.structs.replace(CONFIG, log_ahead_max_bytes=2000, log_ahead_abroad_max_bytes=1000), b"D")
+    assert flow.admit(DRIVER, LINES, 0.0)
+    assert flow.admit(OTHER, LINES, 0.0)
+    assert flow.held_up(1.0) == {OTHER}
+    flow.forget_host(b"E")
+    assert flow.held_up(1.0) == frozenset()

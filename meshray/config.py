@@ -303,6 +303,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     finds_max: int = 10_000
     """Names that processes of this host look for at one time."""
 
+    heir_after_s: float = 60.0
+    """So long after the death of a peer its detached actors are started elsewhere: it may be cut off, and needs up to
+    45 s to notice that (a suspicion that nobody confirms lasts 24 s), before it ends them."""
+
+    handover_timeout_s: float = 3.0
+    """How long a peer that is stopped waits until others have taken over its detached actors."""
+
+    wills_max: int = 10_000
+    """Detached actors of other peers that one peer is the heir of."""
+
     actor_move_s: float = 1.0
     """An actor that has waited for a place on one host for so long looks whether another one has room: twice the time
     after which a change of load is told (`load_interval_s`)."""
@@ -529,6 +539,7 @@ DETECTOR_TIMES = (
     "fence_renew_s",
     "fence_right_s",
     "fence_margin_s",
+    "heir_after_s",
 )
 """The times of membership and fencing, which the `test` preset divides by five (suspicions are multiples of them)."""
 

@@ -35,6 +35,7 @@ def view() -> Any:
             ActorView(JOB + b"\0" * 8, "counter", "space", "alive", 13, 0, JOB, True),
             ActorView(JOB + b"\1" * 8, "", "space", "pending", 0, 0, JOB, False),
         ],
+        named=lambda: [("space", "counter")],
         waiting=lambda: [WaitingView("f", {"GPU": 10_000}, 3, "there is no GPU")],
         store=lambda: StoreView(1000, 100, 50, 25, 2, "/dev/shm/x"),
         mesh=lambda: None,

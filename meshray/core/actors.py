@@ -22,7 +22,7 @@ incarnation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +32,7 @@ from meshray.core.early import EarlyQuestions, Question
 from meshray.core.effects import (
     ActorPlaced,
     Core,
+    DetachedChanged,
     KillProcess,
     NameChanged,
     ReleaseActorSlot,
@@ -41,7 +42,7 @@ from meshray.core.effects import (
 from meshray.core.lives import Actor, Life
 from meshray.core.names import Names, name_taken, no_such_name
 from meshray.core.objects import Objects
-from meshray.core.watchers import Journal, journal_of, news
+from meshray.core.watchers import Journal, journal_of, name_conflict, news
 from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, owner_process_of, peer_of
 from meshray.wire.messages import (
     ActorExit,
@@ -80,7 +81,9 @@ class ActorStats(Struct, frozen=True):
 
 
 class Actors(Core):
-    """The actors of one peer. Message handlers are `on_<message>(sender, message)`, with `now` where it matters."""
+    """The actors of one peer. Message handlers are `on_<message>(sender, message)`, with `now` where it matters.
+
+    `awaited(actor_id)` says whether this peer may become the owner of another one's; the shell sets it."""
 
     def __init__(self, config: Config, node: bytes, objects: Objects) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class Actors(Core):
         self._node = node
         self._objects = objects
         objects.handle_freed = self._on_handle_freed
+        self.awaited: Callable[[bytes], bool] = _not_awaited
         self._names = Names()
         self._actors: dict[bytes, Actor] = {}
         self._hosts: dict[bytes, Actor] = {}  # worker -> the actor it hosts
@@ -116,7 +120,12 @@ class Actors(Core):
             found = ActorFound(message.request_id, message.actor_id, message.methods, created=True)
             self._tell(sender, found)
         self._request_slot(actor)
-        for asker, question in self._early.take(message.actor_id):
+        self._answer_early(message.actor_id)
+        if message.detached:
+            self._effects.append(DetachedChanged(message.actor_id))
+
+    def _answer_early(self, actor_id: bytes) -> None:
+        for asker, question in self._early.take(actor_id):
             if isinstance(question, KillActor):
                 self.on_kill(asker, question)
             else:
@@ -136,19 +145,7 @@ class Actors(Core):
         return False
 
     def _request_slot(self, actor: Actor) -> None:
-        spec = actor.spec
-        effect = RequestActorSlot(
-            spec.actor_id,
-            spec.job,
-            dict(spec.request),
-            dict(spec.running_request),
-            spec.profile,
-            spec.detached,
-            actor.incarnation,
-            spec.blob.name,
-            spec.strategy,
-        )
-        self._effects.append(effect)
+        self._effects.append(request_for(actor.spec, actor.incarnation))
 
     def on_slot(self, actor_id: bytes, worker: bytes, now: float) -> None:
         """A worker is bound and dedicated to the actor."""
@@ -180,6 +177,14 @@ class Actors(Core):
         actor = self._actors.get(actor_id)
         if actor is not None and actor.life is Life.PLACING:
             self._die(actor, _died(actor, f"no worker could be started for it: {text}"))
+
+    def on_hopeless(self, actor_id: bytes, text: str) -> None:
+        """No member can have it, nor will one that joins."""
+        actor = self._actors.get(actor_id)
+        if actor is not None and actor.life is Life.PLACING:
+            failure = msgspec.structs.replace(_died(actor, text), kind="ActorUnschedulableError")
+            self._effects.append(ReleaseActorSlot(actor_id))
+            self._die(actor, failure)
 
     def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
         """`__init__` returned, or failed. A failure is the end: running it again would only fail again."""
@@ -338,6 +343,8 @@ class Actors(Core):
         actor.failure = failure
         actor.deadline = _UNSET if now is None else now + self._config.actor_exit_timeout_s
         self._release_name(actor)
+        if actor.spec.detached:
+            self._effects.append(DetachedChanged(actor.spec.actor_id))
 
     def _die(self, actor: Actor, failure: Failure, journal: Journal | None = None) -> None:
         """It is dead, and its process gone: tell everybody, let go of what it needed."""
@@ -350,11 +357,11 @@ class Actors(Core):
         needs = _needs(spec)
         no_blob = Blob(spec.blob.hash, spec.blob.name, b"")  # the dead need no constructor
         actor.spec = msgspec.structs.replace(spec, blob=no_blob, args=b"", deps=[], contained=[])
-        if spec.detached:
+        if spec.detached and not actor.inherited:
             self._objects.unpin_for_actor(_handle(actor))
         for object_id in needs:
             self._objects.unpin_for_actor(object_id)
-        if actor.spec.actor_id in self._actors and not self._objects.knows(_handle(actor)):
+        if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
             self._bury(actor)  # it ended because its handle went
 
     def _bury(self, actor: Actor) -> None:
@@ -363,6 +370,67 @@ class Actors(Core):
         self._buried[actor.spec.actor_id] = actor.failure
         while len(self._buried) > BURIED_MAX:
             del self._buried[next(iter(self._buried))]
+
+    # -- heirs -------------------------------------------------------------------------------------------------------
+
+    def set_heir(self, actor_id: bytes, heir: bytes) -> None:
+        """Who will own a detached actor when this peer is gone: its watchers are told."""
+        actor = self._actors[actor_id]
+        actor.heir = heir
+        state = self._state(actor)
+        for watcher in sorted(actor.watchers):
+            if watcher == peer_of(watcher):
+                self._tell(watcher, news(watcher, state, {}, heir=heir))
+
+    def hand_over(self, actor_id: bytes, lives: bool) -> None:
+        """Another peer owns it from now on. `lives`: its worker, on a third host, goes on; else it is killed."""
+        actor = self._actors.pop(actor_id)
+        self._hosts.pop(actor.worker, None)
+        self._release_name(actor)
+        if not lives:
+            self._effects.append(ReleaseActorSlot(actor_id))
+
+    def on_inherit(self, spec: CreateActor, incarnation: int, restarts: int, worker: bytes, charged: bool) -> None:
+        """A detached actor of a peer that is gone is ours. `worker`: where it goes on; b"": it starts again."""
+        if spec.actor_id in self._actors:
+            return
+        actor = self._actors[spec.actor_id] = Actor(spec, owner_process_of(spec.actor_id))
+        actor.inherited, actor.incarnation, actor.restarts = True, incarnation, restarts
+        for object_id in _needs(spec):
+            self._objects.pin_for_actor(object_id)
+        if spec.name and self._names.claim(spec.namespace, spec.name, spec.actor_id) != spec.actor_id:
+            self._die(actor, name_conflict(spec.actor_id, f"{spec.name!r} was taken before its heir had it"))
+        elif not worker and charged and not actor.may_restart():
+            self._die(actor, _died(actor, "the peer that owned it is gone, and it has no restarts left"))
+        else:
+            self._go_on(actor, worker, charged)
+        self._answer_early(spec.actor_id)
+
+    def _go_on(self, actor: Actor, worker: bytes, charged: bool) -> None:
+        spec = actor.spec
+        if spec.name:
+            self._effects.append(NameChanged(spec.namespace, spec.name, spec.actor_id, True))
+        if worker:
+            actor.enter(Life.STARTING)
+            actor.worker = worker
+            actor.enter(Life.ALIVE)
+            self._hosts[worker] = actor
+        else:
+            actor.restarts += charged
+            actor.incarnation += 1
+            self._request_slot(actor)
+        self._effects.append(DetachedChanged(spec.actor_id))
+
+    def on_never(self, actor_id: bytes) -> None:
+        """It was awaited here, and will not come."""
+        for asker, question in self._early.take(actor_id):
+            self._say_unknown(asker, question)
+
+    def on_cut_off(self, actor_id: bytes) -> None:
+        """Its heir is out of sight, and so is most of the mesh: it is started there, so it must end here."""
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            self._kill(actor, _died(actor, "its peer was cut off from most of the mesh, where it goes on"))
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -394,7 +462,7 @@ class Actors(Core):
             return
         if actor.life is not Life.DEAD:
             actor.watchers.add(sender)
-        self._tell(sender, news(sender, self._state(actor), {}))
+        self._tell(sender, news(sender, self._state(actor), {}, heir=actor.heir))
 
     def on_unwatch(self, sender: bytes, message: UnwatchActor) -> None:
         """Nobody on that host is to be told any more."""
@@ -421,7 +489,7 @@ class Actors(Core):
         return (entry for entry in self._names if namespace is None or entry[0] == namespace)
 
     def _found(self, sender: bytes, request: int, actor: Actor) -> None:
-        if self._objects.is_attached(sender) or self._objects.foreign.is_peer(sender):
+        if not actor.inherited and (self._objects.is_attached(sender) or self._objects.foreign.is_peer(sender)):
             self._objects.hold(_handle(actor), sender)
         self._tell(sender, ActorFound(request, actor.spec.actor_id, actor.spec.methods))
 
@@ -431,7 +499,7 @@ class Actors(Core):
         """The actor is not known: not yet, or not any more."""
         actor_id = message.actor_id
         creator = owner_process_of(actor_id)
-        will_come = actor_id not in self._buried and self._objects.is_attached(creator)
+        will_come = actor_id not in self._buried and (self._objects.is_attached(creator) or self.awaited(actor_id))
         if not will_come or not self._early.add(sender, message):
             self._say_unknown(sender, message)
 
@@ -477,7 +545,9 @@ class Actors(Core):
         """Tell the watchers, each with what the journal says of its own calls."""
         state = self._state(actor)
         for watcher in sorted(actor.watchers):
-            self._tell(watcher, news(watcher, state, journal, all_started))
+            self._tell(watcher, news(watcher, state, journal, all_started, actor.heir))
+        if actor.spec.detached:
+            self._effects.append(DetachedChanged(actor.spec.actor_id))
 
     def _tell(self, process: bytes, message: Message) -> None:
         self._effects.append(Send(process, message))
@@ -506,6 +576,7 @@ class Actors(Core):
             assert not actor.worker or self._hosts.get(actor.worker) is actor, f"hosted elsewhere: {actor!r}"
             assert (actor.failure is not None) == (actor.life in (Life.ENDING, Life.DEAD)), f"no reason: {actor!r}"
             assert actor.life is not Life.DEAD or self._objects.knows(actor_id + FIRST_RETURN), f"unburied: {actor!r}"
+            assert not actor.inherited or actor.life is not Life.DEAD, f"unburied: {actor!r}"
         assert len(self._hosts) == sum(1 for actor in self._actors.values() if actor.worker), "a host of nobody"
         for namespace, name, actor_id in self._names:
             life = self._actors[actor_id].life
@@ -514,8 +585,28 @@ class Actors(Core):
             )
 
 
+def _not_awaited(actor_id: bytes) -> bool:
+    """`awaited` of a peer that inherits nothing."""
+    return False
+
+
 _UNSET = float("-inf")
 """A deadline that the next `tick` sets: the event that needs it carries no time."""
+
+
+def request_for(spec: CreateActor, incarnation: int) -> RequestActorSlot:
+    """What one incarnation of an actor asks of whoever has a place."""
+    return RequestActorSlot(
+        spec.actor_id,
+        spec.job,
+        dict(spec.request),
+        dict(spec.running_request),
+        spec.profile,
+        spec.detached,
+        incarnation,
+        spec.blob.name,
+        spec.strategy,
+    )
 
 
 def _handle(actor: Actor) -> bytes:

@@ -57,12 +57,13 @@ class ActorSlot(Struct, frozen=True):
 
 class ActorWaits(Struct, frozen=True):
     """Leases to the people of a job: this actor cannot be placed, and why; "" when that has changed. `broken`: no
-    worker of its job can be started at all."""
+    worker of its job can be started at all. `hopeless`: nobody can have it, nor will anybody who joins."""
 
     actor_id: bytes
     job: bytes
     message: str
     broken: bool = False
+    hopeless: bool = False
 
 
 class RequestActorSlot(Struct, frozen=True):
@@ -99,6 +100,12 @@ class NameChanged(Struct, frozen=True):
     name: str
     actor_id: bytes
     taken: bool
+
+
+class DetachedChanged(Struct, frozen=True):
+    """Actors to wills: a detached actor has begun, lives elsewhere, or has ended."""
+
+    actor_id: bytes
 
 
 class CreateNamed(Struct, frozen=True):
@@ -249,6 +256,7 @@ Effect = (
     | ActorPlaced
     | ReleaseActorSlot
     | NameChanged
+    | DetachedChanged
     | CreateNamed
     | NameConflict
     | HoldFor

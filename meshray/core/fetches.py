@@ -113,6 +113,7 @@ class Fetches(Core):
         self._capacity_for = capacity_for
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
+        self._fetching: dict[Place, Copy] = {}  # those of `_copies` in FETCHING, the first begun first
         self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
         self._room: dict[int, Copy] = {}  # ROOM, by the request for credit
         self._credit = 0  # bytes that may be allocated
@@ -164,7 +165,7 @@ class Fetches(Core):
 
     def _begin(self, now: float) -> None:
         """Whose turn it is gets a file, or asks for room."""
-        active = sum(copy.stage is Stage.FETCHING for copy in self._copies.values()) + len(self._room)
+        active = len(self._fetching) + len(self._room)
         while self._turns and active < self._config.fetches_max:
             self._find_room(self._turns.pop(0), now)
             active += 1
@@ -213,6 +214,7 @@ class Fetches(Core):
     def _remove(self, copy: Copy) -> None:
         """Out of the books; its file is free."""
         self._copies.pop(copy.place, None)
+        self._fetching.pop(copy.place, None)
         if copy.segment:
             del self._by_segment[copy.segment]
             self._pool.append((copy.progress_at, copy.segment, copy.capacity))
@@ -228,6 +230,7 @@ class Fetches(Core):
 
     def _start(self, copy: Copy, segment: str, capacity: int, now: float, fresh: bool) -> None:
         copy.stage = Stage.FETCHING
+        self._fetching[copy.place] = copy
         copy.segment, copy.capacity = segment, capacity
         copy.progress_at = now
         self._by_segment[segment] = copy
@@ -313,8 +316,7 @@ class Fetches(Core):
     def on_host_gone(self, node: bytes, now: float) -> None:
         """A source or an owner is gone. A repeat changes nothing."""
         peer = peer_of(node)
-        fetching = [copy for copy in self._copies.values() if copy.stage is Stage.FETCHING]
-        for copy in fetching:
+        for copy in list(self._fetching.values()):
             copy.candidates = [candidate for candidate in copy.candidates if candidate != peer]
             copy.failed.add(peer)
             if copy.owner == peer:
@@ -330,7 +332,7 @@ class Fetches(Core):
 
     def _ask(self, now: float) -> None:
         """Ask for pieces, one for each value in turn, as far as the bounds allow."""
-        active = [copy for copy in self._copies.values() if copy.stage is Stage.FETCHING and copy.source]
+        active = [copy for copy in self._fetching.values() if copy.source]
         while active:
             active = [copy for copy in active if self._ask_one(copy, now)]
 
@@ -377,6 +379,7 @@ class Fetches(Core):
 
     def _finish(self, copy: Copy, now: float) -> None:
         copy.stage = Stage.WHOLE
+        del self._fetching[copy.place]
         copy.source, copy.candidates = b"", []
         copy.progress_at = now
         self._fetched += 1
@@ -414,7 +417,7 @@ class Fetches(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [copy.progress_at + self._config.fetch_stall_s for copy in self._copies.values() if _is_due(copy)]
+        times = [copy.progress_at + self._config.fetch_stall_s for copy in self._fetching.values() if _is_due(copy)]
         if self._pool:
             times.append(min(since for since, _, _ in self._pool) + self._config.pool_idle_s)
         return min(times, default=None)
@@ -422,7 +425,7 @@ class Fetches(Core):
     def tick(self, now: float) -> None:
         """Sources that stall are left; files that rest go."""
         stall_s, idle_s = self._config.fetch_stall_s, self._config.pool_idle_s
-        for copy in [copy for copy in self._copies.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
+        for copy in [copy for copy in self._fetching.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
             copy.seeking = False
             self._leave(copy, now)
         self._pool.sort()
@@ -475,6 +478,8 @@ class Fetches(Core):
                 assert copy in self._turns or copy in self._room.values(), repr(copy)
         assert in_flight == self._in_flight, f"{in_flight} are in flight, not {self._in_flight}"
         assert set(self._by_segment) == {copy.segment for copy in self._copies.values() if copy.segment}
+        fetching = [place for place, copy in self._copies.items() if copy.stage is Stage.FETCHING]
+        assert set(fetching) == set(self._fetching), "another set is fetched"
         assert self._credit >= 0, self._credit
 
 
@@ -484,8 +489,8 @@ def _is_idle(copy: Copy) -> bool:
 
 
 def _is_due(copy: Copy) -> bool:
-    """Whether somebody else has to do something for it."""
-    return copy.stage is Stage.FETCHING and (copy.asked > copy.have or not copy.source)
+    """Of one that is fetched: whether somebody else has to do something for it."""
+    return copy.asked > copy.have or not copy.source
 
 
 def _lost(copy: Copy) -> Failure:

@@ -34,10 +34,11 @@ class ForeignStats(Struct, frozen=True):
 class _Seen:
     """One actor of another peer."""
 
-    __slots__ = ("owner", "state", "watchers")
+    __slots__ = ("heir", "owner", "state", "watchers")
 
     def __init__(self, owner: bytes) -> None:
         self.owner = owner  # its peer
+        self.heir = b""  # the peer to ask when that is gone
         self.state: ActorState | None = None  # as the owner told last; None: it was asked
         self.watchers: set[bytes] = set()  # processes of this host
 
@@ -96,13 +97,16 @@ class ForeignActors(Core):
         if message.failure is not None:
             self._die(message.actor_id, seen, message.failure, journal_of(message.callers))
             return
+        seen.heir = message.heir
         seen.state = ActorState(message.actor_id, message.incarnation, message.worker)
         self._tell(seen, seen.state, journal_of(message.callers), message.all_started)
 
     def on_node_gone(self, node: bytes) -> None:
         """A host is gone. Actors of its peer are dead, unless another one has taken them over."""
         for actor_id, seen in list(self._seen.items()):
-            if node_of(seen.owner) == node:
+            if node_of(seen.owner) == node and seen.heir and node_of(seen.heir) != node:
+                self.on_moved(actor_id, seen.heir)
+            elif node_of(seen.owner) == node:
                 text = f"actor {actor_id.hex()} is dead: the peer that owned it is gone (node {node.hex()})"
                 failure = Failure("ActorDiedError", text, details={"actor_id": actor_id.hex()})
                 self._die(actor_id, seen, failure, {}, remembered=False)
@@ -127,7 +131,7 @@ class ForeignActors(Core):
         self._dead.pop(actor_id, None)
         seen = self._seen.get(actor_id)
         if seen is not None and seen.owner != owner:
-            seen.owner = owner
+            seen.owner, seen.heir = owner, b""
             self._effects.append(Send(owner, WatchActor(actor_id)))
 
     # -- for people and tests ----------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ from meshray.wire.messages import (
     CallsOf,
     GuestExit,
     GuestLost,
+    GuestMoved,
+    GuestMoves,
     GuestReady,
     HostActor,
     JobWanted,
@@ -132,6 +134,20 @@ class Guests(Core):
             self._leave(guest)
         else:
             self._stale += 1
+
+    def on_moves(self, owner: bytes, message: GuestMoves) -> None:
+        """A guest has another owner, which is told where its actor lives, and asked for the right to let it."""
+        guest = self._workers.get(message.worker)
+        if guest is None or guest.owner != owner or guest.leaving or guest.fenced:
+            why = "it ended while it got another owner"
+            self._tell(message.owner, GuestLost(message.actor_id, message.incarnation, message.worker, why))
+        else:
+            guest.owner = message.owner
+            self._count[message.owner] = self._count.get(message.owner, 0) + 1
+            self._effects.append(GuestsCame(message.owner))
+            self._tell(message.owner, ActorHosted(message.actor_id, message.incarnation, message.worker))
+            self._drop(owner)
+        self._tell(owner, GuestMoved(message.actor_id))
 
     def on_kill(self, owner: bytes, message: KillGuest) -> None:
         """The owner wants this worker dead, and to hear of it."""

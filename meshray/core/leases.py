@@ -279,9 +279,9 @@ class Leases(Core):
         """Whether workers of a job can be had here; of one that has ended, for its detached actors."""
         return job in self._jobs
 
-    def job_info(self, job: bytes) -> JobInfo | None:
-        """A job that this peer serves; None for others."""
-        return self._jobs[job] if self.serves(job) else None
+    def job_info(self, job: bytes, ended: bool = False) -> JobInfo | None:
+        """A job that this peer serves; None for others. `ended`: or one that goes on for its detached actors."""
+        return self._jobs.get(job) if ended or self.serves(job) else None
 
     def on_foreign_process_died(self, process: bytes, now: float) -> None:
         """So says its peer."""

@@ -44,7 +44,9 @@ class Actor:
         "creator",
         "deadline",
         "failure",
+        "heir",
         "incarnation",
+        "inherited",
         "killed",
         "life",
         "restarts",
@@ -67,6 +69,8 @@ class Actor:
         self.deadline: float | None = None  # BACKOFF: when it goes on; ENDING: when its process is killed
         self.failure: Failure | None = None  # ENDING, DEAD: why
         self.killed = False  # KillActor without no_restart: the coming death is wanted, and is no end
+        self.heir = b""  # the peer that will own it when this one is gone; only of a detached one
+        self.inherited = False  # another peer created it, and is gone: its handles are counted by nobody
         self.watchers: set[bytes] = set()  # processes told of each change
 
     def enter(self, life: Life) -> None:

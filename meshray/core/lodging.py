@@ -72,6 +72,11 @@ class Lodging(Core):
             lodger = self._lodgers[request.actor_id] = Lodger(request)
             self._ask(lodger, self._choose(request, b"") or self._node, now)
 
+    def on_inherited(self, request: RequestActorSlot, worker: bytes, now: float) -> None:
+        """An actor that we have taken over lives already."""
+        lodger = self._lodgers[request.actor_id] = Lodger(request)
+        lodger.host, lodger.worker, lodger.asked_at = node_of(worker), worker, now
+
     def on_placed(self, effect: ActorPlaced) -> None:
         """Its constructor has run. (Another host sees that by itself.)"""
         lodger = self._lodgers.get(effect.actor_id)

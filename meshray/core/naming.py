@@ -136,6 +136,10 @@ class Naming(Core):
             if peer in find.silent:
                 self._not_there(number, find, peer, now)
 
+    def members(self) -> list[bytes]:
+        """Who is there, as far as is known here."""
+        return sorted(self._members)
+
     # -- own names ---------------------------------------------------------------------------------------------------
 
     def on_create(self, sender: bytes, message: CreateActor, now: float, born_ms: int) -> None:

@@ -377,6 +377,13 @@ class Placement:
                 return self._promised(self._better_of_two(tier, request), request)
         return None
 
+    def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
+        """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
+        members, another one for another actor. Rather not `avoided`, where it lives."""
+        all_ = sorted(node for node, member in self.members.items() if member.compatible)
+        nodes = [node for node in all_ if node != avoided] or all_
+        return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
+
     def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""
         free = sorted(member.node for member in members if member.room(request))

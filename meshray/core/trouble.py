@@ -40,7 +40,7 @@ def tell(wanted: Wanted, text: str, at_cap: bool, hopeless: bool = False) -> Sen
     wanted.told = text
     submitter, class_id = wanted.key
     if wanted.is_actor:
-        return ActorWaits(submitter, wanted.job, text, bool(text) and not wanted.never and not at_cap)
+        return ActorWaits(submitter, wanted.job, text, bool(text) and not wanted.never and not at_cap, hopeless)
     return Send(submitter, Infeasible(class_id, text, hopeless))
 
 

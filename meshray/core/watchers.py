@@ -15,7 +15,9 @@ Journal = Mapping[bytes, tuple[list[Result], list[int]]]
 """Caller -> its finished calls, and those begun and not finished."""
 
 
-def news(watcher: bytes, state: ActorState, journal: Journal, all_started: bool = False) -> ActorState | ActorNews:
+def news(
+    watcher: bytes, state: ActorState, journal: Journal, all_started: bool = False, heir: bytes = b""
+) -> ActorState | ActorNews:
     """`state`, for one watcher."""
     if watcher != peer_of(watcher):
         finished, started = journal.get(watcher, ([], []))
@@ -24,7 +26,7 @@ def news(watcher: bytes, state: ActorState, journal: Journal, all_started: bool 
         )
     node = node_of(watcher)
     callers = [CallsOf(caller, *calls) for caller, calls in journal.items() if node_of(caller) == node]
-    return ActorNews(state.actor_id, state.incarnation, state.worker, state.failure, callers, all_started)
+    return ActorNews(state.actor_id, state.incarnation, state.worker, state.failure, callers, all_started, heir)
 
 
 def journal_of(callers: list[CallsOf]) -> Journal:

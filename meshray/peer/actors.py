@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from meshray.core.actors import request_for
 from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
     CreateNamed,
+    DetachedChanged,
     FreeSlot,
     GuestsCame,
     GuestsLeft,
@@ -28,6 +30,7 @@ from meshray.core.effects import (
     TakeSlot,
 )
 from meshray.core.fencing import Fenced
+from meshray.core.wills import Inherits
 from meshray.ids import node_of, owner_node_of, peer_of
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
@@ -88,7 +91,11 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
     """What peers of other hosts say."""
     cores = parts.cores
     actors, lodging, guests, fencing = cores.actors, cores.lodging, cores.guests, cores.fencing
-    naming = cores.naming
+    naming, wills = cores.naming, cores.wills
+
+    def moved(source: bytes, message: m.ActorsMoved, now: float) -> None:
+        for actor_id in message.actor_ids:
+            cores.foreign_actors.on_moved(actor_id, source)
 
     def hosted(source: bytes, message: m.ActorHosted, now: float) -> None:
         fencing.on_placed(source, boot_time())
@@ -115,6 +122,13 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.NameAnswer: naming.on_answer,
         m.NamesHeld: lambda source, message, now: naming.on_held(source, message),
         m.NameFreed: lambda source, message, now: naming.on_freed(source, message),
+        m.Will: lambda source, message, now: wills.on_will(source, message),
+        m.WillOver: lambda source, message, now: wills.on_over(source, message),
+        m.Inherit: lambda source, message, now: wills.on_inherit(source, message),
+        m.Inherited: lambda source, message, now: wills.on_inherited(source, message),
+        m.GuestMoves: lambda source, message, now: guests.on_moves(source, message),
+        m.GuestMoved: lambda source, message, now: wills.on_guest_moved(source, message),
+        m.ActorsMoved: moved,
     }
 
 
@@ -139,6 +153,8 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
             guests.on_waits(effect.actor_id, effect.message, effect.broken)
         elif effect.broken:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
+        elif effect.hopeless:
+            cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
             actor = cores.actors.actor(effect.actor_id)
             if actor is not None and effect.message:
@@ -153,6 +169,15 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def fenced(effect: Fenced, now: float) -> None:
         note(f"actors of {node_of(effect.owner).hex()} end here: their peer was not heard for too long")
         guests.on_owner_gone(effect.owner)
+
+    def inherits(effect: Inherits, now: float) -> None:
+        will = effect.will
+        spec = will.spec
+        if effect.lives:
+            lodging.on_inherited(request_for(spec, will.incarnation), will.worker, now)
+            fencing.on_placed(peer_of(will.worker), boot_time())
+        worker = will.worker if effect.lives else b""
+        cores.actors.on_inherit(spec, will.incarnation, will.restarts, worker, effect.charged)
 
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
@@ -173,10 +198,25 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         NameChanged: lambda effect, now: naming.on_changed(effect, wall_ms()),
         CreateNamed: lambda effect, now: cores.actors.on_create(effect.sender, effect.message, now),
         NameConflict: lambda effect, now: cores.actors.on_name_conflict(effect.actor_id, effect.failure),
+        DetachedChanged: lambda effect, now: cores.wills.on_changed(effect.actor_id),
+        Inherits: inherits,
         HoldFor: lambda effect, now: cores.objects.hold(effect.object_id, effect.process),
         LetGo: let_go,
     }
 
 
+def add_member(parts: Parts, peer: bytes) -> None:
+    """Another peer is there. A repeat changes nothing."""
+    parts.cores.naming.on_member_up(peer)
+    parts.cores.wills.on_member_up(peer)
+
+
+def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
+    """It is gone; `left`: with a goodbye."""
+    parts.cores.naming.on_member_down(peer, now)
+    parts.cores.wills.on_member_down(peer, left, now)
+
+
 def _is_ours(parts: Parts, actor_id: bytes) -> bool:
-    return owner_node_of(actor_id) == parts.node or not parts.cores.road.linked
+    cores = parts.cores
+    return owner_node_of(actor_id) == parts.node or cores.wills.has_inherited(actor_id) or not cores.road.linked

@@ -167,7 +167,7 @@ class Dispatcher:
     def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
         """Processes of this host ask another one to work for a job that it does not know."""
         cores = self._parts.cores
-        info = cores.leases.job_info(message.job)
+        info = cores.leases.job_info(message.job, ended=True)
         if info is not None:
             cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
 

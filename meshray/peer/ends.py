@@ -70,6 +70,7 @@ class Ends:
         cores.guests.on_process_died(process_id, how, by_source, all_started)
         cores.foreign_actors.on_process_died(process_id)
         cores.naming.on_process_died(process_id, now)
+        cores.wills.on_process_died(process_id)
         abroad = cores.road.on_local_died(process_id)
         cores.adoption.on_process_died(process_id, finished, failure, now, executors, len(abroad))
         cores.objects.on_process_died(process_id, ended.exit_text, abroad)

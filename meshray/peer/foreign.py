@@ -11,8 +11,10 @@ from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import peer_of
 from meshray.observe.notes import note
+from meshray.peer.actors import add_member, drop_member
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.jobs import OWN_PYTHON, Jobs
+from meshray.peer.mesh_events import GOODBYE
 from meshray.peer.parts import Parts
 from meshray.peer.timers import boot_time
 from meshray.wire.codec import ProtocolError, decode
@@ -52,11 +54,11 @@ class Foreign:
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
             cores.leases.on_member_gone(effect.home, effect.reason, now)
-        self._on_actors_gone(effect.home, now)
+        self._on_actors_gone(effect.home, effect.reason, now)
         self._parts.log_flow.forget_host(effect.home)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
-    def _on_actors_gone(self, home: bytes, now: float) -> None:
+    def _on_actors_gone(self, home: bytes, reason: str, now: float) -> None:
         """Actors there, of there, watched from there; and those of there that live here."""
         cores, peer = self._parts.cores, peer_of(home)
         cores.guests.on_owner_gone(peer)
@@ -64,9 +66,9 @@ class Foreign:
         cores.lodging.on_host_gone(home, now)
         cores.actors.on_host_gone(home, fence_s, now)
         cores.foreign_actors.on_node_gone(home)
-        cores.naming.on_member_down(peer, now)
+        drop_member(self._parts, peer, reason == GOODBYE, now)
         if cores.road.is_there(home):  # it was only cut off
-            cores.naming.on_member_up(peer)
+            add_member(self._parts, peer)
 
     def on_unreachable(self, home: bytes, now: float) -> None:
         """What this peer had to say to that host did not leave: it is gone."""
@@ -75,6 +77,7 @@ class Foreign:
         self._parts.cores.fetches.on_host_gone(home, now)
         self._parts.cores.lodging.on_host_gone(home, now)
         self._parts.cores.foreign_actors.on_node_gone(home)
+        drop_member(self._parts, peer_of(home), why == GOODBYE, now)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:
         """A process of another host is gone, and had dealt with this one."""

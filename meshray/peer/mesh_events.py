@@ -7,6 +7,9 @@ from msgspec import Struct
 from meshray.core.sessions import Payload
 from meshray.wire.loads import MemberLoad
 
+GOODBYE = "it has left"
+"""Why a life is over that has said so."""
+
 
 class LifeThere(Struct, frozen=True):
     """A member says whose life it is: the `number`-th of the peer whose home node is `home`."""

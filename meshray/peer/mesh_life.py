@@ -47,7 +47,7 @@ from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.links import PeerLinks
-from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
+from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
 from meshray.transport.interfaces import choose, look, reachable
@@ -353,11 +353,7 @@ class MeshLife:
         self.peers_changed = True
         note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
         self._links.links.down(effect.node, effect.reason, now)
-        self._events.append(
-            LifeOver(
-                effect.node, f"it has {effect.reason}" if effect.reason == LEFT else f"it is dead: {effect.reason}"
-            )
-        )
+        self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else f"it is dead: {effect.reason}"))
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():
             self._lines.forget(address, effect.node)

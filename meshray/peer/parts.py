@@ -26,6 +26,7 @@ from meshray.core.road import Road
 from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
 from meshray.core.whereabouts import Whereabouts
+from meshray.core.wills import Wills
 from meshray.local import PeerRecord
 from meshray.peer.children import Children
 from meshray.peer.log_flow import LogFlow
@@ -51,6 +52,7 @@ class Cores:
     fencing: Fencing
     foreign_actors: ForeignActors
     naming: Naming
+    wills: Wills
     adoption: Adoption
     objects: Objects
     store: StoreAccounts

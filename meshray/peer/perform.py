@@ -34,6 +34,7 @@ from meshray.peer.parts import Parts
 from meshray.peer.starts import Starts
 from meshray.store.files import segments_of, unlink_segment
 from meshray.wire.messages import (
+    ActorNews,
     Bind,
     CopiesGone,
     CreditGranted,
@@ -43,11 +44,15 @@ from meshray.wire.messages import (
     Expired,
     Found,
     HostActor,
+    KillActor,
     LeaseReturned,
     PoolTrimmed,
     Seek,
     TrimPool,
+    UnwatchActor,
+    WatchActor,
     Whole,
+    Will,
 )
 
 EFFECT_ROUNDS_MAX = 100_000
@@ -64,7 +69,8 @@ class Performer:
         cores = parts.cores
         self._cores = (
             cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
-            cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving, cores.road,
+            cores.wills, cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving,
+            cores.road,
         )  # fmt: skip
         self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
             CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
@@ -76,6 +82,11 @@ class Performer:
             CopiesGone: lambda message, now: cores.whereabouts.on_copies_gone(parts.process_id, message),
             Found: lambda message, now: cores.fetches.on_found(parts.process_id, message, now),
             Expired: lambda message, now: cores.fetches.on_expired(parts.process_id, message),
+            # What this host watched at a peer of which this one is the heir.
+            WatchActor: lambda message, now: cores.actors.on_watch(parts.process_id, message),
+            UnwatchActor: lambda message, now: cores.actors.on_unwatch(parts.process_id, message),
+            KillActor: lambda message, now: cores.actors.on_kill(parts.process_id, message),
+            ActorNews: lambda message, now: cores.foreign_actors.on_news(parts.process_id, message),
         }
         self._table: dict[type, Callable[[Any, float], None]] = {
             Send: self._send,
@@ -119,8 +130,8 @@ class Performer:
             return
         process = parts.processes.get(effect.to)
         if process is None and effect.to[:NODE_BYTES] != parts.node:
-            if isinstance(effect.message, Demand | HostActor):  # of an adopted task, or for an actor
-                info = parts.cores.leases.job_info(effect.message.job)
+            if (job := _job_of(effect.message)) is not None:
+                info = parts.cores.leases.job_info(job, ended=not isinstance(effect.message, Demand))
                 if info is not None:
                     parts.cores.road.tell_job(info, effect.to[:NODE_BYTES], now)
             if not parts.cores.road.send(effect.to, effect.message, now):
@@ -175,3 +186,10 @@ class Performer:
         folder = self._parts.store_folder
         for name in set(segments_of(folder, effect.process)) - set(effect.keep):
             unlink_segment(folder, name)
+
+
+def _job_of(message: Any) -> bytes | None:
+    """The job that another host must know before it gets this; None for what needs none."""
+    if isinstance(message, Demand | HostActor):  # of an adopted task, or for an actor
+        return message.job
+    return message.spec.job if isinstance(message, Will) else None

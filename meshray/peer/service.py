@@ -40,6 +40,7 @@ from meshray.core.road import Road
 from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
 from meshray.core.whereabouts import Whereabouts
+from meshray.core.wills import Wills
 from meshray.launch import MeshSettings, PeerSettings
 from meshray.local import Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
@@ -113,7 +114,8 @@ def serve(
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
         lodging, guests, fencing = _for_actors(config, node, leases)
-        leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job)
+        wills = Wills(config, node, actors, leases.placement.heir)
+        leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job) or wills.needs(job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
         parts = Parts(
@@ -132,6 +134,7 @@ def serve(
                 fencing,
                 ForeignActors(),
                 Naming(config),
+                wills,
                 adoption,
                 objects,
                 store,
@@ -208,10 +211,7 @@ def _for_actors(config: Config, node: bytes, leases: Leases) -> tuple[Lodging, G
     def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
         return leases.actor_host(request, waits_at, fencing.avoided(boot_time()))
 
-    def may_be_told(job: bytes) -> bool:
-        return leases.job_info(job) is not None
-
-    return Lodging(config, node, choose, may_be_told), Guests(leases.knows_job), fencing
+    return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job), fencing
 
 
 def _has_living_actors(actors: Actors, job: bytes) -> bool:
@@ -255,6 +255,7 @@ class Loop:
             self._performer.settle(now)
             while not self._parts.stopping:
                 self._wake()
+            self._hand_over()
             self._say_that_we_stop()
         finally:
             signal.set_wakeup_fd(previous_fd)
@@ -264,6 +265,16 @@ class Loop:
             self._wakeup.close()
             if self._driver_pidfd >= 0:
                 os.close(self._driver_pidfd)
+
+    def _hand_over(self) -> None:
+        """Others take over the detached actors of this peer, within a bound."""
+        wills, now = self._parts.cores.wills, time.monotonic()
+        give_up_at = now + self._parts.config.handover_timeout_s
+        wills.leave()
+        self._performer.settle(now)
+        self._parts.timers.at(give_up_at, lambda: None)  # it wakes us
+        while not wills.done and time.monotonic() < give_up_at:
+            self._wake()
 
     def _say_that_we_stop(self) -> None:
         """So that others need not wait for us, and drivers need not think that we have crashed."""
@@ -346,6 +357,7 @@ class Loop:
             cores.actors.next_deadline(),
             cores.lodging.next_deadline(),
             cores.naming.next_deadline(),
+            cores.wills.next_deadline(),
             cores.adoption.next_deadline(),
             cores.store.next_deadline(),
             cores.fetches.next_deadline(),
@@ -431,6 +443,7 @@ class Loop:
             (cores.actors, cores.actors.next_deadline()),
             (cores.lodging, cores.lodging.next_deadline()),
             (cores.naming, cores.naming.next_deadline()),
+            (cores.wills, cores.wills.next_deadline()),
             (cores.adoption, cores.adoption.next_deadline()),
             (cores.store, cores.store.next_deadline()),
             (cores.fetches, cores.fetches.next_deadline()),

@@ -110,6 +110,9 @@ class View(Protocol):
     def uptime_s(self) -> float: ...
     def processes(self) -> Sequence[ProcessView]: ...
     def actors(self) -> Sequence[ActorView]: ...
+    def named(self) -> Sequence[tuple[str, str]]:
+        """Namespace and name of each named actor of the mesh, as far as this peer knows."""
+
     def waiting(self) -> Sequence[WaitingView]: ...
     def store(self) -> StoreView: ...
     def others(self) -> Sequence[OtherView]:
@@ -203,11 +206,7 @@ def resources(view: View, argument: str = "") -> dict[str, dict[str, float]]:
 
 def named_actors(view: View, argument: str = "") -> list[dict[str, str]]:
     """The named actors of a namespace, or of all."""
-    return [
-        {"name": actor.name, "namespace": actor.namespace}
-        for actor in view.actors()
-        if actor.name and argument in ("", actor.namespace)
-    ]
+    return [{"name": name, "namespace": namespace} for namespace, name in view.named() if argument in ("", namespace)]
 
 
 def status(view: View, argument: str = "") -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from meshray.core.placement import Member
 from meshray.core.ways import Parcel
-from meshray.ids import peer_of
+from meshray.ids import NODE_BYTES, peer_of
+from meshray.peer.actors import add_member, drop_member
 from meshray.peer.copies import CopyHands
-from meshray.peer.mesh_events import Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
+from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
 from meshray.wire.codec import encode
 from meshray.wire.envelopes import enclose, opened
@@ -60,16 +61,25 @@ class Traffic:
             road.on_life(event.life, event.home, event.number, now)
             self._settle(now)  # an earlier life of it may be over with that
             if road.is_there(event.home):
-                self._parts.cores.naming.on_member_up(peer_of(event.home))
+                add_member(self._parts, peer_of(event.home))
         elif isinstance(event, LoadTold):
             self._on_load(event, now)
         elif isinstance(event, LifeOver):
             road.on_life_over(event.life, event.why)
+            self._drop_members(event.why, now)
         elif isinstance(event, LinkCut):
             road.on_cut(event.life, event.why)
         else:
             assert isinstance(event, OwnEnd), event
             road.on_own_end(event.why)
+            self._drop_members(event.why, now)
+
+    def _drop_members(self, why: str, now: float) -> None:
+        """Who is there no more? The road says so only of those with whom this host has dealt."""
+        self._settle(now)
+        for peer in self._parts.cores.naming.members():
+            if not self._road.is_there(peer[:NODE_BYTES]):
+                drop_member(self._parts, peer, why == GOODBYE, now)
 
     def _on_load(self, event: LoadTold, now: float) -> None:
         """What a member has, and how much of it is in use: for placement."""

@@ -75,6 +75,9 @@ class PartsView:
             )
         return shown
 
+    def named(self) -> Sequence[tuple[str, str]]:
+        return [(actor.namespace, actor.name) for actor in self._parts.cores.naming.all()]
+
     def waiting(self) -> Sequence[WaitingView]:
         return [
             WaitingView(wanted.name, wanted.request, wanted.count - len(wanted.grants), wanted.never or wanted.told)

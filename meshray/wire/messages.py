@@ -21,7 +21,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
-                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed
+                 FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed,
+                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
@@ -889,6 +890,7 @@ class ActorNews(Struct, array_like=True, tag=170):
     failure: Failure | None = None
     callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
     all_started: bool = False
+    heir: bytes = b""  # the peer that will own it when O is gone; b"" for none
 
 
 class UnwatchActor(Struct, array_like=True, tag=171):
@@ -934,6 +936,56 @@ class NameFreed(Struct, array_like=True, tag=175):
     """P -> P, to every member: this actor of the sender has its name no more. Unknown ones are ignored."""
 
     actor_id: TaskId
+
+
+class Will(Struct, frozen=True, array_like=True, tag=176):
+    """O -> its heir: a detached actor of mine, as it is now. The newest one counts. See core/wills.py."""
+
+    spec: CreateActor
+    incarnation: Count
+    restarts: Count
+    worker: bytes = b""  # where it lives; b"" while it does not, or does not go on without O
+
+
+class WillOver(Struct, array_like=True, tag=177):
+    """O -> its heir: it has ended, or has another heir. Unknown ones are ignored."""
+
+    actor_id: TaskId
+
+
+class Inherit(Struct, array_like=True, tag=178):
+    """O -> its heir: I leave, it is yours. Answered with Inherited. A repeat is answered again."""
+
+    actor_id: TaskId
+
+
+class Inherited(Struct, array_like=True, tag=179):
+    """The heir -> O: done."""
+
+    actor_id: TaskId
+
+
+class GuestMoves(Struct, array_like=True, tag=180):
+    """O -> H: this actor of mine that lives with you has another owner from now on. Answered with GuestMoved. Unknown
+    ones are answered, too."""
+
+    actor_id: TaskId
+    incarnation: Count
+    worker: ProcessId
+    owner: ProcessId  # hears of its death if it is dead already
+
+
+class GuestMoved(Struct, array_like=True, tag=181):
+    """H -> O: done."""
+
+    actor_id: TaskId
+
+
+class ActorsMoved(Struct, array_like=True, tag=182):
+    """P -> P, to every member, and to new ones: the sender has taken over these detached actors, whatever owner stands
+    in their ids. A repeat changes nothing."""
+
+    actor_ids: Annotated[list[TaskId], Meta(max_length=1024)]
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -1149,6 +1201,13 @@ Message = (
     | NameAnswer
     | NamesHeld
     | NameFreed
+    | Will
+    | WillOver
+    | Inherit
+    | Inherited
+    | GuestMoves
+    | GuestMoved
+    | ActorsMoved
     | Ask
     | Answer
     | LogLines

@@ -184,13 +184,16 @@ def test_task_options_of_later_marks_are_named_not_swallowed(option: str, value:
         ("max_pending_calls", 5),
         ("allow_out_of_order_execution", True),
         ("runtime_env", {"uv": ["numpy"]}),
-        ("scheduling_strategy", "SPREAD"),
-        ("label_selector", {"zone": "a"}),
     ],
 )
 def test_actor_options_of_later_marks_are_named_not_swallowed(option: str, value: Any) -> None:
     with pytest.raises(NotImplementedError, match=option):
         actor_options({option: value})
+
+
+def test_actors_are_placed_like_tasks() -> None:
+    for options in ({"scheduling_strategy": "SPREAD"}, {"label_selector": {"zone": "a"}}):
+        assert actor_options(options).strategy == task_options(options).strategy != actor_options({}).strategy
 
 
 def test_the_defaults_of_later_marks_ask_for_nothing() -> None:

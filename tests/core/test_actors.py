@@ -358,3 +358,14 @@ def test_a_name_conflict_ends_the_actor_and_says_so(peer: Peer) -> None:
     assert NameChanged("s", "n", actor_id, False) in peer.effects()
     peer.dies(W1)
     assert peer.said(V, m.ActorState)[0].failure.message.startswith("name conflict")
+
+
+def test_what_nobody_will_ever_have_is_told(peer: Peer) -> None:
+    actor_id = peer.create()
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    peer.effects()
+    peer.core.on_hopeless(actor_id, "there is no such node")
+    effects = peer.effects()
+    assert ReleaseActorSlot(actor_id) in effects
+    (state,) = [e.message for e in effects if isinstance(e, Send) and e.to == V]
+    assert state.failure.kind == "ActorUnschedulableError"

@@ -168,3 +168,28 @@ def test_a_job_that_is_not_known_is_asked_for() -> None:
     guests.on_job_came(JOB)
     guests.on_job_came(JOB)
     assert effects(guests) == [took()]
+
+
+@pytest.mark.fault(16)
+def test_a_guest_gets_another_owner() -> None:
+    guests = Guests(lambda job: True)
+    hosted(guests, detached=True)
+    moves = m.GuestMoves(A, 1, W1, O2)
+    guests.on_moves(O1, moves)
+    assert effects(guests) == [
+        GuestsCame(O2),
+        Send(O2, m.ActorHosted(A, 1, W1)),
+        GuestsLeft(O1),
+        Send(O1, m.GuestMoved(A)),
+    ]
+    guests.on_owner_gone(O1)
+    assert effects(guests) == []
+    guests.on_process_died(W1, "killed", {})
+    assert effects(guests)[0] == Send(O2, m.GuestLost(A, 1, W1, "killed"))
+
+
+def test_the_new_owner_of_a_dead_guest_hears_of_its_death() -> None:
+    guests = Guests(lambda job: True)
+    guests.on_moves(O1, m.GuestMoves(A, 1, W1, O2))
+    lost, moved = effects(guests)
+    assert (lost.to, type(lost.message), moved) == (O2, m.GuestLost, Send(O1, m.GuestMoved(A)))

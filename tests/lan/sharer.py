@@ -6,6 +6,8 @@ Lines are JSON, and so are the answers, one each. Values have names here, their 
     {"do": "make", "name": "y", "size": ..., "seed": ..., "node": HEX}     the same, made by a task on that host
     {"do": "digest", "names": [...], "nodes": [...]}   each of these hosts reads all of these, at the same time: what
                                                        each got, and that as a whole within a `list` when "nested"
+    {"do": "raw", "size": ..., "seed": ..., "node": HEX}     such an array as an argument, without a reference
+    {"do": "keep", "name": "x", "node": HEX}    a worker there keeps the reference for good
     {"do": "get", "name": "y"}      this process reads it
     {"do": "drop", "name": "y"}
 
@@ -54,6 +56,14 @@ def pass_on(refs: list[Any]) -> list[Any]:
     return list(refs)
 
 
+KEPT: list[Any] = []
+
+
+@meshray.remote
+def keep(refs: list[Any]) -> None:
+    KEPT.extend(refs)
+
+
 def on(task: Any, node: str) -> Any:
     return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, False), max_retries=1)
 
@@ -71,6 +81,11 @@ def act(told: dict[str, Any], refs: dict[str, Any]) -> dict[str, Any]:
         else:
             results = [on(read, node).remote(*wanted) for node in told["nodes"]]
         return {"digests": meshray.get(results, timeout=told.get("timeout", 60))}
+    elif what == "raw":
+        result = on(read, told["node"]).remote(value(told["size"], told["seed"]))
+        return {"digests": meshray.get([result], timeout=60)}
+    elif what == "keep":
+        meshray.get(on(keep, told["node"]).remote([refs[told["name"]]]), timeout=60)
     elif what == "pass":
         (refs[told["name"]],) = meshray.get(on(pass_on, told["node"]).remote([refs[told["name"]]]), timeout=60)
     elif what == "wait":

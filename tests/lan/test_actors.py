@@ -113,6 +113,9 @@ class TestAnywhere:
         a = Driver(network["a"])
         a.do("create", options={"resources": {"nowhere": 1}})
         until(lambda: any("nowhere" in line for line in a.program.lines), "the driver is told")
+        a.do("create", "other", options={"node": "00" * 8})
+        with pytest.raises(Failed, match=r"ActorUnschedulableError.*no such node"):
+            a.do("notes", "other")
 
 
 class TestFailures:
@@ -232,3 +235,47 @@ class TestNames:
         assert a.do("notes")["node"] == a.node
         b.do("find", name="log")
         assert b.do("notes")["node"] == a.node
+
+
+class TestHeirs:
+    """Detached actors whose owner's peer is gone."""
+
+    @pytest.mark.fault(16)
+    def test_a_peer_that_is_stopped_hands_its_detached_actors_over(self, lan: MakeLan) -> None:
+        """One that lives there is started elsewhere, one that lives on a third host goes on."""
+        network, peers = hosts(lan, "a", "b", "c", b=ONLY_B)
+        a = Driver(network["a"])
+        a.do("create", "here", options={"name": "here", "lifetime": "detached", "max_restarts": 1})
+        a.do(
+            "create",
+            "there",
+            options={"name": "there", "lifetime": "detached", "resources": {"slot": 1}, "namespace": "stage"},
+        )
+        a.do("call", "there", count=5)
+        a.do("wait", "there")
+        assert a.do("notes", "here")["node"] == a.node
+        there = a.do("notes", "there")
+        c = Driver(network["c"])
+        for name in ("here", "there"):
+            c.do("find", name, name=name)
+            c.do("notes", name)
+        a.leave()
+        peers["a"].stop()
+        assert c.do("notes", "there") == there
+        assert c.do("notes", "here")["node"] in (c.node, node_of(peers["b"]))
+        for name in ("here", "there"):
+            c.do("find", f"{name} again", name=name)
+        assert c.do("notes", "there again") == there
+        c.do("kill", "there again")
+        until(lambda: not _finds(c, "there"), "its new owner lets it be killed")
+
+    @pytest.mark.fault(5)
+    def test_a_peer_that_dies_is_inherited_where_most_are_left(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c")
+        a, c = Driver(network["a"]), Driver(network["c"])
+        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": -1, "max_task_retries": -1})
+        c.do("find", name="log")
+        assert c.do("notes")["node"] == a.node
+        network["a"].power_off()
+        assert c.do("notes")["node"] in (c.node, node_of(peers["b"]))
+        c.do("find", "again", name="log")

@@ -115,6 +115,19 @@ def test_references_go_round_and_what_they_stand_for_stays(lan: MakeLan) -> None
     until(lambda: all(in_use(peer) == 0 for peer in peers.values()), "it is freed")
 
 
+@pytest.mark.fault(5, 61)
+def test_a_reference_on_another_host_keeps_a_value_until_that_host_dies(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", offload=True)
+    size, b = 3 * MB, home(peers["b"])
+    driver.tell("put", name="x", size=size, seed=7)
+    driver.tell("keep", name="x", node=b)
+    driver.tell("drop", name="x")
+    assert driver.tell("raw", size=size, seed=8, node=b)["digests"] == [[expected(size, 8)]]
+    until(lambda: size <= in_use(peers["a"]) < 2 * size, "the argument is gone, and what is kept there stays")
+    network["b"].power_off()
+    until(lambda: in_use(peers["a"]) == 0, "it is freed when nobody can have it any more")
+
+
 @pytest.mark.fault(44)
 def test_those_that_have_a_copy_serve_others(lan: MakeLan) -> None:
     _, peers, driver = start(lan, "a", "b", "c", "d", offload=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from meshray.core.records import Carrier, Record, Records
@@ -177,7 +178,9 @@ class Process:
         self.count += 1
         place = m.Place(object_id, self.peer.node, f"{self.process[-8:].hex()}-{self.count:x}", LARGE)
         self.peer.files[place.segment] = self.process
-        self.peer.data[place.segment] = self.world.truth[place] = self.world.random.randbytes(LARGE)
+        self.peer.data[place.segment] = self.world.truth[place] = blake2b(
+            repr(place).encode(), digest_size=LARGE
+        ).digest()
         self.say(self.peer.process, m.Sealed([m.SealedSegment(object_id, place.segment, LARGE, LARGE)]))
         return place
 

@@ -134,6 +134,8 @@ class SimPeer:
         """Whether a message between hosts goes on from here: neither end is known to be gone."""
         here, there = (source, to) if node_of(source) == self.node else (to, source)
         if node_of(there) in self.gone:
+            if here == source and self.objects.is_attached(here):
+                self.world.send(self.process, here, m.NodeGone(node_of(there)))
             return False
         if here == self.process:
             return True

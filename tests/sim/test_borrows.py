@@ -65,6 +65,8 @@ class Hosts:
 
     def act(self) -> None:
         living = self.living()
+        if not living:
+            return
         random = self.world.random
         process = random.choice(living)
         what = random.random()

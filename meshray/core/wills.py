@@ -1,0 +1,280 @@
+"""Who takes over a detached actor when the peer that owns it is gone?
+
+A detached actor outlives its driver; this is for the day on which it should outlive its owner, too. Each has an *heir*,
+another member, which has a `Will`: what it takes to start the actor again. There are two ways to inherit:
+
+- **The owner leaves** (it is stopped). It ends the actor if that lives on its own host, and says `Inherit`. An actor
+  that lives on a third host goes on: its host is told of the new owner (`GuestMoves`). The owner waits for all answers,
+  within a bound, before it goes.
+- **The owner is gone** without a word. It may as well be cut off, and then it goes on being the owner. So the heir
+  waits `heir_after_s`, longer than it takes to notice that one is cut off, and takes over only if it sees more than
+  half of the members that there were; and an owner that has lost its heir and sees less than half of them ends its
+  detached actors. In a mesh of two neither is more than half: there the actor stays with its owner, and dies with it.
+
+Callers are told of the heir in advance (`ActorNews`), and watch there when the owner is gone. Those who only have a
+handle hear where it is now (`ActorsMoved`), like everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.actors import Actors
+from meshray.core.effects import Core, Send
+from meshray.core.lives import Actor, Life
+from meshray.ids import node_of, peer_of
+from meshray.wire.messages import (
+    ActorsMoved,
+    GuestMoved,
+    GuestMoves,
+    Inherit,
+    Inherited,
+    Message,
+    Will,
+    WillOver,
+)
+
+MOVED_AT_ONCE = 256
+"""At most so many ids travel in one ActorsMoved."""
+
+
+class Inherits(Struct, frozen=True):
+    """Wills to actors: this one is ours from now on. `lives`: its worker goes on; else it is started again, which is
+    charged if `charged`."""
+
+    will: Will
+    lives: bool
+    charged: bool
+
+
+class _Estate:
+    """A will that this peer has."""
+
+    __slots__ = ("due_at", "testator", "will")
+
+    def __init__(self, testator: bytes, will: Will) -> None:
+        self.testator = testator
+        self.will = will
+        self.due_at: float | None = None  # its testator is gone: when it is inherited
+
+
+class Wills(Core):
+    """See the head of this file. `choose(actor_id, avoided)`: the home node of a member, if there is any."""
+
+    def __init__(
+        self, config: Config, node: bytes, actors: Actors, choose: Callable[[bytes, bytes], bytes | None]
+    ) -> None:
+        super().__init__()
+        actors.awaited = self.awaits
+        self._config = config
+        self._node = node
+        self._actors = actors
+        self._choose = choose
+        self._heirs: dict[bytes, bytes] = {}  # detached actor of ours -> the peer that has its will
+        self._estates: dict[bytes, _Estate] = {}  # actor of another peer -> its will; bounded
+        self._inherited: dict[bytes, None] = {}  # actors that we have taken over
+        self._members: set[bytes] = set()
+        self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
+        self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
+        self._wills: dict[bytes, Will] = {}  # what is handed over
+        self.leaving = False  # this peer is stopped
+        self.left_out = 0  # wills that were too many
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    def on_member_up(self, peer: bytes) -> None:
+        """A member is there, maybe again. A repeat changes nothing."""
+        if peer in self._members:
+            return
+        self._members.add(peer)
+        self._lost.pop(peer, None)
+        for estate in self._estates.values():
+            if estate.testator == peer:
+                estate.due_at = None
+        moved = list(self._inherited)
+        for begin in range(0, len(moved), MOVED_AT_ONCE):
+            self._tell(peer, ActorsMoved(moved[begin : begin + MOVED_AT_ONCE]))
+        for actor in self._actors.all():
+            if actor.spec.detached and actor.spec.actor_id not in self._heirs:
+                self.on_changed(actor.spec.actor_id)
+
+    def on_member_down(self, peer: bytes, left: bool, now: float) -> None:
+        """It is gone. `left`: it has said goodbye."""
+        if peer not in self._members:
+            return
+        self._members.discard(peer)
+        if not left:
+            self._lost[peer] = now
+        for estate in self._estates.values():
+            if estate.testator == peer and estate.due_at is None:
+                estate.due_at = now + self._config.heir_after_s
+        for actor_id in [actor_id for actor_id, heir in self._heirs.items() if heir == peer]:
+            del self._heirs[actor_id]
+            if self._cut_off(now):
+                self._actors.on_cut_off(actor_id)
+            else:
+                self.on_changed(actor_id)
+        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if peer_of(awaited) == peer]:
+            del self._moving[actor_id]
+
+    def _cut_off(self, now: float) -> bool:
+        """Whether this peer sees less than half of the members that there were."""
+        here, all_ = self._count(now)
+        return 2 * here < all_
+
+    def _count(self, now: float) -> tuple[int, int]:
+        recent = now - 2 * self._config.heir_after_s
+        self._lost = {peer: since for peer, since in self._lost.items() if since > recent}
+        here = len(self._members) + 1
+        return here, here + len(self._lost)
+
+    # -- the testator ------------------------------------------------------------------------------------------------
+
+    def on_changed(self, actor_id: bytes) -> None:
+        """A detached actor of ours is there, lives elsewhere, or has ended."""
+        actor = self._actors.actor(actor_id)
+        if self.leaving or (actor is not None and not actor.spec.detached):
+            return
+        heir = self._heirs.get(actor_id)
+        if actor is None or actor.life in (Life.ENDING, Life.DEAD):
+            if self._heirs.pop(actor_id, None) is not None and heir is not None:
+                self._tell(heir, WillOver(actor_id))
+            self._inherited.pop(actor_id, None)
+            return
+        if heir is None or heir == peer_of(actor.worker):  # where it lives nobody should be needed to let it live
+            chosen = peer_of(self._choose(actor_id, node_of(actor.worker)) or b"")
+            if chosen in self._members and chosen != heir:
+                if heir is not None:
+                    self._tell(heir, WillOver(actor_id))
+                heir = self._heirs[actor_id] = chosen
+                self._actors.set_heir(actor_id, heir)
+        if heir is not None:
+            self._tell(heir, _will(actor))
+
+    def leave(self) -> None:
+        """This peer is stopped: hand over what can be. `done` says when."""
+        self.leaving = True
+        for actor_id, heir in list(self._heirs.items()):
+            actor = self._actors.actor(actor_id)
+            if heir not in self._members or actor is None or actor.life in (Life.ENDING, Life.DEAD):
+                continue
+            worker, will = actor.worker, _will(actor)
+            lives = bool(will.worker) and node_of(worker) not in (self._node, node_of(heir))
+            if worker and not lives and not actor.spec.max_restarts:
+                continue  # it may not be started again
+            if not lives:
+                will = msgspec.structs.replace(will, worker=b"")
+            self._actors.hand_over(actor_id, lives)
+            self._wills[actor_id] = will
+            if worker and node_of(worker) == self._node:
+                self._moving[actor_id] = worker
+            else:
+                self._say_inherit(actor_id, will)
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody is waited for."""
+        return not self._moving
+
+    def on_process_died(self, process: bytes) -> None:
+        """A worker of this host: what it hosted may be started elsewhere now."""
+        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
+            self._say_inherit(actor_id, self._wills[actor_id])
+
+    def _say_inherit(self, actor_id: bytes, will: Will) -> None:
+        heir = self._heirs[actor_id]
+        self._moving[actor_id] = heir
+        self._tell(heir, will)
+        self._tell(heir, Inherit(actor_id))
+
+    def on_inherited(self, heir: bytes, message: Inherited) -> None:
+        """It has taken over."""
+        actor_id = message.actor_id
+        if self._moving.get(actor_id) != heir:
+            return
+        will = self._wills[actor_id]
+        if will.worker:
+            self._moving[actor_id] = peer_of(will.worker)
+            self._tell(peer_of(will.worker), GuestMoves(actor_id, will.incarnation, will.worker, heir))
+        else:
+            del self._moving[actor_id]
+
+    def on_guest_moved(self, host: bytes, message: GuestMoved) -> None:
+        """Its host knows of the new owner."""
+        if self._moving.get(message.actor_id) == host:
+            del self._moving[message.actor_id]
+
+    # -- the heir ----------------------------------------------------------------------------------------------------
+
+    def on_will(self, testator: bytes, message: Will) -> None:
+        """The newest one counts."""
+        actor_id = message.spec.actor_id
+        if len(self._estates) >= self._config.wills_max and actor_id not in self._estates:
+            self.left_out += 1
+            return
+        self._estates[actor_id] = _Estate(testator, message)
+
+    def on_over(self, testator: bytes, message: WillOver) -> None:
+        """It is not ours to have any more."""
+        estate = self._estates.get(message.actor_id)
+        if estate is not None and estate.testator == testator:
+            self._lose(message.actor_id)
+
+    def on_inherit(self, testator: bytes, message: Inherit) -> None:
+        """The testator leaves."""
+        estate = self._estates.get(message.actor_id)
+        if estate is not None and estate.testator == testator:
+            self._take(message.actor_id, lives=bool(estate.will.worker), charged=False)
+        self._tell(testator, Inherited(message.actor_id))
+
+    def _take(self, actor_id: bytes, lives: bool, charged: bool) -> None:
+        estate = self._estates.pop(actor_id)
+        self._inherited[actor_id] = None
+        self._effects.append(Inherits(estate.will, lives, charged))
+        for peer in sorted(self._members):
+            self._tell(peer, ActorsMoved([actor_id]))
+
+    def needs(self, job: bytes) -> bool:
+        """Whether an actor of this job may be started here some day."""
+        return any(estate.will.spec.job == job for estate in self._estates.values())
+
+    def has_inherited(self, actor_id: bytes) -> bool:
+        """Whether it is ours, though another peer stands in its id."""
+        return actor_id in self._inherited
+
+    def awaits(self, actor_id: bytes) -> bool:
+        """Whether it may be ours soon."""
+        return actor_id in self._estates
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        return min((estate.due_at for estate in self._estates.values() if estate.due_at is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        """Owners that are gone have been waited for long enough."""
+        for actor_id, estate in list(self._estates.items()):
+            if estate.due_at is None or estate.due_at > now:
+                continue
+            here, all_ = self._count(now)
+            if 2 * here > all_:
+                self._take(actor_id, lives=False, charged=True)
+            else:
+                self._lose(actor_id)  # we are the ones who were cut off
+
+    def _lose(self, actor_id: bytes) -> None:
+        del self._estates[actor_id]
+        self._actors.on_never(actor_id)
+
+    def _tell(self, process: bytes, message: Message) -> None:
+        self._effects.append(Send(process, message))
+
+
+def _will(actor: Actor) -> Will:
+    worker = actor.worker if actor.life is Life.ALIVE else b""
+    return Will(actor.spec, actor.incarnation, actor.restarts, worker)

@@ -1,0 +1,293 @@
+"""Who takes over detached actors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshray.config import DEFAULT
+from meshray.core.actors import Actors
+from meshray.core.effects import ActorSlot, DetachedChanged, KillProcess, NameChanged, RequestActorSlot, Send
+from meshray.core.lives import Life
+from meshray.core.objects import Objects
+from meshray.core.store_accounts import StoreAccounts
+from meshray.core.wills import Inherits, Wills
+from meshray.wire import messages as m
+
+SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
+OWNER, HEIR, FAR = (node + bytes(8) for node in (SELF, H, X))
+DRIVER = SELF + b"driver--"
+A = DRIVER + bytes(7) + b"\x01"
+HERE, THERE = SELF + b"worker--", X + b"worker--"
+
+
+class Peer:
+    """The actors and wills of one peer; its effects about wills are performed, others are kept."""
+
+    def __init__(self, node: bytes, heir: bytes | None = None) -> None:
+        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
+        self.actors = Actors(DEFAULT, node, self.objects)
+        self.heir = heir
+        self.wills = Wills(DEFAULT, node, self.actors, lambda actor_id, avoided: self.heir)
+        self.objects.on_process_attached(DRIVER, 1, DRIVER)
+
+    def effects(self) -> list[Any]:
+        told: list[Any] = []
+        while effects := [*self.actors.take_effects(), *self.wills.take_effects()]:
+            for effect in effects:
+                if isinstance(effect, DetachedChanged):
+                    self.wills.on_changed(effect.actor_id)
+                elif isinstance(effect, Inherits):
+                    will = effect.will
+                    worker = will.worker if effect.lives else b""
+                    self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
+                    told.append(effect)
+                else:
+                    told.append(effect)
+        self.actors.check()
+        return told
+
+    def said(self, to: bytes) -> list[Any]:
+        return [effect.message for effect in self.effects() if isinstance(effect, Send) and effect.to == to]
+
+    def create(self, detached: bool = True, max_restarts: int = 1) -> None:
+        message = m.CreateActor(
+            A, m.Blob(bytes(16), "Log", b"x"), b"", [], {"CPU": 1}, {}, m.Profile(actor=True), max_restarts, 0, 0,
+            DRIVER, b"methods", "log", "ns", detached, request_id=1,
+        )  # fmt: skip
+        self.actors.on_create(DRIVER, message, 0.0)
+
+    def lives(self, worker: bytes) -> None:
+        self.actors.on_slot(A, worker, 0.0)
+        self.actors.on_ready(worker, m.ActorReady(A, 1), 0.1)
+
+
+def an_owner(worker: bytes = HERE, **options: Any) -> Peer:
+    """Its heir has its will."""
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create(**options)
+    peer.lives(worker)
+    return peer
+
+
+def heir(worker: bytes = HERE, **options: Any) -> Peer:
+    peer = Peer(H)
+    peer.wills.on_member_up(OWNER)
+    peer.wills.on_member_up(FAR)
+    wills = [message for message in an_owner(worker, **options).said(HEIR) if isinstance(message, m.Will)]
+    peer.wills.on_will(OWNER, wills[-1])
+    return peer
+
+
+def test_the_heir_of_a_detached_actor_has_its_newest_will_and_watchers_know_it() -> None:
+    peer = Peer(SELF, H)
+    peer.create()
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    assert not any(isinstance(effect, Send) and effect.to == HEIR for effect in peer.effects())
+    peer.wills.on_member_up(HEIR)
+    effects = peer.effects()
+    (will,) = [effect.message for effect in effects if isinstance(effect, Send) and effect.to == HEIR]
+    assert (will.incarnation, will.worker) == (1, b"")
+    assert Send(FAR, m.ActorNews(A, 1, heir=HEIR)) in effects
+    peer.lives(THERE)
+    assert [will.worker for will in peer.said(HEIR)] == [THERE]
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    assert peer.said(HEIR) == [m.WillOver(A)]
+
+
+def test_others_have_no_heir() -> None:
+    peer = an_owner(detached=False)
+    assert peer.said(HEIR) == []
+    peer.wills.leave()
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.wills.leave()
+    assert not any(isinstance(effect, Send) for effect in peer.effects()), "it lives"
+    assert not peer.wills.done
+    peer.wills.on_process_died(HERE)
+    will, inherit = peer.said(HEIR)
+    assert (will.worker, inherit) == (b"", m.Inherit(A))
+    peer.wills.on_inherited(FAR, m.Inherited(A))
+    assert not peer.wills.done
+    peer.wills.on_inherited(HEIR, m.Inherited(A))
+    assert peer.wills.done
+
+    there = heir()
+    there.effects()
+    there.wills.on_will(OWNER, will)
+    there.wills.on_inherit(OWNER, inherit)
+    there.wills.on_inherit(OWNER, inherit)
+    effects = there.effects()
+    assert effects.count(Send(OWNER, m.Inherited(A))) == 2
+    assert Send(FAR, m.ActorsMoved([A])) in effects
+    assert NameChanged("ns", "log", A, True) in effects
+    assert [effect.incarnation for effect in effects if isinstance(effect, RequestActorSlot)] == [2]
+    actor = there.actors.actor(A)
+    assert actor is not None
+    assert actor.restarts == 0, "nobody's fault"
+
+
+@pytest.mark.fault(16)
+def test_an_actor_of_a_third_host_goes_on() -> None:
+    peer = an_owner(THERE, max_restarts=0)
+    peer.effects()
+    peer.wills.leave()
+    will, inherit = peer.said(HEIR)
+    assert will.worker == THERE
+    peer.wills.on_inherited(HEIR, m.Inherited(A))
+    assert peer.said(FAR) == [m.GuestMoves(A, 1, THERE, HEIR)]
+    assert not peer.wills.done
+    peer.wills.on_guest_moved(FAR, m.GuestMoved(A))
+    assert peer.wills.done
+
+    there = heir(THERE)
+    there.wills.on_will(OWNER, will)
+    there.wills.on_inherit(OWNER, inherit)
+    there.effects()
+    there.actors.on_watch(FAR, m.WatchActor(A))
+    assert there.said(FAR) == [m.ActorNews(A, 1, THERE)]
+
+
+def test_what_may_not_start_again_ends_with_its_peer() -> None:
+    peer = an_owner(max_restarts=0)
+    peer.effects()
+    peer.wills.leave()
+    assert peer.wills.done
+
+
+def test_nobody_waits_for_an_heir_that_is_gone() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave()
+    peer.effects()
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert peer.wills.done
+
+
+@pytest.mark.fault(5)
+def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.effects()
+    due_at = 10.0 + DEFAULT.heir_after_s
+    assert peer.wills.next_deadline() == due_at
+    peer.wills.tick(due_at)
+    effects = peer.effects()
+    assert Send(FAR, m.ActorNews(A, 2)) in effects
+    actor = peer.actors.actor(A)
+    assert actor is not None
+    assert (actor.life, actor.restarts) == (Life.PLACING, 1)
+
+
+@pytest.mark.fault(5)
+def test_without_restarts_its_end_is_told() -> None:
+    peer = heir(max_restarts=0)
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.wills.tick(10.0 + DEFAULT.heir_after_s)
+    (news,) = [message for message in peer.said(FAR) if isinstance(message, m.ActorNews)]
+    assert "no restarts left" in news.failure.message
+
+
+@pytest.mark.fault(22)
+def test_an_heir_that_sees_half_of_the_mesh_does_not_inherit() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.wills.on_member_down(FAR, False, 12.0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    assert peer.said(FAR) == []
+    peer.wills.tick(10.0 + DEFAULT.heir_after_s)
+    (news,) = peer.said(FAR)
+    assert news.failure is not None
+    assert not peer.wills.awaits(A)
+
+
+def test_those_who_said_goodbye_are_not_missed() -> None:
+    peer = heir()
+    peer.wills.on_member_down(FAR, True, 9.0)
+    peer.wills.on_member_down(OWNER, True, 10.0)
+    peer.wills.tick(10.0 + DEFAULT.heir_after_s)
+    assert peer.wills.has_inherited(A)
+
+
+@pytest.mark.fault(21)
+def test_an_owner_that_is_there_again_goes_on() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.wills.on_member_up(OWNER)
+    assert peer.wills.next_deadline() is None
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_sees_less_than_half_ends_what_is_inherited_there() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.heir = None
+    peer.wills.on_member_down(FAR, False, 1.0)
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+    peer.wills.on_member_down(HEIR, False, 2.0)
+    (kill,) = [effect for effect in peer.effects() if isinstance(effect, KillProcess)]
+    assert "cut off" in kill.reason
+
+
+def test_a_dead_heir_has_a_successor() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    (will,) = [message for message in peer.said(FAR) if isinstance(message, m.Will)]
+    assert will.worker == HERE
+
+
+def test_new_members_hear_what_has_moved() -> None:
+    peer = heir()
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    peer.effects()
+    new = b"newcomer" + bytes(8)
+    peer.wills.on_member_up(new)
+    assert m.ActorsMoved([A]) in peer.said(new)
+
+
+def test_wills_are_bounded() -> None:
+    peer = Peer(H)
+    peer.wills._config = msgspec.structs.replace(DEFAULT, wills_max=0)
+    peer.wills.on_will(OWNER, heir().wills._estates[A].will)
+    assert not peer.wills.awaits(A)
+    assert peer.wills.left_out == 1
+
+
+def test_a_slot_is_asked_for_where_the_new_owner_is() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, True, 0.0)
+    peer.wills.tick(DEFAULT.heir_after_s)
+    peer.effects()
+    worker = H + b"worker--"
+    slot = ActorSlot(A, worker)
+    peer.actors.on_slot(slot.actor_id, slot.worker, 100.0)
+    start = next(message for message in peer.said(worker) if isinstance(message, m.StartActor))
+    assert start.incarnation == 2
+
+
+def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.effects()
+    peer.heir = X
+    peer.lives(H + b"worker--")
+    effects = peer.effects()
+    assert Send(HEIR, m.WillOver(A)) in effects
+    assert [effect.message.worker for effect in effects if isinstance(effect, Send) and effect.to == FAR] == [
+        H + b"worker--"
+    ]

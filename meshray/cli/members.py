@@ -38,7 +38,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
 
 
 def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[str, ...]:
-    state = f"{member['state']} {duration(member['since_s'])}"
+    alive = "leaves" if member["leaving"] else "alive"
+    state = f"{alive if member['state'] == 'alive' else member['state']} {duration(member['since_s'])}"
     if member["is_self"]:
         trip = "this one"
     elif member["state"] in ("dead", "left"):
@@ -53,11 +54,15 @@ def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[st
     if member["incompatible"]:
         python += " (another version: gets no closures)"
     about = member["reason"] if member["state"] == "dead" else _resources(member, amount)
-    return member["name"], member["node_id"][:8], state, trip, about, member["version"], python
+    return member["name"], member["home"] or member["node_id"], state, trip, about, member["version"], python
 
 
 def _resources(member: dict[str, Any], amount: Amount) -> str:
     total, used = member["total"], member["used"]
     names = sorted((name for name in total if name != "object_store_memory"), key=lambda name: (
         ("CPU", "GPU", "memory").index(name) if name in ("CPU", "GPU", "memory") else 3, name))  # fmt: skip
-    return ", ".join(f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names)
+    shown = [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
+    if member["store_total_bytes"]:
+        in_store, room = member["store_used_bytes"], member["store_total_bytes"]
+        shown.append(f"store {amount('store', in_store)}/{amount('store', room)}")
+    return ", ".join(shown)

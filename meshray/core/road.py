@@ -147,6 +147,10 @@ class Road(Core):
         """All hosts that are there, but ours."""
         return self._homes.current()
 
+    def dealt_with(self) -> list[bytes]:
+        """Hosts that are there, and to which this one has spoken, or the other way round."""
+        return sorted(home for home in self._ways if self.is_there(home))
+
     def why_gone(self, home: bytes) -> str:
         """Why a host is gone; "" while it is there, or was never known."""
         return self._gone.get(home, "")

@@ -65,6 +65,7 @@ class Dispatcher:
             m.JobDone: _timeless(road.on_job_done),
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
+            m.PeerLeaves: lambda source, message, now: parts.cores.leases.on_member_leaves(source[:NODE_BYTES], now),
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
         self._of_peers |= self._for_copies() | actors_of_peers(parts)
 
@@ -117,6 +118,8 @@ class Dispatcher:
             m.Piece: fetches.on_piece,
             m.NoPiece: fetches.on_no_piece,
             m.Expired: _timeless(fetches.on_expired),
+            m.Keep: _timeless(cores.moves.on_keep),
+            m.Kept: _timeless(cores.moves.on_kept),
         }
 
     def dispatch(self, source: bytes, message: Any, now: float) -> None:
@@ -186,9 +189,17 @@ class Dispatcher:
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":
             self._parts.endpoint.send(source, m.Answer(message.request))
-            self._parts.stop("meshray stop")
+            self._parts.leave("meshray stop", _seconds(message.argument, self._parts.config.leave_work_s))
         else:
             self._parts.endpoint.send(source, status.answer(self._view, message))
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    """A number of seconds that somebody has given, or not."""
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return otherwise
 
 
 def _timeless(handler: Callable[[bytes, Any], None]) -> Handler:

@@ -51,6 +51,7 @@ class Foreign:
         cores.whereabouts.on_host_gone(effect.home)
         cores.serving.on_host_gone(effect.home)
         cores.fetches.on_host_gone(effect.home, now)
+        cores.moves.on_host_gone(effect.home)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
             cores.leases.on_member_gone(effect.home, effect.reason, now)
@@ -75,6 +76,7 @@ class Foreign:
         why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
         self._parts.cores.objects.foreign.on_unreachable(home, why)
         self._parts.cores.fetches.on_host_gone(home, now)
+        self._parts.cores.moves.on_host_gone(home)
         self._parts.cores.lodging.on_host_gone(home, now)
         self._parts.cores.foreign_actors.on_node_gone(home)
         drop_member(self._parts, peer_of(home), why == GOODBYE, now)

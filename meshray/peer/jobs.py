@@ -70,6 +70,8 @@ class Jobs:
                 f"it runs Python {message.python}, this peer runs {OWN_PYTHON}: functions do not travel between minor "
                 "versions; start the peer with the interpreter of the program"
             )
+        if message.job is not None and self._parts.leaving:
+            return f"it is being stopped ({self._parts.leaving})"
         if message.job is not None and message.job.job != source:
             return f"its job {message.job.job.hex()} is not its own id {source.hex()}"
         if source[:8] != self._parts.node or source == self._parts.process_id:

@@ -451,6 +451,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Who was declared dead joins through those who said so alone, for so long; then also through whom it knew before,
     and whom discovery finds: one of these may hold the others for dead, and would mix two tables."""
 
+    guest_join_s: float = 10.0
+    """How long the peer of `init("host:port")` may take to become a member: a name to resolve, a connection that is
+    tried again after 3 s, a seed that is tried again after 1, 2 and 4 s."""
+
     probes_kept_max: int = 16
     """Messages of the failure detector that wait for a connection to one address; the newest count."""
 
@@ -459,6 +463,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     probe_lines_max: int = 4096
     """Addresses that datagrams were sent to and that are remembered; connections idle for `mesh_idle_s` are closed."""
+
+    key_ask_again_s: float = 1.0
+    """A question about keys goes by datagrams, which may get lost: it is repeated so often to who has not answered."""
+
+    key_ask_s: float = 10.0
+    """And for so long, until its answers are reported: a member that answers no question for so long is on its way to
+    be declared dead (6.5 to 11 s)."""
+
+    key_switch_after_s: float = 1.0
+    """How long a member that was told to switch waits, so that all have been told when the first port answers with the
+    other key: all dial anew once, at about the same time."""
 
     last_peers_write_s: float = 2.0
     """How soon the members seen last are written down after they have changed, and how often at most."""
@@ -573,6 +588,7 @@ def preset(name: str) -> Config:
             worker_idle_s=12.0,
             infeasible_after_s=0.2,
             doubt_s=6.0,
+            guest_join_s=4.0,
             **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -52,7 +52,8 @@ class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     seeds: list[str] = []  # host:port, as given
     bind: list[str] = []  # addresses to listen at; none: all of the LAN
-    port: int = DEFAULT.mesh_port
+    port: int = DEFAULT.mesh_port  # 0: any that is free
+    guest: bool = False  # it serves only when it has joined through the seeds, and through nothing else
 
 
 class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):

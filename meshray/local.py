@@ -75,6 +75,7 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     executable: str = ""
     started_at: float = 0.0  # wall clock, for people
     mesh_port: int = 0  # of TCP, where it listens for others of its mesh; 0: it is off the network
+    mesh_bind: list[str] = []  # the addresses where it does, as it was told; none: all of the LAN
 
 
 # -- places ------------------------------------------------------------------------------------------------------------

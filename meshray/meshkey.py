@@ -47,6 +47,7 @@ MESH_ID_FILE = "mesh.id"
 LOCK_FILE = "mesh.lock"
 
 _LOCK_TIMEOUT_S = 10.0  # whoever holds the folder longer is stopped or stuck: changes take milliseconds
+_LOOK_AGAIN_S = 0.005
 
 
 class MeshKeyError(MeshrayError):
@@ -55,6 +56,10 @@ class MeshKeyError(MeshrayError):
 
 class NoMeshKeyError(MeshKeyError):
     """There is no mesh key on this host."""
+
+
+class KeysBusyError(MeshKeyError):
+    """Another process changes the keys at this moment; later it may go."""
 
 
 class MeshKey:
@@ -117,13 +122,13 @@ def is_here() -> bool:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def load() -> MeshKeys:
-    """The keys of this host.
+def load(wait_s: float = _LOCK_TIMEOUT_S) -> MeshKeys:
+    """The keys of this host. `wait_s`, here and below: how long another process may take that changes them.
 
     Raises `NoMeshKeyError` when there is none, `MeshKeyError` when a file is damaged or lets others in, `FolderError`
     when the folder does.
     """
-    with _locked(home_folder(), fcntl.LOCK_SH) as home:
+    with _locked(home_folder(), fcntl.LOCK_SH, wait_s) as home:
         return _load(home)
 
 
@@ -189,12 +194,12 @@ def join(mesh: bytes, key: MeshKey, *, replace: bool = False) -> bool:
         return True
 
 
-def stage(key: MeshKey, mesh: bytes | None = None) -> bool:
+def stage(key: MeshKey, mesh: bytes | None = None, wait_s: float = _LOCK_TIMEOUT_S) -> bool:
     """Keep `key` as the next one of this host's mesh. False when it is staged, or current, already.
 
     Raises `NoMeshKeyError`; `MeshKeyError` when another key is staged, or `mesh` is given and is not ours.
     """
-    with _locked(home_folder()) as home:
+    with _locked(home_folder(), wait_s=wait_s) as home:
         keys = _load(home)
         if mesh is not None and mesh != keys.mesh:
             raise MeshKeyError(f"that is a key of mesh {mesh.hex()}; this host belongs to mesh {keys.mesh.hex()}")
@@ -202,22 +207,39 @@ def stage(key: MeshKey, mesh: bytes | None = None) -> bool:
             return False
         if keys.next is not None:
             raise MeshKeyError(
-                f"another next key is staged already (key {keys.next.id.hex()}): finish that rotation by "
-                f"`meshray key switch --here`, or give it up by removing {home / NEXT_FILE}"
+                f"another next key is staged already (key {keys.next.id.hex()}): finish that change by `meshray key "
+                "switch`, or give it up by `meshray key unstage` on every member that has it"
             )
         _write(home / MESH_ID_FILE, keys.mesh.hex().encode() + b"\n")  # before the key that it will outlive changes
         _write(home / NEXT_FILE, key.secret)
         return True
 
 
-def switch() -> MeshKeys:
-    """Make the next key the current one, and forget the old one. Raises `MeshKeyError` when none is staged."""
+def unstage() -> MeshKey | None:
+    """Forget the next key; it, or None when none was staged. Raises `NoMeshKeyError`."""
     with _locked(home_folder()) as home:
         keys = _load(home)
+        if keys.next is not None:
+            _remove(home / NEXT_FILE)
+        return keys.next
+
+
+def switch(to: bytes | None = None, wait_s: float = _LOCK_TIMEOUT_S) -> MeshKeys:
+    """Make the next key the current one, and forget the old one. With `to`, the id of a key, only if it is that one;
+    nothing is done when that is the current one already.
+
+    Raises `MeshKeyError` when none is staged, or another one.
+    """
+    with _locked(home_folder(), wait_s=wait_s) as home:
+        keys = _load(home)
+        if to is not None and keys.current.id == to:
+            return keys
         if keys.next is None:
             raise MeshKeyError(
                 f"no next key is staged on this host ({home / NEXT_FILE}): `meshray key stage` does that"
             )
+        if to is not None and keys.next.id != to:
+            raise MeshKeyError(f"the next key of this host is {keys.next.id.hex()}, not {to.hex()}")
         os.replace(home / NEXT_FILE, home / CURRENT_FILE)
         _sync(home)
         return _load(home)
@@ -302,22 +324,22 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(home: Path, how: int = fcntl.LOCK_EX) -> Iterator[Path]:
-    """One change at a time, and none while somebody reads. Raises `MeshKeyError` when the lock is not had in time.
+def _locked(home: Path, how: int = fcntl.LOCK_EX, wait_s: float = _LOCK_TIMEOUT_S) -> Iterator[Path]:
+    """One change at a time, and none while somebody reads. Raises `KeysBusyError` when the lock is not had in time.
 
     The lock is a file, not the folder: on NFS, where homes often are, a lock needs a file that is open for writing.
     """
     fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        give_up_at = time.monotonic() + _LOCK_TIMEOUT_S
+        give_up_at = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(fd, how | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > give_up_at:
-                    raise MeshKeyError(f"{home} is locked by another process for {_LOCK_TIMEOUT_S:g} s") from None
-                time.sleep(0.005)  # flock has no time-out of its own
+                if time.monotonic() >= give_up_at:
+                    raise KeysBusyError(f"{home} is locked by another process (waited {wait_s:g} s)") from None
+                time.sleep(_LOOK_AGAIN_S)  # flock has no time-out of its own
         yield home
     finally:
         os.close(fd)  # and with it the lock

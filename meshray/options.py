@@ -56,7 +56,7 @@ class ActorOptions:
 class InitSettings:
     """What `init` was asked for, checked; None means "not given"."""
 
-    address: str | None = None  # None, "local", "auto", or the path of a peer's folder
+    address: str | None = None  # None, "local", "auto", the path of a peer's folder, or "host:port[,...]"
     num_cpus: float | None = None
     num_gpus: float | None = None
     resources: dict[str, float] | None = None  # custom ones
@@ -65,6 +65,12 @@ class InitSettings:
     namespace: str = ""  # "" = a fresh anonymous one
     env_vars: tuple[tuple[str, str], ...] = ()
     log_to_driver: bool = True
+
+    @property
+    def seeds(self) -> list[str]:
+        """The members through which a private peer shall join their mesh."""
+        address = self.address or ""
+        return address.split(",") if ":" in address and "/" not in address else []
 
     @property
     def shapes_a_peer(self) -> bool:

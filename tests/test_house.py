@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from meshray.cli.commands import meshray as command
 from tests import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -69,3 +72,25 @@ def test_links_between_documents_lead_somewhere() -> None:
         if not (document.parent / link).exists()
     ]
     assert not broken
+
+
+def test_the_unit_for_systemd_starts_what_there_is() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "docs" / "meshray.service", encoding="utf-8")
+    words = unit["Service"]["ExecStart"].split()
+    assert words[:3] == ["/usr/bin/env", "meshray", "start"]
+    assert CliRunner().invoke(command, [*words[2:], "--help"]).exit_code == 0
+
+
+def test_commands_that_the_pages_name_are_there() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    named = {
+        (page.name, *words.split())
+        for page in pages
+        for words in re.findall(r"meshray ((?:key )?[a-z]+)(?= |`|$)", page.read_text(encoding="utf-8"), re.M)
+        if f"`meshray {words}" in page.read_text(encoding="utf-8")
+    }
+    assert len(named) > 10
+    for page, *words in sorted(named):
+        assert CliRunner().invoke(command, [*words, "--help"]).exit_code == 0, (page, words)

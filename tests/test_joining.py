@@ -76,6 +76,12 @@ class TestJoin:
         assert "mode 0644" in run("join", "--file", str(file)).stderr
         assert "No such file" in run("join", "--file", str(tmp_path / "none"), code=1).stderr
 
+    def test_a_list_of_members_that_cannot_be_written_is_no_reason_to_fail(self, home: Path) -> None:
+        home.mkdir(mode=0o700)
+        (home / "peers.json").mkdir()
+        assert "cannot be written down" in run("join", given=LINE).stderr
+        assert meshkey.load().current == KEY
+
     def test_never_from_the_command_line(self, home: Path) -> None:
         told = run("join", LINE, code=2).stderr
         assert "not given on the command line" in told
@@ -131,18 +137,35 @@ class TestKey:
         assert switched.mesh == TOKEN.mesh
         assert read_token(run("token").stdout).mesh == TOKEN.mesh  # a third machine joins the same mesh
 
-    def test_what_needs_the_mesh_is_not_built_yet(self) -> None:
+    def test_what_needs_the_mesh_needs_a_peer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
         meshkey.make(KEY)
-        assert "not built yet" in run("key", "stage", code=1).stderr
-        assert "not built yet" in run("key", "switch", code=1).stderr
+        for words in (["stage"], ["stage", "--again"], ["switch"], ["switch", "--expel"], ["show", "--all"]):
+            assert "no peer of this host is a member" in run("key", *words, code=1).stderr
         assert meshkey.load().next is None
+
+    def test_a_mesh_without_a_peer(self) -> None:
+        told = run("key", "new").stdout
+        assert meshkey.load().mesh.hex() in told
+        assert "already" in run("key", "new", code=1).stderr
+
+    def test_a_next_key_is_given_up(self) -> None:
+        meshkey.make(KEY)
+        assert "No next key" in run("key", "unstage").stdout
+        run("key", "stage", "--here")
+        staged = meshkey.load().next
+        assert staged is not None
+        assert f"Key {staged.id.hex()} is forgotten here" in run("key", "unstage").stdout
+        assert meshkey.load() == meshkey.MeshKeys(KEY.founded_mesh(), KEY)
 
     def test_out_of_turn(self) -> None:
         assert "no mesh key" in run("key", "stage", "--here", code=1).stderr
         meshkey.make(KEY)
         assert "no next key" in run("key", "switch", "--here", code=1).stderr
         assert "no next key" in run("token", "--next", code=1).stderr
-        assert "exclude each other" in run("key", "stage", "--here", "--file", "-", code=2).stderr
+        assert "exclude one another" in run("key", "stage", "--here", "--file", "-", code=2).stderr
+        assert "exclude one another" in run("key", "stage", "--here", "--again", code=2).stderr
+        assert "exclude each other" in run("key", "switch", "--here", "--expel", code=2).stderr
         stranger = MeshKey.generate()
         line = write_token(Token(mesh=stranger.founded_mesh(), key=stranger))
         assert stranger.founded_mesh().hex() in run("key", "stage", "--file", "-", given=line, code=1).stderr

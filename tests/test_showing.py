@@ -83,11 +83,21 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
 def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
     told = {
         "mesh_id": "00ff", "listens": ["10.0.0.1:7637"], "members": list(members), "discovery_trouble": "",
-        "refused": {}, "refused_there": {}, "dropped_records": {},
+        "refused": {}, "refused_there": {}, "dropped_records": {}, "next_key_id": "",
     }  # fmt: skip
     return describe_mesh(
         told | changes, duration, lambda name, amount: size(amount) if name in ("memory", "store") else number(amount)
     )
+
+
+def test_a_change_of_keys_is_told() -> None:
+    assert any("ab12 is staged here" in line for line in mesh(next_key_id="ab12"))
+
+
+def test_what_members_say_of_themselves_moves_no_cursor() -> None:
+    lines = mesh(member("a", "dead", reason="gone\x1b[2J\nMesh 0000"), member("b\x07", "alive", version="1\r"))
+    assert len(lines) == 3
+    assert all(character.isprintable() for line in lines for character in line)
 
 
 def test_a_mesh() -> None:

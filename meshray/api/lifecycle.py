@@ -87,7 +87,9 @@ def init(
     """Join a mesh, or make one of this machine alone.
 
     `address` None takes `MESHRAY_ADDRESS`, else a peer of this user that runs on this host, else a private mesh;
-    "local" is always private; "auto" is a running peer or a `ConnectionError`; a path names one running peer's folder.
+    "local" is always private; "auto" is a running peer or a `ConnectionError`; a path names one running peer's folder;
+    "host:port" starts a private peer without resources that joins the mesh through that member, for a host where none
+    runs: it needs the mesh key (`AuthenticationError`), and is a `ConnectionError` when it cannot join.
     What a private peer is like (`num_cpus`, ... `object_store_memory` in bytes) cannot be said to a running one:
     `ValueError`. There is no dashboard: its options are accepted, and asking for it only gives a warning. Keywords that
     begin with `_` are ignored. A second `init` is a `RuntimeError` unless `ignore_reinit_error`.
@@ -223,9 +225,16 @@ def _check_address(address: object) -> str | None:
         return address
     if os.sep in address and "://" not in address:
         return os.path.abspath(address)
-    if "://" not in address and address.rpartition(":")[2].isdecimal():
-        raise NotImplementedError(f"init: address={address!r}: joining other hosts is not there yet")
-    raise ValueError(f"init: address takes 'local', 'auto' or the path of a peer's folder, got {address!r}")
+    if "://" not in address and ":" in address:
+        from meshray.seeds import SeedError, parse_seeds  # loads `ipaddress`, which nearly no program needs
+
+        try:
+            return ",".join(map(str, parse_seeds(address)))
+        except SeedError as error:
+            raise ValueError(f"init: address: {error}") from None
+    raise ValueError(
+        f"init: address takes 'local', 'auto', 'host:port' or the path of a peer's folder, got {address!r}"
+    )
 
 
 def _check_number(name: str, value: object) -> float | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from meshray import __version__
 from meshray.errors import MeshrayError
-from meshray.launch import READY_FD, RECORD_SEPARATOR, PeerSettings, Ready, Refused
+from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
 from meshray.local import Claim, PeerRecord, claim_peer, remove_folder
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
@@ -90,8 +90,10 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         def on_ready(store: str, warnings: list[str]) -> None:
             """The service serves now; `store` is the folder of its segments."""
             stores.append(Path(store))
-            port = settings.mesh.port if settings.mesh is not None else 0
-            complete = msgspec.structs.replace(record, ready=True, store=store, mesh_port=port)
+            mesh = settings.mesh if settings.mesh is not None else MeshSettings(port=0)
+            complete = msgspec.structs.replace(
+                record, ready=True, store=store, mesh_port=mesh.port, mesh_bind=mesh.bind
+            )
             claim.publish(complete)
             starter.ready(complete, warnings)
 

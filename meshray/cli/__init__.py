@@ -5,7 +5,9 @@
     stopping.py   stop: asked, then told, then forced, each for a bounded time
     showing.py    status, as text and as JSON
     members.py    the mesh in it, as text
-    joining.py    token, join, key: the mesh key as files
+    joining.py    token, join
+    keys.py       key: another key, over the mesh or by hand
+    doctor.py     doctor, with of_host.py and of_network.py
     client.py     a short visit at a peer: attach as an observer, ask, leave
 
 `click` is imported only here, and only when a command runs.

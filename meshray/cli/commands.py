@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshray import __version__
-from meshray.cli import joining, showing, starting, stopping
+from meshray.cli import joining, keys, showing, starting, stopping
 from meshray.errors import MeshrayError
 from meshray.launch import PeerSettings
 
@@ -70,8 +70,8 @@ def meshray() -> None:
 @click.option("--labels", type=_LABELS, default="{}", help='Labels: \'{"zone": "a"}\'.')
 @click.option("--object-store-memory", type=click.IntRange(min=1), metavar="BYTES", help="Room for objects.")
 @click.option("--name", default="", help="Default: the name of the host.")
-@click.option("--local", is_flag=True, help="Stay off the network, though this host has a mesh key.")
-@click.option("--new", is_flag=True, help="Make a mesh: its key, of which this host has none yet.")
+@click.option("--local", is_flag=True, help="Stay off the network: belong to no mesh.")
+@click.option("--new", is_flag=True, help="Make a mesh, whatever others are on the network.")
 @click.option("--join", "seeds", default="", metavar="HOST:PORT,...", help="Where members are, where multicast fails.")
 @click.option("--bind", multiple=True, metavar="ADDRESS", help="Listen at this address only; may be repeated.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The TCP port.  [default: 7637]")
@@ -92,7 +92,7 @@ def start(
     foreground: bool,
     preset: str,
 ) -> None:
-    """Start a peer on this host; return when it serves. With a mesh key it joins its mesh."""
+    """Start a peer on this host; return when it serves. It joins the mesh whose key this host has, or makes one."""
     settings = PeerSettings(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -103,7 +103,7 @@ def start(
         preset=preset,
         mesh=starting.choose_mesh(local, new, seeds, bind, port),
     )
-    starting.start(settings, foreground)
+    starting.start(settings, foreground, new)
 
 
 @meshray.command()
@@ -127,6 +127,16 @@ def stop(name: str | None, everything: bool, timeout: float) -> None:
 def status(ctx: click.Context, name: str | None, everything: bool, as_json: bool, watch: bool) -> None:
     """Show the peers of this host, and their mesh. Exit code 1 when none runs, or one does not answer."""
     ctx.exit((showing.watch if watch else showing.show)(name, everything, as_json))
+
+
+@meshray.command()
+@click.option("--json", "as_json", is_flag=True, help="A list with one object per finding.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say what is in the way of a mesh here: network, firewall, key, versions, ... Exit code 1 when something is."""
+    from meshray.cli.doctor import doctor as run  # loads psutil and mDNS
+
+    ctx.exit(run(as_json))
 
 
 # -- membership --------------------------------------------------------------------------------------------------------
@@ -159,23 +169,50 @@ def key() -> None:
 
 
 @key.command("show")
-def key_show() -> None:
+@click.option("--all", "everywhere", is_flag=True, help="Ask all members as well.")
+def key_show(everywhere: bool) -> None:
     """Show which key and mesh this host has, by their ids."""
-    joining.show()
+    (keys.which if everywhere else keys.show)()
+
+
+@key.command("new")
+def key_new() -> None:
+    """Make a mesh, that is its key, and start nothing: for whoever hands it on before the first peer starts."""
+    keys.new()
 
 
 @key.command("stage")
+@click.option("--again", is_flag=True, help="Give the key that is staged here to those that lack it.")
 @click.option("--here", is_flag=True, help="Make a new key, on this host only.")
-@click.option("--file", metavar="FILE", help="Stage the key of this token (- for standard input).")
-def key_stage(here: bool, file: str | None) -> None:
-    """Make the next key known, while the current one stays in use."""
-    if here and file is not None:
-        raise click.UsageError("--here and --file exclude each other.")
-    joining.stage(here, file)
+@click.option("--file", metavar="FILE", help="Stage the key of this token (- for standard input), on this host only.")
+@click.pass_context
+def key_stage(ctx: click.Context, again: bool, here: bool, file: str | None) -> None:
+    """Give all members the next key, while the current one stays in use. Exit code 1 when not all have it."""
+    if again + here + (file is not None) > 1:
+        raise click.UsageError("--again, --here and --file exclude one another.")
+    if here:
+        keys.stage_here()
+    elif file is not None:
+        keys.stage_given(file)
+    else:
+        ctx.exit(keys.stage(again))
+
+
+@key.command("unstage")
+def key_unstage() -> None:
+    """Forget the next key, on this host only."""
+    keys.unstage()
 
 
 @key.command("switch")
+@click.option("--expel", is_flag=True, help="Members that lack the next key are left behind.")
 @click.option("--here", is_flag=True, help="On this host only.")
-def key_switch(here: bool) -> None:
-    """Use the next key from now on, and forget the old one."""
-    joining.switch(here)
+@click.pass_context
+def key_switch(ctx: click.Context, expel: bool, here: bool) -> None:
+    """Have all members use the next key, and forget the old one. Exit code 1 when not all have followed."""
+    if expel and here:
+        raise click.UsageError("--expel and --here exclude each other.")
+    if here:
+        keys.switch_here()
+    else:
+        ctx.exit(keys.switch(expel))

@@ -1,7 +1,6 @@
-"""`meshray token`, `meshray join`, `meshray key`: becoming a member, bringing in others, and changing the key.
+"""`meshray token`, `meshray join`: becoming a member, and bringing in others.
 
-All of it is about files so far; what needs a running mesh says that it is not built yet. A token is as good as the key,
-so it comes in by standard input or a file, and goes out on standard output alone.
+A token is as good as the key, so it comes in by standard input or a file, and goes out on standard output alone.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import sys
 import click
 
 from meshray import meshkey
+from meshray.cli.client import UnreachableError, Visit
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
-from meshray.local import find_peers
-from meshray.meshkey import MeshKey
+from meshray.local import PeerRecord, find_peers
 from meshray.seeds import Seed, last_peers, parse_seeds, remember_peers
 from meshray.tokens import TOKEN_MAX_CHARS, Token, read_token, write_token
 
@@ -27,10 +26,6 @@ NO_COMMAND_LINE = (
     "it on standard input (`meshray token | ssh OTHER meshray join`), or by --file FILE. One that was given so is no "
     "longer secret: change the key (`meshray key stage`)."
 )
-
-
-class NotBuiltError(MeshrayError):
-    """What was asked for needs a running mesh, and is not there yet; the text says what can be done instead."""
 
 
 class TokenSourceError(MeshrayError):
@@ -44,6 +39,8 @@ def token(seeds: str, following: bool) -> None:
     """Print a token of the current key, or of the `following` one. Raises `MeshKeyError`, `SeedError`."""
     keys = meshkey.load()
     key = keys.next if following else keys.current
+    if following:
+        _warn("this is for `meshray key stage --file` on members. A machine that joins by it makes all others switch")
     if key is None:
         raise meshkey.MeshKeyError("no next key is staged on this host: `meshray key stage` does that")
     chosen = parse_seeds(seeds) if seeds else _known_seeds(keys.mesh)
@@ -58,62 +55,56 @@ def token(seeds: str, following: bool) -> None:
 
 def join(file: str | None, replace: bool) -> None:
     """Store the token that is given. Raises `TokenError`, `MeshKeyError`, `TokenSourceError`."""
-    given = read_token(_read(file))
+    given = read_given(file)
     changed = meshkey.join(given.mesh, given.key, replace=replace)
-    remember_peers(given.mesh, given.seeds)
+    try:
+        remember_peers(given.mesh, given.seeds)
+    except OSError as error:
+        _warn(f"the members in the token cannot be written down ({error.strerror}): where multicast does not reach, "
+              "start with --join")  # fmt: skip
     what = "belongs now" if changed else "belonged already"
     click.echo(f"This host {what} to mesh {given.mesh.hex()} (key {given.key.id.hex()}).")
     if given.seeds:
         click.echo(f"  members to begin with: {', '.join(map(str, given.seeds))}")
+    if changed:
+        tell_peers()
 
 
-def stage(here: bool, file: str | None) -> None:
-    """Stage a new key on this host, or the one in a token. Raises as `join`, and `NotBuiltError`."""
-    if file is not None:
-        given = read_token(_read(file))
-        key, changed = given.key, meshkey.stage(given.key, given.mesh)
-    elif here:
-        key, changed = MeshKey.generate(), True
-        meshkey.stage(key)
-    else:
-        raise NotBuiltError(
-            "giving the next key to the running members over the mesh is not built yet. By hand: `meshray key stage "
-            "--here` makes one on this host, `meshray token --next` prints it, and `meshray key stage --file FILE` "
-            "(or `-` for standard input) stages it on each other member"
-        )
-    click.echo(f"Key {key.id.hex()} {'is staged now' if changed else 'was here already'}.")
-    click.echo("  when every member has it: meshray key switch --here, on each")
+def tell_peers() -> None:
+    """Have the peers of this host look at the keys again."""
+    for record in find_peers():
+        if record.mesh_port:
+            _tell(record)
 
 
-def switch(here: bool) -> None:
-    """Make the next key the current one. Raises `MeshKeyError`, `NotBuiltError`."""
-    if not here:
-        raise NotBuiltError(
-            "switching the running members is not built yet. By hand: `meshray key switch --here` on each member, once "
-            "every member has the next key"
-        )
-    keys = meshkey.switch()
-    click.echo(f"Key {keys.current.id.hex()} is the current one now; the old one is gone from this host.")
-
-
-def show() -> None:
-    """Print the ids of what this host has; the keys themselves are not shown. Raises `MeshKeyError`."""
-    keys = meshkey.load()
-    click.echo(f"Mesh {keys.mesh.hex()}")
-    click.echo(f"  key       {keys.current.id.hex()}")
-    click.echo(f"  next key  {keys.next.id.hex() if keys.next is not None else 'none'}")
+def _tell(record: PeerRecord) -> None:
+    try:
+        with Visit(record) as visit:
+            visit.ask("keys")
+    except UnreachableError as error:
+        click.echo(f"warning: {error}; it uses the keys that it had until it is started again", err=True)
 
 
 # -- seeds and secrets -------------------------------------------------------------------------------------------------
 
 
 def _known_seeds(mesh: bytes) -> list[Seed]:
-    """Our own addresses, then the members that were seen last."""
+    """Where the peers of this host listen, or one would that is started here; then the members that were seen last."""
     from meshray.transport.interfaces import choose, look, reachable  # psutil takes 20 ms of every other command
 
-    ports = [record.mesh_port for record in find_peers() if record.mesh_port] or [DEFAULT.mesh_port]
-    here = [Seed(address, port) for port in ports for address in reachable(choose(look()))]
+    listening = [(record.mesh_port, record.mesh_bind) for record in find_peers() if record.mesh_port]
+    seen = look()
+    here = [
+        Seed(address, port)
+        for port, bind in listening or [(DEFAULT.mesh_port, [])]
+        for address in reachable(choose(seen, bind))
+    ]
     return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
+
+
+def read_given(file: str | None) -> Token:
+    """The token in a file, or on standard input (None, or `-`). Raises `TokenError`, `TokenSourceError`."""
+    return read_token(_read(file))
 
 
 def _read(file: str | None) -> str:

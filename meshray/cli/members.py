@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from meshray.observe.notes import printable
+
 Duration = Callable[[float], str]
 Amount = Callable[[str, float], str]
 
@@ -28,6 +30,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     ]
     if len(members) > len(shown):
         lines.append(f"  and {len(members) - len(shown)} more")
+    if mesh["next_key_id"]:
+        lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
     if mesh["discovery_trouble"]:
         lines.append(f"  discovery: {mesh['discovery_trouble']}")
     for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),
@@ -54,7 +58,9 @@ def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[st
     if member["incompatible"]:
         python += " (another version: gets no closures)"
     about = member["reason"] if member["state"] == "dead" else _resources(member, amount)
-    return member["name"], member["home"] or member["node_id"], state, trip, about, member["version"], python
+    home = member["home"] or member["node_id"]
+    said = (member["name"], home, state, trip, about, member["version"], python)
+    return tuple(map(printable, said))  # some of it is in the words of others
 
 
 def _resources(member: dict[str, Any], amount: Amount) -> str:

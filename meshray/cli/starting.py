@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+from collections.abc import Callable
 
 import click
 
@@ -12,56 +14,127 @@ from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings, PeerSettings, Started, exec_peer, start_peer
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
-from meshray.seeds import parse_seeds, seeds_from_environment
+from meshray.seeds import SEEDS_VARIABLE, parse_seeds, seeds_from_environment
 
 NEXT_MACHINE = "to bring the next machine in:  meshray token | ssh OTHER meshray join"
+
+
+HOW_TO_JOIN = (
+    "To belong to it, on one of its members:  meshray token | ssh {here} meshray join\n"
+    "  and then here:  meshray start\n"
+    "To make another mesh:  meshray start --new\n"
+    "To stay off the network:  meshray start --local"
+)
 
 
 class NoMeshError(MeshrayError):
     """What was asked for needs a mesh, and this host belongs to none; the text says how it comes to one."""
 
 
-def choose_mesh(local: bool, new: bool, seeds: str, bind: tuple[str, ...], port: int | None) -> MeshSettings | None:
-    """How the peer shall join its mesh; None: it stays off the network, as it does without a key.
+class OtherMeshError(MeshrayError):
+    """This host has no key, and somebody on its network has a mesh; the text says how to join it, or not to."""
 
-    With `new` the key is made. Raises `NoMeshError`, `MeshKeyError`, `SeedError`, `FolderError`.
+
+def choose_mesh(local: bool, new: bool, seeds: str, bind: tuple[str, ...], port: int | None) -> MeshSettings | None:
+    """How the peer shall join its mesh; None: it stays off the network.
+
+    Nothing is made yet. Raises `NoMeshError`, `MeshKeyError`, `SeedError`, `FolderError`, `InterfaceError`.
     """
     given = [name for name, value in (("--join", seeds), ("--bind", bind), ("--port", port)) if value]
     if local and (new or given):
         raise click.UsageError(f"--local excludes {'--new' if new else given[0]}.")
-    if new:
-        _make_key()
-    elif not meshkey.is_here() and given:
-        raise NoMeshError(
-            f"{given[0]} needs a mesh, and this host has no mesh key: bring one from a member (`meshray token | ssh "
-            "THIS_HOST meshray join`), or make a mesh with --new"
-        )
-    if local or not meshkey.is_here():
+    if local:
         return None
-    meshkey.load()  # what is wrong with it is told here, where somebody reads it
     chosen = [*parse_seeds(seeds), *seeds_from_environment()]
+    if meshkey.is_here():
+        keys = meshkey.load()  # what is wrong with it is told here, where somebody reads it
+        if new:
+            raise meshkey.MeshKeyError(
+                f"this host belongs to mesh {keys.mesh.hex()} already: `meshray start` without --new joins it"
+            )
+    elif chosen and not new:
+        raise NoMeshError(
+            f"{'--join' if seeds else SEEDS_VARIABLE} needs a mesh, and this host has no mesh key: bring one from a "
+            "member (`meshray token | ssh THIS_HOST meshray join`), or make a mesh with --new"
+        )
+    if bind:
+        from meshray.transport.interfaces import check_bind, look  # psutil takes 20 ms
+
+        check_bind(look(), bind)
     return MeshSettings(seeds=[str(seed) for seed in chosen], bind=list(bind), port=port or DEFAULT.mesh_port)
+
+
+def start(settings: PeerSettings, foreground: bool, new: bool) -> None:
+    """Start a standing peer; in the foreground, become it. A peer of the network whose host has no key makes a mesh:
+    with `new` whatever is on the network, else only where no other mesh is heard.
+
+    Raises `PeerStartError`, `FolderError`, `MeshKeyError`, `OtherMeshError`.
+    """
+    begin = functools.partial(_begin, settings, foreground)
+    if settings.mesh is None or meshkey.is_here():
+        started = begin()
+    elif new:
+        _make_key()
+        started = begin()
+    else:
+        started = _found(settings.mesh, begin)
+    if started is None:
+        exec_peer(settings)
+        return
+    for warning in started.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(_described(started))
+
+
+def _begin(settings: PeerSettings, foreground: bool) -> Started | None:
+    """The peer, started; None: this process is to become it."""
+    if not foreground:
+        return start_peer(settings)
+    if settings.mesh is not None:
+        click.echo(NEXT_MACHINE)
+    return None
+
+
+def _found(mesh: MeshSettings, begin: Callable[[], Started | None]) -> Started | None:
+    """Make a mesh, and `begin` its first peer, unless there is one on this network, or somebody else makes one."""
+    from meshray.transport.founding import Rival, found  # mDNS: only where it is needed
+    from meshray.transport.mdns import Heard
+
+    began = False
+
+    def make() -> Started | None:
+        nonlocal began
+        began = True
+        _make_key()
+        return begin()
+
+    click.echo(f"This host has no mesh key: listening for a mesh on its network, {DEFAULT.discovery_listen_s:g} s.")
+    try:
+        outcome = found(make, tuple(mesh.bind))
+    except OSError as error:
+        if began:
+            raise
+        click.echo(
+            f"warning: whether there is a mesh cannot be heard, since mDNS cannot be used ({error.strerror or error})",
+            err=True,
+        )
+        return make()
+    how = HOW_TO_JOIN.format(here=socket.gethostname())
+    if isinstance(outcome, Heard):
+        where = f" (a member: {', '.join(outcome.hosts)})" if outcome.hosts else ""
+        raise OtherMeshError(f"there is a mesh on this network already: {outcome.mesh.hex()}{where}.\n{how}")
+    if isinstance(outcome, Rival):
+        where = f" ({', '.join(outcome.hosts)})" if outcome.hosts else ""
+        raise OtherMeshError(f"another host of this network{where} makes its mesh at this moment.\n{how}")
+    return outcome
 
 
 def _make_key() -> None:
     key = MeshKey.generate()
-    if not meshkey.make(key):
-        raise meshkey.MeshKeyError(
-            f"this host belongs to mesh {meshkey.load().mesh.hex()} already: `meshray start` without --new joins it"
-        )
-    click.echo(f"Mesh {key.founded_mesh().hex()} is made; its key is on this host only.")
-
-
-def start(settings: PeerSettings, foreground: bool) -> None:
-    """Start a standing peer; in the foreground, become it. Raises `PeerStartError`, `FolderError`."""
-    if foreground:
-        if settings.mesh is not None:
-            click.echo(NEXT_MACHINE)
-        exec_peer(settings)
-    started = start_peer(settings)
-    for warning in started.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(_described(started))
+    if meshkey.make(key):
+        click.echo(f"Mesh {key.founded_mesh().hex()} is made; its key is on this host only.")
+    else:  # somebody else was quicker, who shares our home
+        click.echo(f"This host belongs to mesh {meshkey.load().mesh.hex()}, which was made at this moment.")
 
 
 def _described(started: Started) -> str:

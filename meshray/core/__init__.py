@@ -21,6 +21,7 @@ In the peer, between hosts::
     speaking            what is said to whom?
     probing             whom do I probe, when?  with health (am I slow myself), own_time (was I away)
     syncing, contacts   where do two tables differ?  which addresses do I try?
+    rotation            how do all come to another key?
     member_effects      what this asks of the shell, and what is shown of a member
     road                how do processes of different hosts speak?  with homes (which life of a peer is there), ways
                         (what leaves next), foreigners (who must account for whose death), jobs_abroad (who knows of

@@ -7,6 +7,7 @@ way round), and actors before tasks (tasks wait for actors). Among equals whoeve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -62,7 +63,8 @@ class Wanted:
             self.looked = -1
 
     def look_anew(self) -> None:
-        """It wants more than it did: who was asked for the rest may not do."""
+        """It wants more than it did: who was asked for the rest may not do, and may be asked for more."""
+        self.asked = dict.fromkeys(self.asked, -math.inf)
         self.looked, self.turns = -1, None
 
     @property

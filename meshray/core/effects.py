@@ -220,7 +220,7 @@ class WriteCopy(Struct, frozen=True):
 
     segment: str
     offset: int
-    data: bytes
+    data: memoryview
 
 
 class SealCopy(Struct, frozen=True):

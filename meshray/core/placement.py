@@ -248,9 +248,10 @@ class Placement:
         return ranks
 
     def _with_room(self, wanted: Wanted, tier: Sequence[Member], left: int, now: float) -> list[Ask]:
-        """Of those with room, again and again the less loaded of two random ones."""
-        request = wanted.request
-        free = [member for member in tier if member.room(request)]
+        """Of those with room, again and again the less loaded of two random ones. Nobody twice in a short time: one
+        that has room for others only (it keeps it for a large request, say) would be asked for ever."""
+        request, asked_before = wanted.request, now - self._config.ask_again_s
+        free = [m for m in tier if m.room(request) and wanted.asked.get(m.node, asked_before) <= asked_before]
         asks: list[Ask] = []
         while free and left > 0:
             best = self._better_of_two(free, request)

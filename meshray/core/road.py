@@ -309,7 +309,7 @@ class Road(Core):
 
     # -- what comes from other hosts ---------------------------------------------------------------------------------
 
-    def on_arrived(self, life: bytes, destination: bytes, source: bytes, data: bytes, now: float) -> None:
+    def on_arrived(self, life: bytes, destination: bytes, source: bytes, data: bytes | memoryview, now: float) -> None:
         """A message that came by the stream of this life."""
         home = source[:NODE_BYTES]
         if self._homes.is_over(life):
@@ -331,7 +331,7 @@ class Road(Core):
         elif destination in self._locals:
             way.dealt.add(destination)
             self.foreigners.met(source, destination)
-            self._emit(Send(destination, Relayed(source, data)))
+            self._emit(Send(destination, Relayed(source, bytes(data))))
             if not of_peer:
                 self._count((source, destination), len(data))
         else:

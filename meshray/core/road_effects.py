@@ -11,7 +11,7 @@ class Handle(Struct, frozen=True):
     """A process or a peer of another host says this to our peer: decode it, and dispatch it."""
 
     source: bytes
-    data: bytes
+    data: bytes | memoryview
 
 
 class Sever(Struct, frozen=True):

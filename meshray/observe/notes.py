@@ -9,6 +9,11 @@ import sys
 import time
 
 
+def printable(text: str) -> str:
+    """What others say, for a terminal or one line of a log: whatever could move a cursor or begin a line is a `?`."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def note(text: str) -> None:
     """Write it, at once."""
     sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

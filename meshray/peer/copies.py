@@ -19,8 +19,7 @@ from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
-from meshray.wire.codec import encode
-from meshray.wire.envelopes import enclose
+from meshray.wire.envelopes import enclosed
 from meshray.wire.messages import Failure, Piece, Place
 from meshray.wire.peers import Plane
 
@@ -81,8 +80,8 @@ class CopyHands:
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
-    def turn(self, mesh: Mesh, now: float) -> None:
-        """Send what was asked for, as far as the links take it."""
+    def turn(self, mesh: Mesh, now: float) -> bool:
+        """Send what was asked for, as far as the links take it; whether there was anything."""
         serving, road = self._parts.cores.serving, self._parts.cores.road
         window = self._parts.config.bulk_window_bytes
         lives: dict[bytes, bytes] = {}  # asker -> its present life, as far as its link takes more
@@ -95,19 +94,21 @@ class CopyHands:
             lives[peer] = life
             return True
 
-        left = SENT_AT_ONCE_BYTES
+        left, served = SENT_AT_ONCE_BYTES, False
         while left > 0 and (reading := serving.next(is_open)) is not None:
             left -= reading.size
+            served = True
             try:
                 data = read_piece(self._parts.store_folder, reading.segment, reading.offset, reading.size)
             except OSError:
                 note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
                 serving.on_unreadable(reading)
                 continue
-            piece = encode(Piece(reading.place, reading.offset, data))
-            if not mesh.send(lives[reading.to], Plane.BULK, enclose(reading.to, self._parts.process_id, piece), now):
+            piece = Piece(reading.place, reading.offset, memoryview(data))
+            if not mesh.send(lives[reading.to], Plane.BULK, enclosed(reading.to, self._parts.process_id, piece), now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
+        return served
 
     def close(self) -> None:
         self._files.close()

@@ -190,8 +190,23 @@ class Dispatcher:
         if message.what == "stop":
             self._parts.endpoint.send(source, m.Answer(message.request))
             self._parts.leave("meshray stop", _seconds(message.argument, self._parts.config.leave_work_s))
+        elif message.what in status.OF_KEYS:
+            self._on_ask_keys(source, message, now)
         else:
             self._parts.endpoint.send(source, status.answer(self._view, message))
+
+    def _on_ask_keys(self, source: bytes, message: m.Ask, now: float) -> None:
+        """Answered when the members have answered; nobody may be there to hear it by then."""
+        endpoint = self._parts.endpoint
+
+        def reply(told: dict[str, Any] | str) -> None:
+            if self._parts.processes.get(source) is not None:
+                endpoint.send(source, status.answer_with(message.request, told))
+
+        if self._parts.mesh is None:
+            reply("this peer is off the network")
+        else:
+            self._parts.mesh.ask_keys(message.what, message.argument, reply, now)
 
 
 def _seconds(text: str, otherwise: float) -> float:

@@ -111,9 +111,9 @@ def as_here(info: JobInfo) -> JobInfo:
     def is_copied(path: str) -> bool:
         return any(path == root or path.startswith(root + "/") for root in copied)
 
-    there = [
-        path for path in info.sys_path if is_copied(path) or (path not in code.interpreter and os.path.exists(path))
-    ]
+    # (A virtual environment in the program's own folder is its interpreter's, and not copied.)
+    carried = [path for path in info.sys_path if path not in code.interpreter]
+    there = [path for path in carried if is_copied(path) or os.path.exists(path)]
     own = [path for path in sys.path if path and path not in there]
     folder = info.folder
     if not is_copied(folder) and not os.path.isdir(folder):

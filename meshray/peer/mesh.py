@@ -6,31 +6,41 @@ heard of, at the same port. (The peer's own id, by which the processes of this h
 was lost.) The new one joins through those who said so alone, for a while: through others it might meet members that
 are about to learn the same, whose tables hold the rest for dead.
 
-Into a life go seeds (given, resolved, seen last, found by discovery) and the load; out of it come the members that are
-remembered for the next start, and what others say (`take_events`). The loop of the peer waits for `fds` until
-`next_at`, and calls `turn`.
+Into a life go seeds (given, resolved, seen last, found by discovery), the load and the keys in use (`keyring`); out of
+it come the members that are remembered for the next start, what members say about keys, and what others say
+(`take_events`). The loop of the peer waits for `fds` until `next_at`, and calls `turn`.
 """
 
 from __future__ import annotations
 
+import math
+import select
+import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
+
+import msgspec
+import zmq
 
 from meshray import meshkey
 from meshray.config import Config
 from meshray.core.member_effects import MemberView
+from meshray.core.sessions import Payload
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
+from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import PYTHON, MeshLife, Who
+from meshray.peer.mesh_life import LIVING, PYTHON, MeshLife, Who
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
-from meshray.seeds import last_peers, parse_seed, remember_peers
+from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -72,9 +82,11 @@ class Mesh:
         self._who = who
         self._config = config
         self._resources = resources
-        self.keys: MeshKeys = meshkey.load()
+        self._keyring = Keyring(meshkey.load(), config)
         given = [parse_seed(word) for word in settings.seeds]
         self._leaving = False  # this peer is being stopped, and says so
+        if not settings.port:  # drawn once: a later life has the same
+            settings = self._settings = msgspec.structs.replace(settings, port=free_port())
         self._advert = _advert(resources().total, who.version, settings.port)
         self._load = b""
         self._load_at = now
@@ -89,10 +101,13 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*given, *last_peers(self.keys.mesh)], config)
+        if settings.guest:
+            self._hold_until = math.inf
+        self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
+        """Raises `MeshStartError`, `InterfaceError`."""
         self._who = self._who._replace(life=self.lives)
         self._load = self._say_load()
         try:
@@ -101,8 +116,13 @@ class Mesh:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
             raise MeshStartError(f"{error.strerror}. {_whose(self._settings.port)}") from error
-        except OSError as error:
+        except (OSError, zmq.ZMQError) as error:  # the latter above all for want of descriptors
             raise MeshStartError(str(error.strerror or error)) from error
+
+    @property
+    def keys(self) -> MeshKeys:
+        """Those in use."""
+        return self._keyring.keys
 
     # -- what the peer's loop does with it -----------------------------------------------------------------------------
 
@@ -112,14 +132,14 @@ class Mesh:
     def next_at(self, now: float) -> float:
         if self._life is None:
             return self._reopen_at
-        due = min(self._life.next_at(now), self._load_at)
+        due = min(self._life.next_at(now), self._load_at, self._keyring.next_at() or math.inf)
         if self._write_at is not None:
             due = min(due, self._write_at)
         return min(due, self._hold_until) if self._held else due
 
     def is_due(self, ready: set[int], now: float) -> bool:
         """Whether there is something to do, given which descriptors are readable."""
-        return now >= self.next_at(now) or not ready.isdisjoint(self.fds())
+        return not ready.isdisjoint(self.fds()) or now >= self.next_at(now)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""
@@ -129,20 +149,48 @@ class Mesh:
             return
         life = self._life
         life.turn(now)
-        if found := [*life.take_found(), *self._seeding.take()]:
-            if now < self._hold_until:
-                self._held = list(dict.fromkeys([*self._held, *found]))
-            else:
-                life.join(found)
-        if self._held and now >= self._hold_until:
-            life.join(self._held)
-            self._held.clear()
+        self._turn_keys(life, now)
+        found, resolved = life.take_found(), self._seeding.take()
+        if found or resolved or self._held:
+            self._turn_found(life, found, resolved, now)
         if life.verdict is not None:
             self._begin_anew(life, now)
             return
         if now >= self._load_at:
             self._tell_load(life, now)
         self._remember(life, now)
+
+    def _turn_found(self, life: MeshLife, found: list[str], resolved: list[str], now: float) -> None:
+        """Try addresses, or keep them until they may be tried."""
+        if self._is_guest_without:
+            life.join(resolved)
+            resolved = []
+        self._held = list(dict.fromkeys([*self._held, *found, *resolved]))
+        if now >= self._hold_until:
+            life.join(self._held)
+            self._held.clear()
+
+    def ask_keys(self, what: str, argument: str, reply: Reply, now: float) -> None:
+        """What a person of this host wants to know of keys, or to be done with them: see `keyring`."""
+        if self._life is None:
+            reply("this peer is between two lives in its mesh: ask again in a moment")
+            return
+        before = self.keys
+        self._keyring.on_ask(what, argument, self._life, reply, now)
+        self._use_keys(self._life, before)
+
+    def _turn_keys(self, life: MeshLife, now: float) -> None:
+        before = self.keys
+        for node, message in life.take_of_keys():
+            self._keyring.on_message(node, message, life, now)
+        if life.met_next_key:
+            self._keyring.on_met_next(now)
+        self._keyring.tick(life, now)
+        self._use_keys(life, before)
+
+    def _use_keys(self, life: MeshLife, before: MeshKeys) -> None:
+        if self.keys != before:
+            life.use_keys(self.keys)
 
     def _tell_load(self, life: MeshLife, now: float) -> None:
         self._load_at = now + self._config.load_interval_s
@@ -171,11 +219,47 @@ class Mesh:
         if frozenset(peers) != self._written:
             self._written = frozenset(peers)
             try:
-                remember_peers(self.keys.mesh, [parse_seed(address) for address in peers])
-            except OSError as error:
+                remember_peers(self.keys.mesh, _seeds_in(peers))
+            except (OSError, MeshrayError) as error:
                 note(f"the members seen last cannot be written down: {error}")
-            except MeshrayError as error:
-                note(f"the members seen last cannot be written down: {error}")
+
+    # -- joining as a guest --------------------------------------------------------------------------------------------
+
+    @property
+    def _is_guest_without(self) -> bool:
+        """Whether it has not joined through its seeds yet, and may not through anything else."""
+        return self._hold_until == math.inf
+
+    def wait_joined(self) -> None:
+        """For a guest, before anything else runs: serve the mesh until it is a member beside others. Blocks.
+
+        Raises `MeshStartError` that says why it did not become one within `guest_join_s`.
+        """
+        give_up_at = time.monotonic() + self._config.guest_join_s
+        while True:
+            now = time.monotonic()
+            self.turn(now)
+            if self._life is not None and any(m.state in LIVING and not m.is_self for m in self._life.members()):
+                self._hold_until = now
+                return
+            if now >= give_up_at:
+                raise MeshStartError(self._why_alone())
+            poll = select.poll()
+            for fd in self.fds():
+                poll.register(fd, select.POLLIN)
+            poll.poll(max(0.0, min(self.next_at(now), give_up_at) - now) * 1000)
+
+    def _why_alone(self) -> str:
+        where = ", ".join(self._settings.seeds)
+        troubles = self._life.troubles if self._life is not None else ()
+        if troubles:
+            return f"the mesh cannot be joined through {where}: {'; '.join(troubles)}"
+        if not self._seeding.addresses:
+            return f"the mesh cannot be joined through {where}: no address is known for that name"
+        return (
+            f"the mesh cannot be joined through {where}: no peer has answered there within "
+            f"{self._config.guest_join_s:g} s. Is it the right address and port, and does a peer of the mesh run there?"
+        )
 
     # -- another life --------------------------------------------------------------------------------------------------
 
@@ -219,7 +303,7 @@ class Mesh:
         events, self._events = self._events, []
         return events + self._life.take_events() if self._life is not None else events
 
-    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
         """One message to a life of another peer; a link is made where there is none. It arrives once and in the order
         of its plane, or there will be a LinkCut, a LifeOver or an OwnEnd. False: there can be no link."""
         return self._life is not None and self._life.send(node, plane, payload, now)
@@ -267,6 +351,7 @@ class Mesh:
         told: dict[str, Any] = {
             "mesh_id": self.keys.mesh.hex(),
             "key_id": self.keys.current.id.hex(),
+            "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
             "refused": {}, "refused_there": {}, "dropped_records": {}, "counters": dict(self._counts),
@@ -283,6 +368,22 @@ class Mesh:
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        return int(taken.getsockname()[1])
+
+
+def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
+    """Those that are some: a member may say anything of where it listens, and shall not keep the rest from us."""
+    seeds = []
+    for address in addresses:
+        with suppress(SeedError):
+            seeds.append(parse_seed(address))
+    return seeds
 
 
 def _counts(life: MeshLife) -> Counter[str]:

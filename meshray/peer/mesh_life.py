@@ -6,6 +6,7 @@ to the core that they concern, and does what the cores ask:
     discovery   Found            -> membership.join            Addresses  -> listen there, tell everybody
     links       Probed           -> membership.on_message      PeerUp, Ready  -> on_reachable
                 PeerDown, Lost   -> on_unreachable             replaced at its address  -> on_gone
+    members     a change of keys -> kept for `keyring`, which asks this to `tell`
     membership  SendGossip       -> a datagram (`probe_lines`); with a member a link is opened as well
                 MemberDown       -> links.down                 DeclaredDead -> `verdict`
 
@@ -31,7 +32,7 @@ import msgspec
 from meshray.config import Config
 from meshray.core.link import State
 from meshray.core.link_effects import Answered, Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
-from meshray.core.links import UnknownPeer
+from meshray.core.links import SEED, UnknownPeer
 from meshray.core.member_effects import (
     DeclaredDead,
     LoadChanged,
@@ -42,10 +43,11 @@ from meshray.core.member_effects import (
     SendGossip,
 )
 from meshray.core.membership import Membership
+from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note
+from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
@@ -57,9 +59,10 @@ from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready
 from meshray.wire.advert import Advert
 from meshray.wire.codec import ProtocolError
 from meshray.wire.gossip import LEFT, Alive, Expelled, GossipMessage
-from meshray.wire.gossip_codec import decode_gossip, encode_gossip
+from meshray.wire.gossip_codec import decode_datagram, encode_datagram, encode_gossip
 from meshray.wire.loads import decode_load
 from meshray.wire.peers import Plane, Reason
+from meshray.wire.rotation import RotationMessage
 
 ROUNDS_MAX = 8
 """So often the cores may answer each other in one turn; then the rest of the peer has its turn."""
@@ -70,8 +73,14 @@ SUSPECT_ADDRESSES = 3
 JOINS_MAX = 256
 """Addresses from which an answer to a Hello is awaited; membership tries one after the other, so it is one or two."""
 
+FOLLOW_AGAIN_S = 5.0
+"""An address of this host at which it could not listen is tried again so often."""
+
 TOLD_MAX = 256
 """Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
+
+LIVING = ("alive", "suspect")
+"""States of members."""
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -104,13 +113,16 @@ class MeshLife:
         self._logged: set[str] = set()  # troubles
         self._joins: dict[str, GossipMessage] = {}  # by the address whose answer to a Hello they wait for
         self._found: list[str] = []  # addresses that discovery has found, and nobody has taken yet
+        self._of_keys: list[tuple[bytes, RotationMessage]] = []  # members' messages that nobody has taken yet
+        self._hosts: list[str] = []  # addresses of this host of which not all could be listened at
+        self._follow_at: float | None = None  # when these are tried again; None: there are none
         self._more = False  # the last turn has left something to do
         self._told: list[Effect | LineEvent] = []  # by links, between two turns
         self._events: list[MeshEvent] = []  # for the road; see `take_events`
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
-        hosts = _usable(reachable(choose(look(), settings.bind)))
         try:
+            hosts = _usable(reachable(choose(look(), settings.bind)))
             self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
         except BaseException:
             self._discovery.close()
@@ -133,12 +145,15 @@ class MeshLife:
         """When a turn is due, if none of `fds` becomes readable before."""
         if self._more:
             return now
-        return min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
+        due = min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
+        return due if self._follow_at is None else min(due, self._follow_at)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""
         for finding in self._discovery.take():
             self._on_finding(finding, now)
+        if self._follow_at is not None and now >= self._follow_at:
+            self._follow(self._hosts, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told, self._told = self._told, []
@@ -147,13 +162,13 @@ class MeshLife:
                 self._on_told(event, now)
             if self._membership.next_tick() <= awake_or_not():
                 self._membership.tick(awake_or_not())
-            if not self._perform(now) and not told:
-                self._more = False
+            if not self._perform(now) and all(type(event) is Delivered for event in told):
+                self._more = False  # what is delivered is for others, and changes nothing here
                 return
 
     def join(self, addresses: Iterable[str]) -> None:
         """Try these, but those of living members."""
-        taken = {address for member in self.members() if member.state in ("alive", "suspect")
+        taken = {address for member in self.members() if member.state in LIVING
                  for address in member.addresses}  # fmt: skip
         seeds = tuple(address for address in dict.fromkeys(addresses) if address not in taken)
         if seeds:
@@ -163,6 +178,30 @@ class MeshLife:
         """Addresses that discovery has found since the last call."""
         found, self._found = self._found, []
         return found
+
+    def take_of_keys(self) -> list[tuple[bytes, RotationMessage]]:
+        """What members have said about keys since the last call, with who said it."""
+        said, self._of_keys = self._of_keys, []
+        return said
+
+    def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
+        """Say something to a member about keys; it may get lost."""
+        member = self._membership.member(node)
+        if member is None or member.state not in LIVING or not member.addresses:
+            self.counts["nowhere to send"] += 1
+            return
+        self._lines.send(node, self._lines.choose(member.addresses), encode_datagram(message), now)
+
+    @property
+    def met_next_key(self) -> bool:
+        """Whether a port has answered with the next key, so that its owner has switched."""
+        return self._endpoint.met_next
+
+    def use_keys(self, keys: MeshKeys) -> None:
+        """The keys have changed. Where the current one is another, all connections are made anew."""
+        curve = CurveKeys(keys)
+        self._links.rekey(curve)
+        self._discovery.use_keys(keys)
 
     def set_load(self, load: bytes) -> None:
         self._membership.set_load(load, awake_or_not())
@@ -174,7 +213,7 @@ class MeshLife:
         events, self._events = self._events, []
         return events
 
-    def send(self, node: bytes, plane: Plane, payload: bytes, now: float) -> bool:
+    def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
         """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link. It
         leaves with the next `flush`."""
         links = self._links.links
@@ -241,6 +280,11 @@ class MeshLife:
         return self._discovery.stats().dropped
 
     @property
+    def troubles(self) -> list[str]:
+        """What has kept it from linking with others, for people."""
+        return sorted(self._logged)
+
+    @property
     def stale(self) -> int:
         return self._links.links.stale
 
@@ -248,31 +292,45 @@ class MeshLife:
 
     def _on_finding(self, finding: Finding, now: float) -> None:
         if isinstance(finding, Found):
-            self._found += _best([written(host, finding.advert.port) for host in finding.hosts])
+            self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
         elif isinstance(finding, Addresses):
             hosts = _usable(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
-                before = set(self._endpoint.listens)
-                listens = self._endpoint.follow(hosts)
-                self._links.present(listens)
-                if before - set(listens):
-                    self._links.redial(now)
-                    self._lines.redial()
-                self._membership.set_addresses(tuple(listens), awake_or_not())
+                self._follow(hosts, now)
         elif isinstance(finding, Trouble):
             self.trouble = finding.text
             note(finding.text or "mDNS works again")
+
+    def _follow(self, hosts: list[str], now: float) -> None:
+        """Listen at these addresses, and say so. One that cannot be had is tried again: somebody else has the port
+        there, or it has just come or gone."""
+        before = set(self._endpoint.listens)
+        listens = self._endpoint.follow(hosts)
+        self._follow_at = None
+        if len(listens) < len(hosts):
+            self._tell(self._endpoint.inbound.last_refusal)
+            self._hosts, self._follow_at = hosts, now + FOLLOW_AGAIN_S
+        if set(listens) == before:
+            return
+        self._links.present(listens)
+        if before - set(listens):
+            self._links.redial(now)
+            self._lines.redial()
+        self._membership.set_addresses(tuple(listens), awake_or_not())
 
     def _on_told(self, event: Effect | LineEvent, now: float) -> None:
         """One thing that links or connections tell."""
         membership = self._membership
         if isinstance(event, Probed):
             try:
-                message = decode_gossip(bytes(event.payload))
+                message = decode_datagram(bytes(event.payload))
             except ProtocolError:
                 self.counts["datagrams that are none"] += 1
                 return
-            membership.on_message(event.node, message, awake_or_not())
+            if isinstance(message, RotationMessage):
+                self._of_keys.append((event.node, message))
+            else:
+                membership.on_message(event.node, message, awake_or_not())
         elif isinstance(event, Ready | Lost | HandshakeFailed | Unreachable):
             self._on_line(event, now)
         elif isinstance(event, PeerUp):
@@ -302,8 +360,8 @@ class MeshLife:
     def _on_line(self, event: LineEvent, now: float) -> None:
         if isinstance(event, HandshakeFailed):
             self.refused_there[event.text] += 1
-            address = event.target.removeprefix(PREFIX).removeprefix(b"seed ").decode("utf-8", "replace")
-            if b":" in event.target:
+            address = address_of(event.target)
+            if address:
                 self._tell(f"{address} does not let us in: {event.text}")
         if event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
@@ -330,7 +388,7 @@ class MeshLife:
                 self.peers_changed = True
                 self._tell_home(effect.record.node, effect.record.load)
                 marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
-                note(f"member {effect.record.name} ({effect.record.node.hex()}) is there{marked}")
+                note(f"member {printable(effect.record.name)} ({effect.record.node.hex()}) is there{marked}")
             elif isinstance(effect, MemberDown):
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
@@ -351,7 +409,7 @@ class MeshLife:
 
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
-        note(f"member {effect.name} ({effect.node.hex()}) is gone: {effect.reason}")
+        note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else f"it is dead: {effect.reason}"))
         member = self._membership.member(effect.node)
@@ -397,7 +455,7 @@ class MeshLife:
             if len(self._logged) >= TOLD_MAX:
                 self._logged.clear()
             self._logged.add(text)
-            note(text)
+            note(printable(text))  # some of it is in the words of others
 
 
 def awake_or_not() -> float:
@@ -414,11 +472,12 @@ def _usable(hosts: Iterable[str]) -> list[str]:
     return [host for host in hosts if ":" not in host or not ipaddress.ip_address(host.partition("%")[0]).is_link_local]
 
 
-def _best(addresses: list[str]) -> list[str]:
-    """Of a peer's addresses the first one of each version of IP."""
-    four = [address for address in addresses if not address.startswith("[")]
-    six = [address for address in addresses if address.startswith("[")]
-    return [*four[:1], *six[:1]]
+def address_of(target: bytes) -> str:
+    """The address that a line goes to, by its name; "" for a line to a node, whose id may be any bytes."""
+    for prefix in (PREFIX, SEED):
+        if len(target) > len(prefix) and target.startswith(prefix):
+            return target.removeprefix(prefix).decode()
+    return ""
 
 
 def _of_node(advert: Advert, node: bytes) -> Advert:

@@ -120,8 +120,11 @@ class Performer:
     def settle(self, now: float) -> None:
         """Perform until the cores are quiet."""
         for _ in range(EFFECT_ROUNDS_MAX):
-            effects = next((found for core in self._cores if (found := core.take_effects())), None)
-            if effects is None:
+            for core in self._cores:
+                effects = core.take_effects()
+                if effects:
+                    break
+            else:
                 return
             for effect in effects:
                 self._table[type(effect)](effect, now)

@@ -42,13 +42,6 @@ class Processes:
     def get(self, process_id: bytes) -> Process | None:
         return self._by_id.get(process_id)
 
-    def driver_of(self, process_id: bytes) -> Process | None:
-        """The driver of the job that a worker serves, while it is attached and wants to see what is printed."""
-        process = self._by_id.get(process_id)
-        if process is None or process.job is None or not process.job.log_to_driver:
-            return None
-        return self._by_id.get(process.job.job)
-
     def job_of(self, process_id: bytes) -> bytes:
         """The job that a process serves; b"" for none."""
         process = self._by_id.get(process_id)

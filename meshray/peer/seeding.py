@@ -21,7 +21,9 @@ class Seeding:
     """The seeds of a peer. `addresses` are those that are known already; `take` gives those that are found later."""
 
     def __init__(self, seeds: Sequence[Seed], config: Config, resolver: Callable[[Seed], list[Seed]] = resolve) -> None:
-        self.addresses = [str(seed) for seed in seeds if is_numeric(str(seed))]  # grows
+        self._given = [str(seed) for seed in seeds if is_numeric(str(seed))]
+        self._resolved: dict[str, None] = {}  # behind names, the newest last: others may stand there each time
+        self._most = config.seed_addresses_max  # of these
         self._names = [seed for seed in seeds if not is_numeric(str(seed))]
         self._again_s = config.seeds_again_s
         self._resolve = resolver
@@ -34,6 +36,11 @@ class Seeding:
         if self._names:
             self._thread.start()
 
+    @property
+    def addresses(self) -> list[str]:
+        """Those that are known now."""
+        return list(dict.fromkeys([*self._given, *self._resolved]))
+
     def take(self) -> list[str]:
         """Addresses that were found since the last call."""
         with self._lock:
@@ -42,7 +49,11 @@ class Seeding:
             except BlockingIOError:
                 return []
             found, self._found = self._found, []
-        self.addresses += [address for address in found if address not in self.addresses]
+        for address in found:
+            self._resolved.pop(address, None)
+            self._resolved[address] = None
+        while len(self._resolved) > self._most:
+            del self._resolved[next(iter(self._resolved))]
         return found
 
     def _run(self) -> None:
@@ -52,7 +63,7 @@ class Seeding:
                 addresses = [str(seed) for seed in self._resolve(name)]
                 with self._lock:
                     if addresses and not self._end.is_set():
-                        self._found = list(dict.fromkeys([*self._found, *addresses]))
+                        self._found = list(dict.fromkeys([*self._found, *addresses]))[-self._most :]
                         os.eventfd_write(self.fd, 1)
             self._end.wait(self._again_s)
 

@@ -190,6 +190,8 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     parts.cores.objects.alone = False
     parts.cores.objects.object_freed = parts.cores.whereabouts.on_object_freed
     parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
+    if settings.guest:
+        parts.mesh.wait_joined()
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:
@@ -240,6 +242,7 @@ class Loop:
         self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
         self._more = False  # messages may be left from the last batch
+        self._due_at: float | None = None  # the earliest deadline, as it was before the last poll
         self._signals, self._wakeup = socket.socketpair()
         self._signals.setblocking(False)
         self._wakeup.setblocking(False)
@@ -302,6 +305,7 @@ class Loop:
         self._on_prints(ready, now)
         self._on_deaths(ready, now)
         self._on_time(now)
+        self._take_zygote_events(now)
         self._performer.settle(now)
         self._traffic.turn(ready, now)
         self._jobs.look_after_ended(now)
@@ -346,8 +350,6 @@ class Loop:
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; None: for ever."""
-        if self._more or self._copies.more:
-            return 0
         parts = self._parts
         cores = parts.cores
         times = [
@@ -373,6 +375,9 @@ class Loop:
         if parts.endpoint.must_retry:
             times.append(now + RETRY_S)
         earliest = min((time for time in times if time is not None), default=None)
+        self._due_at = earliest
+        if self._more or self._copies.more:
+            return 0
         return None if earliest is None else max(0.0, (earliest - now) * 1000)
 
     def _on_fences(self, now: float) -> None:
@@ -436,6 +441,10 @@ class Loop:
             self._performer.settle(now)
 
     def _on_time(self, now: float) -> None:
+        """Do what is due. A deadline that this very batch has set is seen before the next poll, which then ends at
+        once."""
+        if self._due_at is None or now < self._due_at:
+            return
         cores = self._parts.cores
         for core, deadline in (
             (cores.leases, cores.leases.deadline()),
@@ -451,4 +460,3 @@ class Loop:
             if deadline is not None and deadline <= now:
                 core.tick(now)
         self._parts.timers.run_due(now)
-        self._take_zygote_events(now)

@@ -140,6 +140,17 @@ def answer(view: View, ask: Ask) -> Answer:
     return Answer(ask.request, data=msgspec.msgpack.encode(question(view, ask.argument)))
 
 
+OF_KEYS = ("keys", "key stage", "key switch", "key which")
+"""Questions that the mesh answers, with what other members say (`keyring`)."""
+
+
+def answer_with(request: int, told: dict[str, Any] | str) -> Answer:
+    """Plain data as an answer, or words as a failure."""
+    if isinstance(told, str):
+        return Answer(request, failure=Failure("MeshrayError", told))
+    return Answer(request, data=msgspec.msgpack.encode(told))
+
+
 def nodes(view: View, argument: str = "") -> list[dict[str, Any]]:
     """Every peer of the mesh, this one first, the dead last. On one machine that is this one."""
     record = view.record

@@ -16,8 +16,7 @@ from meshray.peer.actors import add_member, drop_member
 from meshray.peer.copies import CopyHands
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
-from meshray.wire.codec import encode
-from meshray.wire.envelopes import enclose, opened
+from meshray.wire.envelopes import enclose, enclosed, opened
 from meshray.wire.peers import Plane
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ class Traffic:
             self._on_event(event, now)
             self._settle(now)  # what one says may introduce the next
         self._road.repay(self._parts.endpoint.is_clogged)
-        self._carry(mesh, now)
-        self._copies.turn(mesh, now)
-        self._settle(now)
-        mesh.flush(now)
+        carried = self._carry(mesh, now)
+        if self._copies.turn(mesh, now) or carried:
+            self._settle(now)
+            mesh.flush(now)
 
     def _on_event(self, event: MeshEvent, now: float) -> None:
         road = self._road
@@ -94,8 +93,9 @@ class Traffic:
         if load.leaving:
             leases.on_member_leaves(load.home, now)
 
-    def _carry(self, mesh: Mesh, now: float) -> None:
-        """Give to the links what may leave."""
+    def _carry(self, mesh: Mesh, now: float) -> bool:
+        """Give to the links what may leave; whether anything did, or was found to be impossible."""
+        carried = False
         road, window = self._road, self._parts.config.road_window_bytes
         for home in road.laden():
             life = road.life_of(home)
@@ -105,12 +105,15 @@ class Traffic:
                 parcel = road.next(home, backlog is not None and backlog < window)
                 if parcel is None:
                     break
+                carried = True
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
                     road.on_life_over(life, "no link to it can be made")
                     break
+        return carried
 
 
-def _payload(parcel: Parcel) -> bytes:
+def _payload(parcel: Parcel) -> bytes | bytearray:
     message = parcel.message
-    data = message if type(message) is bytes else encode(message)
-    return enclose(parcel.destination, parcel.source, data)
+    if isinstance(message, bytes):
+        return enclose(parcel.destination, parcel.source, message)
+    return enclosed(parcel.destination, parcel.source, message)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from meshray.launch import PeerSettings, Started, spawn_peer
+from meshray.launch import PeerSettings, PeerStartError, Started, spawn_peer
 from meshray.local import PeerRecord, find_peers
 from meshray.options import InitSettings
 
@@ -29,7 +29,8 @@ PRESET_VARIABLE = "MESHRAY_PRESET"
 def attach(settings: InitSettings) -> Client:
     """Join a running peer, or start a private one; see `api.lifecycle.init`.
 
-    Raises `ConnectionError` when `address="auto"` finds no peer, `ValueError` for resources given to a running peer.
+    Raises `ConnectionError` when `address="auto"` finds no peer or "host:port" does not lead to a mesh,
+    `AuthenticationError` when that needs a key, `ValueError` for resources given to a running peer or a guest.
     """
     running = _choose(settings)
     if running is not None:
@@ -40,13 +41,18 @@ def attach(settings: InitSettings) -> Client:
                 'Leave them out, or pass address="local"'
             )
         return _load_runtime()(running, None, settings)
-    starting = spawn_peer(_peer_settings(settings))
+    starting = spawn_peer(_guest_settings(settings) if settings.seeds else _peer_settings(settings))
     try:
         join = _load_runtime()
     except BaseException:
         starting.wait().kill()
         raise
-    started = starting.wait()
+    try:
+        started = starting.wait()
+    except PeerStartError as error:
+        if settings.seeds:
+            raise ConnectionError(str(error)) from error
+        raise
     for warning in started.warnings:
         _logger.warning("%s", warning)
     try:
@@ -77,7 +83,7 @@ def _load_runtime() -> Callable[[PeerRecord, Started | None, InitSettings], Clie
 def _choose(settings: InitSettings) -> PeerRecord | None:
     """The running peer to join; None for a private one."""
     address = settings.address
-    if address == "local":
+    if address == "local" or settings.seeds:
         return None
     peers = find_peers()
     if address is None:
@@ -92,6 +98,12 @@ def _choose(settings: InitSettings) -> PeerRecord | None:
         if Path(peer.folder) == Path(address):
             return peer
     raise ConnectionError(f"no peer runs in {address}")
+
+
+def _guest_settings(settings: InitSettings) -> PeerSettings:
+    from meshray.runtime.guest import guest_settings  # nearly no program needs it
+
+    return guest_settings(settings, os.environ.get(PRESET_VARIABLE, "default"))
 
 
 def _peer_settings(settings: InitSettings) -> PeerSettings:

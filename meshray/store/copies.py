@@ -34,7 +34,7 @@ class CopyFiles:
         if not fresh:
             os.pwrite(self._open[name], NO_STAMP, capacity - STAMP_BYTES)
 
-    def write(self, name: str, offset: int, data: bytes) -> None:
+    def write(self, name: str, offset: int, data: bytes | memoryview) -> None:
         """Some bytes. Raises `ObjectStoreFullError` or `OutOfDiskError` when the file system is full, else
         `OSError`."""
         files.write_at(self._folder, self._open[name], offset, data)

@@ -141,7 +141,7 @@ def rewrite(path: Path, capacity: int, pieces: Sequence[bytes | bytearray | memo
         os.close(fd)
 
 
-def write_at(folder: Path, fd: int, offset: int, data: bytes) -> None:
+def write_at(folder: Path, fd: int, offset: int, data: bytes | memoryview) -> None:
     """Write some bytes of a segment that is made piece by piece; `folder` is where it lies. Raises as `create`."""
     rest = memoryview(data)
     try:

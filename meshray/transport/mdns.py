@@ -137,7 +137,7 @@ class Mdns:
         self._links_changed = False
         self._published = None  # a new instance knows no service of ours
         interfaces = choose(look(), self._bind)
-        zeroconf = AsyncZeroconf(interfaces=_as_zeroconf(interfaces))
+        zeroconf = AsyncZeroconf(interfaces=as_zeroconf(interfaces))
         try:
             await zeroconf.zeroconf.async_wait_for_start()
             self._listener.on_trouble("")
@@ -170,7 +170,7 @@ class Mdns:
         self._links_changed = False
         interfaces = choose(look(), self._bind)
         # Also where nothing seems to have changed: what could not be bound then may be now.
-        await zeroconf.async_update_interfaces(_as_zeroconf(interfaces))
+        await zeroconf.async_update_interfaces(as_zeroconf(interfaces))
         if set(interfaces) - set(before):
             if self._browser is not None:
                 await self._browser.async_cancel()
@@ -290,7 +290,7 @@ class Mdns:
             for record in zeroconf.cache.get_all_by_details(f"{name.partition('.')[0]}.local.", _AAAA, _IN)
             if isinstance(record, DNSAddress) and record.scope_id
         }
-        found = self._sightings.on_records(name, _texts(records), zones)
+        found = self._sightings.on_records(name, texts_of(records), zones)
         if found is not None:
             self._listener.on_finding(found)
         return True
@@ -318,11 +318,11 @@ async def _finish(sending: Awaitable[object]) -> None:
     await sending
 
 
-def _texts(records: Iterable[object]) -> list[bytes]:
+def texts_of(records: Iterable[object]) -> list[bytes]:
     return [record.text for record in records if isinstance(record, DNSText)]
 
 
-def _as_zeroconf(interfaces: list[Interface]) -> list[str | int | tuple[tuple[str, int, int], int]]:
+def as_zeroconf(interfaces: list[Interface]) -> list[str | int | tuple[tuple[str, int, int], int]]:
     """How zeroconf names them: IPv4 by each address, IPv6 by the interface's index."""
     chosen: list[str | int | tuple[tuple[str, int, int], int]] = []
     for interface in interfaces:
@@ -357,7 +357,7 @@ async def _hear(timeout_s: float, bind: tuple[str, ...], foreign_to: bytes | Non
     heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
 
     def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        for text in _texts(zeroconf.cache.get_all_by_details(name, _TXT, _IN)):
+        for text in texts_of(zeroconf.cache.get_all_by_details(name, _TXT, _IN)):
             try:
                 mesh, advert = read_unproven(text)
             except AdvertError:
@@ -365,7 +365,7 @@ async def _hear(timeout_s: float, bind: tuple[str, ...], foreign_to: bytes | Non
             if mesh != foreign_to and not heard.done():
                 heard.set_result(Heard(mesh, tuple(advert.hosts())))
 
-    zeroconf = AsyncZeroconf(interfaces=_as_zeroconf(choose(look(), bind)))
+    zeroconf = AsyncZeroconf(interfaces=as_zeroconf(choose(look(), bind)))
     try:
         await zeroconf.zeroconf.async_wait_for_start()
         browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[on_change])

@@ -179,6 +179,11 @@ class MeshEndpoint:
         self.inbound.rekey(keys)
         self._lines.rekey(keys)
 
+    @property
+    def met_next(self) -> bool:
+        """Whether a port has answered with the next key since it is known: its owner has switched."""
+        return self._lines.met_next
+
     def stats(self) -> MeshStats:
         """What was counted until now."""
         port, lines = self.inbound, self._lines

@@ -4,7 +4,7 @@ A DEALER queues nothing while its connection does not stand (IMMEDIATE): `send` 
 again. libzmq dials again by itself after most losses, but gives a socket up for good after a refused handshake or
 garbage from the other end, without a word; and it would try a wrong key forever. So after a failed handshake, and
 when libzmq does not say within a second that it dials again, the socket is made anew, with the other key while the mesh
-has two.
+has two: at once where that was not tried yet, so that a switch of keys costs a connection some milliseconds.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class _Line:
         self.socket: zmq.Socket[bytes] | None = None  # None between a failure and the next attempt
         self.monitor: Monitor | None = None  # with `socket`
         self.fd = -1  # of `socket`
+        self.keys_id = ""  # of the keys with which `socket` dials
         self.up = False  # a connection stands, its handshake done
         self.asked = False  # a `send` was refused, and a Ready is owed for it
         self.used_at = now  # the last message, or when it was opened
@@ -135,6 +136,7 @@ class MeshLines:
         self.sent = [0] * len(Plane)  # messages, by plane
         self.sent_bytes = [0] * len(Plane)
         self.counts: Counter[str] = Counter()  # connected, lost, failed, unreachable, idle
+        self.met_next = False  # a port has answered with the next key, which nobody can who does not have it
 
     # -- whom to reach -------------------------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class MeshLines:
 
     def rekey(self, keys: CurveKeys) -> None:
         """The keys of the mesh have changed. What stands goes on; what is dialled anew uses them."""
-        self._keys = keys
+        self._keys, self.met_next = keys, False
         for remote in self._remotes.values():
             remote.keys = keys.of(remote.keys.id)
 
@@ -239,13 +241,16 @@ class MeshLines:
             line.up, line.vain = True, 0
             self._renew_at(line, None)
             line.asked = False
+            following = self._keys.next
+            self.met_next = self.met_next or (following is not None and line.keys_id == following.id)
             self.counts["connected"] += 1
             events.append(Ready(target, line.plane, True))
         elif kind in _FAILED:
             self.counts["failed"] += 1
             line.failed = True
-            line.remote.keys = self._keys.other(line.remote.keys.id)
-            self._renew_at(line, now + self._pause(line))
+            line.remote.keys = self._keys.other(line.keys_id)
+            pause_s = self._pause(line)
+            self._renew_at(line, now if line.vain == 1 and line.remote.keys.id != line.keys_id else now + pause_s)
             events.append(HandshakeFailed(target, line.plane, _FAILED[kind]))
         elif kind is zmq.Event.DISCONNECTED:
             self._unwatch(line)
@@ -253,7 +258,10 @@ class MeshLines:
                 line.up = False
                 self.counts["lost"] += 1
                 events.append(Lost(target, line.plane))
-            if line.again_at is None:
+            if line.keys_id != line.remote.keys.id:  # the mesh has switched: libzmq would come with the old key again
+                line.failed = True
+                self._renew_at(line, now)
+            elif line.again_at is None:
                 self._renew_at(line, now + RETRY_KNOWN_AFTER_S)
         elif kind is zmq.Event.CLOSED:  # an attempt that reached nobody
             line.vain += 1
@@ -283,11 +291,16 @@ class MeshLines:
     # -- sockets -------------------------------------------------------------------------------------------------------
 
     def _open(self, line: _Line, now: float) -> None:
-        line.socket = mesh_dealer(self._context, line.remote.keys)
-        line.socket.setsockopt(zmq.IPV6, int(line.remote.address.startswith("[")))
-        line.monitor = Monitor(self._context, line.socket)
-        line.fd = int(line.socket.getsockopt(zmq.FD))
+        line.keys_id = line.remote.keys.id
         line.failed = False
+        try:
+            self._make(line)
+        except zmq.ZMQError:  # for want of descriptors, or of sockets of the context
+            self.counts["no socket"] += 1
+            self._renew_at(line, now + self._pause(line))
+            return
+        assert line.socket is not None
+        assert line.monitor is not None
         self._by_fd[line.monitor.fd] = line
         self._poll.watch(line.monitor.fd)
         if not is_numeric(line.remote.address):
@@ -296,6 +309,18 @@ class MeshLines:
             return
         line.socket.connect(f"tcp://{line.remote.address}")
         self._renew_at(line, None)
+
+    def _make(self, line: _Line) -> None:
+        """Its socket and what belongs to it: all of it, or nothing. Raises `ZMQError`."""
+        dealer = mesh_dealer(self._context, line.remote.keys)
+        try:
+            dealer.setsockopt(zmq.IPV6, int(line.remote.address.startswith("[")))
+            fd = int(dealer.getsockopt(zmq.FD))
+            monitor = Monitor(self._context, dealer)
+        except BaseException:
+            dealer.close(linger=0)
+            raise
+        line.socket, line.monitor, line.fd = dealer, monitor, fd
 
     def _shut(self, line: _Line) -> None:
         """Close the socket; the line stays, and is owed what it was owed."""

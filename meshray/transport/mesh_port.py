@@ -22,7 +22,7 @@ from meshray.config import Config
 from meshray.transport import floods
 from meshray.transport.floods import Doorkeeper
 from meshray.transport.keys import CurveKeys
-from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router
+from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router, readable
 from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
@@ -71,6 +71,7 @@ class MeshPort:
         self._router = mesh_router(context, keys, DOMAIN, config.frame_max_bytes)
         self._door = Doorkeeper(floods.silent_max(config.mesh_silent_max), config.mesh_pause_s, random)
         self._listeners: list[tuple[str, socket.socket]] = []  # endpoint of libzmq, our copy of the listening socket
+        self._unserved: list[tuple[str, socket.socket]] = []  # those that libzmq could not take over yet
         self._callers: dict[bytes, tuple[str, str]] = {}  # routing id of a connection -> key id, host
         self.refused: Counter[str] = Counter()  # connections and messages that were refused, by reason
         self.last_refusal = ""
@@ -106,6 +107,9 @@ class MeshPort:
     def follow(self, addresses: list[str], port: int) -> list[str]:
         """The addresses of this host are these now: listen at those that are new, no longer at those that are gone.
         Returns those that can be listened at; why another cannot is in `last_refusal`."""
+        for _, listener in self._unserved:
+            listener.close()
+        self._unserved.clear()
         there = {str(listener.getsockname()[0]): (url, listener) for url, listener in self._listeners}
         for address in there.keys() - set(addresses):
             url, listener = there.pop(address)
@@ -138,14 +142,21 @@ class MeshPort:
         listener = _listener(address, port)
         port = int(listener.getsockname()[1])
         url = f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
-        self._serve(listener, url)
+        try:
+            self._serve(listener, url)
+        except OSError:
+            listener.close()
+            raise
         return port
 
     def _serve(self, listener: socket.socket, url: str) -> None:
-        """Have libzmq accept what comes to a listening socket."""
-        self._router.setsockopt(zmq.IPV6, int(listener.family == socket.AF_INET6))
-        self._router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))  # libzmq closes its own
-        self._router.bind(url)
+        """Have libzmq accept what comes to a listening socket. Raises `OSError`, for want of descriptors above all."""
+        try:
+            self._router.setsockopt(zmq.IPV6, int(listener.family == socket.AF_INET6))
+            self._router.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))  # libzmq closes its own
+            self._router.bind(url)
+        except (OSError, zmq.ZMQError) as error:
+            raise OSError(error.errno, f"cannot listen at {url}: {error.strerror}") from error
         self._listeners.append((self._router.getsockopt_string(zmq.LAST_ENDPOINT), listener))
 
     def _close_listeners(self) -> None:
@@ -153,7 +164,10 @@ class MeshPort:
         for url, listener in self._listeners:
             self._router.unbind(url)
             listener.close()
+        for _, listener in self._unserved:
+            listener.close()
         self._listeners.clear()
+        self._unserved.clear()
 
     def rekey(self, keys: CurveKeys) -> None:
         """Admit clients of these keys from now on. Where the current key is another one, the port is bound anew with
@@ -166,13 +180,25 @@ class MeshPort:
             listeners, self._listeners = self._listeners, []
             for url, listener in listeners:
                 self._router.unbind(url)
-                self._serve(listener, url)  # the socket stays ours: nobody else can have the port in between
+                self._unserved.append((url, listener))  # it stays ours: nobody else can have the port in between
+            self._serve_again()
+
+    def _serve_again(self) -> None:
+        unserved, self._unserved = self._unserved, []
+        for url, listener in unserved:
+            try:
+                self._serve(listener, url)
+            except OSError as error:
+                self._unserved.append((url, listener))
+                self.last_refusal = str(error)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Answer who knocks, count who came and went, shut the door or open it."""
         self.zap.serve()
+        if self._unserved:
+            self._serve_again()
         for event in self._monitor.events():
             self._door.on_event(event, now)
             if event.kind is zmq.Event.HANDSHAKE_SUCCEEDED:
@@ -213,10 +239,9 @@ class MeshPort:
         arrived: list[Arrived] = []
         looked, taken = 0, 0
         while looked < budget and taken < budget_bytes:
-            try:
-                caller = _recv(self._router, _NOW)
-            except zmq.Again:
+            if not readable(self._router):
                 break
+            caller = _recv(self._router, _NOW)
             looked += 1
             try:
                 came = self._accept(caller)

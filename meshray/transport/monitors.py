@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import zmq
 
+from meshray.transport.mesh_options import readable
+
 EVENTS_BUDGET = 4096
 """Events taken per look."""
 
@@ -65,10 +67,9 @@ class Monitor:
 
     def _take(self, budget: int) -> Iterator[Happened]:
         for _ in range(budget):
-            try:
-                frames = self._pair.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            if not readable(self._pair):
                 return
+            frames = self._pair.recv_multipart(zmq.DONTWAIT)
             kind, value = _HEAD.unpack(frames[0])
             yield Happened(zmq.Event(kind), value)
 

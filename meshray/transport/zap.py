@@ -21,7 +21,7 @@ from zmq.utils import z85
 
 from meshray.meshkey import MeshKey
 from meshray.transport.keys import CurveKeys, KeySet, Pair
-from meshray.transport.mesh_options import mesh_dealer
+from meshray.transport.mesh_options import mesh_dealer, readable
 from meshray.transport.monitors import Monitor
 
 ENDPOINT = "inproc://zeromq.zap.01"
@@ -55,11 +55,9 @@ class Zap:
         if self._socket.closed:
             return False
         for _ in range(SERVE_BUDGET):
-            try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            if not readable(self._socket):
                 return False
-            self._answer(frames)
+            self._answer(self._socket.recv_multipart(zmq.DONTWAIT))
         return True
 
     def _answer(self, frames: list[bytes]) -> None:

@@ -5,6 +5,7 @@ General layout::
     messages      the protocol: every message, who sends it to whom, what a repeat does
     codec         messages to bytes and back, typed and bounded
     gossip        the protocol of membership, between peers; gossip_codec is its codec
+    rotation      what members say to each other about keys, by the same codec
     loads         what a member tells of its resources, inside these
     payload       user values to bytes and back: the room that pickles
     unpicklable   which part of a value cannot be pickled

@@ -14,8 +14,10 @@ from meshray.ids import NODE_BYTES
 from meshray.resources import Amounts
 from meshray.wire.gossip import LOAD_MAX_BYTES
 
-NAME_MAX = 255
-Name = Annotated[str, msgspec.Meta(max_length=NAME_MAX)]
+NAME_MAX_CHARS = 255
+RESOURCES_MAX = 256
+
+Name = Annotated[str, msgspec.Meta(max_length=NAME_MAX_CHARS)]
 Amount = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -26,12 +28,12 @@ class MemberLoad(msgspec.Struct, frozen=True, array_like=True):
     which stays while the peer's process runs."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]  # of meshray
-    total: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
-    used: Annotated[dict[Name, Amount], msgspec.Meta(max_length=256)]
+    total: Annotated[dict[Name, Amount], msgspec.Meta(max_length=RESOURCES_MAX)]
+    used: Annotated[dict[Name, Amount], msgspec.Meta(max_length=RESOURCES_MAX)]
     left_out: int = 0  # how many custom resources and labels did not fit
     home: Annotated[bytes, msgspec.Meta(max_length=NODE_BYTES)] = b""  # b"": it has said none, so no work goes there
     life: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0  # counts up with each life of that peer
-    labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=256)] = {}
+    labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=RESOURCES_MAX)] = {}
     leaving: bool = False  # it is being stopped: no work goes there any more
     store_used: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  # bytes of objects, rounded up
 
@@ -54,8 +56,10 @@ def encode_load(
 ) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first, then labels, then what else there is."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))
-    kept = list(names)
-    told = [label for label in sorted(labels) if len(label) <= NAME_MAX and len(labels[label]) <= NAME_MAX]
+    kept = [name for name in names if len(name) <= NAME_MAX_CHARS][:RESOURCES_MAX]
+    told = [label for label in sorted(labels) if len(label) <= NAME_MAX_CHARS and len(labels[label]) <= NAME_MAX_CHARS][
+        :RESOURCES_MAX
+    ]
     while True:
         used = {name: total[name] - available.get(name, 0) for name in kept}
         load = MemberLoad(

@@ -661,7 +661,7 @@ class Piece(Struct, array_like=True, tag=127, gc=False):
 
     place: Place
     offset: Count
-    data: bytes
+    data: memoryview  # decoded without a copy
 
 
 class NoPiece(Struct, array_like=True, tag=128):
@@ -1016,7 +1016,7 @@ class Ask(Struct, array_like=True, tag=70):
     """A -> P: a question of `peer.status`. Answered with Answer."""
 
     request: int
-    what: Name  # "nodes", "resources", "status", "named_actors", "stop"
+    what: Name  # "nodes", "resources", "status", "named_actors", "stop", and those about keys
     argument: Text = ""
 
 

@@ -20,6 +20,7 @@ from meshray.config import Config
 from meshray.errors import RuntimeEnvSetupError
 from meshray.runtime.bundle.archive import INDEX_MAX_BYTES
 from meshray.runtime.bundle.copies import FOLDER, Copies
+from meshray.runtime.bundle.own import of_interpreter
 from meshray.wire.messages import Code, JobInfo
 
 
@@ -54,9 +55,10 @@ class Moved:
         folder = self(job.folder)
         if folder != job.folder and not os.path.isdir(folder):
             folder = self._copy  # the program was started in a folder that does not go along
-        return msgspec.structs.replace(
-            job, sys_path=[self(path) for path in job.sys_path], folder=folder, main_path=self(job.main_path)
-        )
+        # A virtual environment of this host may lie where the program does there: it stays where it is.
+        stay = set(of_interpreter(job.sys_path))
+        path = [each if each in stay else self(each) for each in job.sys_path]
+        return msgspec.structs.replace(job, sys_path=path, folder=folder, main_path=self(job.main_path))
 
     def function(self, loaded: Any) -> None:
         """A function or class that was pickled from the script knows it by `__file__`."""

@@ -138,7 +138,7 @@ def test_errors_of_attaching_come_out_and_leave_nothing(
         ({"address": 5}, TypeError),
         ({"address": "somewhere"}, ValueError),
         ({"address": "ray://host:1"}, ValueError),
-        ({"address": "host:6379"}, NotImplementedError),
+        ({"address": "host:x"}, ValueError),
         ({"num_cpu": 1}, ValueError),
     ],
     ids=str,
@@ -165,6 +165,16 @@ def test_the_address_comes_from_the_environment(
     monkeypatch.setenv("MESHRAY_ADDRESS", "")
     ray.init()
     assert [settings.address for settings in attached] == [str(tmp_path), "local", None]
+
+
+@pytest.mark.parametrize(
+    ("address", "seeds"),
+    [("desk:7637", ["desk:7637"]), ("[fd00::1]:7637,10.0.0.1:80", ["[fd00::1]:7637", "10.0.0.1:80"])],
+)
+def test_the_address_may_name_members(attached: list[InitSettings], address: str, seeds: list[str]) -> None:
+    ray.init(address)
+    assert attached[0].seeds == seeds
+    assert all(not InitSettings(address=other).seeds for other in (None, "local", "auto", "/run/a:1/b"))
 
 
 def test_inside_a_task(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:

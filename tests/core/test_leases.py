@@ -859,7 +859,8 @@ def test_a_load_that_shows_room_is_a_hint_at_once() -> None:
     host = meshed(CPU=1)
     tell(host, THERE, CPU=2, used=2)
     host.demand(A, 3)
-    host.take(AskAlso)
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)], "it queues there"
+    host.wait(DEFAULT.ask_again_s)
     tell(host, THERE, CPU=2)
     assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)]
 

@@ -107,6 +107,22 @@ def test_a_burst_goes_to_all_not_to_one() -> None:
     assert len(counts) == 10
 
 
+def test_a_peer_that_has_room_and_gives_nothing_is_not_asked_again_and_again() -> None:
+    """It keeps it for a large request: seed 350 of the simulation never came to an end."""
+    view = View()
+    view.tell(B, 4)
+    wanted = view.wants(2)
+    assert view.asks(wanted) == {B: 2}
+    view.placement.on_load(B, {})
+    assert view.asks(wanted) == {}
+    view.now = view.placement.next_look(wanted)
+    assert view.asks(wanted) == {B: 2}
+    view.placement.on_load(B, {})
+    wanted.count = 4
+    wanted.look_anew()
+    assert view.asks(wanted) == {B: 4}, "it wants more than it did"
+
+
 def test_of_two_the_less_loaded() -> None:
     view = View()
     view.tell(B, 10, used=9)

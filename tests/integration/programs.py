@@ -104,7 +104,7 @@ def python(path: Path) -> tuple[str, Path]:
 @contextmanager
 def standing_peer(num_cpus: int = 2) -> Iterator[PeerRecord]:
     """A peer started by hand."""
-    run(sys.executable, "-m", "meshray.cli", "start", "--num-cpus", str(num_cpus), "--name", "standing")
+    run(sys.executable, "-m", "meshray.cli", "start", "--local", "--num-cpus", str(num_cpus), "--name", "standing")
     try:
         (record,) = [each for each in find_peers() if each.name == "standing"]
         yield record

@@ -31,7 +31,7 @@ def run(*words: str) -> str:
 
 @pytest.fixture
 def peer(_leaves_nothing: None) -> Iterator[None]:
-    run("-m", "meshray.cli", "start", "--num-cpus", "2", "--num-gpus", "0")
+    run("-m", "meshray.cli", "start", "--local", "--num-cpus", "2", "--num-gpus", "0")
     yield
     if ray.is_initialized():
         ray.shutdown()

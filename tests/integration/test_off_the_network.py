@@ -65,7 +65,7 @@ def test_what_the_packages_look_like_when_they_are_loaded() -> None:
 
 
 def test_start_without_a_key(home: Path) -> None:
-    told = start()
+    told = start("--local")
     try:
         (record,) = find_peers()
         assert record.mesh_port == 0
@@ -105,12 +105,38 @@ def test_the_peer_of_a_program_stays_off_the_network_though_there_is_a_key() -> 
     assert PeerSettings().mesh is None
 
 
-@pytest.mark.parametrize("option", [("--join", "10.0.0.1"), ("--bind", "127.0.0.1"), ("--port", "7000")])
-def test_options_of_the_mesh_need_one(option: tuple[str, str], home: Path) -> None:
-    told = start(*option, code=1)
-    assert f"{option[0]} needs a mesh, and this host has no mesh key" in told
+def test_who_names_members_needs_their_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = start("--join", "10.0.0.1", code=1)
+    assert "--join needs a mesh, and this host has no mesh key" in told
+    monkeypatch.setenv("MESHRAY_SEEDS", "10.0.0.1")
+    assert "MESHRAY_SEEDS needs a mesh, and this host has no mesh key" in start(code=1)
     assert not home.exists()
     assert find_peers() == []
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [(("--bind", "192.0.2.1"), "no interface of this host has the address"), (("--join", "desk:x"), "is no address")],
+)
+def test_no_key_is_made_for_a_peer_that_cannot_be_started(option: tuple[str, str], named: str, home: Path) -> None:
+    assert named in start("--new", *option, code=1)
+    assert not home.exists()
+
+
+def test_start_without_a_key_makes_one_where_no_mesh_is_heard(home: Path) -> None:
+    told = start("--bind", "127.0.0.1", "--port", "17638")
+    try:
+        assert "listening for a mesh on its network" in told
+        assert f"Mesh {meshkey.load().mesh.hex()} is made; its key is on this host only" in told
+        assert "meshray token | ssh OTHER meshray join" in told
+        assert (home / "mesh.key").stat().st_mode & 0o777 == 0o600
+        (record,) = find_peers()
+        assert record.mesh_port == 17638
+    finally:
+        stop()
+    told = start("--bind", "127.0.0.1", "--port", "17638")  # and the second start joins it
+    stop()
+    assert "listening for a mesh" not in told
 
 
 def test_local_excludes_them() -> None:
@@ -122,6 +148,7 @@ def test_new_makes_a_key_once() -> None:
     settings = starting.choose_mesh(False, True, "10.0.0.1,desk.lan:7000", ("127.0.0.1",), None)
     assert settings is not None
     assert (settings.seeds, settings.bind, settings.port) == (["10.0.0.1:7637", "desk.lan:7000"], ["127.0.0.1"], 7637)
+    meshkey.make(MeshKey.generate())
     told = start("--new", code=1)
     assert f"belongs to mesh {meshkey.load().mesh.hex()} already" in told
 

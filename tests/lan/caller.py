@@ -22,6 +22,7 @@ def where(seconds: float, folder: str) -> dict[str, Any]:
     began = time.time()
     with open(os.path.join(folder, f"{os.getpid()}-{time.monotonic_ns()}"), "x"):
         pass
+    print("it runs")
     time.sleep(seconds)
     node = meshray.get_runtime_context().get_node_id()
     return {"node": node, "began": began, "ended": time.time()}

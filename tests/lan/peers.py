@@ -25,13 +25,16 @@ class Peer:
             self.environment["MESHRAY_RUNTIME_DIR"] = str(host.folder / folder)
         if key is not None:
             give_key(host, key)
+        elif "--local" not in options:
+            assert (host.folder / "home" / "mesh.key").exists(), "it would make a mesh"
         self.program: Program = host.start(
             *CLI, "start", "--foreground", "--preset", "test", "--num-cpus", "2", *options, **self.environment
         )
         self._asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
         until(lambda: self.serves() or not self.program.running(), f"the peer on {host.name} starts")
         assert self.program.running(), self.program
-        self.first = "" if key is None else str(self.mesh()["node_id"])
+        mesh = self.status()["mesh"]
+        self.first = "" if mesh is None else str(mesh["node_id"])
         """Its node id in the mesh, until it was declared dead."""
 
     def serves(self) -> bool:
@@ -54,6 +57,10 @@ class Peer:
 
     def alive(self) -> set[str]:
         return {node for node, state in self.states().items() if state == "alive"}
+
+    def living(self) -> set[str]:
+        """Those that nobody has declared dead; a suspect may be well."""
+        return {node for node, state in self.states().items() if state in ("alive", "suspect")}
 
     def logged(self, text: str) -> int:
         """How many lines of its log have this in them."""

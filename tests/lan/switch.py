@@ -11,6 +11,7 @@ A *way* is one direction between two hosts. Each has its rule and its own random
 two names, so what happens on one way does not depend on traffic elsewhere. In the order in which a frame meets them::
 
     block    nothing passes                       loss       this part of the frames vanishes
+    frame_max_bytes  larger frames vanish
     corrupt  one bit of this part is flipped      duplicate  this part arrives twice
     rate     bits per second, behind a queue of `queue_bytes` that drops what does not fit
     delay, jitter   seconds; jitter is uniform to both sides, and may reorder
@@ -69,6 +70,7 @@ class Rule:
 
     block: bool = False
     no_mdns: bool = False  # as networks do that drop multicast; IPv6 would not work at all without its own
+    frame_max_bytes: int = 0  # larger ones vanish, without a word: an MTU black hole; 0: none do
     loss: float = 0.0
     corrupt: float = 0.0
     duplicate: float = 0.0
@@ -95,6 +97,7 @@ class Way:
         if (
             rule.block
             or (rule.no_mdns and _receiver(frame, first_byte) in MDNS_GROUPS)
+            or (rule.frame_max_bytes and len(frame) - first_byte + ETHERNET_HEADER_BYTES > rule.frame_max_bytes)
             or (rule.loss and draws.random() < rule.loss)
         ):
             self.counts["lost"] += 1

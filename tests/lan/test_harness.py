@@ -99,7 +99,7 @@ class TestHosts:
             "print(ray.get(where.remote()), len(ray.nodes()))\n"
         )
         for host in network.hosts.values():
-            host.run("python", "-m", "meshray.cli", "start", "--num-cpus", "1", "--num-gpus", "0")
+            host.run("python", "-m", "meshray.cli", "start", "--local", "--num-cpus", "1", "--num-gpus", "0")
         for host in network.hosts.values():
             assert host.run("python", "-c", program) == f"{host.name} 1"
         assert "Peer 'a' (pid" in network["a"].run("python", "-m", "meshray.cli", "status")

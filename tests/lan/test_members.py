@@ -66,6 +66,20 @@ class TestFinding:
         agree(Peer(network["b"]), a, c)
         assert network.stats()["b>a"]["lost"] > 0, "the switch has dropped no multicast"
 
+    def test_hosts_whose_first_address_is_of_a_network_that_the_other_is_not_on(self, lan: MakeLan) -> None:
+        network = lan("a", "b")
+        for number, host in enumerate(network.hosts.values(), start=1):
+            host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+            host.ip(
+                f"address del {host.ipv4}/24 dev eth0",
+                f"address add 192.168.{number}.1/24 dev eth0",
+                f"address add {host.ipv4}/24 dev eth0",
+                "route replace 224.0.0.0/4 dev eth0",
+            )
+        a, b = (Peer(host) for host in network.hosts.values())
+        assert a.mesh()["listens"] == ["192.168.1.1:7637", "10.77.0.1:7637"]
+        agree(a, b)
+
     @pytest.mark.fault(54)
     def test_another_key_is_refused_and_both_know_it(self, lan: MakeLan) -> None:
         network = lan("a", "b")
@@ -237,9 +251,9 @@ def test_what_is_in_use_on_one_host_is_seen_on_the_other(lan: MakeLan) -> None:
     until(lambda: used() == 0.0, "b sees that, too")
 
 
-def test_without_a_key_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:
+def test_off_the_network_no_port_is_open_and_nothing_of_the_lan_is_loaded(lan: MakeLan) -> None:
     network = lan("a")
-    a = Peer(network["a"], key=None)
+    a = Peer(network["a"], "--local", key=None)
     assert a.status()["mesh"] is None
     maps = Path(f"/proc/{a.program.pid}/maps").read_text()
     assert "zmq" not in maps

@@ -77,6 +77,8 @@ def test_four_tasks_run_at_once_on_two_hosts_of_two_cpus(lan: MakeLan) -> None:
     counts = Counter(value["node"] for value in values)
     assert counts == {driver.node: 2, b.status()["node_id"]: 2}
     assert at_once(values)
+    until(lambda: any("host=b) it runs" in line for line in driver.program.lines), "what they print is shown here")
+    assert not any("host=a" in line for line in driver.program.lines)
 
 
 def test_what_only_the_other_host_has(lan: MakeLan) -> None:

@@ -35,6 +35,14 @@ def test_the_copied_folder_stays_as_it_is_and_others_must_be_there(library: str)
     assert here.code == code
 
 
+def test_a_virtual_environment_in_the_programs_folder_is_its_interpreters(library: str) -> None:
+    installed = f"{NOWHERE}/.venv/lib/site-packages"
+    code = Code(b"hash", b"object", 10, [NOWHERE], [installed])
+    here = as_here(info(NOWHERE, code, NOWHERE, installed, library))
+    assert here.sys_path[:2] == [NOWHERE, library]
+    assert installed not in here.sys_path
+
+
 def test_a_working_directory_outside_of_the_copy(library: str) -> None:
     code = Code(b"hash", b"object", 10, [NOWHERE])
     assert as_here(info(library, code)).folder == library

@@ -5,23 +5,30 @@ Between hosts, and with discovery, the same is shown in `tests/lan/test_members.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core.links import SEED
 from meshray.errors import MeshrayError
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
+from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources
-from meshray.peer.mesh_life import Who, awake_or_not
+from meshray.peer.mesh_life import Who, address_of, awake_or_not
+from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
+from meshray.transport.discovery import Addresses
 from tests.until import until
 
 CONFIG = preset("test")
@@ -219,3 +226,54 @@ def test_an_address_that_is_none_of_ours(room: Room) -> None:
     settings = MeshSettings(bind=["192.0.2.1"], port=free_port())
     with pytest.raises(MeshrayError, match=r"no interface of this host has the address 192\.0\.2\.1"):
         Mesh(settings, Who("desk", "0.1.0", new_node()), CONFIG, lambda: Resources({}, {}), time.monotonic())
+
+
+def test_one_member_that_says_nonsense_of_where_it_listens_keeps_no_other_from_being_remembered(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    assert b._life is not None
+    b._life._membership.set_addresses(("nowhere at all",), awake_or_not())
+    c = room.member(a)
+    room.until(lambda: place(c) in map(str, last_peers(a.keys.mesh)), "c is remembered all the same")
+
+
+def test_what_libzmq_cannot_have_is_told_in_words_and_leaves_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(mesh_life, "MeshEndpoint", fails)
+    with pytest.raises(MeshStartError, match="Too many open files"):
+        room.member()
+    monkeypatch.setattr(mesh_life, "look", fails)
+    with pytest.raises(MeshStartError, match="Too many open files"):
+        room.member()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_line_is_called_after() -> None:
+    assert address_of(PREFIX + b"10.0.0.1:7637") == address_of(SEED + b"10.0.0.1:7637") == "10.0.0.1:7637"
+    assert address_of(b":ode--id") == ""  # one in thirty ids has a colon in it
+
+
+@pytest.mark.fault(28, 35)
+def test_an_address_where_somebody_else_has_the_port_is_tried_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mesh_life, "FOLLOW_AGAIN_S", 0.1)
+    a = room.member()
+    life, port = a._life, int(place(a).rpartition(":")[2])
+    assert life is not None
+    monkeypatch.setattr(life._discovery, "take", list)  # it would say what the host's addresses are
+    with socket.create_server(("127.0.0.2", port)):
+        life._on_finding(Addresses(("127.0.0.1", "127.0.0.2")), time.monotonic())
+        assert a.status()["listens"] == [f"127.0.0.1:{port}"]
+        assert f"port {port} of 127.0.0.2 is taken by another program" in capsys.readouterr().err
+    room.until(lambda: len(a.status()["listens"]) == 2, "it listens there as well")
+    b = room.member(f"127.0.0.2:{port}")
+    room.agree()
+    (row,) = (member for member in b.status()["members"] if not member["is_self"])
+    assert row["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]

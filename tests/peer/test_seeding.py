@@ -57,3 +57,26 @@ def test_a_resolver_that_hangs_is_not_waited_for() -> None:
     go_on.set()
     assert ended.wait(30)
     assert seeding.addresses == []
+
+
+def test_addresses_that_come_and_go_behind_a_name_are_bounded() -> None:
+    """As in a cluster whose members get another address at each start."""
+    config = msgspec.structs.replace(CONFIG, seed_addresses_max=4)
+    asked = 0
+
+    def resolver(seed: Seed) -> list[Seed]:
+        nonlocal asked
+        asked += 1
+        return [Seed(f"10.0.{asked % 250}.{last}", 1) for last in (1, 2)]
+
+    seeding = Seeding([Seed("10.9.9.9", 1), Seed("members.cluster", 1)], config, resolver)
+
+    def take() -> bool:
+        found = seeding.take()
+        assert len(found) <= 4
+        return asked > 50 and bool(found)
+
+    until(take, "many names resolved")
+    seeding.close()
+    assert seeding.addresses[0] == "10.9.9.9:1"  # what was given stays
+    assert len(seeding.addresses) == 5

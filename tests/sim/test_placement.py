@@ -103,7 +103,7 @@ class Mesh:
         plan.strategy = strategy if not extra else Strategy()
         if depth < until:
             plan.children = [self.plan(depth + 1, until) for _ in range(random.randint(1, 3))]
-            plan.waits = random.random() < 0.8
+            plan.waits = random.random() < 0.8 and not extra  # a disk is not lent: a child might wait for it for ever
         return plan
 
     def strategies(self) -> Iterator[Strategy]:

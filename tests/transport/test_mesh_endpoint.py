@@ -6,6 +6,7 @@ All traffic is on loopback. Whether messages arrive in spite of it is in tests/p
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import socket
@@ -21,6 +22,7 @@ import zmq
 from meshray.config import DEFAULT, Config
 from meshray.ids import new_node
 from meshray.meshkey import MeshKey
+from meshray.transport import mesh_lines
 from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
@@ -585,6 +587,33 @@ def test_two_thousand_silent_connections_while_members_talk(mesh: Mesh) -> None:
             stranger.close()
     mesh.link(mesh.endpoint(), b)  # and when they are gone others get in again
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.fault(40)
+def test_without_descriptors_a_line_waits_and_a_port_that_is_bound_anew_too(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_key = MeshKey.generate()
+    a, b = mesh.endpoint(curve_keys(MESH_KEY, next_key)), mesh.endpoint(curve_keys(MESH_KEY, next_key))
+    mesh.link(a, b)
+    bind, dealer, tries = zmq.Socket.bind, mesh_lines.mesh_dealer, []
+
+    def fails(*words: object) -> None:
+        tries.append(words)
+        raise zmq.ZMQError(errno.EMFILE)
+
+    b.inbound._router.bind = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(mesh_lines, "mesh_dealer", fails)
+    b.rekey(curve_keys(next_key))  # its port has to be bound anew, and the connection ends
+    mesh.until(lambda: Lost(T, Plane.CONTROL) in mesh.events[a], "the connection has ended")
+    mesh.until(lambda: a.stats().lines.get("no socket", 0) > 1, "a new one cannot be made")
+    before = len(tries)
+    mesh.until(lambda: len(tries) > before + 1, "both try again")
+    b.inbound._router.bind = functools.partial(bind, b.inbound._router)  # type: ignore[method-assign]
+    monkeypatch.setattr(mesh_lines, "mesh_dealer", dealer)
+    mesh.ready(a, times=2)
+    assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
+    mesh.until(lambda: mesh.acks(b) == [1], "a message")
 
 
 # -- other keys --------------------------------------------------------------------------------------------------------

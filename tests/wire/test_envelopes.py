@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from meshray.wire.envelopes import ENVELOPE_BYTES, enclose, opened
+from meshray.ids import NODE_BYTES, OBJECT_BYTES
+from meshray.wire.codec import decode
+from meshray.wire.envelopes import ENVELOPE_BYTES, enclose, enclosed, opened
+from meshray.wire.messages import Piece, Place, ProcessDied
 
 TO, FROM = b"t" * 16, b"f" * 16
 
@@ -12,6 +15,25 @@ TO, FROM = b"t" * 16, b"f" * 16
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_what_is_enclosed_is_opened(kind: type) -> None:
     assert opened(kind(enclose(TO, FROM, b"data"))) == (TO, FROM, b"data")
+
+
+def test_a_message_is_encoded_behind_its_envelope() -> None:
+    message = ProcessDied(b"p" * 16)
+    found = opened(enclosed(TO, FROM, message))
+    assert found is not None
+    assert (found[0], found[1], decode(found[2])) == (TO, FROM, message)
+
+
+def test_a_piece_is_not_copied() -> None:
+    place = Place(b"o" * OBJECT_BYTES, b"n" * NODE_BYTES, "segment", 100_000)
+    piece = Piece(place, 0, memoryview(bytes(100_000)))
+    payload = memoryview(bytes(enclosed(TO, FROM, piece)))
+    found = opened(payload)
+    assert found is not None
+    read = decode(found[2])
+    assert isinstance(read, Piece)
+    assert read == piece
+    assert read.data.obj is payload.obj
 
 
 @pytest.mark.parametrize("size", [0, 1, ENVELOPE_BYTES])

@@ -24,6 +24,11 @@ def test_too_many_resources_are_cut_and_counted() -> None:
     assert load.left_out + len(load.total) == len(total)
 
 
+def test_a_name_that_nobody_would_read_is_left_out_and_not_the_rest() -> None:
+    load = decode_load(encode_load("0.1.0", {"CPU": 10_000, "x" * 256: 10_000}, {}))
+    assert load == MemberLoad("0.1.0", {"CPU": 10_000}, {"CPU": 10_000}, left_out=1)
+
+
 @given(st.binary(max_size=64))
 def test_garbage_is_no_load(data: bytes) -> None:
     load = decode_load(data)

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import cloudpickle
+import msgspec
 import pytest
 
 from meshray.config import DEFAULT
@@ -34,6 +35,14 @@ def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
     assert (copy / "main.py").read_text() == "1"
     assert str(copy) not in moved.where
     assert "/home/u/program" in moved.where
+
+
+def test_a_virtual_environment_in_the_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
+    installed = "/home/u/program/.venv/lib/python3.11/site-packages"
+    monkeypatch.setattr("site.getsitepackages", lambda: [installed])
+    here = moved.job(msgspec.structs.replace(job("/"), sys_path=["/home/u/program", installed]))
+    assert here.sys_path == [f"{tmp_path}/code/{CODE.hash.hex()}", installed]
 
 
 def test_a_working_directory_that_did_not_go_along(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ class Copies:
         old = copy.with_suffix(".old")
         try:
             remove_folder(old)
-            os.rename(copy, old)  # what is half removed must not look like a copy
+            if copy.is_dir():  # else somebody else has removed it since we looked
+                os.rename(copy, old)  # what is half removed must not look like a copy
             os.unlink(_lock_of(copy))
             remove_folder(old)
         finally:

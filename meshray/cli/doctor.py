@@ -1,0 +1,69 @@
+"""`meshray doctor`: what is in the way of a mesh on this host and its network, in plain words.
+
+    doctor.py         this file: the order of the checks, how they are shown, the exit code
+    findings.py       what a check gets and gives
+    of_host.py        what this host alone decides: key, addresses, port, firewall, clock, shared memory, descriptors
+    of_network.py     what others decide as well: multicast, the members, the ways to them
+
+Each check gives findings and raises nothing of its own; what it cannot find out it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+
+import click
+
+from meshray.cli import of_host, of_network
+from meshray.cli.client import UnreachableError, Visit
+from meshray.cli.findings import Finding, Level, Patient
+from meshray.local import find_peers
+
+_MARKS: dict[Level, str] = {"good": "ok", "unknown": "?", "warning": "WARNING", "bad": "BAD"}
+
+
+def doctor(as_json: bool) -> int:
+    """Look at everything and print it; the exit code: 1 when something is bad."""
+    patient = find_patient()
+    checks: list[Callable[[Patient], Iterable[Finding]]] = [*of_host.CHECKS, *of_network.CHECKS]
+    findings: list[Finding] = []
+    for check in checks:
+        for finding in check(patient):
+            findings.append(finding)
+            if not as_json:
+                click.echo(describe(finding))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        click.echo(_summary(findings))
+    return 1 if any(finding.level == "bad" for finding in findings) else 0
+
+
+def find_patient() -> Patient:
+    """The first member of this host, and what it says."""
+    for record in find_peers():
+        if record.mesh_port:
+            try:
+                with Visit(record) as visit:
+                    return Patient(record, visit.ask("status")["mesh"] or {})
+            except UnreachableError as error:
+                return Patient(record, trouble=str(error))
+    return Patient(None)
+
+
+def describe(finding: Finding) -> str:
+    """For people: one line, and one for what mends it."""
+    line = f"{_MARKS[finding.level]:>7}  {finding.about}: {finding.text}"
+    return f"{line}\n         -> {finding.hint}" if finding.hint else line
+
+
+def _summary(findings: list[Finding]) -> str:
+    bad = sum(finding.level == "bad" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    if bad:
+        return (
+            f"\n{bad} of this keeps a mesh from working here." if bad > 1 else "\nThis keeps a mesh from working here."
+        )
+    return f"\nA mesh can work here{'' if not warnings else ', with what is said above'}."

@@ -1,0 +1,153 @@
+"""What `meshray doctor` finds out about the network, as far as the other members show it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from meshray import __version__
+from meshray.cli.findings import Finding, Patient
+from meshray.config import DEFAULT
+from meshray.observe.notes import printable
+from meshray.transport.interfaces import Interface, choose, look
+from meshray.transport.multicast import hears_itself, nodes_heard
+from meshray.transport.paths import EchoForbidden, connects, largest_that_passes, source_of
+
+MEMBERS_MAX = 16
+"""So many members are looked at: each way takes up to some seconds."""
+
+
+def multicast(patient: Patient) -> Iterator[Finding]:
+    """Does it leave this host, does it come back, and are the others heard?"""
+    interfaces = choose(look(), patient.bind)
+    for interface in interfaces:
+        for version in (4, 6):
+            if any((":" in address) is (version == 6) for address in interface.addresses):
+                yield _own_multicast(interface, version)
+    if interfaces:
+        yield _others_multicast(patient, interfaces)
+
+
+def _own_multicast(interface: Interface, version: int) -> Finding:
+    about = f"multicast on {interface.name}, IPv{version}"
+    try:
+        heard = hears_itself(interface, version)
+    except OSError as error:
+        return Finding(about, "warning", f"it cannot be sent: {error.strerror or error}", _SEEDS)
+    if heard:
+        return Finding(about, "good", "what this host sends it hears itself")
+    return Finding(about, "warning", "what this host sends it does not hear itself: a filter of this host drops it",
+                   f"let UDP 5353 in and out; or {_SEEDS}")  # fmt: skip
+
+
+def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
+    try:
+        heard = {node.hex() for node in nodes_heard(interfaces, DEFAULT.discovery_listen_s)}
+    except OSError as error:
+        return Finding("discovery", "warning", f"mDNS cannot be used: {error.strerror or error}", _SEEDS)
+    heard.discard(str(patient.mesh.get("node_id", "")))
+    others = patient.others()
+    missed = [printable(member["name"]) for member in others if member["node_id"] not in heard]
+    if others and not missed:
+        return Finding("discovery", "good", f"all {len(others)} other members are heard")
+    if missed:
+        return Finding(
+            "discovery", "warning",
+            f"{len(missed)} of {len(others)} other members are not heard: {', '.join(sorted(missed)[:MEMBERS_MAX])}. "
+            "They are in another network, or something between drops multicast (a switch, a Wi-Fi access point, a "
+            "filter there)",
+            _SEEDS,
+        )  # fmt: skip
+    if heard:
+        return Finding("discovery", "good", f"{len(heard)} peers are heard, of this mesh or of others")
+    return Finding(
+        "discovery", "unknown", "no peer is heard: none is there, or multicast does not reach this host",
+        "run a peer on another host of this network and look again",
+    )  # fmt: skip
+
+
+_SEEDS = "`meshray start --join HOST:PORT` needs no multicast"
+
+
+def members(patient: Patient) -> Iterator[Finding]:
+    """Does this host reach the others, and do they fit?"""
+    others = patient.others()
+    if patient.mesh:
+        yield from _refusals(patient.mesh)
+        if not others:
+            yield Finding("members", "unknown", "this one is alone in its mesh")
+    for member in others[:MEMBERS_MAX]:
+        yield from _member(member)
+    if len(others) > MEMBERS_MAX:
+        yield Finding("members", "unknown", f"{len(others) - MEMBERS_MAX} more were not looked at")
+
+
+def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
+    for reason, count in sorted(mesh["refused_there"].items()):
+        yield Finding("refused there", "warning", f"{count} times, by whom this peer dialled: {printable(reason)}",
+                      "the same mesh key on both? `meshray key show` on each")  # fmt: skip
+    for reason, count in sorted(mesh["refused"].items()):
+        yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+    foreign = mesh["dropped_records"].get("foreign")
+    if foreign:
+        yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")
+
+
+def _member(member: dict[str, Any]) -> Iterator[Finding]:
+    about = f"member {printable(member['name'])} ({member['node_id'][:8]})"
+    reached: list[tuple[str, str, str]] = []
+    failed: list[tuple[str, str, str]] = []
+    for place in member["addresses"]:
+        host, _, port = place.rpartition(":")
+        why_not = connects(host.strip("[]"), int(port)) if port.isdecimal() else "no address"
+        (failed if why_not else reached).append((place, host.strip("[]"), why_not))
+    if not reached:
+        why = "; ".join(f"{place}: {why_not}" for place, _, why_not in failed) or "it says nowhere where it listens"
+        yield Finding(about, "bad", f"cannot be reached: {printable(why)}", "a firewall there: docs/lan.md")
+    else:
+        rest = "".join(f"; not {place}: {why_not}" for place, _, why_not in failed)
+        yield Finding(about, "good", f"reached at {', '.join(place for place, _, _ in reached)}{rest}")
+        yield _way(about, reached[0][1])
+    if member["incompatible"]:
+        yield Finding(about, "warning", f"runs Python {printable(member['python'])}, this host "
+                      f"{platform.python_version()}: it gets no functions of yours",
+                      "the same minor version of Python on all")  # fmt: skip
+    if member["version"] and member["version"] != __version__:
+        yield Finding(about, "warning", f"runs meshray {printable(member['version'])}, this host {__version__}",
+                      "the same version on all")  # fmt: skip
+
+
+def _way(about: str, host: str) -> Finding:
+    """Do packets pass that are as large as the interface allows?"""
+    try:
+        mtu = _mtu_towards(host)
+        largest = largest_that_passes(host, mtu)
+    except EchoForbidden as error:
+        return Finding(about, "unknown", f"how large packets may be was not looked at: {error}")
+    except OSError as error:
+        return Finding(about, "unknown", f"how large packets may be was not found out: {error.strerror or error}")
+    if largest is None:
+        return Finding(about, "unknown", "it answers no echo requests, so how large packets may be is not known")
+    if largest >= mtu:
+        return Finding(about, "good", f"packets of {mtu} bytes, the MTU here, pass")
+    return Finding(
+        about, "bad", f"packets of {mtu} bytes, the MTU here, vanish; {largest} bytes pass: connections are made, and "
+        "then hang",
+        f"ip link set dev INTERFACE mtu {largest}, on this host or where the way is narrow",
+    )  # fmt: skip
+
+
+def _mtu_towards(host: str) -> int:
+    """Of the interface that leads there. Raises `OSError` when there is no way."""
+    source = source_of(host).partition("%")[0]
+    stats = psutil.net_if_stats()
+    for seen in look():
+        if source in seen.interface.addresses:
+            return int(stats[seen.interface.name].mtu)
+    raise OSError(f"no interface has {source}")
+
+
+CHECKS = (multicast, members)

@@ -99,6 +99,7 @@ class Peer:
 
     def say(self, source: bytes, destination: bytes, data: bytes) -> None:
         self.road.on_relay(source, m.Relay(destination, data), time.monotonic())
+        self.settle(time.monotonic())
 
     def data(self, process: bytes) -> list[bytes]:
         return [message.data for message in self.heard[process] if isinstance(message, m.Relayed)]

@@ -307,8 +307,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """So long after the death of a peer its detached actors are started elsewhere: it may be cut off, and needs up to
     45 s to notice that (a suspicion that nobody confirms lasts 24 s), before it ends them."""
 
-    handover_timeout_s: float = 3.0
-    """How long a peer that is stopped waits until others have taken over its detached actors."""
+    # -- the end of a peer (`core.drain`) -----------------------------------------------------------------------------
+    leave_work_s: float = 10.0
+    """How long tasks and calls that run may go on when the peer is told to end by a signal."""
+
+    leave_end_s: float = 2.0
+    """How long what then still runs may take to die: it is killed."""
+
+    leave_move_s: float = 10.0
+    """How long others may take to keep the values that lie here (1 GB over 1 Gbit/s), and to take over actors."""
+
+    leave_say_s: float = 3.0
+    """How long what was said to other hosts may take to arrive."""
+
+    keeps_max: int = 10_000
+    """Values on their way to a peer from hosts that leave; beyond that others are asked."""
 
     wills_max: int = 10_000
     """Detached actors of other peers that one peer is the heir of."""
@@ -522,9 +535,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_ahead_max_bytes: int = 8 << 20
     """What was sent to a driver and it has not shown yet: beyond that what its workers print is not read."""
 
-    log_ahead_foreign_max_bytes: int = 256 << 10
-    """The same for a driver of another host: what it has not shown travels with what the peers have to say themselves,
-    and is soon acknowledged or the driver is behind."""
+    log_ahead_abroad_max_bytes: int = 1 << 20
+    """The same for a driver of another host: it may have workers on a hundred of them."""
 
     log_stall_s: float = 10.0
     """A driver that shows nothing for so long does not hold up its tasks: what they print is left out, and counted."""

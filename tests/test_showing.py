@@ -17,6 +17,7 @@ def status() -> dict[str, Any]:
         "pid": 7,
         "private": False,
         "uptime_s": 3725.0,
+        "leaving": "",
         "version": "0.1.0",
         "python": "3.11",
         "resources": {
@@ -71,10 +72,11 @@ def test_sizes_and_numbers() -> None:
 
 def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
     return {
-        "name": name, "node_id": name * 16, "is_self": False, "state": state, "since_s": 61.0, "reachable": True,
-        "round_trip_s": 0.0012, "addresses": ["10.0.0.1:7637"], "python": "3.11", "incompatible": False,
-        "version": "0.1.0", "total": {"disk": 1.0, "memory": 2048.0, "CPU": 4.0, "object_store_memory": 5.0},
-        "used": {"CPU": 1.5}, "reason": "",
+        "name": name, "home": name * 16, "node_id": "1" * 16, "is_self": False, "state": state, "since_s": 61.0,
+        "reachable": True, "round_trip_s": 0.0012, "addresses": ["10.0.0.1:7637"], "python": "3.11",
+        "incompatible": False, "version": "0.1.0",
+        "total": {"disk": 1.0, "memory": 2048.0, "CPU": 4.0, "object_store_memory": 5.0},
+        "used": {"CPU": 1.5}, "reason": "", "leaving": False, "store_used_bytes": 0, "store_total_bytes": 0,
     } | changes  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
         "refused": {}, "refused_there": {}, "dropped_records": {}, "next_key_id": "",
     }  # fmt: skip
     return describe_mesh(
-        told | changes, duration, lambda name, amount: size(amount) if name == "memory" else number(amount)
+        told | changes, duration, lambda name, amount: size(amount) if name in ("memory", "store") else number(amount)
     )
 
 
@@ -109,14 +111,34 @@ def test_a_mesh() -> None:
         refused={"unknown key": 3},
     ) == [
         "Mesh 00ff: 4 members; this one listens at 10.0.0.1:7637",
-        "  a  aaaaaaaa  alive 1 min 1 s    this one       CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  Python 3.11",
-        "  b  bbbbbbbb  alive 1 min 1 s    1.2 ms         CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
+        "  a  aaaaaaaaaaaaaaaa  alive 1 min 1 s    this one       CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
+        "Python 3.11",
+        "  b  bbbbbbbbbbbbbbbb  alive 1 min 1 s    1.2 ms         CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
         "Python 3.12 (another version: gets no closures)",
-        "  c  cccccccc  suspect 1 min 1 s  not reachable                                                  Python 3.11",
-        "  d  dddddddd  alive 1 min 1 s    ?              CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  Python 3.11",
-        "  e  eeeeeeee  dead 1 min 1 s                    no answer                                       Python 3.11",
-        "  f  ffffffff  left 1 min 1 s",
+        "  c  cccccccccccccccc  suspect 1 min 1 s  not reachable                                                  "
+        "Python 3.11",
+        "  d  dddddddddddddddd  alive 1 min 1 s    ?              CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
+        "Python 3.11",
+        "  e  eeeeeeeeeeeeeeee  dead 1 min 1 s                    no answer                                       "
+        "Python 3.11",
+        "  f  ffffffffffffffff  left 1 min 1 s",
         "  refused here: 3 unknown key",
+    ]
+
+
+def test_a_member_that_leaves_and_what_lies_in_stores() -> None:
+    (line,) = mesh(
+        member("a", "alive", leaving=True, total={"CPU": 4.0}, store_used_bytes=512, store_total_bytes=2048)
+    )[1:]
+    assert line.split("  ") == [
+        "",
+        "a",
+        "a" * 16,
+        "leaves 1 min 1 s",
+        "1.2 ms",
+        "CPU 1.5/4, store 512 B/2.0 KiB",
+        "0.1.0",
+        "Python 3.11",
     ]
 
 

@@ -26,6 +26,7 @@ def view() -> Any:
         total={"CPU": 40_000, "memory": 10_000},
         available={"CPU": 15_000, "memory": 10_000},
         uptime_s=1.5,
+        leaving="",
         processes=lambda: [
             ProcessView(JOB, 10, "driver", JOB, name="main.py"),
             ProcessView(NODE + b"w" * 8, 11, "worker", JOB, "leased", "f"),

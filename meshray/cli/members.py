@@ -42,7 +42,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
 
 
 def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[str, ...]:
-    state = f"{member['state']} {duration(member['since_s'])}"
+    alive = "leaves" if member["leaving"] else "alive"
+    state = f"{alive if member['state'] == 'alive' else member['state']} {duration(member['since_s'])}"
     if member["is_self"]:
         trip = "this one"
     elif member["state"] in ("dead", "left"):
@@ -57,7 +58,8 @@ def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[st
     if member["incompatible"]:
         python += " (another version: gets no closures)"
     about = member["reason"] if member["state"] == "dead" else _resources(member, amount)
-    said = (member["name"], member["node_id"][:8], state, trip, about, member["version"], python)
+    home = member["home"] or member["node_id"]
+    said = (member["name"], home, state, trip, about, member["version"], python)
     return tuple(map(printable, said))  # some of it is in the words of others
 
 
@@ -65,4 +67,8 @@ def _resources(member: dict[str, Any], amount: Amount) -> str:
     total, used = member["total"], member["used"]
     names = sorted((name for name in total if name != "object_store_memory"), key=lambda name: (
         ("CPU", "GPU", "memory").index(name) if name in ("CPU", "GPU", "memory") else 3, name))  # fmt: skip
-    return ", ".join(f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names)
+    shown = [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
+    if member["store_total_bytes"]:
+        in_store, room = member["store_used_bytes"], member["store_total_bytes"]
+        shown.append(f"store {amount('store', in_store)}/{amount('store', room)}")
+    return ", ".join(shown)

@@ -57,6 +57,7 @@ def describe(status: dict[str, Any]) -> str:
     lines = [
         f"Peer {status['name']!r}{kind} (pid {status['pid']}, up {duration(status['uptime_s'])}), "
         f"meshray {status['version']}, Python {status['python']}"
+        + (f"; it is being stopped ({status['leaving']})" if status["leaving"] else "")
     ]
     for name in sorted(total, key=lambda name: (name not in ("CPU", "GPU"), name)):
         if name != "object_store_memory":
@@ -75,7 +76,7 @@ def describe(status: dict[str, Any]) -> str:
 
 
 def _amount(name: str, quantity: float) -> str:
-    return size(quantity) if name == "memory" else number(quantity)
+    return size(quantity) if name in ("memory", "store") else number(quantity)
 
 
 def _waiting(entry: dict[str, Any]) -> str:

@@ -16,7 +16,12 @@ from meshray.local import PeerRecord, find_peers, open_peer, sweep
 ASK_TIMEOUT_S = 2.0
 """How long a peer may take to say that it has heard; a hung one does not."""
 
+LEAVE_TIMEOUT_S = 17.0
+"""How long a peer may take beyond what its work was given: `leave_end_s`, `leave_move_s`, `leave_say_s`, and to end."""
+
 TERM_TIMEOUT_S = 3.0
+"""After the second signal a peer ends at once."""
+
 KILL_TIMEOUT_S = 5.0
 
 
@@ -53,7 +58,7 @@ def stop_peer(record: PeerRecord, timeout_s: float) -> str:
     if pidfd is None:
         return "had ended already"
     try:
-        if _asked(record) and _ended(pidfd, timeout_s):
+        if _asked(record, timeout_s) and _ended(pidfd, timeout_s + LEAVE_TIMEOUT_S):
             return "stopped"
         if _signalled(pidfd, signal.SIGTERM, TERM_TIMEOUT_S):
             return "stopped by SIGTERM"
@@ -64,11 +69,11 @@ def stop_peer(record: PeerRecord, timeout_s: float) -> str:
     raise StopError(f"the peer {record.name!r} (pid {record.pid}) does not end, not even by SIGKILL")
 
 
-def _asked(record: PeerRecord) -> bool:
+def _asked(record: PeerRecord, work_s: float) -> bool:
     """Whether the peer has heard that it shall stop. It may end before its answer is out: then it has heard, too."""
     try:
         with Visit(record, ASK_TIMEOUT_S) as visit:
-            visit.ask("stop", timeout_s=ASK_TIMEOUT_S)
+            visit.ask("stop", f"{work_s:g}", timeout_s=ASK_TIMEOUT_S)
     except UnreachableError:
         pidfd = open_peer(record)
         if pidfd is None:

@@ -272,7 +272,8 @@ class Actors(Core):
             self._stale += 1
             return
         why = f"its process ended: {message.why}"
-        self._on_worker_died(message.worker, why, journal_of(message.callers), now, message.all_started)
+        journal = journal_of(message.callers)
+        self._on_worker_died(message.worker, why, journal, now, message.all_started, charged=not message.left)
 
     def on_host_gone(self, node: bytes, fence_s: float, now: float) -> None:
         """A host is lost, with all that lives and all that watches there. Its journals say nothing, so every call in
@@ -288,7 +289,14 @@ class Actors(Core):
             watched.watchers.discard(process)
 
     def _on_worker_died(
-        self, worker: bytes, cause: str, journal: Journal, now: float, all_started: bool, fence_s: float = 0.0
+        self,
+        worker: bytes,
+        cause: str,
+        journal: Journal,
+        now: float,
+        all_started: bool,
+        fence_s: float = 0.0,
+        charged: bool = True,
     ) -> None:
         actor = self._hosts.pop(worker)
         self._effects.append(ReleaseActorSlot(actor.spec.actor_id))
@@ -296,7 +304,8 @@ class Actors(Core):
         if actor.life is Life.ENDING:
             assert actor.failure is not None, f"ending for no reason: {actor!r}"
             self._die(actor, actor.failure, journal)
-        elif actor.may_restart():
+        elif actor.may_restart() or (actor.spec.max_restarts and not charged):
+            actor.restarts += charged
             self._restart(actor, journal, now, all_started, fence_s)
         else:
             if actor.killed:
@@ -306,7 +315,6 @@ class Actors(Core):
             self._die(actor, _died(actor, cause), journal)
 
     def _restart(self, actor: Actor, journal: Journal, now: float, all_started: bool, fence_s: float) -> None:
-        actor.restarts += 1
         actor.incarnation += 1
         actor.killed = False
         pause_s = max(actor.pause_s(self._config, now), fence_s)

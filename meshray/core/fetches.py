@@ -324,8 +324,7 @@ class Fetches(Core):
             if copy.source == peer or not copy.source:
                 self._leave(copy, now)
         for copy in [copy for copy in self._copies.values() if copy.owner == peer]:
-            copy.expired = True  # nobody will say so
-            self._remove_expired(copy)
+            self._expire(copy)  # nobody will say so
         self._begin(now)
 
     # -- pieces ------------------------------------------------------------------------------------------------------
@@ -406,8 +405,12 @@ class Fetches(Core):
         """The objects are gone: what nobody uses goes at once, the rest when nobody does any more."""
         ids = {object_id for object_id in message.object_ids if peer_of(object_id) == sender}
         for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids]:
-            copy.expired = True
-            self._remove_expired(copy)
+            self._expire(copy)
+
+    def _expire(self, copy: Copy) -> None:
+        copy.expired = True
+        copy.users.discard(self._peer)  # it keeps what has lain on a host that is gone (`core.moves`)
+        self._remove_expired(copy)
 
     def _remove_expired(self, copy: Copy) -> None:
         if copy.expired and _is_idle(copy):

@@ -89,12 +89,17 @@ class Guests(Core):
         self._workers: dict[bytes, Guest] = {}  # HOSTED ones, by worker
         self._count: dict[bytes, int] = {}  # owner -> how many guests it has; no zeros
         self._stale = 0
+        self._closed = False  # this peer leaves
+        self._sent_home = False  # and nobody stays
 
     # -- from owners -------------------------------------------------------------------------------------------------
 
     def on_host(self, owner: bytes, message: HostActor) -> None:
         """A place, please."""
         guest = self._guests.get(message.actor_id)
+        if self._closed and (guest is None or message.incarnation > guest.wish.incarnation):
+            self._tell(owner, ActorWaitsThere(message.actor_id, message.incarnation, gone=True))
+            return
         if guest is None:
             self._come(owner, message)
         elif guest.leaving:
@@ -174,6 +179,20 @@ class Guests(Core):
                 self._tell(owner, ActorWaitsThere(wish.actor_id, wish.incarnation, gone=True))
                 self._leave(guest)
 
+    def close(self) -> None:
+        """This peer leaves: no new guests; who waits is sent away. Others stay for now."""
+        self._closed = True
+        for guest in [guest for guest in self._guests.values() if not guest.worker]:
+            self._tell(guest.owner, ActorWaitsThere(guest.wish.actor_id, guest.wish.incarnation, gone=True))
+            self._leave(guest)
+
+    def send_home(self) -> None:
+        """Those who are still here end, and start again elsewhere if they may."""
+        self._sent_home = True
+        for worker, guest in self._workers.items():
+            if not guest.leaving:
+                self._effects.append(KillProcess(worker, "its host leaves"))
+
     def _leave(self, guest: Guest) -> None:
         guest.leaving = True
         self._effects.append(FreeSlot(guest.wish.actor_id))
@@ -230,7 +249,9 @@ class Guests(Core):
         guest.worker = b""
         wish = guest.wish
         callers = [CallsOf(caller, finished, started) for caller, (finished, started) in journal.items()]
-        self._tell(guest.owner, GuestLost(wish.actor_id, wish.incarnation, process, why, callers, all_started))
+        self._tell(
+            guest.owner, GuestLost(wish.actor_id, wish.incarnation, process, why, callers, all_started, self._sent_home)
+        )
         if not guest.leaving:
             self._effects.append(FreeSlot(wish.actor_id))
         self._go(guest)

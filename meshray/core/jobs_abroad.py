@@ -19,6 +19,8 @@ class JobsAbroad:
         self._node = node
         self._told: dict[bytes, set[bytes]] = {}  # our drivers' jobs -> homes that know them
         self._foreign: dict[bytes, JobThere] = {}  # jobs of others that live, as their drivers' hosts have them
+        self._awaited: dict[bytes, set[bytes]] = {}  # our jobs that are over -> homes where some of it may still run
+        self._ending: set[bytes] = set()  # jobs of others that are over, and of which something still runs here
         self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
 
     def on_told(self, job: bytes, home: bytes) -> None:
@@ -27,9 +29,28 @@ class JobsAbroad:
             self._told.setdefault(job, set()).add(home)
 
     def take_told(self, job: bytes) -> list[bytes]:
-        """Our job is over: who knows it."""
+        """Our job is over: who knows it. Each is awaited until it has said that it has done with it."""
         self._codes.pop(job, None)
-        return sorted(self._told.pop(job, ()))
+        told = self._told.pop(job, None)
+        if told:
+            self._awaited[job] = set(told)
+        return sorted(told or ())
+
+    def on_done(self, job: bytes, home: bytes) -> None:
+        """Nothing of our job runs at that host any more. Who is not awaited is ignored."""
+        awaited = self._awaited.get(job)
+        if awaited is not None:
+            awaited.discard(home)
+            if not awaited:
+                del self._awaited[job]
+
+    def awaits(self, job: bytes) -> bool:
+        """Whether something of a job of ours that is over may still run elsewhere."""
+        return job in self._awaited
+
+    def forget_awaited(self, job: bytes) -> None:
+        """Nobody waits for that any more."""
+        self._awaited.pop(job, None)
 
     # -- code --------------------------------------------------------------------------------------------------------
 
@@ -67,8 +88,19 @@ class JobsAbroad:
         return self._foreign.get(job)
 
     def on_over(self, job: bytes) -> bool:
-        """A foreign job is over. Whether it was known."""
-        return self._foreign.pop(job, None) is not None
+        """A foreign job is over. Whether it was known: then it is ending, until `on_ended`."""
+        if self._foreign.pop(job, None) is None:
+            return False
+        self._ending.add(job)
+        return True
+
+    def on_ended(self, job: bytes) -> None:
+        """Nothing of a foreign job that is over runs here any more."""
+        self._ending.discard(job)
+
+    def is_ending(self, job: bytes) -> bool:
+        """Whether it is over, and something of it still runs here."""
+        return job in self._ending
 
     def of_host(self, home: bytes) -> list[bytes]:
         """Living jobs of that host's drivers."""
@@ -80,10 +112,11 @@ class JobsAbroad:
 
     def forget_host(self, home: bytes) -> None:
         """That host knows nothing any more."""
-        for job in list(self._told):
-            self._told[job].discard(home)
-            if not self._told[job]:
-                del self._told[job]
+        for table in (self._told, self._awaited):
+            for job in list(table):
+                table[job].discard(home)
+                if not table[job]:
+                    del table[job]
 
     def __contains__(self, job: bytes) -> bool:
         return job in self._foreign

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import msgspec
+
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
@@ -65,7 +67,7 @@ class Leases(Core):
         super().__init__()
         self.job_is_needed: Callable[[bytes], bool] = _not_needed
         self._config = config
-        self._node = here.node
+        self._node, self._name = here.node, here.name
         self._grants = Grants(total, here.node)
         self.slots = self._grants.slots
         self.placement = Placement(here, self.slots, config)
@@ -78,6 +80,8 @@ class Leases(Core):
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
+        self.leaving = False  # this peer is being stopped
+        self._work_is_over = False  # and what ran has had its time
         self.stale = 0  # messages about leases, classes or waits that are no more
 
     def _emit(self, effect: object) -> None:
@@ -261,6 +265,13 @@ class Leases(Core):
             self._report(now)
             self._pump(now)
 
+    def on_member_leaves(self, node: bytes, now: float) -> None:
+        """It is being stopped: who was sent there goes elsewhere."""
+        self.placement.on_leaves(node)
+        for wanted in self._demands:
+            wanted.forget_asked(node)
+        self._look_again_at_all(now)
+
     def on_load_now(self, peer: bytes, message: LoadNow, now: float) -> None:
         """A peer that could not serve a demand at once says how full it is."""
         self.placement.on_load(peer[:NODE_BYTES], message.used)
@@ -288,6 +299,40 @@ class Leases(Core):
         if self._is_foreign(process):
             self._drop_submitter(process)
             self._pump(now)
+
+    # -- the end of this peer ----------------------------------------------------------------------------------------
+
+    def leave(self, now: float) -> None:
+        """This peer is being stopped. Nothing more is granted, but to tasks that run here: they may wait for theirs."""
+        self.leaving = True
+        self.placement.on_leaves(self._node)
+        for grant in list(self._grants):
+            if grant.wanted.is_actor or self._is_nested(grant.wanted):
+                continue
+            if not grant.worker:
+                self._end_grant(grant)
+            elif not grant.comes_back:
+                grant.revoked = True
+                self._effects.append(Send(grant.wanted.submitter, LeaseRevoked(grant.id)))
+        self._pump(now)
+
+    def works(self) -> bool:
+        """Whether tasks run here, or may."""
+        return any(grant.worker and not grant.wanted.is_actor for grant in self._grants)
+
+    def end_work(self, now: float) -> None:
+        """What still runs has had its time: its submitters may try it elsewhere, and are not charged for that."""
+        self._work_is_over = True
+        for grant in list(self._grants):
+            worker = self.workers.get(grant.worker)
+            if not grant.wanted.is_actor and worker is not None:
+                self.workers.kill(worker, "its host leaves")
+        self._pump(now)
+
+    def _is_nested(self, wanted: Wanted) -> bool:
+        """Whether something that runs here waits for this, maybe."""
+        worker = self.workers.get(wanted.submitter)
+        return worker is not None and not worker.dying
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
@@ -400,7 +445,11 @@ class Leases(Core):
             if unused and not worker.dying and worker.key is not None:
                 self.workers.on_crash(worker.key.job, failure.message, now)
             if grant is not None:
-                self._lose(grant, LeaseLost(grant.id, grant.worker, finished, started, failure, all_started), now)
+                left = self._work_is_over and worker.dying
+                if left:
+                    failure = msgspec.structs.replace(failure, message=f"host {self._name} left: {failure.message}")
+                lost = LeaseLost(grant.id, grant.worker, finished, started, failure, all_started, left)
+                self._lose(grant, lost, now)
             self._report(now)
         self._pump(now)
 
@@ -493,6 +542,8 @@ class Leases(Core):
         """Give slots to the first in fair order for whom there is room."""
         reserved: set[str] = set()  # resources that wait for a large request
         for wanted in self._demands.waiting():
+            if self.leaving and (self._work_is_over or not self._is_nested(wanted)):
+                continue
             if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
                 continue
             if wanted.job in self._codeless or not self.placement.may_grant(wanted, now):
@@ -538,6 +589,8 @@ class Leases(Core):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s
                 never = self._why_never(wanted)
                 text = trouble(wanted, never, self._jobs[wanted.job], self.workers, at_cap, patience_over)
+                if text and wanted.hops:  # its people are at another host
+                    text = f"on host {self._name}: {text}"
                 if text is not None and text != wanted.told:
                     self._emit(tell(wanted, text, self.workers.at_cap, bool(never) and self._is_hopeless(wanted)))
 

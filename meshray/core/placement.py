@@ -28,6 +28,7 @@ from meshray.config import Config
 from meshray.core.demands import Wanted
 from meshray.core.gone import remember
 from meshray.core.slots import Slots
+from meshray.ids import peer_of
 from meshray.resources import Amounts, describe, fits
 from meshray.strategy import Strategy
 
@@ -52,6 +53,7 @@ class Here(NamedTuple):
     node: bytes = b""  # its home node; b"" for one that never has others
     labels: Mapping[str, str] = {}
     random: Random | None = None  # decides between equals; needed once there are others
+    name: str = ""  # for people
 
 
 NOWHERE = Here()
@@ -126,6 +128,7 @@ class Placement:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
+        self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
         self.version = 0  # grows whenever one of them has changed
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
         self._slots = slots
@@ -142,6 +145,12 @@ class Placement:
         self.gone.pop(member.node, None)
         self.version += 1
 
+    def on_leaves(self, node: bytes) -> None:
+        """That host, or this one, is being stopped. It is so until it is gone."""
+        if node not in self.leaving and (node == self.node or node in self.members):
+            self.leaving.add(node)
+            self.version += 1
+
     def on_load(self, node: bytes, used: Amounts) -> None:
         """What is in use there now, told directly."""
         member = self.members.get(node)
@@ -151,6 +160,7 @@ class Placement:
 
     def on_gone(self, node: bytes, reason: str) -> None:
         """It is dead, or left."""
+        self.leaving.discard(node)
         member = self.members.pop(node, None)
         if member is not None:
             remember(self.gone, node, (member, reason), GONE_MAX)
@@ -286,7 +296,9 @@ class Placement:
         return PREFERRED if nearest in (b"", member.node) else WILL_DO
 
     def _could(self, member: Member, wanted: Wanted) -> bool:
-        return member.compatible and fits(wanted.request, member.total) and wanted.strategy.admits(member.labels)
+        if not member.compatible or member.node in self.leaving:
+            return False
+        return fits(wanted.request, member.total) and wanted.strategy.admits(member.labels)
 
     def _target_could(self, wanted: Wanted) -> bool:
         """Whether the node that its strategy names is there, and has what it asks for."""
@@ -325,7 +337,7 @@ class Placement:
             return
         request = wanted.request
         could = [member for members in self._ranked(wanted).values() for member in members]
-        here = not wanted.never
+        here = not wanted.never and self.node not in self.leaving
         free = [member for member in could if member.room(request)]
         here_free = here and self._slots.fits(request)
         if again and (free or here_free):
@@ -380,9 +392,17 @@ class Placement:
     def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
         """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
         members, another one for another actor. Rather not `avoided`, where it lives."""
-        all_ = sorted(node for node, member in self.members.items() if member.compatible)
+        all_ = sorted(node for node, member in self.members.items() if member.compatible and node not in self.leaving)
         nodes = [node for node in all_ if node != avoided] or all_
         return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
+
+    def keeper(self, tried: Collection[bytes]) -> bytes | None:
+        """The peer of a member that may be asked to keep a value. Whether it has room is for it to say."""
+        nodes = [node for node in self.members if node not in self.leaving and peer_of(node) not in tried]
+        if not nodes:
+            return None
+        assert self._random is not None, "a peer without a home has met others"
+        return peer_of(self._random.choice(sorted(nodes)))
 
     def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""

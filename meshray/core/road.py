@@ -44,6 +44,7 @@ from meshray.wire.messages import (
     CodeReady,
     CodeWanted,
     DeathSettled,
+    JobDone,
     JobInfo,
     JobKnown,
     JobOver,
@@ -145,6 +146,10 @@ class Road(Core):
     def homes(self) -> list[bytes]:
         """All hosts that are there, but ours."""
         return self._homes.current()
+
+    def dealt_with(self) -> list[bytes]:
+        """Hosts that are there, and to which this one has spoken, or the other way round."""
+        return sorted(home for home in self._ways if self.is_there(home))
 
     def why_gone(self, home: bytes) -> str:
         """Why a host is gone; "" while it is there, or was never known."""
@@ -248,6 +253,19 @@ class Road(Core):
             self.counters["sends to the gone"] += 1
             return False
         self._say(way, message, destination)
+        return True
+
+    def send_late(self, reader: bytes, message: Message, now: float, to_peer: bool = False) -> bool:
+        """Our peer says something that can wait: it takes turns with what processes say. In the order of its `reader`,
+        a process there; `to_peer`: it is for the peer of that one, after all that was said to the reader. False: that
+        host is gone, and it is dropped. Whoever calls this bounds it: no window does."""
+        way = self._way(reader[:NODE_BYTES], now)
+        if way is None:
+            self.counters["sends to the gone"] += 1
+            return False
+        destination = peer_process(way.home) if to_peer else reader
+        way.relay((self.process_id, reader), Parcel(destination, self.process_id, message))
+        self._laden[way.home] = None
         return True
 
     def _say(self, way: Way, message: Message, destination: bytes = b"") -> None:
@@ -399,6 +417,7 @@ class Road(Core):
         for key in [key for key in self._barred if key[0] == process]:
             del self._barred[key]
         self._forget_pairs(process)
+        self._jobs.forget_awaited(process)
         self.foreigners.on_local_died(process, told)
         return frozenset(told)
 
@@ -466,8 +485,34 @@ class Road(Core):
 
     def on_job_over(self, source: bytes, message: JobOver) -> None:
         """A job of the sender's host has ended."""
-        if source == peer_process(message.job[:NODE_BYTES]):
+        home = message.job[:NODE_BYTES]
+        way = self._ways.get(home)
+        if way is None or source != peer_process(home):
+            return
+        if message.job in self._jobs or self._jobs.is_ending(message.job):
             self._end_job(message.job, "its job ended")
+        else:
+            self._say(way, JobDone(message.job))
+
+    def on_job_done(self, source: bytes, message: JobDone) -> None:
+        """Nothing of an ended job of a driver of ours runs at the sender's host any more."""
+        if source == peer_process(source[:NODE_BYTES]):
+            self._jobs.on_done(message.job, source[:NODE_BYTES])
+
+    def awaits_end(self, job: bytes) -> bool:
+        """Whether something of an ended job of ours may still run at another host."""
+        return self._jobs.awaits(job)
+
+    def on_foreign_job_ended(self, job: bytes, now: float) -> None:
+        """Nothing of a job that is over (`JobGone`) runs here any more: its driver's peer hears that, behind all that
+        was said to the driver."""
+        self._jobs.on_ended(job)
+        if self.is_there(job[:NODE_BYTES]):
+            self.send_late(job, JobDone(job), now, to_peer=True)
+
+    def hears(self, job: bytes) -> bool:
+        """Whether the driver of a foreign job can be told what its workers here print."""
+        return job in self._jobs or self._jobs.is_ending(job)
 
     def on_local_job_over(self, job: bytes) -> None:
         """A job of a driver of this host has ended: all who know it are told."""

@@ -28,6 +28,7 @@ from meshray.wire.messages import (
     CreditGranted,
     CreditRequest,
     Failure,
+    Place,
     PoolTrimmed,
     SealedSegment,
     SegmentsFree,
@@ -130,6 +131,14 @@ class StoreAccounts(Core):
         """Whether this file holds this value."""
         segment = self._segments.get(name)
         return segment is not None and segment.object_id == object_id and segment.size == size
+
+    def lodged(self, node: bytes) -> list[Place]:
+        """The segments here that hold objects of other hosts; `node` is this one."""
+        return [
+            Place(segment.object_id, node, segment.name, segment.size)
+            for segment in self._segments.values()
+            if not segment.object_id.startswith(node)
+        ]
 
     def on_sealed(self, sender: bytes, sealed: SealedSegment) -> bool:
         """A file was written. False when that was known, or cannot be right: the name is in use for another object."""

@@ -325,8 +325,8 @@ class Submission(Core):
             self.dirty[lease.cls.id] = lease.cls
 
     def on_lost(self, message: LeaseLost, now: float) -> list[tuple[Pending, Result]]:
-        """The worker died. What its journal says was finished counts; what had started is charged; the rest goes to
-        another worker uncharged. Returns the tasks that are done."""
+        """The worker died. What its journal says was finished counts; what had started is charged, unless its host had
+        ended it because it `left`; the rest goes to another worker uncharged. Returns the tasks that are done."""
         self._links.pop(message.worker, None)
         lease = self._leases.get(message.lease)
         if lease is None or lease.link.worker != message.worker:
@@ -342,7 +342,7 @@ class Submission(Core):
                 done.append((task, cancelled_result(task)))
                 task.state = DONE
             elif task.retries_left != 0 or not (message.all_started or seq in started):
-                if task.retries_left > 0 and (message.all_started or seq in started):
+                if task.retries_left > 0 and not message.left and (message.all_started or seq in started):
                     task.retries_left -= 1
                 task.state = READY
                 again.append(task)

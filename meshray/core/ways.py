@@ -36,7 +36,7 @@ class Way:
         self.jobs: set[bytes] = set()  # jobs that were made known there, or from there
         self.dealt: set[bytes] = set()  # living processes of this host that have spoken with it, either way
         self._own: deque[Parcel] = deque()
-        self._pairs: dict[Pair, deque[bytes]] = {}  # no empty ones; whose turn it is comes first
+        self._pairs: dict[Pair, deque[bytes | Parcel]] = {}  # no empty ones; whose turn it is comes first
         self._bytes: dict[Pair, int] = {}  # what waits of them
         self._waiting: dict[bytes, int] = {}  # source -> how many of its pairs wait
         self._farewells: dict[bytes, Parcel] = {}  # of dead processes of which something still waits
@@ -45,15 +45,15 @@ class Way:
         """Our own peer says something."""
         self._own.append(parcel)
 
-    def relay(self, pair: Pair, data: bytes) -> None:
-        """A process says something."""
+    def relay(self, pair: Pair, data: bytes | Parcel) -> None:
+        """A process says something; or our own peer something that can wait, which takes its turn as a pair does."""
         waiting = self._pairs.get(pair)
         if waiting is None:
             waiting = self._pairs[pair] = deque()
             self._waiting[pair[0]] = self._waiting.get(pair[0], 0) + 1
             self._bytes[pair] = 0
         waiting.append(data)
-        self._bytes[pair] += len(data)
+        self._bytes[pair] += _size(data)
 
     def bytes_of(self, pair: Pair) -> int:
         """What waits of this pair."""
@@ -87,11 +87,11 @@ class Way:
         data = waiting.popleft()
         if waiting:
             self._pairs[pair] = waiting
-            self._bytes[pair] -= len(data)
+            self._bytes[pair] -= _size(data)
         else:
             del self._bytes[pair]
             self._one_less(pair[0])
-        return Parcel(pair[1], pair[0], data)
+        return data if isinstance(data, Parcel) else Parcel(pair[1], pair[0], data)
 
     def drop(self, destination: bytes) -> None:
         """That one is dead: what waits for it is for nobody."""
@@ -112,3 +112,8 @@ class Way:
     def sources(self) -> set[bytes]:
         """Processes of which something waits."""
         return set(self._waiting)
+
+
+def _size(data: bytes | Parcel) -> int:
+    """Bytes that count against the window of a process; our own peer has none."""
+    return 0 if isinstance(data, Parcel) else len(data)

@@ -34,6 +34,7 @@ from meshray.core.wills import Inherits
 from meshray.ids import node_of, owner_node_of, peer_of
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
+from meshray.peer.prints import Prints
 from meshray.peer.timers import boot_time, wall_ms
 from meshray.wire import messages as m
 
@@ -135,6 +136,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     """What the cores of actors ask."""
     cores = parts.cores
     leases, lodging, guests, fencing, naming = cores.leases, cores.lodging, cores.guests, cores.fencing, cores.naming
+    prints = Prints(parts)
 
     def slot(effect: ActorSlot, now: float) -> None:
         if node_of(effect.worker) != parts.node or lodging.on_own_slot(effect):
@@ -154,7 +156,10 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         elif effect.hopeless:
             cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
-            _tell_driver(parts, effect)
+            actor = cores.actors.actor(effect.actor_id)
+            if actor is not None and effect.message:
+                text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
+                prints.tell(effect.job, text, now)
 
     def take(effect: TakeSlot, now: float) -> None:
         leases.request_actor_slot(
@@ -215,13 +220,3 @@ def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
 def _is_ours(parts: Parts, actor_id: bytes) -> bool:
     cores = parts.cores
     return owner_node_of(actor_id) == parts.node or cores.wills.has_inherited(actor_id) or not cores.road.linked
-
-
-def _tell_driver(parts: Parts, effect: ActorWaits) -> None:
-    """The people of its job read why it waits."""
-    driver = parts.processes.get(effect.job)
-    actor = parts.cores.actors.actor(effect.actor_id)
-    if driver is not None and actor is not None and effect.message:
-        text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-        line = m.LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
-        parts.endpoint.send(driver.id, m.LogLines([line]))

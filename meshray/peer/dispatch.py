@@ -20,6 +20,7 @@ from meshray.peer.actors import actors_of_peers, actors_of_processes
 from meshray.peer.ends import Ends
 from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
+from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind
 from meshray.wire import messages as m
 
@@ -46,7 +47,7 @@ class Dispatcher:
         self._table = self._for_cores() | {
             m.Detach: jobs.on_detach,
             m.KillWorker: lambda source, message, now: ends.kill_worker(source, message),
-            m.LogsShown: lambda source, message, now: ends.on_shown(source, message.size, now),
+            m.LogsShown: Prints(parts).on_shown,
             m.Ask: self._on_ask,
             m.Relay: self._on_relay,
             m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
@@ -61,8 +62,10 @@ class Dispatcher:
             m.JobThere: road.on_job_there,
             m.JobKnown: _timeless(road.on_job_known),
             m.JobOver: _timeless(road.on_job_over),
+            m.JobDone: _timeless(road.on_job_done),
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
+            m.PeerLeaves: lambda source, message, now: parts.cores.leases.on_member_leaves(source[:NODE_BYTES], now),
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
         self._of_peers |= self._for_copies() | actors_of_peers(parts)
 
@@ -115,6 +118,8 @@ class Dispatcher:
             m.Piece: fetches.on_piece,
             m.NoPiece: fetches.on_no_piece,
             m.Expired: _timeless(fetches.on_expired),
+            m.Keep: _timeless(cores.moves.on_keep),
+            m.Kept: _timeless(cores.moves.on_kept),
         }
 
     def dispatch(self, source: bytes, message: Any, now: float) -> None:
@@ -184,7 +189,7 @@ class Dispatcher:
     def _on_ask(self, source: bytes, message: m.Ask, now: float) -> None:
         if message.what == "stop":
             self._parts.endpoint.send(source, m.Answer(message.request))
-            self._parts.stop("meshray stop")
+            self._parts.leave("meshray stop", _seconds(message.argument, self._parts.config.leave_work_s))
         elif message.what in status.OF_KEYS:
             self._on_ask_keys(source, message, now)
         else:
@@ -202,6 +207,14 @@ class Dispatcher:
             reply("this peer is off the network")
         else:
             self._parts.mesh.ask_keys(message.what, message.argument, reply, now)
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    """A number of seconds that somebody has given, or not."""
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return otherwise
 
 
 def _timeless(handler: Callable[[bytes, Any], None]) -> Handler:

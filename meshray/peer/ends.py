@@ -15,16 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from meshray.ids import NODE_BYTES
-from meshray.observe.notes import note
 from meshray.peer.children import ProcessEnded
 from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
+from meshray.peer.prints import Prints
 from meshray.peer.starts import Starts
 from meshray.store import journal
-from meshray.wire.messages import Failure, KillWorker, LogLine, LogLines, Result
+from meshray.wire.messages import Failure, KillWorker, Result
 
-LINES_PER_MESSAGE = 500
 STOP_TIMEOUT_S = 0.02
 """How long a worker may take to stop (SIGSTOP) before it is killed by force; microseconds, unless a disk holds it."""
 
@@ -38,6 +36,7 @@ class Ends:
         self._parts = parts
         self._starts = starts
         self._jobs = jobs
+        self._prints = Prints(parts)
 
     def on_ended(self, ended: ProcessEnded, now: float) -> None:
         """A watched process is dead."""
@@ -48,7 +47,7 @@ class Ends:
                 self._jobs.on_driver_died(process, now)
             return
         last_words = parts.logs.close(ended.process_id)
-        self.send_lines(now)
+        self._prints.send(now)
         how = f"{ended.exit_text}\nlast lines of its stderr:\n{last_words}" if last_words else ended.exit_text
         (parts.folder / ended.process_id[8:].hex()).unlink(missing_ok=True)
         if self._starts.on_died(ended.process_id, how, now):
@@ -95,52 +94,6 @@ class Ends:
         for source, seq in contents.started:
             by_source.setdefault(source, ([], []))[1].append(seq)
         return by_source, contents.more_started
-
-    # -- prints ------------------------------------------------------------------------------------------------------
-
-    def send_lines(self, now: float) -> None:
-        """What workers printed goes to their drivers."""
-        parts = self._parts
-        for process_id, lines in parts.logs.take_lines().items():
-            driver = self._reader_of(process_id)
-            if not driver:
-                self._keep(process_id, lines)
-            elif parts.log_flow.admit(driver, lines, now):
-                for begin in range(0, len(lines), LINES_PER_MESSAGE):
-                    self._send_to(driver, lines[begin : begin + LINES_PER_MESSAGE], now)
-
-    def _reader_of(self, process_id: bytes) -> bytes:
-        """The driver that shows what this worker prints; b"" for none."""
-        parts = self._parts
-        process = parts.processes.get(process_id)
-        if process is None or process.job is None or not process.job.log_to_driver:
-            return b""
-        driver = process.job.job
-        if driver[:NODE_BYTES] == parts.node:
-            return driver if driver in parts.processes else b""
-        return driver if parts.cores.road.is_there(driver[:NODE_BYTES]) else b""
-
-    def _send_to(self, driver: bytes, lines: list[LogLine], now: float) -> None:
-        parts = self._parts
-        if driver[:NODE_BYTES] == parts.node:
-            parts.endpoint.send(driver, LogLines(lines))
-        else:
-            for line in lines:
-                line.host = parts.record.name
-            parts.cores.road.send(driver, LogLines(lines), now)
-
-    def on_shown(self, driver: bytes, size: int, now: float) -> None:
-        """A driver has shown lines; if some were left out meanwhile, it is to say so."""
-        notice = self._parts.log_flow.on_shown(driver, size, now)
-        if notice:
-            self._send_to(driver, notice, now)
-
-    def _keep(self, process_id: bytes, lines: list[LogLine]) -> None:
-        """Nobody reads them, or nobody yet: a worker that has no job says why it cannot start. That goes to our log."""
-        process = self._parts.processes.get(process_id)
-        if process is None or process.job is None:
-            for line in lines:
-                note(f"(worker pid={line.pid}) {line.text}")
 
     # -- by force ----------------------------------------------------------------------------------------------------
 

@@ -51,10 +51,12 @@ class Foreign:
         cores.whereabouts.on_host_gone(effect.home)
         cores.serving.on_host_gone(effect.home)
         cores.fetches.on_host_gone(effect.home, now)
+        cores.moves.on_host_gone(effect.home)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else it was only cut off
             cores.leases.on_member_gone(effect.home, effect.reason, now)
         self._on_actors_gone(effect.home, effect.reason, now)
+        self._parts.log_flow.forget_host(effect.home)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)
 
     def _on_actors_gone(self, home: bytes, reason: str, now: float) -> None:
@@ -74,6 +76,7 @@ class Foreign:
         why = self._parts.cores.road.why_gone(home) or "this peer belongs to no mesh"
         self._parts.cores.objects.foreign.on_unreachable(home, why)
         self._parts.cores.fetches.on_host_gone(home, now)
+        self._parts.cores.moves.on_host_gone(home)
         self._parts.cores.lodging.on_host_gone(home, now)
         self._parts.cores.foreign_actors.on_node_gone(home)
         drop_member(self._parts, peer_of(home), why == GOODBYE, now)
@@ -95,8 +98,7 @@ class Foreign:
         self._parts.cores.guests.on_job_came(info.job)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
-        self._jobs.end_job(effect.job, now)
-        self._parts.log_flow.forget(effect.job)
+        self._jobs.end_foreign_job(effect.job, now)
 
 
 def as_here(info: JobInfo) -> JobInfo:

@@ -11,10 +11,11 @@ import sys
 
 from meshray.ids import NODE_BYTES
 from meshray.peer.parts import Parts
+from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind, Process
 from meshray.peer.starts import Starts
 from meshray.wire.boot import pack_config
-from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach, LogLines
+from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach
 
 LINK_LINGER_S = 1.0
 """How long the link to a driver that has left stays open, so that our answer gets there."""
@@ -30,7 +31,9 @@ class Jobs:
         self._starts = starts
         self._driver_pid = driver_pid  # the driver that a private peer ends with; 0: a standing peer
         self._config = pack_config(parts.config)
+        self._prints = Prints(parts)
         self._leaving: list[Process] = []  # drivers whose Detach is not answered yet
+        self._ending: dict[bytes, None] = {}  # jobs of other hosts that are over, and have workers here
 
     # -- coming ------------------------------------------------------------------------------------------------------
 
@@ -67,6 +70,8 @@ class Jobs:
                 f"it runs Python {message.python}, this peer runs {OWN_PYTHON}: functions do not travel between minor "
                 "versions; start the peer with the interpreter of the program"
             )
+        if message.job is not None and self._parts.leaving:
+            return f"it is being stopped ({self._parts.leaving})"
         if message.job is not None and message.job.job != source:
             return f"its job {message.job.job.hex()} is not its own id {source.hex()}"
         if source[:8] != self._parts.node or source == self._parts.process_id:
@@ -114,11 +119,24 @@ class Jobs:
         if job[:NODE_BYTES] == self._parts.node:
             cores.road.on_local_job_over(job)
 
-    def answer_leaving(self, now: float) -> None:
-        """Let go of drivers whose workers are gone. Called after each batch."""
+    def end_foreign_job(self, job: bytes, now: float) -> None:
+        """A job of another host is over; its driver's peer waits to hear that nothing of it runs here."""
+        self.end_job(job, now)
+        self._ending[job] = None
+
+    def look_after_ended(self, now: float) -> None:
+        """Let go of drivers whose workers are gone, and tell the peers of others. Called after each batch."""
+        for job in [job for job in self._ending if self._is_done(job)]:
+            del self._ending[job]
+            self._prints.on_job_ended(job, now)
+            self._parts.cores.road.on_foreign_job_ended(job, now)
         for driver in list(self._leaving):
-            if all(worker.id in self._going_on(driver.id) for worker in self._parts.processes.workers_of(driver.id)):
+            if self._is_done(driver.id) and not self._parts.cores.road.awaits_end(driver.id):
                 self._let_go(driver, now)
+
+    def _is_done(self, job: bytes) -> bool:
+        """Whether nothing of an ended job runs here, but what goes on."""
+        return all(worker.id in self._going_on(job) for worker in self._parts.processes.workers_of(job))
 
     def _going_on(self, job: bytes) -> frozenset[bytes]:
         """The workers of an ended job that are not about to be dead."""
@@ -132,9 +150,7 @@ class Jobs:
         self._leaving.remove(driver)
         parts = self._parts
         assert driver.detaching is not None
-        notice = parts.log_flow.take_notice(driver.id)
-        if notice:
-            parts.endpoint.send(driver.id, LogLines(notice))
+        self._prints.on_job_ended(driver.id, now)
         parts.endpoint.send(driver.id, Answer(driver.detaching))
         parts.children.release(driver.id)
         self.forget(driver, "it has left", now)

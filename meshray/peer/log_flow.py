@@ -1,9 +1,10 @@
 """How far is each driver behind with what its workers print?
 
 A driver shows lines in a thread of its own and says so (`LogsShown`). Lines that were sent and not shown are bounded by
-`log_ahead_max_bytes`: beyond that the pipes of its workers are not read, so that what prints faster than a terminal
-shows is slowed down to it. A driver that shows nothing at all for `log_stall_s` (it was stopped by Ctrl-Z, or nobody
-reads its output) does not hold up its tasks: then lines are read and left out, and counted.
+`log_ahead_max_bytes` (`log_ahead_abroad_max_bytes` for a driver of another host): beyond that the pipes of its workers
+are not read, so that what prints faster than a terminal shows is slowed down to it. A driver that shows nothing at all
+for `log_stall_s` (it was stopped by Ctrl-Z, or nobody reads its output) does not hold up its tasks: then lines are read
+and left out, and counted.
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ class LogFlow:
     """The drivers of one peer. All times are of the monotonic clock."""
 
     def __init__(self, config: Config, node: bytes = b"") -> None:
-        """`node`: of this host; drivers of others may be less far behind."""
+        """`node`: our own; the drivers of others may be behind by less."""
+        self._config = config
         self._node = node
-        self._at_most_here = config.log_ahead_max_bytes
-        self._at_most_there = config.log_ahead_foreign_max_bytes
         self._stall_s = config.log_stall_s
         self._drivers: dict[bytes, _Behind] = {}  # those with lines on their way
 
@@ -71,6 +71,11 @@ class LogFlow:
         """It is gone."""
         self._drivers.pop(driver, None)
 
+    def forget_host(self, node: bytes) -> None:
+        """All drivers of that host are gone."""
+        for driver in [driver for driver in self._drivers if driver.startswith(node)]:
+            del self._drivers[driver]
+
     def held_up(self, now: float) -> frozenset[bytes]:
         """Drivers for which nothing is to be read now."""
         if not self._drivers:
@@ -86,8 +91,9 @@ class LogFlow:
         times = [self._drivers[driver].since + self._stall_s for driver in self.held_up(now)]
         return min(times, default=None)
 
-    def _at_most(self, driver: bytes) -> int:
-        return self._at_most_here if driver.startswith(self._node) else self._at_most_there
-
     def _is_stalled(self, driver: bytes, behind: _Behind, now: float) -> bool:
         return behind.size >= self._at_most(driver) and now >= behind.since + self._stall_s
+
+    def _at_most(self, driver: bytes) -> int:
+        is_ours = driver.startswith(self._node)
+        return self._config.log_ahead_max_bytes if is_ours else self._config.log_ahead_abroad_max_bytes

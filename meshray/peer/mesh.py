@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
@@ -55,6 +55,15 @@ class MeshStartError(MeshrayError):
     """The peer cannot be a member; the text says why, and what helps."""
 
 
+class Resources(NamedTuple):
+    """What a host has, and what of it is free or in use."""
+
+    total: Amounts
+    available: Amounts
+    store_used: int = 0  # bytes
+    store_total: int = 0
+
+
 class Mesh:
     """See the head of this file. `who` is this peer; `resources` gives what its host has, and what of it is free.
 
@@ -66,7 +75,7 @@ class Mesh:
         settings: MeshSettings,
         who: Who,
         config: Config,
-        resources: Callable[[], tuple[Amounts, Amounts]],
+        resources: Callable[[], Resources],
         now: float,
     ) -> None:
         self._settings = settings
@@ -75,9 +84,10 @@ class Mesh:
         self._resources = resources
         self._keyring = Keyring(meshkey.load(), config)
         given = [parse_seed(word) for word in settings.seeds]
+        self._leaving = False  # this peer is being stopped, and says so
         if not settings.port:  # drawn once: a later life has the same
             settings = self._settings = msgspec.structs.replace(settings, port=free_port())
-        self._advert = _advert(resources()[0], who.version, settings.port)
+        self._advert = _advert(resources().total, who.version, settings.port)
         self._load = b""
         self._load_at = now
         self._write_at: float | None = None  # when the members seen last are written down
@@ -190,9 +200,11 @@ class Mesh:
             life.set_load(load)
 
     def _say_load(self) -> bytes:
-        total, available = self._resources()
-        who = self._who
-        return encode_load(who.version, total, available, who.home, who.life, who.labels)
+        has, who = self._resources(), self._who
+        return encode_load(
+            who.version, has.total, has.available, who.home, who.life, who.labels, self._leaving,
+            _coarsely(has.store_used, has.store_total),
+        )  # fmt: skip
 
     def _remember(self, life: MeshLife, now: float) -> None:
         """Write down the members seen last, when they are others than those that were written."""
@@ -312,6 +324,11 @@ class Mesh:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    def say_leaving(self, now: float) -> None:
+        """This peer is being stopped: the others give it no more work."""
+        self._leaving = True
+        self._load_at = now
+
     def leave(self, now: float) -> None:
         """Say goodbye: the others know at once."""
         if self._life is not None:
@@ -401,8 +418,17 @@ def _member(member: MemberView) -> dict[str, Any]:
         "version": load.version if load is not None else "",
         "total": to_quantities(load.total) if load is not None else {},
         "used": to_quantities(load.used) if load is not None else {},
+        "leaving": load is not None and load.leaving,
+        "store_used_bytes": load.store_used if load is not None else 0,
+        "store_total_bytes": round(to_quantities(load.total).get("object_store_memory", 0)) if load is not None else 0,
         "reason": member.reason,
     }
+
+
+def _coarsely(used: int, total: int) -> int:
+    """Rounded up to a percent of the store: the mesh need not hear of each object."""
+    step = max(1, total // 100)
+    return min(total, -(-used // step) * step)
 
 
 def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:

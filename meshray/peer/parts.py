@@ -20,6 +20,7 @@ from meshray.core.foreign_actors import ForeignActors
 from meshray.core.guests import Guests
 from meshray.core.leases import Leases
 from meshray.core.lodging import Lodging
+from meshray.core.moves import Moves
 from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.road import Road
@@ -59,6 +60,7 @@ class Cores:
     fetches: Fetches
     whereabouts: Whereabouts
     serving: Serving
+    moves: Moves
     road: Road
 
 
@@ -83,8 +85,15 @@ class Parts:
     processes: Processes
     started_at: float  # by the monotonic clock
     mesh: Mesh | None = None  # None: off the network
-    stopping: str = ""  # why the peer ends; "" while it serves. Set once
+    leaving: str = ""  # why the peer is about to end, in order; "" while it serves. Set once
+    leave_work_s: float = 0.0  # how long what runs may go on then
+    stopping: str = ""  # why the peer ends at once; "" while it does not. Set once
     counters: Counter[str] = field(default_factory=Counter)  # what was dropped or went wrong, for `status`
+
+    def leave(self, reason: str, work_s: float) -> None:
+        """End in order (`peer.draining`); what runs may go on for `work_s`. Once more: not for longer than before."""
+        self.leave_work_s = min(work_s, self.leave_work_s) if self.leaving else work_s
+        self.leaving = self.leaving or reason
 
     def stop(self, reason: str) -> None:
         """End after this batch. The first reason stays."""

@@ -36,6 +36,8 @@ from meshray.store.files import segments_of, unlink_segment
 from meshray.wire.messages import (
     ActorNews,
     Bind,
+    Bring,
+    Brought,
     CopiesGone,
     CreditGranted,
     CreditRequest,
@@ -70,7 +72,7 @@ class Performer:
         self._cores = (
             cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
             cores.wills, cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving,
-            cores.road,
+            cores.moves, cores.road,
         )  # fmt: skip
         self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
             CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
@@ -80,6 +82,8 @@ class Performer:
             Seek: lambda message, now: cores.whereabouts.on_seek(parts.process_id, message),
             Whole: lambda message, now: cores.whereabouts.on_whole(parts.process_id, message),
             CopiesGone: lambda message, now: cores.whereabouts.on_copies_gone(parts.process_id, message),
+            Brought: lambda message, now: cores.moves.on_brought(message),
+            Bring: lambda message, now: cores.fetches.on_bring(parts.process_id, message, now),
             Found: lambda message, now: cores.fetches.on_found(parts.process_id, message, now),
             Expired: lambda message, now: cores.fetches.on_expired(parts.process_id, message),
             # What this host watched at a peer of which this one is the heir.

@@ -33,6 +33,7 @@ from meshray.core.guests import Guests
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
 from meshray.core.lodging import Lodging
+from meshray.core.moves import Moves
 from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.placement import Here
@@ -48,6 +49,7 @@ from meshray.peer.children import Children
 from meshray.peer.copies import CopyHands, finder
 from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
+from meshray.peer.draining import Draining
 from meshray.peer.ends import Ends
 from meshray.peer.foreign import Foreign
 from meshray.peer.jobs import OWN_PYTHON, Jobs
@@ -55,13 +57,13 @@ from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
 from meshray.peer.perform import Performer
+from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind, Processes
 from meshray.peer.starts import Starts
 from meshray.peer.timers import Timers, boot_time
 from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
-from meshray.resources import Amounts
 from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
@@ -106,7 +108,7 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random()))
+        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random(), name))
         processes = Processes()
         road = Road(config, node, OWN_PYTHON, processes)
         fetches = Fetches(config, node, copy_capacity)
@@ -140,6 +142,7 @@ def serve(
                 fetches,
                 whereabouts,
                 serving,
+                Moves(config, node, objects.knows, leases.placement.keeper),
                 road,
             ),
             endpoint=Endpoint(claim.folder, peer_process(node), config),
@@ -170,15 +173,16 @@ def serve(
 
 def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     """Open the port, and look for the others. Imported here: a peer off the network loads neither ZeroMQ nor mDNS."""
-    from meshray.peer.mesh import Mesh
+    from meshray.peer.mesh import Mesh, Resources
     from meshray.peer.mesh_life import Who
     from meshray.transport.floods import raise_descriptor_limit
 
     raise_descriptor_limit()  # a connection is a descriptor; the zygote, forked before, keeps what programs expect
     leases = parts.cores.leases
 
-    def resources() -> tuple[Amounts, Amounts]:
-        return leases.slots.total, leases.available()
+    def resources() -> Resources:
+        store = parts.cores.store.stats()
+        return Resources(leases.slots.total, leases.available(), store.live, store.capacity)
 
     who = Who(name, parts.record.version, parts.node, labels=parts.labels)
     parts.mesh = Mesh(settings, who, parts.config, resources, time.monotonic())
@@ -226,10 +230,12 @@ class Loop:
         self._parts = parts
         self._starts = Starts(parts, os.getpid())
         self._jobs = Jobs(parts, self._starts, driver_pid)
+        self._prints = Prints(parts)
         self._ends = Ends(parts, self._starts, self._jobs)
         self._dispatcher = Dispatcher(parts, self._jobs, self._ends, PartsView(parts))
         self._foreign = Foreign(parts, self._jobs, self._dispatcher)
         self._copies = CopyHands(parts)
+        self._draining = Draining(parts)
         self._performer = Performer(parts, self._starts, self._foreign, self._copies)
         self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
@@ -256,7 +262,6 @@ class Loop:
             self._performer.settle(now)
             while not self._parts.stopping:
                 self._wake()
-            self._hand_over()
             self._say_that_we_stop()
         finally:
             signal.set_wakeup_fd(previous_fd)
@@ -266,16 +271,6 @@ class Loop:
             self._wakeup.close()
             if self._driver_pidfd >= 0:
                 os.close(self._driver_pidfd)
-
-    def _hand_over(self) -> None:
-        """Others take over the detached actors of this peer, within a bound."""
-        wills, now = self._parts.cores.wills, time.monotonic()
-        give_up_at = now + self._parts.config.handover_timeout_s
-        wills.leave()
-        self._performer.settle(now)
-        self._parts.timers.at(give_up_at, lambda: None)  # it wakes us
-        while not wills.done and time.monotonic() < give_up_at:
-            self._wake()
 
     def _say_that_we_stop(self) -> None:
         """So that others need not wait for us, and drivers need not think that we have crashed."""
@@ -288,7 +283,9 @@ class Loop:
         endpoint.flush()
 
     def _on_sigterm(self, *_: object) -> None:
-        self._parts.stop("SIGTERM")
+        if self._parts.leaving:  # a second one
+            self._parts.stop("SIGTERM")
+        self._parts.leave("SIGTERM", self._parts.config.leave_work_s)
 
     def _wake(self) -> None:
         """One batch."""
@@ -311,8 +308,11 @@ class Loop:
         self._take_zygote_events(now)
         self._performer.settle(now)
         self._traffic.turn(ready, now)
-        self._jobs.answer_leaving(now)
+        self._jobs.look_after_ended(now)
         self._performer.settle(now)
+        if self._draining.turn(now):
+            self._performer.settle(now)
+            self._traffic.turn(set(), now)
         if parts.endpoint.must_retry:
             parts.endpoint.flush()
             if trouble := parts.endpoint.take_trouble():
@@ -362,6 +362,7 @@ class Loop:
             cores.store.next_deadline(),
             cores.fetches.next_deadline(),
             cores.road.next_deadline(),
+            self._draining.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
         ]
@@ -428,7 +429,7 @@ class Loop:
         for fd in readable:
             logs.on_readable(fd)
         if readable:
-            self._ends.send_lines(now)
+            self._prints.send(now)
 
     def _on_deaths(self, ready: set[int], now: float) -> None:
         children = self._parts.children

@@ -108,6 +108,10 @@ class View(Protocol):
     def available(self) -> Amounts: ...
     @property
     def uptime_s(self) -> float: ...
+    @property
+    def leaving(self) -> str:
+        """Why the peer is about to end; "" while it serves."""
+
     def processes(self) -> Sequence[ProcessView]: ...
     def actors(self) -> Sequence[ActorView]: ...
     def named(self) -> Sequence[tuple[str, str]]:
@@ -238,6 +242,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
         "folder": record.folder,
         "started_at": record.started_at,
         "uptime_s": view.uptime_s,
+        "leaving": view.leaving,
         "resources": {"total": to_quantities(view.total), "available": to_quantities(view.available)},
         "labels": dict(view.labels),
         "workers": dict(Counter(process.state for process in processes if process.kind != "driver")),

@@ -93,6 +93,8 @@ class Traffic:
             load.home, event.name, load.total, load.used, load.labels, compatible=event.compatible, address=address
         )
         leases.on_member(member, now)
+        if load.leaving:
+            leases.on_member_leaves(load.home, now)
 
     def _carry(self, mesh: Mesh, now: float) -> bool:
         """Give to the links what may leave; whether anything did, or was found to be impossible."""

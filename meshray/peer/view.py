@@ -45,6 +45,10 @@ class PartsView:
     def uptime_s(self) -> float:
         return time.monotonic() - self._parts.started_at
 
+    @property
+    def leaving(self) -> str:
+        return self._parts.leaving
+
     def processes(self) -> Sequence[ProcessView]:
         return [self._process(process) for process in self._parts.processes if process.kind is not Kind.OBSERVER]
 

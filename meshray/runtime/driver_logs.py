@@ -1,42 +1,43 @@
-"""What workers printed, at the driver: `(name pid=...) text` on stdout or stderr, duplicates folded; with `host=...` if
-they are of another host."""
+"""What workers printed, at the driver: `(name pid=... host=...) text` on stdout or stderr, duplicates folded. The host
+stands there for those of other hosts."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from meshray.observe.folding import Line, LineFolder
 from meshray.observe.weight import weight
-from meshray.wire.messages import LogLine
+from meshray.wire.messages import LogLines
 
 FOLD_TICK_S = 1.0
 
 LINES_AT_ONCE = 1000
-"""So many are shown before the peer hears of it."""
+"""So many are shown before the peers hear of it."""
 
 
 class DriverLogs:
     """Prints log lines in a thread of its own: a slow terminal must not hold up the pump."""
 
     def __init__(self, enabled: bool, on_shown: Callable[[bytes, int], None]) -> None:
-        """`on_shown(source, weight)` is called after lines were shown, in the thread that shows them."""
+        """`on_shown(peer, weight)` is called after lines of that peer were shown, in the thread that shows them."""
         self._enabled = enabled
         self._on_shown = on_shown
         self._folder = LineFolder()
-        self._lines: list[tuple[bytes, LogLine]] = []  # not printed yet, and which peer has told
+        self._arrived: list[tuple[bytes, LogLines]] = []  # not printed yet, by whom
         self._ready = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def on_lines(self, source: bytes, lines: list[LogLine]) -> None:
+    def on_lines(self, peer: bytes, message: LogLines) -> None:
         """Lines have come. Under the pump's lock: only takes them."""
         if not self._enabled:
             return
         with self._ready:
-            self._lines += [(source, line) for line in lines]
+            self._arrived.append((peer, message))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="meshray-logs", daemon=True)
                 self._thread.start()
@@ -45,28 +46,38 @@ class DriverLogs:
     def _run(self) -> None:
         while True:
             with self._ready:
-                if not self._lines and not self._closed:
+                if not self._arrived and not self._closed:
                     self._ready.wait(FOLD_TICK_S)
-                lines, self._lines = self._lines, []
+                arrived, self._arrived = self._arrived, []
                 closed = self._closed
             now = time.monotonic()
-            for begin in range(0, len(lines), LINES_AT_ONCE):
-                self._show(lines[begin : begin + LINES_AT_ONCE], now)
+            self._show(arrived, now)
             self._print(self._folder.flush() if closed else self._folder.tick(now))
-            if closed and not lines:
+            if closed and not arrived:
                 return
 
-    def _show(self, lines: list[tuple[bytes, LogLine]], now: float) -> None:
-        shown: dict[bytes, list[str]] = {}
-        for source, line in lines:
-            self._print(
-                self._folder.on_line(
-                    line.text, name=line.source, pid=line.pid, host=line.host, stderr=line.stderr, now=now
+    def _show(self, arrived: list[tuple[bytes, LogLines]], now: float) -> None:
+        shown: Counter[bytes] = Counter()  # weight by peer, of which it has not heard
+        count = 0
+        for peer, message in arrived:
+            host = message.host
+            for line in message.lines:
+                self._print(
+                    self._folder.on_line(
+                        line.text, name=line.source, pid=line.pid, host=host, stderr=line.stderr, now=now
+                    )
                 )
-            )
-            shown.setdefault(source, []).append(line.text)
-        for source, texts in shown.items():
-            self._on_shown(source, weight(texts))
+            shown[peer] += weight(line.text for line in message.lines)
+            count += len(message.lines)
+            if count >= LINES_AT_ONCE:
+                self._tell(shown)
+                count = 0
+        self._tell(shown)
+
+    def _tell(self, shown: Counter[bytes]) -> None:
+        for peer, size in shown.items():
+            self._on_shown(peer, size)
+        shown.clear()
 
     def _print(self, printed: list[Line]) -> None:
         for line in printed:

@@ -117,7 +117,7 @@ class Engine:
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
         self._stopped = ""  # why the peer ends, if it has said so
-        self.on_log: Callable[[bytes, list[m.LogLine]], None] | None = None  # which peer says so, and what
+        self.on_log: Callable[[bytes, m.LogLines], None] | None = None  # a peer tells what workers printed
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
         self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
@@ -651,7 +651,7 @@ class Engine:
 
     def _on_log_lines(self, source: bytes, message: m.LogLines) -> None:
         if self.on_log is not None:
-            self.on_log(source, message.lines)
+            self.on_log(source, message)
 
     # -- code --------------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
 
 
 def _tell_shown(engine: Engine, peer: bytes, size: int) -> None:
-    """That peer sends more lines then. From the thread that shows them."""
+    """The peer that had sent them sends more lines then. From the thread that shows them."""
     raised = engine.pump.enter()
     try:
         if not engine.pump.closed:

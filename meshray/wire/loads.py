@@ -34,6 +34,8 @@ class MemberLoad(msgspec.Struct, frozen=True, array_like=True):
     home: Annotated[bytes, msgspec.Meta(max_length=NODE_BYTES)] = b""  # b"": it has said none, so no work goes there
     life: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0  # counts up with each life of that peer
     labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=RESOURCES_MAX)] = {}
+    leaving: bool = False  # it is being stopped: no work goes there any more
+    store_used: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  # bytes of objects, rounded up
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -49,6 +51,8 @@ def encode_load(
     home: bytes = b"",
     life: int = 0,
     labels: Mapping[str, str] = {},
+    leaving: bool = False,
+    store_used: int = 0,
 ) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first, then labels, then what else there is."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))
@@ -66,6 +70,8 @@ def encode_load(
             home,
             life,
             {label: labels[label] for label in told},
+            leaving,
+            store_used,
         )
         data = _encoder.encode(load)
         if len(data) <= LOAD_MAX_BYTES:

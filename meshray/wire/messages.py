@@ -18,7 +18,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Sealed, Pooled, PoolTrimmed, CreditRequest  P -> A     CreditGranted, TrimPool
     A   -> P   Bring, Unused, Lodged  P -> A     Brought
     P   -> P'  Hold, Release, Fetch, Forget, Lodged, ProcessDied, DeathSettled, and back HoldDone, Fetched, DeathSeen
-    P   -> P'  Seek, Pull, Whole, CopiesGone     P' -> P    Found, Piece, NoPiece, Expired
+    P   -> P'  Seek, Pull, Whole, CopiesGone, Keep     P' -> P    Found, Piece, NoPiece, Expired, Kept
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
                  FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed,
@@ -26,7 +26,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
-    P   -> P'  LoadNow, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, ProcessDied, DeathSeen, DeathSettled
+    P   -> P'  LoadNow, PeerLeaves, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, JobDone, ProcessDied,
+                 DeathSeen, DeathSettled
 
 Processes of different hosts say the same to each other, by way of their peers: a Relay to the own one, an envelope on
 the link to the other (`wire.envelopes`), a Relayed from there. P' is the peer of another host (core/road.py).
@@ -252,6 +253,11 @@ class LoadNow(Struct, array_like=True, tag=100):
     used: Amounts
 
 
+class PeerLeaves(Struct, array_like=True, tag=102):
+    """P -> P': the sender is being stopped. It grants nothing more, what waits for it there should go elsewhere, and it
+    is gone within a bound, with a goodbye. Never taken back; a repeat changes nothing."""
+
+
 class JobWanted(Struct, array_like=True, tag=101):
     """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
     out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
@@ -297,6 +303,7 @@ class LeaseLost(Struct, array_like=True, tag=24):
     started: list[int]  # sequence numbers of attempts that had begun and not finished: these are charged
     failure: Failure  # WorkerCrashedError with signal or exit code and the last lines of stderr
     all_started: bool = False  # the journal could not name all that had begun: whatever is not finished counts as begun
+    left: bool = False  # its host leaves, and has ended it for that: what may be tried again is not charged
 
 
 class Infeasible(Struct, array_like=True, tag=25):
@@ -675,6 +682,20 @@ class CopiesGone(Struct, array_like=True, tag=129):
     places: list[Place]
 
 
+class Keep(Struct, array_like=True, tag=132):
+    """P -> P': the sender leaves, and values of other hosts lie there. Have copies of these, and keep them until their
+    objects are gone. Said to the peer of their owner first. Answered with Kept. A repeat is answered again."""
+
+    places: Annotated[list[Place], Meta(max_length=1024)]
+
+
+class Kept(Struct, array_like=True, tag=133):
+    """P' -> P: these are kept, or needed no more; of those that are `missing` there is no copy here (no room, say)."""
+
+    places: Annotated[list[Place], Meta(max_length=1024)]
+    missing: bool = False
+
+
 class Expired(Struct, array_like=True, tag=130):
     """P' -> P: these objects are gone, so copies of them are of no use. A repeat changes nothing."""
 
@@ -865,6 +886,7 @@ class GuestLost(Struct, array_like=True, tag=167):
     why: Text  # as "killed by signal 9 (SIGKILL)"
     callers: list[CallsOf] = []
     all_started: bool = False  # as in LeaseLost
+    left: bool = False  # H leaves, and has ended it for that: if it may be restarted at all, that is not charged
 
 
 class FenceRenew(Struct, array_like=True, tag=168):
@@ -1013,17 +1035,17 @@ class LogLine(Struct, array_like=True, gc=False):
     pid: int
     text: Annotated[str, Meta(max_length=64 * 1024)]
     stderr: bool = False
-    host: Name = ""  # where, if that is another host than the driver's
 
 
 class LogLines(Struct, array_like=True, tag=72):
-    """P -> D: what its workers printed. P may be the peer of another host."""
+    """P -> D: what its workers printed. From peers of other hosts as well, each of which keeps count by itself."""
 
     lines: list[LogLine]
+    host: Name = ""  # the sender's name; "" for the driver's own peer
 
 
 class LogsShown(Struct, array_like=True, tag=74):
-    """D -> P: so much of what the LogLines of this peer brought was shown (`observe.weight`)."""
+    """D -> P: so much of what LogLines of the receiver brought was shown (`observe.weight`)."""
 
     size: Count
 
@@ -1102,6 +1124,13 @@ class JobOver(Struct, array_like=True, tag=88):
     job: ProcessId
 
 
+class JobDone(Struct, array_like=True, tag=89):
+    """P' -> P, after JobOver: nothing of the job runs here any more, but what its detached actors need, and what was
+    printed has been sent. One that is not awaited is ignored."""
+
+    job: ProcessId
+
+
 class Wake(Struct, array_like=True, tag=73):
     """A process to itself: look at your queues."""
 
@@ -1118,6 +1147,7 @@ Message = (
     | Demand
     | AskAlso
     | LoadNow
+    | PeerLeaves
     | JobWanted
     | LeaseGranted
     | LeaseReturned
@@ -1167,6 +1197,8 @@ Message = (
     | NoPiece
     | Whole
     | CopiesGone
+    | Keep
+    | Kept
     | Expired
     | CreateActor
     | StartActor
@@ -1213,6 +1245,7 @@ Message = (
     | JobThere
     | JobKnown
     | JobOver
+    | JobDone
     | Wake
 )
 

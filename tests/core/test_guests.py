@@ -193,3 +193,19 @@ def test_the_new_owner_of_a_dead_guest_hears_of_its_death() -> None:
     guests.on_moves(O1, m.GuestMoves(A, 1, W1, O2))
     lost, moved = effects(guests)
     assert (lost.to, type(lost.message), moved) == (O2, m.GuestLost, Send(O1, m.GuestMoved(A)))
+
+
+def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: Guests) -> None:
+    hosted(guests)
+    guests.on_host(O2, wish(actor_id=B))
+    effects(guests)
+    guests.close()
+    assert effects(guests) == [Send(O2, m.ActorWaitsThere(B, 1, gone=True)), FreeSlot(B), GuestsLeft(O2)]
+    guests.on_host(O2, wish(actor_id=B))
+    assert effects(guests) == [Send(O2, m.ActorWaitsThere(B, 1, gone=True))]
+    guests.on_host(O1, wish())  # a repeat, of one that is here
+    assert effects(guests) == []
+    guests.send_home()
+    assert effects(guests) == [KillProcess(W1, "its host leaves")]
+    guests.on_process_died(W1, "killed", {})
+    assert effects(guests)[0] == Send(O1, m.GuestLost(A, 1, W1, "killed", left=True))

@@ -71,3 +71,21 @@ def test_a_foreign_job_is_news_once() -> None:
     assert not jobs.on_over(THEIRS)
     assert THEIRS not in jobs
     assert jobs.there(THEIRS) is None
+
+
+def test_who_has_not_said_that_it_has_done_with_a_job_is_awaited() -> None:
+    jobs = JobsAbroad(ME)
+    jobs.on_told(OURS, H)
+    jobs.on_told(OURS, K)
+    assert not jobs.awaits(OURS), "it is not over"
+    assert jobs.take_told(OURS) == [H, K]
+    jobs.on_done(OURS, H)
+    jobs.on_done(OURS, H)
+    assert jobs.awaits(OURS)
+    jobs.forget_host(K)
+    assert not jobs.awaits(OURS)
+    jobs.on_done(OURS, K)
+    jobs.on_told(OURS, K)
+    jobs.take_told(OURS)
+    jobs.forget_awaited(OURS)
+    assert not jobs.awaits(OURS)

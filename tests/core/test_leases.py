@@ -1026,3 +1026,60 @@ def test_foreign_classes_are_bounded() -> None:
         foreign_demand(host, 1, submitter=THERE + number.to_bytes(8, "big"))
     assert len(host.leases.waiting()) == 2
     assert host.leases.stale == 2
+
+
+class TestLeaving:
+    def test_nothing_more_is_granted_and_what_was_is_called_back(self) -> None:
+        host = Host(CPU=2)
+        host.demand(A, 3)
+        first, second = host.take(LeaseGranted)
+        host.leases.leave(host.now)
+        host.perform()
+        assert {revoked.lease for revoked in host.take(LeaseRevoked)} == {first.lease, second.lease}
+        assert host.leases.works()
+        host.give_back(A, first)
+        assert host.leases.works(), "the other one runs something"
+        host.give_back(A, second)
+        assert not host.leases.works()
+        assert not host.take(LeaseGranted), "A wants more, and gets none here"
+
+    def test_a_grant_that_awaits_its_worker_is_dropped(self) -> None:
+        host = Host(CPU=1)
+        host.starts_workers = False
+        host.demand(A, 1)
+        host.leases.leave(host.now)
+        host.ready(host.started[0].ticket)
+        host.perform()
+        assert not host.take(LeaseGranted)
+        assert host.available() == 1
+
+    def test_a_task_that_runs_here_may_wait_for_its_own(self) -> None:
+        host = Host(CPU=2)
+        host.demand(A, 1)
+        (parent,) = host.take(LeaseGranted)
+        host.leases.leave(host.now)
+        host.demand(parent.worker, 1, depth=1)
+        (child,) = host.take(LeaseGranted, parent.worker)
+        host.demand(parent.worker, 0, depth=1)
+        host.give_back(parent.worker, child)
+        host.give_back(A, parent)
+        assert not host.leases.works()
+
+    def test_what_has_had_its_time_is_killed_and_its_submitter_hears_why(self) -> None:
+        host = Host(CPU=2)
+        host.demand(A, 2)
+        first, second = host.take(LeaseGranted)
+        host.leases.leave(host.now)
+        host.die(first.worker, started=[1])
+        (crashed,) = host.take(LeaseLost)
+        assert not crashed.left, "it died by itself"
+        host.leases.end_work(host.now)
+        host.perform()
+        assert host.killed == [second.worker]
+        host.die(second.worker, started=[2])
+        (lost,) = host.take(LeaseLost)
+        assert lost.left
+        assert "left" in lost.failure.message
+        assert not host.leases.works()
+        host.demand(A, 1)
+        assert not host.take(LeaseGranted)

@@ -294,6 +294,46 @@ class TestJobs:
         rig.road.on_job_known(PEER_K, m.JobKnown(DRIVER))  # it has just heard of it from somebody else
         assert rig.leaves(K) == [(PEER_K, US, m.JobOver(DRIVER))]
 
+    def test_a_host_is_awaited_until_it_has_done_with_a_job_of_ours(self, rig: Rig) -> None:
+        rig.meet()
+        rig.road.on_local_job_over(DRIVER)
+        assert rig.road.awaits_end(DRIVER)
+        rig.road.on_job_done(X, m.JobDone(DRIVER))  # no peer
+        rig.road.on_job_done(PEER_K, m.JobDone(DRIVER))  # never knew it
+        assert rig.road.awaits_end(DRIVER)
+        rig.road.on_job_done(PEER_H, m.JobDone(DRIVER))
+        assert not rig.road.awaits_end(DRIVER)
+
+    def test_one_that_is_gone_is_not_awaited_nor_for_a_driver_that_is(self, rig: Rig) -> None:
+        rig.meet()
+        rig.road.on_local_job_over(DRIVER)
+        rig.road.on_cut(LIFE, "cut")
+        assert not rig.road.awaits_end(DRIVER)
+        rig.meet()
+        rig.road.on_local_job_over(DRIVER)
+        rig.road.on_local_died(DRIVER)
+        assert not rig.road.awaits_end(DRIVER)
+
+    def test_that_a_job_of_others_has_ended_here_is_said_behind_its_last_prints(self, rig: Rig) -> None:
+        lines = m.LogLines([m.LogLine("f", 1, "last words")])
+        rig.road.send(PEER_H, m.LoadNow({}), 0.0)  # there is a way
+        rig.road.on_job_there(PEER_H, m.JobThere(info(THEIR_DRIVER), "3.11"), 0.0)
+        assert rig.road.hears(THEIR_DRIVER)
+        rig.road.on_job_over(PEER_H, m.JobOver(THEIR_DRIVER))
+        assert rig.road.hears(THEIR_DRIVER), "its workers are being killed"
+        rig.road.send_late(THEIR_DRIVER, lines, 0.0)
+        rig.road.on_foreign_job_ended(THEIR_DRIVER, 0.0)
+        assert not rig.road.hears(THEIR_DRIVER)
+        rig.say(B, X)
+        assert [parcel[2] for parcel in rig.leaves(window_open=False)] == [m.LoadNow({}), m.ProcessThere(B)]
+        assert rig.leaves() == [
+            (THEIR_DRIVER, US, lines),
+            (X, B, b"data"),
+            (PEER_H, US, m.JobDone(THEIR_DRIVER)),
+        ]
+        rig.road.on_job_over(PEER_H, m.JobOver(THEIR_DRIVER))  # it is not known any more
+        assert rig.leaves() == [(PEER_H, US, m.JobDone(THEIR_DRIVER))]
+
     def test_a_process_whose_job_is_over_serves_none_abroad(self, rig: Rig) -> None:
         rig.over.add(DRIVER)
         rig.say(A, X)

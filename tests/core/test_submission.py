@@ -666,6 +666,18 @@ def test_all_attempts_are_charged_when_the_journal_could_not_name_those_that_had
     assert (first.state, first.retries_left) == (READY, 0)
 
 
+def test_what_a_host_that_leaves_has_ended_is_not_charged_and_not_repeated_if_it_may_not_be() -> None:
+    shell = Shell()
+    shell.mean.add(1000)
+    first, second = shell.submit(2, retries_left=1)
+    second.retries_left = 0
+    shell.grant(1)
+    shell.fill()
+    done = shell.core.on_lost(LeaseLost(1, worker(1), [], [first.seq, second.seq], CRASH, left=True), 0.0)
+    assert [task for task, _ in done] == [second]
+    assert (first.state, first.retries_left, first.attempt) == (READY, 1, 1)
+
+
 def test_a_worker_that_died_without_a_lease_is_forgotten() -> None:
     shell = Shell()
     shell.grant(1)

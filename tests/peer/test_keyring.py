@@ -21,7 +21,7 @@ from meshray.config import preset
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import LOCK_FILE, MeshKey
-from meshray.peer.mesh import Mesh
+from meshray.peer.mesh import Mesh, Resources
 from meshray.peer.mesh_life import Who
 from meshray.wire.rotation import GiveKey, UseKey
 from tests.until import until
@@ -46,7 +46,7 @@ class Member:
         settings = MeshSettings(seeds=list(seeds), bind=["127.0.0.1"], port=self.port)
         self.at_home()
         who = Who(self.name, "0.1.0", new_node())
-        self.mesh = Mesh(settings, who, CONFIG, lambda: ({"CPU": 10_000}, {}), time.monotonic())
+        self.mesh = Mesh(settings, who, CONFIG, lambda: Resources({"CPU": 10_000}, {}), time.monotonic())
 
     def at_home(self) -> None:
         os.environ["MESHRAY_HOME"] = str(self.home)

@@ -23,7 +23,7 @@ from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
 from meshray.peer import mesh_life
-from meshray.peer.mesh import Mesh, MeshStartError
+from meshray.peer.mesh import Mesh, MeshStartError, Resources
 from meshray.peer.mesh_life import Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
@@ -51,7 +51,9 @@ class Room:
         words = [seed if isinstance(seed, str) else place(seed) for seed in seeds]
         settings = MeshSettings(seeds=words, bind=["127.0.0.1"], port=port or free_port())
         now = time.monotonic()
-        mesh = Mesh(settings, Who("desk", "0.1.0", new_node()), CONFIG, lambda: ({"CPU": 20_000}, self.available), now)
+        mesh = Mesh(
+            settings, Who("desk", "0.1.0", new_node()), CONFIG, lambda: Resources({"CPU": 20_000}, self.available), now
+        )
         self.members.append(mesh)
         return mesh
 
@@ -223,7 +225,7 @@ def test_a_port_that_is_taken_between_two_lives_is_tried_again(room: Room, monke
 def test_an_address_that_is_none_of_ours(room: Room) -> None:
     settings = MeshSettings(bind=["192.0.2.1"], port=free_port())
     with pytest.raises(MeshrayError, match=r"no interface of this host has the address 192\.0\.2\.1"):
-        Mesh(settings, Who("desk", "0.1.0", new_node()), CONFIG, lambda: ({}, {}), time.monotonic())
+        Mesh(settings, Who("desk", "0.1.0", new_node()), CONFIG, lambda: Resources({}, {}), time.monotonic())
 
 
 def test_one_member_that_says_nonsense_of_where_it_listens_keeps_no_other_from_being_remembered(room: Room) -> None:

@@ -26,7 +26,7 @@ from meshray.launch import MeshSettings
 from meshray.local import peer_process
 from meshray.meshkey import MeshKey
 from meshray.peer.copies import CopyHands
-from meshray.peer.mesh import Mesh
+from meshray.peer.mesh import Mesh, Resources
 from meshray.peer.mesh_life import Who, awake_or_not
 from meshray.peer.parts import Parts
 from meshray.peer.traffic import Traffic
@@ -36,6 +36,10 @@ from tests.peer.test_mesh import alive, free_port
 from tests.until import until
 
 CONFIG = msgspec.structs.replace(preset("test"), road_window_bytes=1 << 16)
+
+
+def nothing(*_: object) -> None:
+    """What else a peer does when a member comes or goes."""
 
 
 class Peer:
@@ -51,13 +55,14 @@ class Peer:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         settings = MeshSettings(seeds=[seed.address for seed in seeds], bind=["127.0.0.1"], port=port)
-        self.mesh = Mesh(settings, Who("desk", "0.1.0", self.home), CONFIG, lambda: ({}, {}), time.monotonic())
+        self.mesh = Mesh(settings, Who("desk", "0.1.0", self.home), CONFIG, lambda: Resources({}, {}), time.monotonic())
         self.road = Road(CONFIG, self.home, "3.11", self)
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
         leases = SimpleNamespace(on_member=lambda member, now: None)
-        wills = SimpleNamespace(on_member_up=lambda peer: None, on_member_down=lambda peer, left, now: None)
-        cores = SimpleNamespace(road=self.road, leases=leases, naming=Naming(CONFIG), wills=wills)
+        naming = SimpleNamespace(on_member_up=nothing, on_member_down=nothing, members=list)
+        wills = SimpleNamespace(on_member_up=nothing, on_member_down=nothing)
+        cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
@@ -95,6 +100,7 @@ class Peer:
 
     def say(self, source: bytes, destination: bytes, data: bytes) -> None:
         self.road.on_relay(source, m.Relay(destination, data), time.monotonic())
+        self.settle(time.monotonic())
 
     def data(self, process: bytes) -> list[bytes]:
         return [message.data for message in self.heard[process] if isinstance(message, m.Relayed)]

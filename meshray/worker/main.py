@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meshray import context
+from meshray.errors import OwnerDiedError, RuntimeEnvSetupError
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.refs import ObjectRef
@@ -29,7 +30,7 @@ from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.boot import unpack_config, unpack_settings
 from meshray.worker.actors import ActorHost
-from meshray.worker.code import move_in
+from meshray.worker.code import Moved, move_in
 from meshray.worker.executor import Executor
 
 
@@ -74,7 +75,8 @@ def main(packed: bytes) -> NoReturn:
 
 def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo:
     """Have a copy of the program's own folder, and see the job's paths there. A worker that cannot have one ends: its
-    peer tells those who wait, and tries again after a while."""
+    peer tells those who wait, and tries again after a while. Only where nobody has the folder any more, since a
+    detached actor goes on when its driver's host is gone, that actor has to do without."""
     code, client = job.code, executor.client
     assert code is not None
 
@@ -83,7 +85,13 @@ def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo
         archive: bytes | memoryview = client.get([ObjectRef(code.object_id)], None)[0]
         return archive
 
-    moved = move_in(code, node_folder, client.engine.config, fetch)
+    try:
+        moved = move_in(code, node_folder, client.engine.config, fetch)
+    except RuntimeEnvSetupError as error:
+        if not isinstance(error.__cause__, OwnerDiedError):
+            raise
+        sys.stderr.write(f"meshray: the program's own folder is gone with its host: {error.__cause__}\n")
+        moved = Moved()
     executor.functions.on_loaded = moved.function
     executor.functions.where = moved.where
     return moved.job(job)

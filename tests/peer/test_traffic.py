@@ -18,7 +18,6 @@ import pytest
 from meshray import meshkey
 from meshray.config import preset
 from meshray.core.effects import Send
-from meshray.core.naming import Naming
 from meshray.core.road import Road
 from meshray.core.road_effects import Handle, HostGone, Sever
 from meshray.ids import new_node, new_process

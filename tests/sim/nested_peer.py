@@ -19,6 +19,7 @@ from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
     ActorWaits,
+    DetachedChanged,
     KillProcess,
     ReleaseActorSlot,
     RequestActorSlot,
@@ -223,7 +224,7 @@ class NestedPeer:
             case ActorWaits():
                 if effect.broken:
                     self.actors.on_slot_failed(effect.actor_id, effect.message)
-            case UnlinkSegment() | SweepSegments():
+            case UnlinkSegment() | SweepSegments() | DetachedChanged():  # heirs are of other hosts
                 return
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")

@@ -34,6 +34,11 @@ Objects between hosts::
     fetches             which values of other hosts are needed here, and from where do they come?
     whereabouts         who has copies of our objects?
     serving             which pieces were asked for, and can be sent now?
+    moves               who keeps the values that lie on a host that leaves?
+
+When a peer ends::
+
+    drain               in which order, and how long may each step take?
 
 In drivers and workers::
 

@@ -36,6 +36,7 @@ from meshray.resources import Amounts
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
     AskAlso,
+    Code,
     Demand,
     Failure,
     JobInfo,
@@ -47,6 +48,9 @@ from meshray.wire.messages import (
     Profile,
     Result,
 )
+
+NO_CODE = Code()
+"""No copy of the program's own folder."""
 
 
 class Leases(Core):
@@ -96,13 +100,17 @@ class Leases(Core):
     def on_job_started(self, info: JobInfo, *, code_follows: bool = False) -> None:
         """A driver of this host has attached, or a job of another host may have work done here. `code_follows`: its
         workers need code that is not known yet. What it asks for waits for `on_code_known`."""
-        if code_follows and info.job not in self._jobs:
+        if code_follows and (info.job not in self._jobs or self._does_without(info.job)):
             self._codeless.add(info.job)
         elif not code_follows and info.job in self._codeless:
             self._codeless.discard(info.job)
             self._jobs[info.job] = info
         self._jobs.setdefault(info.job, info)
         self._ended.discard(info.job)  # its host was lost, and is there again before the last of its workers is dead
+
+    def _does_without(self, job: bytes) -> bool:
+        """Whether a job was to do without code, and nothing has come of that."""
+        return self._jobs[job].code == NO_CODE and not self.workers.of_job(job)
 
     def on_code_known(self, info: JobInfo, now: float) -> None:
         """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""
@@ -258,6 +266,9 @@ class Leases(Core):
     def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
         """It is no member any more."""
         self.placement.on_gone(node, reason)
+        for job in [job for job in self._codeless if job.startswith(node)]:
+            self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
+            self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
         self._look_again_at_all(now)
 
     def _look_again_at_all(self, now: float) -> None:

@@ -231,6 +231,35 @@ def test_a_job_gets_nothing_before_its_code_is_known() -> None:
     assert [bind.job for bind in host.take(Bind) if bind.job.job == theirs] == [whole, whole]
 
 
+def test_when_its_host_is_gone_a_job_does_without_code() -> None:
+    host = Host(CPU=2)
+    theirs = driver(7)
+    info = job_info(theirs)
+    host.leases.on_job_started(info, code_follows=True)
+    host.leases.on_member_gone(b"somebody", "it is dead", host.now)
+    host.leases.request_actor_slot(b"actor".ljust(24), theirs, {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    assert not host.slots
+    host.leases.on_member_gone(theirs[:8], "it is dead", host.now)
+    host.perform()
+    assert len(host.slots) == 1
+    assert [bind.job.code for bind in host.take(Bind)] == [Code()]
+
+
+def test_a_host_that_comes_back_before_anything_has_run_without_code_tells_it_after_all() -> None:
+    host = Host(CPU=2)
+    theirs = driver(7)
+    info = job_info(theirs)
+    host.leases.on_job_started(info, code_follows=True)
+    host.leases.on_member_gone(theirs[:8], "it is dead", host.now)
+    host.leases.on_job_started(info, code_follows=True)
+    host.demand(theirs, 1)
+    assert not host.take(LeaseGranted)
+    host.leases.on_code_known(msgspec.structs.replace(info, code=Code(b"hash")), host.now)
+    host.perform()
+    assert len(host.take(LeaseGranted, theirs)) == 1
+
+
 def test_a_job_that_ends_before_its_code_is_known() -> None:
     host = Host(jobs=0, CPU=2)
     info = job_info(driver(7))

@@ -244,7 +244,7 @@ def test_what_is_in_use_on_one_host_is_seen_on_the_other(lan: MakeLan) -> None:
     assert used() == 0.0
     program = network["a"].start("python", "-c", PROGRAM)
     until(lambda: program.lines or not program.running(), "the program runs")
-    assert program.lines == ["holds ['a']"], program  # programs see their own host only, so far
+    assert program.lines == ["holds ['a', 'b']"], program
     until(lambda: used() == 1.0, "b sees it")
     program.tell("")
     assert program.wait() == 0, program

@@ -21,6 +21,7 @@ from meshray.core.effects import (
     ActorWaits,
     DetachedChanged,
     KillProcess,
+    NameChanged,
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
@@ -224,9 +225,7 @@ class NestedPeer:
             case ActorWaits():
                 if effect.broken:
                     self.actors.on_slot_failed(effect.actor_id, effect.message)
-            case (
-                UnlinkSegment() | SweepSegments() | DetachedChanged()
-            ):  # there is no other host that would have to know
+            case UnlinkSegment() | SweepSegments() | NameChanged() | DetachedChanged():  # heirs are of other hosts
                 return
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")

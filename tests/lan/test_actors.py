@@ -93,6 +93,7 @@ class TestAnywhere:
         a.do("call", count=1)
         assert a.do("wait") == {"count": 1, "errors": ["ActorDiedError"]}
 
+    @pytest.mark.slow
     def test_an_actor_that_was_placed_by_its_node_ends_with_its_last_handle_on_any_host(self, lan: MakeLan) -> None:
         network, peers = hosts(lan, "a", "b", "c")
         a = Driver(network["a"])
@@ -134,6 +135,7 @@ class TestFailures:
         assert found["node"] not in (first, a.node)
         assert found["notes"] == {f"driver on {a.node}": list(range(20))}
 
+    @pytest.mark.slow
     @pytest.mark.fault(3, 5)
     def test_without_restarts_calls_fail_and_say_why(self, lan: MakeLan) -> None:
         network, _ = hosts(lan, "a", "b", b=ONLY_B)
@@ -212,6 +214,7 @@ class TestNames:
         c.do("find", name="log")
         assert c.do("notes")["pid"] == before["pid"]
 
+    @pytest.mark.slow
     @pytest.mark.fault(62)
     def test_of_two_of_one_name_the_older_one_stays_when_a_partition_heals(self, lan: MakeLan) -> None:
         network, peers = hosts(lan, "a", "b")
@@ -269,6 +272,7 @@ class TestHeirs:
         c.do("kill", "there again")
         until(lambda: not _finds(c, "there"), "its new owner lets it be killed")
 
+    @pytest.mark.slow
     @pytest.mark.fault(5)
     def test_a_peer_that_dies_is_inherited_where_most_are_left(self, lan: MakeLan) -> None:
         network, peers = hosts(lan, "a", "b", "c")

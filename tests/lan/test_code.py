@@ -197,6 +197,7 @@ def two(lan: MakeLan) -> tuple[Lan, Peer, Peer]:
     return network, a, b
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_too_large_sends_its_sources_and_says_so_once(lan: MakeLan, tmp_path: Path) -> None:
     network, _, b = two(lan)
     program = tmp_path / "program"
@@ -216,6 +217,7 @@ def test_a_folder_that_is_too_large_sends_its_sources_and_says_so_once(lan: Make
     assert '[5, ["helper.py", "main.py"]]' in told
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_told_and_what_needs_no_file_runs(lan: MakeLan, tmp_path: Path) -> None:
     network, _, b = two(lan)
     told = run_plain(

@@ -236,6 +236,7 @@ class TestChanges:
         network["b"].ip("link set eth0 up", f"address replace {network['b'].ipv6}/64 dev eth0")
         until(lambda: b.now()[a.node]["resources"] == {"disk": 10_000}, "b hears again")
 
+    @pytest.mark.slow
     def test_a_port_that_somebody_else_has(self, lan: MakeLan) -> None:
         network = lan("a", "b")
         b = Finder(network["b"])

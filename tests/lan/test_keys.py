@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from tests.lan.network import Host, Lan
 from tests.lan.peers import CLI, Peer, agree
 from tests.until import until
@@ -43,6 +45,7 @@ def test_the_key_is_changed_while_members_go_on_and_one_comes_back(lan: Callable
     assert a.mesh()["mesh_id"] == mesh_id
 
 
+@pytest.mark.slow
 def test_one_is_expelled_by_keeping_the_next_key_from_it(lan: Callable[..., Lan]) -> None:
     network = lan("a", "b", "c")
     a, b, c = (Peer(host) for host in network.hosts.values())

@@ -110,6 +110,7 @@ def test_a_result_comes_back_from_the_host_that_made_it(lan: MakeLan) -> None:
     until(lambda: copies(peers["a"])["whole"] == 0, "its copy goes with it")
 
 
+@pytest.mark.slow
 def test_references_go_round_and_what_they_stand_for_stays(lan: MakeLan) -> None:
     _, peers, driver = start(lan, "a", "b", "c", offload=True)
     size = 3 * MB
@@ -147,6 +148,7 @@ def test_those_that_have_a_copy_serve_others(lan: MakeLan) -> None:
     assert sum(served.values()) <= 3.2 * size, f"hardly anything went twice: {served}"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(30)
 def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", "c", offload=True)

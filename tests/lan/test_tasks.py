@@ -137,6 +137,7 @@ def test_a_host_that_dies_has_its_tasks_run_elsewhere(lan: MakeLan) -> None:
     assert {value["node"] for value in driver.get()} == {driver.node}
 
 
+@pytest.mark.slow
 def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
     network, _, _, driver = two(lan)
     driver.run(4, 4.0, max_retries=0)
@@ -160,6 +161,7 @@ def test_a_short_partition_fails_nothing_and_doubles_nothing(lan: MakeLan) -> No
     assert driver.executions() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.fault(12)
 def test_a_short_stop_retries_nothing(lan: MakeLan) -> None:
     _, _, b, driver = two(lan)
@@ -172,6 +174,7 @@ def test_a_short_stop_retries_nothing(lan: MakeLan) -> None:
     assert driver.executions() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.fault(11)
 def test_a_peer_that_wakes_after_its_death_sentence_gives_up_what_it_did_for_others(lan: MakeLan) -> None:
     network = lan("a", "b", "c")  # of two, each might hold the other for dead

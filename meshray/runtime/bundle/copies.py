@@ -2,10 +2,12 @@
 
 ::
 
+    <node folder>/code.making   locked by whoever makes a copy. Not the copy's own lock: whoever waited to have that one
+                                alone would wait for the ends of all who use it
     <node folder>/code/
         <hash>/         a copy
-        <hash>.lock     locked (flock) by whoever makes it or removes it, shared by all who use it
-        <hash>.new/     a copy that is being made, under the lock; <hash>.old/: one that is being removed
+        <hash>.lock     locked (flock) by whoever removes it, shared by all who use it
+        <hash>.new/     a copy that is being made; <hash>.old/: one that is being removed
 
 A worker holds its lock until it ends, however it ends: the kernel lets go of it. So a copy that nobody uses can be told
 from one in use, and whoever makes one removes those that nobody has used for longest. The peer has no part in this, but
@@ -30,6 +32,7 @@ class Copies:
 
     def __init__(self, node_folder: Path, entries_max: int, kept_max: int) -> None:
         self._folder = node_folder / FOLDER
+        self._making = node_folder / f"{FOLDER}.making"
         self._entries_max = entries_max
         self._kept_max = kept_max  # copies that nobody uses and that stay
 
@@ -42,17 +45,17 @@ class Copies:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         copy = self._folder / content.hex()
         while True:
-            lock = self._open_lock(copy, fcntl.LOCK_SH)
+            lock = self._open_lock(_lock_of(copy), fcntl.LOCK_SH)
             if copy.is_dir():
                 os.utime(copy)
                 return copy, lock
             os.close(lock)
-            lock = self._open_lock(copy, fcntl.LOCK_EX)
+            making = self._open_lock(self._making, fcntl.LOCK_EX)
             try:
                 if not copy.is_dir():
                     self._make(copy, content, fetch())
             finally:
-                os.close(lock)  # between this and the next turn somebody may remove it again: then it is made again
+                os.close(making)  # between this and the next turn somebody may remove it again: then it is made again
 
     def _make(self, copy: Path, content: bytes, archive: bytes | memoryview) -> None:
         """All of it or nothing. Under its lock."""
@@ -83,7 +86,7 @@ class Copies:
 
     def _remove_if_idle(self, copy: Path) -> None:
         try:
-            lock = self._open_lock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = self._open_lock(_lock_of(copy), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # it is in use
         old = copy.with_suffix(".old")
@@ -97,9 +100,8 @@ class Copies:
             os.close(lock)
 
     @staticmethod
-    def _open_lock(copy: Path, how: int) -> int:
-        """The lock of a copy, taken. Raises `BlockingIOError` if asked not to wait."""
-        path = _lock_of(copy)
+    def _open_lock(path: Path, how: int) -> int:
+        """The lock of this file, taken. Raises `BlockingIOError` if asked not to wait."""
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

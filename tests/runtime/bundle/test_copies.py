@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,7 +58,24 @@ def test_made_once(copies: Copies, held: list[int]) -> None:
 def test_another_archive_than_was_asked_for(copies: Copies, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="its hash is"):
         copies.use(content_hash(archive("x")), lambda: archive("y"))
-    assert [path.suffix for path in (tmp_path / FOLDER).iterdir()] == [".lock"]
+    assert {path.suffix for path in (tmp_path / FOLDER).iterdir()} == {".lock"}
+
+
+def test_those_who_come_together_do_not_wait_for_each_others_ends(copies: Copies, held: list[int]) -> None:
+    for turn in range(20):
+        data = archive(f"turn {turn}")
+        here = threading.Barrier(3)
+
+        def use_it(data: bytes = data, here: threading.Barrier = here) -> None:
+            here.wait(WAIT_S)
+            held.append(copies.use(content_hash(data), lambda: data)[1])
+
+        users = [threading.Thread(target=use_it, daemon=True) for _ in range(3)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join(WAIT_S)
+        assert not any(user.is_alive() for user in users), "one waits for as long as another uses the copy"
     path, fd = use(copies, "x")  # nothing stands in the way of the right one
     os.close(fd)
     assert path.is_dir()

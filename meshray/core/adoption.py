@@ -178,9 +178,10 @@ class Adoption(Core):
         failure: Failure,
         now: float,
         executors: frozenset[bytes] = frozenset(),
+        served: frozenset[bytes] | None = None,
     ) -> None:
         """A process is dead; told before `Objects` hears of it. `finished`: its journal, for the lease it served;
-        `executors`: the workers that had a lease of it."""
+        `executors`: the workers that have a lease of it; `served`: whose leases it had itself, None for anybody's."""
         self._now = now
         self._submission.on_process_died(process)
         for task_id in sorted(self._at.pop(process, ())):
@@ -191,7 +192,7 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        self._silence.on_died(process, self._objects.unanswered_by(process), executors, now)
+        self._silence.on_died(process, self._objects.unanswered_by(process), executors, served, now)
         self._look_again()
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):

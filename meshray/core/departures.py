@@ -25,9 +25,9 @@ class Departures:
     def __contains__(self, process: bytes) -> bool:
         return process in self._silent
 
-    def unanswered_by(self, witness: bytes) -> int:
-        """For how many of the dead this witness has not accounted yet."""
-        return len(self._asked.get(witness, ()))
+    def unanswered_by(self, witness: bytes) -> list[bytes]:
+        """For which of the dead this witness has not accounted yet."""
+        return sorted(self._asked.get(witness, ()))
 
     def __len__(self) -> int:
         return len(self._silent)

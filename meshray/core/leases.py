@@ -435,6 +435,13 @@ class Leases(Core):
         grants = (grant for wanted in self._demands.of_submitter(submitter) for grant in self._grants.of(wanted))
         return frozenset(grant.worker for grant in grants if grant.worker)
 
+    def served_by(self, process: bytes) -> frozenset[bytes] | None:
+        """Whose leases this worker has ever had; none for a process that is no worker. None: anybody's."""
+        worker = self.workers.get(process)
+        if worker is None:
+            return frozenset()
+        return None if worker.served_more else frozenset(worker.served)
+
     def worker_of(self, lease: int, submitter: bytes) -> bytes:
         """The worker of a lease that this submitter holds; b"" when it holds none of that number."""
         grant = self._grants.get(lease)

@@ -351,8 +351,8 @@ class Objects(Core):
         """The job of a process that lives or owns something; b"" when its job has ended."""
         return b"" if process in self._doomed else self._jobs.get(process, b"")
 
-    def unanswered_by(self, process: bytes) -> int:
-        """For how many dead processes this one has not accounted."""
+    def unanswered_by(self, process: bytes) -> list[bytes]:
+        """For which dead processes this one has not accounted."""
         return self._departures.unanswered_by(process)
 
     # -- fetching ----------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 Every process of the host is asked about each death (`core.departures`), and tells what it had of the dead one's tasks
 before it answers (`core.adoption`). Until then it is *silent*: one that died before it had told stays so for good, one
-that is stopped, or holds the GIL for long, may tell at any time. Of those that live only the executors count, which had
-a lease of the dead one: nobody else can have begun anything for it. After `adoption_patience_s` a death is *overdue*:
-its tasks are not kept waiting any more, at the price of an attempt for each that is silent.
+that is stopped, or holds the GIL for long, may tell at any time. Of those that live only the executors count, which
+have a lease of the dead one, and of those that died only such as ever had one: nobody else can have begun anything for
+it. After `adoption_patience_s` a death is *overdue*: its tasks are not kept waiting any more, at the price of an
+attempt for each that is silent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -16,12 +18,17 @@ from dataclasses import dataclass, field
 class _Departing:
     """A dead process that is not settled."""
 
-    unheard: int  # processes that died without telling what they had done for it, or of which it had not told
-    executors: set[bytes]  # those that live, and had a lease of it
+    unheard: int  # executors that died without telling what they had done for it, or of which it had not told
+    executors: set[bytes]  # those that live, and have a lease of it
+    served: frozenset[bytes] | None  # whose leases it had itself; None: anybody's
     patience_until: float
     overdue: bool = False
     answered: set[bytes] = field(default_factory=set)
     unwanted: set[bytes] = field(default_factory=set)  # workers that run what nobody wants
+
+
+def _has_served(served: frozenset[bytes] | None, submitter: bytes) -> bool:
+    return served is None or submitter in served
 
 
 class Silence:
@@ -31,12 +38,22 @@ class Silence:
         self._patience_s = patience_s
         self._departing: dict[bytes, _Departing] = {}
 
-    def on_died(self, process: bytes, unheard: int, executors: frozenset[bytes], now: float) -> None:
-        """One more death. `unheard`: other deaths of which it had not told yet."""
-        for departing in self._departing.values():
-            departing.unheard += process not in departing.answered
+    def on_died(
+        self,
+        process: bytes,
+        untold: Iterable[bytes],
+        executors: frozenset[bytes],
+        served: frozenset[bytes] | None,
+        now: float,
+    ) -> None:
+        """One more death. `untold`: the other deaths of which it had not told yet; `executors`: who has a lease of it
+        now; `served`: whose leases it has ever had itself, None for anybody's."""
+        for dead, departing in self._departing.items():
+            departing.unheard += _has_served(served, dead) and process not in departing.answered
             departing.executors.discard(process)
-        self._departing[process] = _Departing(unheard, set(executors), now + self._patience_s)
+        earlier = (self._departing[dead] for dead in untold if dead in self._departing)
+        unheard = sum(_has_served(departing.served, process) for departing in earlier)
+        self._departing[process] = _Departing(unheard, set(executors), served, now + self._patience_s)
 
     def on_answered(self, witness: bytes, dead: bytes) -> bool | None:
         """A process has told all that it had of `dead`: whether it runs what nobody wants. None: nobody had asked."""

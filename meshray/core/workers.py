@@ -13,7 +13,7 @@ the number of processes is at its cap and another key needs one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from meshray.config import Config
 from meshray.core.effects import AbandonStart, KillProcess, Send, StartWorker
@@ -55,9 +55,15 @@ class Worker:
     grant: int = 0  # whom it serves; 0 while idle
     idle_since: float = 0.0
     used: bool = False  # whether it ever gave a lease back in good order
+    served: dict[bytes, None] = field(default_factory=dict)  # whose leases it has had, the last `SERVED_MAX`
+    served_more: bool = False  # that is not all
     dying: bool = False  # it was told to end, or is being killed: never granted again
     waits_since: int | None = None  # the `since` of the Blocked that stands
     woke_since: int = -1  # the last `since` of an Unblocked: an older Blocked is stale
+
+
+SERVED_MAX = 1024
+"""So many submitters are remembered by worker; of one that has served more any may be among them."""
 
 
 class Workers:
@@ -160,7 +166,16 @@ class Workers:
         assert not worker.grant, f"{worker} was in the pool while it was leased"
         assert not worker.dying, f"{worker} was in the pool while it was dying"
         worker.grant = grant
+        if but:
+            self._note_served(worker, but)
         return worker
+
+    def _note_served(self, worker: Worker, submitter: bytes) -> None:
+        worker.served.pop(submitter, None)
+        worker.served[submitter] = None
+        if len(worker.served) > SERVED_MAX:
+            del worker.served[next(iter(worker.served))]
+            worker.served_more = True
 
     def _clear_devices(self, key: WorkerKey) -> None:
         """An idle worker may still hold memory of a device: it ends when another key gets that device."""

@@ -64,10 +64,10 @@ class Ends:
         by_source, all_started = self._read_journal(process_id)
         finished, started = by_source.pop(journal.source_of_lease(lease), ([], []))
         failure = _failure(ended, how, last_words)
-        executors = cores.leases.workers_for(process_id)
+        executors, served = cores.leases.workers_for(process_id), cores.leases.served_by(process_id)
         cores.leases.on_process_died(process_id, finished, started, failure, now, all_started)
         cores.actors.on_process_died(process_id, how, by_source, now, all_started)
-        cores.adoption.on_process_died(process_id, finished, failure, now, executors)
+        cores.adoption.on_process_died(process_id, finished, failure, now, executors, served)
         cores.objects.on_process_died(process_id, ended.exit_text)
 
     def _read_journal(self, process_id: bytes) -> tuple[dict[bytes, tuple[list[Result], list[int]]], bool]:

@@ -108,10 +108,10 @@ class NestedPeer:
     def process_died(self, process: bytes, finished: list[m.Result], started: list[int]) -> None:
         """Its pidfd is readable; its journal, for the lease that it served."""
         failure, now = m.Failure("WorkerCrashedError", "killed"), self.world.now
-        executors = self.leases.workers_for(process)
+        executors, served = self.leases.workers_for(process), self.leases.served_by(process)
         self.leases.on_process_died(process, finished, started, failure, now)
         self.actors.on_process_died(process, "killed by signal 9 (SIGKILL)", {}, now)
-        self.adoption.on_process_died(process, finished, failure, now, executors)
+        self.adoption.on_process_died(process, finished, failure, now, executors, served)
         self.objects.on_process_died(process, "it was killed")
         self.perform()
 

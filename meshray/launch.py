@@ -119,6 +119,8 @@ class Started:
         remove_folder(self.folder)
         if self.record.store:
             remove_folder(Path(self.record.store))
+        with contextlib.suppress(MeshrayError):
+            sweep()  # it was the last one, maybe, and would have taken along what its folders lay in
 
     def __repr__(self) -> str:
         return f"Started({self.record.name!r}, pid={self.pid}, {self.folder})"

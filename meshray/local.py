@@ -418,10 +418,14 @@ def read_record(folder: Path) -> PeerRecord | None:
 
 
 def sweep() -> list[str]:
-    """Remove the folders, sockets and segments of this user's dead peers; the removed folders' paths."""
+    """Remove the folders, sockets and segments of this user's dead peers, and what they lay in if that is empty then;
+    the removed folders' paths."""
     removed: list[str] = []
     for parent in (_runtime_place()[0], _store_place()):
-        if not _owned_by_us(parent) or all(is_claimed(folder) for folder in _claimable(parent)):
+        if not _owned_by_us(parent):
+            continue
+        folders = _claimable(parent)
+        if folders and all(is_claimed(folder) for folder in folders):
             continue  # the ordinary case takes no lock
         with contextlib.suppress(FileNotFoundError):  # the last one out has taken the parent along
             removed += _sweep_under(parent)

@@ -224,6 +224,17 @@ class TestSweep:
         other[1].kill()
         assert local.open_peer(replace(found, pid=os.getpid())) is None
 
+    @pytest.mark.fault(18)
+    def test_the_last_of_the_dead_takes_along_what_its_folders_lay_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MESHRAY_RUNTIME_DIR")
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        place = local.runtime_folder()
+        local.sweep()
+        assert not place.exists(), "somebody else has removed the folder of the dead before"
+
     def test_what_is_no_node_is_left_alone(self, host: Path) -> None:
         local.runtime_folder()
         (host / "notes").mkdir()

@@ -145,6 +145,7 @@ class Port:
 
     fd: int  # of the TAP device
     header: int  # bytes before the frame
+    plugged: bool = True  # the kernel tells the host, but would still hand it our frames
 
 
 class Switch:
@@ -173,6 +174,8 @@ class Switch:
                 elif error.errno != errno.EIO:  # EIO: eth0 is down
                     raise
                 return
+            if not port.plugged:
+                continue  # it had left before the cable was pulled
             to, source = frame[port.header : port.header + 6], frame[port.header + 6 : port.header + 12]
             if len(self._stations) < STATIONS_MAX or source in self._stations:
                 self._stations[source] = host
@@ -196,10 +199,13 @@ class Switch:
         port = self._ports.get(to)
         if port is None:
             return
+        if not port.plugged:
+            way.counts["refused"] += 1
+            return
         try:
             os.write(port.fd, frame)
             way.counts["out"] += 1
-        except OSError:  # down, no cable, or its queue is full: a switch drops
+        except OSError:  # down, or its queue is full: a switch drops
             way.counts["refused"] += 1
 
     def deliver_due(self) -> float | None:
@@ -225,7 +231,10 @@ class Switch:
         if what == "plug":
             return self._plug(**command)
         if what == "carrier":
-            return fcntl.ioctl(self._ports[command["host"]].fd, TUNSETCARRIER, struct.pack("i", command["on"])) and None
+            port = self._ports[command["host"]]
+            port.plugged = command["on"]
+            fcntl.ioctl(port.fd, TUNSETCARRIER, struct.pack("i", port.plugged))
+            return None
         if what == "rule":
             for source in command["from"]:
                 for to in command["to"]:

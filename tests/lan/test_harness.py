@@ -187,9 +187,13 @@ class TestFaults:
         assert pair.stats()["a>b"]["overflowed"] > 0
 
     def test_a_pulled_cable(self, pair: Lan) -> None:
+        ask(pair["a"], pair["b"].ipv4, 1)  # who has which address is known
         pair.pull_cable("a")
         assert "NO-CARRIER" in pair["a"].run("ip", "link", "show", "eth0")
         assert ask(pair["a"], pair["b"].ipv4, 5)["received"] == 0
+        before = pair.stats()["b>a"]["out"]
+        ask(pair["b"], pair["a"].ipv4, 5)
+        assert pair.stats()["b>a"]["out"] == before, "nor does it hear anything"
         pair.plug_cable("a")
         until(lambda: ask(pair["a"], pair["b"].ipv4, 5)["received"] == 5, "they reach each other again")
 

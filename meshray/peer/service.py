@@ -6,7 +6,7 @@ each step the cores' effects are performed. Last comes the mesh, where there is 
 but the one poll.
 
 The endpoint is drained each time; when a flood does not let us come to its end, the rest of the batch is served all the
-same, and the next poll returns at once.
+same, and the next poll returns at once. But what a dead process had sent is read to its end before its death counts.
 """
 
 from __future__ import annotations
@@ -437,6 +437,9 @@ class Loop:
             children.on_readable(fd, now)
         children.expire(now)
         for ended in children.take_ended():
+            for source, message in self._parts.endpoint.drain(ended.process_id):
+                self._dispatcher.dispatch(source, message, now)
+            self._performer.settle(now)
             self._ends.on_ended(ended, now)
             self._performer.settle(now)
 

@@ -283,6 +283,19 @@ class Endpoint:
             self._unclog(process, link)
             if link.sock is not None:
                 link.sock.close()
+        self._read_out(process)
+
+    def drain(self, process: bytes) -> list[tuple[bytes, Message]]:
+        """The process is dead: all that it had sent and was not received yet, behind what others had sent before."""
+        for _ in range(BACKLOG):
+            if not self._listens or not self._accept():
+                break
+        self._read_out(process)
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _read_out(self, process: bytes) -> None:
+        """Read what a dead process has left behind, and close its connection."""
         for connection in [each for each in self._connections.values() if each.source == process]:
             for _ in range(DRAIN_READS):
                 if not self._read(connection):
@@ -331,26 +344,28 @@ class Endpoint:
                 self._push_out(destination, self._links[destination])
         return stirred
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take a connection. Whether there may be another."""
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
-            return  # it has given up
+            return False  # it has given up
         except OSError as error:
             if error.errno not in _SHORT:
                 raise
             self._on_shortage(error)
             self._epoll.unregister(self._listener_fd)  # the connection stays in the queue, and must not wake us
             self._listens = False
-            return
+            return False
         if len(self._connections) >= CONNECTIONS_MAX:
             sock.close()
             self._refuse(f"a connection beyond {CONNECTIONS_MAX}")
-            return
+            return True
         sock.setblocking(False)
         connection = self._connections[sock.fileno()] = _Connection(sock)
         self._epoll.register(sock, select.EPOLLIN)
         self._read(connection)  # it has been spoken to already, most often
+        return True
 
     def _on_shortage(self, error: OSError) -> None:
         self.shortages += 1

@@ -77,6 +77,26 @@ def test_last_words_arrive_before_the_death_and_the_death_is_accounted_for(lan: 
     until(lambda: len(other.look()["died"]) == 2, "it hears that again")
 
 
+def test_last_words_arrive_from_behind_a_crowd(lan: MakeLan) -> None:
+    network = lan("a", "b")
+    a, b = (Peer(host) for host in network.hosts.values())
+    agree(a, b)
+    other = Speaker(network["b"])
+    speakers = [Speaker(network["a"]) for _ in range(9)]
+    for speaker in speakers:
+        speaker.say(other, 1)
+        until(lambda speaker=speaker: speaker.answered(other) == 1, "they have spoken")  # type: ignore[misc]
+    a.program.signal(signal.SIGSTOP)
+    for speaker in speakers:
+        speaker.say(other, 250)
+    unsent = [speaker.look()["unsent"] for speaker in speakers]
+    speakers[-1].program.kill()
+    a.program.signal(signal.SIGCONT)  # it finds all of that, and the death
+    assert not any(unsent)
+    until(lambda: other.look()["died"] == [speakers[-1].id], "the death is known")
+    until(lambda: other.look()["heard"]["Results"] == 9 * 251, "all has arrived")
+
+
 def test_a_job_is_known_where_its_processes_speak_and_ends_everywhere(lan: MakeLan) -> None:
     network = lan("a", "b")
     a, b = (Peer(host) for host in network.hosts.values())

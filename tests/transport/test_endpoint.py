@@ -409,6 +409,23 @@ def test_what_the_dead_had_sent_is_there_after_the_news_of_their_death(host: Hos
     assert not receiver._connections
 
 
+def test_the_dead_are_heard_to_their_last_word_however_much_waits_before_it(host: Host) -> None:
+    to, receiver = host.endpoint()
+    said: list[tuple[bytes, Message]] = []
+    for _ in range(5):
+        source, sender = host.endpoint()
+        for number in range(RECEIVE_BUDGET):
+            sender.send(to, HoldDone(number))
+            said.append((source, HoldDone(number)))
+    heard = receiver.receive(1)
+    host.close(sender)
+    heard += receiver.drain(source)  # it was not even let in yet, maybe
+    assert [each for each in heard if each[0] == source] == said[-RECEIVE_BUDGET:]
+    while batch := receiver.receive():
+        heard += batch
+    assert sorted(heard, key=lambda each: each[0]) == sorted(said, key=lambda each: each[0])
+
+
 def test_what_is_for_the_dead_is_counted_and_forgotten(host: Host) -> None:
     dead = new_process(NODE)
     source, sender = host.endpoint()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from meshray.cli.client import UnreachableError, Visit
 from meshray.local import find_peers
+from tests.lan.out import tell
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
                     told = visit.ask("status")
             except UnreachableError as error:
                 told["error"] = str(error)
-        print(json.dumps(told), flush=True)
+        tell(told)
 
 
 if __name__ == "__main__":

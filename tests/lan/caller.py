@@ -14,6 +14,7 @@ from typing import Any
 
 import meshray
 from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.lan.out import tell
 
 
 @meshray.remote
@@ -47,7 +48,7 @@ def main() -> None:
     refs: dict[str, list[Any]] = {}
     answer: dict[str, Any] = {"node": meshray.get_runtime_context().get_node_id()}
     while True:
-        print(json.dumps(answer), flush=True)
+        tell(answer)
         line = sys.stdin.readline()
         if not line:
             break

@@ -14,10 +14,16 @@ CLI = ("python", "-m", "meshray.cli")
 
 
 class Peer:
-    """A running `meshray start --foreground` of the `test` preset; its program is the peer itself."""
+    """A running `meshray start --foreground`; its program is the peer itself."""
 
     def __init__(
-        self, host: Host, *options: str, key: MeshKey | None = KEY, folder: str = "", **environment: str
+        self,
+        host: Host,
+        *options: str,
+        key: MeshKey | None = KEY,
+        folder: str = "",
+        preset: str = "test",
+        **environment: str,
     ) -> None:
         self.host = host
         self.environment = environment
@@ -28,7 +34,7 @@ class Peer:
         elif "--local" not in options:
             assert (host.folder / "home" / "mesh.key").exists(), "it would make a mesh"
         self.program: Program = host.start(
-            *CLI, "start", "--foreground", "--preset", "test", "--num-cpus", "2", *options, **self.environment
+            *CLI, "start", "--foreground", "--preset", preset, "--num-cpus", "2", *options, **self.environment
         )
         self._asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
         until(lambda: self.serves() or not self.program.running(), f"the peer on {host.name} starts")

@@ -25,6 +25,7 @@ import numpy
 
 import meshray
 from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.lan.out import tell
 
 
 def value(size: int, seed: int) -> Any:
@@ -102,7 +103,7 @@ def main() -> None:
     refs: dict[str, Any] = {}
     answer: dict[str, Any] = {"node": meshray.get_runtime_context().get_node_id()}
     while True:
-        print(json.dumps(answer), flush=True)
+        tell(answer)
         line = sys.stdin.readline()
         if not line:
             break

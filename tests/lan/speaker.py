@@ -6,7 +6,6 @@ answer is sent back. After each line, `look` included, it prints what it has hea
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
@@ -18,6 +17,7 @@ from meshray.runtime.abroad import Abroad
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.codec import decode
+from tests.lan.out import tell
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SAYING, ANSWERING = 1, 2
@@ -107,7 +107,7 @@ def main() -> None:
         if words[0] == "say":
             speaker.say(bytes.fromhex(words[1]), int(words[2]), int(words[3]))
         speaker.turn()
-        print(json.dumps(speaker.told()), flush=True)
+        tell(speaker.told())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 import meshray
 from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.lan.out import tell
 
 TIMEOUT_S = 60
 
@@ -130,7 +131,7 @@ def main() -> None:
     stage = Stage()
     answer: Any = meshray.get_runtime_context().get_node_id()
     while True:
-        print(json.dumps({"answer": answer} if not isinstance(answer, BaseException) else _told(answer)), flush=True)
+        tell({"answer": answer} if not isinstance(answer, BaseException) else _told(answer))
         line = sys.stdin.readline()
         told = json.loads(line) if line else {"do": "end"}
         if told["do"] == "end":
@@ -140,7 +141,7 @@ def main() -> None:
         except Exception as error:
             answer = error
     meshray.shutdown()
-    print(json.dumps({"answer": "ended"}), flush=True)
+    tell({"answer": "ended"})
 
 
 def _told(error: BaseException) -> dict[str, str]:

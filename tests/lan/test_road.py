@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree
-from tests.lan.test_members import SHORT_S
+from tests.lan.test_members import PARTITION_S, pause
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
@@ -135,14 +134,14 @@ def test_a_receiver_that_is_stopped_costs_no_memory_and_holds_up_nobody(lan: Mak
 @pytest.mark.fault(21)
 def test_a_short_partition_costs_nothing(lan: MakeLan) -> None:
     network = lan("a", "b")
-    a, b = (Peer(host) for host in network.hosts.values())
+    a, b = (Peer(host, preset="default") for host in network.hosts.values())
     agree(a, b)
     one, other = Speaker(network["a"]), Speaker(network["b"])
     one.say(other, 10)
     until(lambda: one.answered(other) == 10, "they have spoken")
     network.partition(["a"], ["b"])
     one.say(other, 500)
-    time.sleep(SHORT_S)
+    pause(PARTITION_S)
     network.heal()
     until(lambda: one.look()["heard"].get("Results") == 510, "everything has arrived")
     told = one.look()

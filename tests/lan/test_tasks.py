@@ -12,7 +12,7 @@ import pytest
 
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree
-from tests.lan.test_members import SHORT_S, pause
+from tests.lan.test_members import PARTITION_S, SHORT_S, pause
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
@@ -54,12 +54,12 @@ class Caller:
         return len(list(self.folder.iterdir()))
 
 
-def two(lan: MakeLan, *options: str) -> tuple[Lan, Peer, Peer, Caller]:
+def two(lan: MakeLan, *options: str, preset: str = "test") -> tuple[Lan, Peer, Peer, Caller]:
     """Hosts a and b with two CPUs each; b has `options` more. A driver on a."""
     network = lan("a", "b")
     a, b = (
-        Peer(network["a"], "--labels", '{"zone": "near"}'),
-        Peer(network["b"], "--labels", '{"zone": "far"}', *options),
+        Peer(network["a"], "--labels", '{"zone": "near"}', preset=preset),
+        Peer(network["b"], "--labels", '{"zone": "far"}', *options, preset=preset),
     )
     agree(a, b)
     return network, a, b, Caller(network["a"])
@@ -150,11 +150,11 @@ def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
 
 @pytest.mark.fault(21)
 def test_a_short_partition_fails_nothing_and_doubles_nothing(lan: MakeLan) -> None:
-    network, _, _, driver = two(lan)
+    network, _, _, driver = two(lan, preset="default")
     driver.run(8, 1.0)
     until(lambda: driver.executions() >= 4, "four of them run")
     network.partition("a", "b")
-    pause(SHORT_S)
+    pause(PARTITION_S)
     network.heal()
     values = driver.get()
     assert len({value["node"] for value in values}) == 2

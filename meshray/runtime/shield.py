@@ -4,18 +4,26 @@ An exception inside a transition would leave half a message or half a state. So 
 noted, and its handler runs when the shield comes down. For that, the Python handlers that stand are wrapped, and those
 that the program installs later are when it next waits or flushes. Only the main thread runs Python's signal handlers,
 and only it touches this object; other threads need no shield.
+
+Python swallows what leaves a finaliser. Ours run whenever the program lets go of a reference or an array, so a Ctrl-C
+that fell into one would be lost: its handler runs once the finaliser is over.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from meshray.refs import ObjectRef
+from meshray.store.mapping import exporter_ended
 
 GUARDED_SIGNALS = (
     signal.SIGINT,
@@ -26,6 +34,15 @@ GUARDED_SIGNALS = (
     signal.SIGHUP,
 )
 """Signals whose handlers wait for the end of a shielded section: those that programs raise exceptions from."""
+
+_FINALISERS = frozenset((ObjectRef.__del__.__code__, exporter_ended.__code__))
+"""What runs at any moment, and from which Python lets no exception out."""
+
+_FINALISER_DEPTH = 3
+"""Frames from what a finaliser of ours calls to itself."""
+
+SEND_AGAIN_S = 0.002
+"""How long a signal waits that came while a finaliser ran, which takes microseconds."""
 
 _getsignal = _signal.getsignal  # a tenth of the cost of signal.getsignal, and asked for in each wait
 _NUMBERS = tuple(map(int, GUARDED_SIGNALS))
@@ -106,11 +123,20 @@ class Shield:
             if self.up and os.getpid() == self._pid:
                 if number not in self._deferred:
                     self._deferred.append(number)
+            elif _in_finaliser(frame):
+                _thread.start_new_thread(self._send_again, (signum,))
             else:
                 handler(signum, frame)
 
         handle.stands_for = handler  # type: ignore[attr-defined]
         return handle
+
+    def _send_again(self, number: int) -> None:
+        """In a thread of its own: a signal that came too early, as the kernel would send it; a system call that the
+        main thread is in by then is interrupted. If it is still too early this happens again."""
+        time.sleep(SEND_AGAIN_S)  # the main thread has let us run, so it may be just about to enter one
+        assert self.main is not None
+        signal.pthread_kill(self.main, number)
 
     def _run_deferred(self) -> None:
         """Run the handlers of signals that came in the section which has just ended. What one raises leaves from here;
@@ -133,3 +159,14 @@ class Shield:
         self._wrapped.clear()
         self._handlers.clear()
         self._standing = []
+
+
+def _in_finaliser(frame: FrameType | None) -> bool:
+    """Whether the signal came while a finaliser of ours ran."""
+    for _ in range(_FINALISER_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_code in _FINALISERS:
+            return True
+        frame = frame.f_back
+    return False

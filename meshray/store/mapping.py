@@ -77,8 +77,9 @@ _pins: dict[int, _Pin] = {}
 """By id, every pin of a living exporter: the weak references themselves must live until they are called."""
 
 
-def _exporter_ended(pin: _Pin) -> None:
-    """Runs in any thread at any bytecode: single atomic operations only."""
+def exporter_ended(pin: _Pin) -> None:
+    """Runs in any thread at any bytecode: single atomic operations only. Signal handlers wait for its end
+    (`runtime.shield`), else what they raise would be lost here."""
     _pins.pop(id(pin), None)
     pin.mapping._ended.append(None)
     if pin.on_last_view is not None:
@@ -112,7 +113,7 @@ class Mapping:
         assert 0 <= size <= self.capacity, f"a view of {size} bytes of {self!r}"
         exporter = _array_type(self.capacity).from_address(self.address)
         self._views += 1  # first: a Ctrl-C in between may leave the count too high, never too low
-        pin = _Pin(exporter, _exporter_ended)
+        pin = _Pin(exporter, exporter_ended)
         pin.mapping = self
         pin.on_last_view = on_last_view
         _pins[id(pin)] = pin

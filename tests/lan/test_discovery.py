@@ -222,6 +222,7 @@ class TestChanges:
         a.offer(disk=1)
         until(lambda: b.now()[a.node]["resources"] == {"disk": 10_000}, "b still hears")
 
+    @pytest.mark.slow
     def test_addresses_that_are_not_ready_at_once(self, lan: MakeLan) -> None:
         """In its first second an IPv6 address is tentative: it is there, and cannot be bound."""
         network = lan("a", "b")
@@ -327,6 +328,7 @@ class TestTrust:
         forge(network["c"], service_name(node), last)
         until(lambda: b.node in a.now(), "it leads to a dial")
 
+    @pytest.mark.slow
     def test_a_flood_of_names_is_bounded_and_hides_nobody(self, lan: MakeLan) -> None:
         network = lan("a", "b", "c")
         a = Finder(network["a"])

@@ -83,7 +83,8 @@ class DriverLogs:
         for line in printed:
             stream = sys.stderr if line.stderr else sys.stdout
             if stream is not None:
-                print(line.text, file=stream, flush=True)
+                stream.write(line.text + "\n")  # at once, so that what the program prints meanwhile gets no end of ours
+                stream.flush()
 
     def close(self) -> None:
         """Print what has come, and what was folded."""

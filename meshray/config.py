@@ -107,6 +107,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lineage_max_bytes: int = 256 << 20
     """The same in bytes of arguments."""
 
+    remake_max_records: int = 100_000
+    """How many finished tasks with results in a store a process can make again; the oldest go first. About 1 KiB each
+    besides their arguments."""
+
+    remake_max_bytes: int = 64 << 20
+    """The same in bytes of arguments."""
+
     adoption_patience_s: float = 5.0
     """How long the tasks of a dead submitter wait for processes that do not answer (stopped, or deep in C code). Much
     longer than an answer takes on a busy host: an attempt is charged for each silent executor."""

@@ -281,8 +281,8 @@ class Adoption(Core):
 
     def _note_result(self, heir: Heir, attempt: int, result: Result) -> None:
         """A result was reported: the newest one will count, unless something newer has begun."""
-        if heir.finished is not None and heir.finished[0] >= attempt:
-            return
+        if result.lost or (heir.finished is not None and heir.finished[0] >= attempt):
+            return  # what could not run since its arguments are lost may be able to when it asks for them itself
         before, heir.held = heir.held, tuple(object_id for ids in result.contained for object_id in ids)
         heir.finished = attempt, result
         for object_id in heir.held:

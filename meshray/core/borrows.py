@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from meshray.ids import peer_of
-from meshray.wire.messages import Fetch, Forget, Hold, HoldDone, Message, Release
+from meshray.wire.messages import Fetch, Forget, Hold, HoldDone, Message, Place, Promoted, Refetch, Release
 
 KNOWN = 0
 """In place of a token: the owner's peer has answered."""
@@ -51,7 +51,8 @@ class Borrows:
         self._say = say
         self._held: dict[bytes, int] = {}  # object -> token of the Hold that told its owner, KNOWN once it has answered
         self._asked: dict[int, _Asked] = {}  # by token, the oldest first
-        self._fetching: set[bytes] = set()  # objects whose values were asked for
+        # objects whose values were asked for; with the place that is no answer, since nothing is there any more
+        self._fetching: dict[bytes, Place | None] = {}
         self._last_token = 0
 
     def hold(self, object_ids: Iterable[bytes], process: bytes = b"", token: int = 0) -> None:
@@ -114,22 +115,30 @@ class Borrows:
         wanted: dict[bytes, list[bytes]] = {}
         for object_id in object_ids:
             if object_id not in self._fetching:
-                self._fetching.add(object_id)
+                self._fetching[object_id] = None
                 wanted.setdefault(peer_of(object_id), []).append(object_id)
         for peer, ids in wanted.items():
             self._say(peer, Fetch(ids))
 
-    def on_fetched(self, object_id: bytes) -> bool:
-        """Its owner has answered. False: nobody had asked, or not any more."""
-        if object_id not in self._fetching:
+    def refetch(self, place: Place) -> None:
+        """The same for one whose present place leads to nothing."""
+        if self._fetching.get(place.object_id) != place:
+            self._fetching[place.object_id] = place
+            self._say(peer_of(place.object_id), Refetch([place]))
+
+    def on_fetched(self, promoted: Promoted) -> bool:
+        """Its owner has answered. False: nobody had asked, or not any more; or that is the answer to an earlier
+        question."""
+        object_id = promoted.object_id
+        if object_id not in self._fetching or promoted.value == self._fetching[object_id]:
             return False
-        self._fetching.discard(object_id)
+        del self._fetching[object_id]
         return True
 
     def forget(self, object_id: bytes) -> None:
         """Nobody here waits for its value any more. No effect when it was not asked for."""
         if object_id in self._fetching:
-            self._fetching.discard(object_id)
+            del self._fetching[object_id]
             self._say(peer_of(object_id), Forget([object_id]))
 
     # -- the end of an owner -----------------------------------------------------------------------------------------
@@ -138,7 +147,7 @@ class Borrows:
         """What it owned is lost: nothing more is said of it, and nobody waits for its word."""
         for object_id in [each for each in self._held if peer_of(each) == peer]:
             del self._held[object_id]
-        self._fetching = {each for each in self._fetching if peer_of(each) != peer}
+        self._fetching = {each: lost for each, lost in self._fetching.items() if peer_of(each) != peer}
         for token in [token for token, asked in self._asked.items() if asked.peer == peer]:
             self._answer(self._asked.pop(token))
 

@@ -115,7 +115,7 @@ class ForeignObjects:
             object_id = promoted.object_id
             if not self.is_peer_of(sender, object_id) or promoted.value is None:
                 self.refused += 1
-            elif self.borrows.on_fetched(object_id):
+            elif self.borrows.on_fetched(promoted):
                 record = self._books.table.records[object_id]
                 if promoted.contained:  # who reads it has what is inside through it
                     for waiter in sorted(record.waiters):

@@ -29,7 +29,7 @@ NEXT: dict[Stage, frozenset[Stage]] = {
     Stage.EXPECTED: frozenset({Stage.SEALED, Stage.PENDING, Stage.SETTLED, Stage.LOST}),
     Stage.SEALED: frozenset({Stage.PENDING, Stage.SETTLED, Stage.LOST}),
     Stage.PENDING: frozenset({Stage.SETTLED, Stage.LOST}),
-    Stage.SETTLED: frozenset({Stage.LOST}),
+    Stage.SETTLED: frozenset({Stage.PENDING, Stage.LOST}),  # PENDING: no host has it any more
     Stage.LOST: frozenset(),
 }
 
@@ -43,7 +43,9 @@ class Record:
         "handle",
         "holders",
         "id",
+        "lasting",
         "lineages",
+        "lost",
         "pins",
         "roots",
         "stage",
@@ -64,6 +66,8 @@ class Record:
         self.contained: tuple[bytes, ...] = ()  # what this one pins
         self.waiters: set[bytes] = set()  # processes that asked for the value
         self.handle = False  # the handle of an actor: its value is of no interest, its end is
+        self.lasting = False  # it has had a value in a store: its owner hears of its end
+        self.lost: Place | None = None  # what its owner was asked to replace; None once it has answered
         self.borrowed = False  # of another host, whose peer was told that we hold it, or asked for its value
 
     @property

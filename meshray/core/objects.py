@@ -6,7 +6,8 @@ promotion is still on its way over another link. It dies when nobody holds it an
     EXPECTED   somebody holds, contains or waits for it; its owner lives, so its own message will come
     SEALED     a segment holds it; its owner (the process in its id) counts it, and has told nobody else of it
     PENDING    promoted without a value: its submitter will Resolve it
-    SETTLED    promoted, with a value: inline bytes, a place, or the failure of what should have made it
+    SETTLED    promoted, with a value: inline bytes, a place, or the failure of what should have made it; PENDING once
+               more while a place to which nobody finds the way is replaced (`core.losses`)
     LOST       its owner died before there was a value here, or its job ended: a failure that names the reason
 
 Holders are *sets of processes*, so every message may be repeated. Order matters on one link only:
@@ -39,6 +40,7 @@ from meshray.core.effects import Core, DeathOver, Send
 from meshray.core.foreign_objects import ForeignObjects
 from meshray.core.gone import Gone, freed, remember
 from meshray.core.heirs import Heirs, NoHeirs
+from meshray.core.losses import Losses, hopeless
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
 from meshray.core.store_accounts import StoreAccounts, is_made_by
 from meshray.ids import FIRST_RETURN, owner_process_of
@@ -98,6 +100,7 @@ class Objects(Core):
         self._store = store
         self.gone = Gone(node)
         self.foreign = ForeignObjects(config, node, self)
+        self.losses = Losses(self)
         self.table = ObjectTable(self._on_free, self.foreign.on_less)
         self.deaths = Deaths(self.foreign.borrows, self.tell, self._on_settled, self.foreign.in_doubt)
         self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
@@ -253,21 +256,33 @@ class Objects(Core):
             return
         for promoted in message.records:
             record = self.table.records.get(promoted.object_id)
-            if record is not None and record.stage is Stage.PENDING and promoted.value is not None:
+            if record is None or promoted.value is None:
+                continue
+            if record.stage is Stage.PENDING:
                 self._fill(record, promoted.value, promoted.contained)
+            elif isinstance(record.value, Place) and isinstance(promoted.value, Place) and record.owner == sender:
+                self._set_value(record, promoted.value, promoted.contained)  # it has found the other one lost
 
     def _fill(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
+        lost, record.lost = record.lost, None
         self.table.enter(record, Stage.SETTLED)
+        self._set_value(record, value, contained)
+        self.heirs.on_outcome(record.id)
+        self.answer(record, hopeless(lost) if lost is not None and value == lost else value)
+
+    def _set_value(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
+        """What an earlier value contained stays pinned: who has read it may hold that through it alone."""
         record.value = value
-        record.contained = tuple(dict.fromkeys(contained))
-        inside = [self.look_up(inner) for inner in record.contained]
+        new = [object_id for object_id in dict.fromkeys(contained) if object_id not in record.contained]
+        record.contained += tuple(new)
+        inside = [self.look_up(inner) for inner in new]
         for inner in inside:
             self.table.pin(inner)
         self.foreign.borrow(inside)
-        if isinstance(value, Place) and value.node == self._node and not self._store.knows_segment(value.segment):
-            self._unsealed[record.id] = value
-        self.heirs.on_outcome(record.id)
-        self.answer(record, value)
+        if isinstance(value, Place):
+            record.lasting = True
+            if value.node == self._node and not self._store.knows_segment(value.segment):
+                self._unsealed[record.id] = value
 
     def lose(self, record: Record, failure: Failure | None = None) -> None:
         """There will be no value, or it is not to be had any more: its owner has ended, or `failure`."""
@@ -430,7 +445,7 @@ class Objects(Core):
             if value is None:
                 self.table.add_waiter(record, sender)
                 continue
-            batch.append(Promoted(object_id, value, _inside(record)))
+            batch.append(Promoted(object_id, value, self.contents(record)))
             size += len(value) if isinstance(value, bytes) else 0
             self.table.tidy(record)  # it may have been made for this question alone
             if size > self._config.push_batch_max_bytes:
@@ -448,7 +463,7 @@ class Objects(Core):
     def answer(self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None) -> None:
         """Tell those who wait for it. The record may end with this."""
         for waiter in self.table.take_waiters(record):
-            promoted = Promoted(record.id, value, _inside(record) if inside is None else inside)
+            promoted = Promoted(record.id, value, self.contents(record) if inside is None else inside)
             last = self._effects[-1] if self._effects else None
             if (
                 isinstance(last, Send)
@@ -508,6 +523,7 @@ class Objects(Core):
             # once more.
             remember(self._early, record.id, None, self._config.early_messages_max)
         if not self.alone:
+            self.losses.on_free(record)
             self.object_freed(record.id)
         self._lost_containers.discard(record.id)
         contained, record.contained = record.contained, ()
@@ -549,6 +565,10 @@ class Objects(Core):
     def emit(self, effect: Any) -> None:
         """Ask the shell for something."""
         self._effects.append(effect)
+
+    def contents(self, record: Record) -> list[bytes]:
+        """What a reader of the value gets with it."""
+        return list(record.contained) if record.stage is Stage.SETTLED else []
 
     def expect_segment(self, place: Place) -> None:
         """A segment of this host, of which its maker has not told yet; or never will, since it is dead."""
@@ -607,11 +627,6 @@ class Objects(Core):
         self.foreign.check()
         for object_id in self._store.live_segments().values():
             assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
-
-
-def _inside(record: Record) -> list[bytes]:
-    """What a reader of the value gets with it."""
-    return list(record.contained) if record.stage is Stage.SETTLED else []
 
 
 def _nobody_cares(which: bytes) -> None:

@@ -5,6 +5,7 @@ The states, as `submission` (for calls `calls`) moves them::
     WAITING  -> READY        its arguments are there
     READY    -> IN_FLIGHT    pushed to a worker
     IN_FLIGHT-> READY        given back unstarted; the worker died (within max_retries); its exception is retried
+    IN_FLIGHT-> WAITING      an argument is lost: it waits for another value, or fails with it
     any      -> DONE         a result was accepted, or it was cancelled
 
 Cancellation is a flag, not more states.

@@ -38,6 +38,8 @@ from meshray.wire.messages import (
     Message,
     Place,
     Promote,
+    Promoted,
+    Refetch,
     Release,
     Resolve,
 )
@@ -254,6 +256,13 @@ class Records(Core):
         if wanted:
             self._tell(Fetch(wanted))
 
+    def refetch(self, record: Record) -> None:
+        """The place of a borrowed record leads to nothing any more: ask for another value."""
+        place, record.value = record.value, None
+        assert isinstance(place, Place), f"not lost: {record!r}"
+        record.fetching = True
+        self._tell(Refetch([place]))
+
     def on_fetched(self, message: Fetched) -> None:
         """Values of borrowed records. What nobody holds any more is ignored."""
         for promoted in message.records:
@@ -262,7 +271,7 @@ class Records(Core):
                 continue
             record.value = promoted.value
             record.fetching = False
-            if promoted.contained:
+            if promoted.contained and record.inside is None:  # else of a value that was lost: what it brought stays
                 record.inside = Carrier(record.id, b"", record)
             waiters, record.waiters = record.waiters, None
             for waiter in waiters or ():
@@ -303,6 +312,10 @@ class Records(Core):
         if record.owned and not record.promoted:
             for batch in batches(self._lineages.closure(record)):
                 self._tell(Promote(batch))
+
+    def refuse(self, place: Place) -> None:
+        """The peer was told that this is lost, and nothing can make it again."""
+        self._tell(Resolve([Promoted(place.object_id, place)]))
 
     # -- carriers ----------------------------------------------------------------------------------------------------
 

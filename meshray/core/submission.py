@@ -100,6 +100,7 @@ class SchedulingClass:
     __slots__ = (
         "abroad",
         "asked",
+        "base",
         "demanded",
         "depth",
         "id",
@@ -138,6 +139,7 @@ class SchedulingClass:
         self.asked: dict[bytes, Asked] = {}  # other peers that were asked, or have given leases
         self.abroad = 0  # leases of other peers
         self.near: dict[bytes, int] = {}  # home node -> bytes of large arguments, of the task that was ready last
+        self.base: SchedulingClass | None = None  # of which this is a variant
         self.variants: dict[bytes, SchedulingClass] = {}  # home node -> the class of tasks whose arguments lie there
 
 
@@ -164,6 +166,10 @@ class Submission(Core):
         # (worker, task) of attempts that failed, are tried again, and left references behind in their worker: the shell
         # pins those for it, and empties this
         self.kept_by_failed: list[tuple[bytes, Pending]] = []
+        # Tasks that did not run, since arguments of theirs are lost, with what their worker said: the shell finds other
+        # values, or fails them, and empties this. Where it does not want them, such a result is one like any other.
+        self.starved: list[tuple[Pending, Result]] = []
+        self.wants_starved = False
         self.stale = 0  # results that nobody waited for
 
     # -- events from this process ------------------------------------------------------------------------------------
@@ -188,6 +194,7 @@ class Submission(Core):
         variant = cls.variants.get(node)
         if variant is None:
             variant = cls.variants[node] = self.new_class(cls.request, cls.profile, cls.depth)
+            variant.base = cls
         variant.near = near
         task.cls = variant
 
@@ -440,6 +447,14 @@ class Submission(Core):
                 self.stale += 1
                 continue
             task.lease = None
+            if result.lost and self.wants_starved and not task.cancelled:
+                task.attempt += 1
+                task.state = WAITING
+                self.starved.append((task, result))
+                if result.kept:
+                    self.kept_by_failed.append((lease.link.worker, task))
+                self._tell_retried(task)
+                continue
             if task.retry_exceptions and task.retries_left and not task.cancelled and retriable(task, result):
                 if task.retries_left > 0:
                     task.retries_left -= 1

@@ -85,6 +85,7 @@ class Dispatcher:
             m.Hold: _timeless(objects.on_hold),
             m.Release: _timeless(objects.on_release),
             m.Fetch: _timeless(objects.on_fetch),
+            m.Refetch: _timeless(objects.losses.on_refetch),
             m.Forget: _timeless(objects.on_forget),
             m.DeathSeen: self._on_death_seen,
             m.Retried: _timeless(adoption.on_retried),

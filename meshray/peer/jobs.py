@@ -52,9 +52,9 @@ class Jobs:
             parts.endpoint.send(source, Attached(refused=refused))
             parts.timers.at(now + LINK_LINGER_S, lambda: self._drop_stranger(source))
             return
-        parts.endpoint.send(
-            source, Attached(parts.record.pid, parts.record.name, str(parts.store_folder), self._config)
-        )
+        record, alone = parts.record, parts.cores.objects.alone
+        welcome = Attached(record.pid, record.name, str(parts.store_folder), self._config, alone=alone)
+        parts.endpoint.send(source, welcome)
 
     def _refusal(self, source: bytes, message: Attach) -> str:
         """Why it may not attach; "" when it may."""

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 
 class NotHere(Exception):
-    """The value lies on another host: it has to be brought first (`Waiting.bring`)."""
+    """The value lies on another host: it has to be brought first (`Waiting.bring`). Or there is none at the moment:
+    it was lost, and is made again."""
+
+
+class Lost(Exception):
+    """These cannot be brought, since no host has them any more."""
+
+    def __init__(self, failures: dict[Place, Failure]) -> None:
+        super().__init__(*(failure.message for failure in failures.values()))
+        self.failures = failures
 
 
 class _Copy:
@@ -35,10 +44,12 @@ class _Copy:
 
 
 class Loans:
-    """The copies that one caller has asked for. `failures` are those that cannot be had."""
+    """The copies that one caller has asked for. `failures` are those that cannot be had, `lost` those of them that
+    nobody has any more."""
 
     def __init__(self, copies: Copies) -> None:
         self.failures: list[Failure] = []
+        self.lost: dict[Place, Failure] = {}
         self._copies = copies
         self._places: list[Place] = []
         self._over = False
@@ -47,6 +58,8 @@ class Loans:
         """Under the lock."""
         if failure is not None:
             self.failures.append(failure)
+            if failure.kind == "ObjectLostError":
+                self.lost[place] = failure
         elif self._over:
             self._copies.events.append((place, -1))  # nobody waits for it any more
         else:

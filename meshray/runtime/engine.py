@@ -32,6 +32,7 @@ from meshray.refs import ObjectRef
 from meshray.runtime.abroad import Abroad
 from meshray.runtime.copies import Copies
 from meshray.runtime.dependencies import Dependencies
+from meshray.runtime.lost import LostValues
 from meshray.runtime.pump import Pump
 from meshray.runtime.unfetched import Unfetched
 from meshray.store.files import segment_prefix
@@ -71,6 +72,7 @@ class Attachment:
     namespace: str
     is_driver: bool
     is_private: bool = False  # the mesh ends with this driver
+    is_alone: bool = False  # there are no other hosts
 
 
 class Host(Protocol):
@@ -101,6 +103,7 @@ class Engine:
         lineage = None if attachment.is_driver else attachment.config
         self.records = Records(self.peer, self.queue, self._on_idle, self._on_release, lineage)
         self.submission = Submission(self.peer, self.config, attachment.job_id)
+        self.submission.wants_starved = True
         self.calls = Calls(self.peer)
         self.store = SegmentStore(
             attachment.store_folder, attachment.process_id[:NODE_BYTES], attachment.process_id, self.config
@@ -123,6 +126,8 @@ class Engine:
         self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
         self.dependencies = Dependencies(self)
+        self.lost = LostValues(self)
+        self.remaking = self.lost.remaking
         self.replies: dict[int, Callable[[Any], None]] = {}  # what to do with the answer to a request
         self._next_request = 1
         self._outbox: list[tuple[bytes, Any]] = []  # messages of the shell, sent after the cores' effects
@@ -144,6 +149,8 @@ class Engine:
             m.CarrierDone: self._on_carrier_done,
             m.HoldDone: lambda _, x: self.records.on_hold_done(x.token),
             m.Fetched: lambda _, x: self.records.on_fetched(x),
+            m.Remake: lambda _, x: self.lost.on_remake(x),
+            m.OutOfScope: lambda _, x: self.lost.on_out_of_scope(x),
             m.ProcessDied: self._on_process_died,
             m.DeathSettled: self._on_death_settled,
             m.SegmentsFree: self._on_segments_free,
@@ -416,9 +423,14 @@ class Engine:
         settle = self.records.settle
         if self.submission.kept_by_failed or self.calls.kept_by_failed:
             self._pin_for_failed()
+        if self.submission.starved:
+            self.lost.on_starved()
         for task, result in done:
             if task.plain and task.refs is None and not task.attempt and not result.contained:  # most of them
-                settle(task.records[0], result.values[0], None)
+                value = result.values[0]
+                if type(value) is m.Place:
+                    self.remaking.keep(task, result.values, None)
+                settle(task.records[0], value, None)
                 continue
             values, records, refs = result.values, task.records, task.refs
             if task.attempt:
@@ -430,10 +442,15 @@ class Engine:
             if not records:
                 self.unfetched.look(task.task_id, values[0] if values else None)
                 continue
+            lasting = m.Place in map(type, values) or (task.attempt and self.remaking.knows(task.task_id))
             if len(records) == 1 and not result.contained:
+                if lasting:
+                    self.remaking.keep(task, values, refs)
                 settle(records[0], values[0], None)
                 continue
             contained = self._receive_contained(task, result, worker) if result.contained else None
+            if lasting:
+                self.remaking.keep(task, values, refs, contained)
             for index, record in enumerate(records):
                 value = values[index] if len(values) > index else values[0]
                 settle(record, value, contained[index] if contained else None)
@@ -582,8 +599,12 @@ class Engine:
     def _on_idle(self, record: Record) -> None:
         """An owned record that was never promoted has lost its last handle."""
         value = record.value
+        if record.exposed or type(value) is m.Place:
+            self.remaking.forget(record.id)
         if type(value) is m.Failure:
             self.unfetched.look(task_of(record.id), value)
+            if record.exposed:
+                self.send(self.peer, m.Release([record.id]))
         elif isinstance(value, m.Place):
             if not record.exposed and self.store.created(value.segment):
                 self._pool(record.id, value.segment)
@@ -676,6 +697,7 @@ class Engine:
         self.pump.close()
         self.store.close()
         self.records.clear()
+        self.remaking.clear()
         self._gone_pins.clear()
         self.endpoint.close()
         self.pump.release_descriptors()

@@ -65,6 +65,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             namespace=job.namespace,
             is_driver=True,
             is_private=record.private,
+            is_alone=welcome.alone,
         )
     )
     client = Client(engine)

@@ -59,6 +59,7 @@ class Tasks:
         # by the identity of the options, at depths other than 0 with the depth
         self._by_options: dict[int | tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
         self._by_content: dict[Any, SchedulingClass] = {}
+        engine.remaking.new_task_id = self.new_task_id
         self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
         self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
 

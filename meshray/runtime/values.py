@@ -14,6 +14,7 @@ from meshray.core.records import Carrier
 from meshray.errors import ObjectStoreFullError
 from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
+from meshray.runtime.copies import NotHere
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
@@ -131,19 +132,21 @@ class Values:
     loads = staticmethod(payloads.loads)
     """`load` of a small value whose handles live here, which is most of them."""
 
-    def load(self, value: bytes | m.Place | m.Failure, carrier: Carrier | None = None) -> Any:
+    def load(self, value: bytes | m.Place | m.Failure | None, carrier: Carrier | None = None) -> Any:
         """The value. `carrier` brought the references inside; None when their handles live here.
 
         Raises the error that a Failure stands for, and whatever unpickling raises; `NotHere` for a value of another
-        host that was not brought here.
+        host that was not brought here, or that was lost meanwhile (None).
         """
-        if type(value) is bytes:
+        if isinstance(value, bytes):
             if carrier is None:
                 return payloads.loads(value)
             return self._load_carried(value, carrier)
         if isinstance(value, m.Place):
             return self._load_carried(self._view(value, carrier), carrier)
-        raise exception_from_failure(value)  # type: ignore[arg-type]
+        if value is None:
+            raise NotHere
+        raise exception_from_failure(value)
 
     def _load_carried(self, data: bytes | memoryview, carrier: Carrier | None) -> Any:
         before, self._arriving.carrier = self._arriving.carrier, carrier

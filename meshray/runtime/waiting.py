@@ -17,13 +17,13 @@ from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, ObjectLostError
 from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
-from meshray.runtime.copies import Loans, NotHere, foreign
+from meshray.runtime.copies import Loans, Lost, NotHere, foreign
 from meshray.runtime.dependencies import lost_text
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.runtime.values import Values
-from meshray.wire.messages import Failure
+from meshray.wire.messages import Failure, Place
 
 BLOCK_GRACE_S = 0.001
 """A task that waits longer gives its CPU and the tasks behind it back; a shorter wait is not worth the messages."""
@@ -83,18 +83,40 @@ class Waiting:
                     return [self._values.loads(record.value)]
         deadline = None if timeout is None else time.monotonic() + timeout
         records = self._records(refs)
-        missing = [record for record in records if record.value is None]
-        if missing:
-            if len(missing) == len(records) or not self._any_failed(records):
-                self._await(missing, timeout)
-            if self._any_failed(records):
-                self._raise_first(records)
-        try:
-            return self._load(records)
-        except NotHere:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with self.bring([record.value for record in records], left):
+        left = timeout
+        while True:
+            missing = [record for record in records if record.value is None]
+            if missing:
+                if len(missing) == len(records) or not self._any_failed(records):
+                    self._await(missing, left)
+                if self._any_failed(records):
+                    self._raise_first(records)
+            try:
                 return self._load(records)
+            except NotHere:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                with self.bring([record.value for record in records], left):
+                    return self._load(records)
+            except NotHere:
+                pass  # another thread has found out that one is lost, so it is pending once more
+            except Lost as lost:
+                self._look_elsewhere(records, lost)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _look_elsewhere(self, records: list[Record], lost: Lost) -> None:
+        """Have those that are lost made again. Raises why one of them cannot be."""
+        engine = self._engine
+        why: Failure | None = None
+        raised = engine.pump.enter()
+        try:
+            for record in records:
+                if isinstance(record.value, Place) and record.value in lost.failures:
+                    why = engine.lost.look_elsewhere(record, lost.failures[record.value]) or why
+        finally:
+            engine.pump.leave(raised)
+        if why is not None:
+            raise exception_from_failure(why)
 
     def _load(self, records: list[Record]) -> list[Any]:
         """Values that are there."""
@@ -103,7 +125,7 @@ class Waiting:
             return [
                 loads(value)
                 if type(value := record.value) is bytes and record.inside is None
-                else load(value, record.inside)  # type: ignore[arg-type]
+                else load(value, record.inside)
                 for record in records
             ]
         except Exception:
@@ -116,7 +138,8 @@ class Waiting:
         """Have copies of those of these that lie on other hosts, as long as the context lasts; views that are made in
         it keep them.
 
-        Raises the error of the first that cannot be had, or `GetTimeoutError`.
+        Raises `Lost` when that is all that is wrong, else the error of the first that cannot be had, or
+        `GetTimeoutError`.
         """
         engine = self._engine
         places = foreign(values, engine.process_id[:NODE_BYTES])
@@ -126,6 +149,8 @@ class Waiting:
         try:
             done = self._block(waiter, deadline, lambda: engine.copies.ask(places, loans, waiter))
             if loans.failures:
+                if len(loans.lost) == len(loans.failures):
+                    raise Lost(loans.lost)
                 raise exception_from_failure(loans.failures[0])
             if not done:
                 raise GetTimeoutError(f"get timed out after {timeout} s: values that lie on other hosts have not come")

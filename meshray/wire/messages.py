@@ -113,6 +113,7 @@ class Result(Struct, array_like=True, gc=False):
     values: list[bytes | Place | Failure]  # one per return; a single Failure stands for all of them
     contained: list[list[bytes]] = []  # per return, the ids of the references inside; [] when there are none at all
     kept: bool = False  # references or views of the arguments live on in the worker: a CarrierDone will follow
+    lost: tuple[Place, ...] = ()  # arguments that cannot be had any more: nothing of it has run. `values` says why
 
 
 class Blob(Struct, frozen=True, array_like=True):
@@ -178,6 +179,7 @@ class Attached(Struct, array_like=True, tag=11):
     store_folder: Text = ""
     config: bytes = b""  # msgpack of Config
     refused: Text = ""
+    alone: bool = False  # the peer is off the network: there are no other hosts, and never will be
 
 
 class Bind(Struct, array_like=True, tag=12):
@@ -505,6 +507,28 @@ class Release(Struct, array_like=True, tag=44):
 
 class Fetch(Struct, array_like=True, tag=45):
     """A -> P: tell me the values when they are there. The peer answers each once, in any order."""
+
+    object_ids: list[ObjectId]
+
+
+class Refetch(Struct, array_like=True, tag=134):
+    """A -> P, P -> P', the peer of the owner: these cannot be had any more, and the sender needs the values. Answered
+    like Fetch, with other places or values, or with the reason why there will be none."""
+
+    places: list[Place]
+
+
+class Remake(Struct, array_like=True, tag=135):
+    """P -> A, the owner of these: somebody needs them, and they are lost. Answered with Resolve, or with Promote for
+    what was not promoted: another value, or the same place again when nothing can make one. A repeat is answered
+    again."""
+
+    places: list[Place]
+
+
+class OutOfScope(Struct, array_like=True, tag=136):
+    """P -> A, the owner of these: nobody holds them any more, so they need not be made again. A repeat changes
+    nothing."""
 
     object_ids: list[ObjectId]
 
@@ -1174,6 +1198,9 @@ Message = (
     | HoldDone
     | Release
     | Fetch
+    | Refetch
+    | Remake
+    | OutOfScope
     | Lodged
     | Fetched
     | Forget

@@ -31,8 +31,9 @@ from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
-from meshray.runtime.copies import NotHere
+from meshray.runtime.copies import Lost, NotHere
 from meshray.runtime.current import Current, Surroundings
+from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal
 from meshray.wire import messages as m
@@ -508,6 +509,8 @@ class Executor:
                 self._in_user_code = False
             result = self.outcomes.of_value(source, task, name, value)
             value = None
+        except Lost as lost:
+            result = self.outcomes.starved(task, lost)
         except BaseException as error:
             self._in_user_code = False
             result = self._of_error(task, name or self.functions.name_of(task.function), error)
@@ -544,12 +547,46 @@ class Executor:
         os._exit(code & 0xFF)
 
     def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
-        """Positional and keyword arguments of an attempt, references at the top level replaced by their values."""
+        """Positional and keyword arguments of an attempt, references at the top level replaced by their values. Raises
+        `Lost` for arguments that cannot be had any more."""
         try:
             return self._arguments(task, carrier)
         except NotHere:
             with self.client.waiting.bring([task.args, *task.deps], None):
                 return self._arguments(task, carrier)
+
+    def lasting_arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
+        """The same for an actor, whose calls keep their order: for what is lost it waits until that was made again."""
+        while True:
+            try:
+                return self.arguments(task, carrier)
+            except Lost as lost:
+                failures = lost.failures
+            places = [dep for dep in task.deps if isinstance(dep, m.Place) and dep in failures]
+            if not places:
+                raise exception_from_failure(next(iter(failures.values())))
+            assert carrier is not None, f"references, and nothing brought them: {task!r}"
+            refs = [self._look_elsewhere(place, carrier) for place in places]
+            task.deps = [
+                m.Borrowed(dep.object_id) if isinstance(dep, m.Place) and dep in places else dep for dep in task.deps
+            ]
+            self.client.waiting.get(refs, None)
+
+    def _look_elsewhere(self, place: m.Place, carrier: Carrier) -> ObjectRef[Any]:
+        """A reference to an argument of which every copy is lost."""
+        engine = self.engine
+        raised = engine.pump.enter()
+        try:
+            engine.records.drain()
+            record = engine.records.borrow(place.object_id, carrier)
+            if record.value is None and not record.owned and not record.fetching:
+                record.value = place
+            if record.value == place:
+                text = f"object {place.object_id.hex()} is lost"
+                engine.lost.look_elsewhere(record, m.Failure("ObjectLostError", text))  # if in vain, `get` says so
+            return ObjectRef(place.object_id)
+        finally:
+            engine.pump.leave(raised)
 
     def _arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         load = self.client.values.load

@@ -41,7 +41,7 @@ def main(packed: bytes) -> NoReturn:
     pidfd = os.pidfd_open(settings.peer_pid)
     node = settings.process_id[:NODE_BYTES]
     endpoint = Endpoint(Path(settings.folder), settings.process_id, config)
-    _, early = introduce(endpoint, peer_process(node), pidfd, None)
+    welcome, early = introduce(endpoint, peer_process(node), pidfd, None)
     engine = Engine(
         Attachment(
             process_id=settings.process_id,
@@ -54,6 +54,7 @@ def main(packed: bytes) -> NoReturn:
             store_folder=Path(settings.store_folder),
             namespace="",
             is_driver=False,
+            is_alone=welcome.alone,
         )
     )
     client = Client(engine)

@@ -15,6 +15,7 @@ from meshray.core.records import Carrier
 from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN, object_of
 from meshray.runtime.client import Client
+from meshray.runtime.copies import Lost
 from meshray.runtime.failures import failure_from_exception, to_failure
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
@@ -103,6 +104,10 @@ class Outcomes:
             else:
                 values.append(value)
         return m.Result(result.seq, values, result.contained, result.kept)
+
+    def starved(self, task: m.Task, lost: Lost) -> m.Result:
+        """The result of a task that did not run, since arguments of its cannot be had any more."""
+        return m.Result(task.seq, [next(iter(lost.failures.values()))], lost=tuple(lost.failures))
 
     def of_error(self, task: m.Task, name: str, error: BaseException) -> m.Result:
         """The result of a task that raised."""

@@ -109,12 +109,25 @@ def test_values_are_asked_for_once(said: Said) -> None:
     assert said.look() == [
         (peer_of(FAR), m.Fetch([X])), (peer_of(OTHER), m.Fetch([Z])), (peer_of(FAR), m.Fetch([Y]))
     ]  # fmt: skip
-    assert said.core.on_fetched(X)
-    assert not said.core.on_fetched(X)
+    assert said.core.on_fetched(m.Promoted(X, b"x"))
+    assert not said.core.on_fetched(m.Promoted(X, b"x"))
     said.core.forget(Y)
     said.core.forget(Y)
     assert said.look() == [(peer_of(FAR), m.Forget([Y]))]
-    assert not said.core.on_fetched(Y)
+    assert not said.core.on_fetched(m.Promoted(Y, b"y"))
     assert said.core.concerns(Z)
     said.core.on_owner_gone(peer_of(OTHER))
     assert not said.core.concerns(Z)
+
+
+def test_the_place_that_is_lost_is_no_answer(said: Said) -> None:
+    gone, other = (m.Place(X, node, "ab", 9) for node in (b"gone----", b"other---"))
+    said.core.fetch([X])
+    said.core.refetch(gone)
+    said.core.refetch(gone)
+    assert said.look() == [(peer_of(FAR), m.Fetch([X])), (peer_of(FAR), m.Refetch([gone]))]
+    assert not said.core.on_fetched(m.Promoted(X, gone)), "the answer to the first question"
+    assert said.core.on_fetched(m.Promoted(X, other))
+    said.core.refetch(other)
+    assert said.look() == [(peer_of(FAR), m.Refetch([other]))]
+    assert said.core.on_fetched(m.Promoted(X, m.Failure("ObjectLostError", "lost")))

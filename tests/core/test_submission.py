@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.pending import DONE, IN_FLIGHT, READY, Mean, Pending, gone_failure
+from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending, gone_failure
 from meshray.core.submission import SchedulingClass, Submission
 from meshray.ids import peer_of
 from meshray.strategy import Strategy
@@ -22,6 +22,7 @@ from meshray.wire.messages import (
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
+    Place,
     Profile,
     Push,
     Result,
@@ -303,6 +304,51 @@ def test_what_a_failed_attempt_left_behind_is_told_to_the_shell() -> None:
     shell.grant(1)
     assert shell.results(1, [Result(1, [raised(ValueError)], kept=True)]) == []
     assert shell.core.kept_by_failed == [(worker(1), task)]
+
+
+def starved(seq: int) -> Result:
+    return Result(seq, [Failure("ObjectLostError", "lost")], lost=(Place(bytes(28), b"far-node", "ab-1", 9),))
+
+
+def test_one_whose_arguments_are_lost_waits_for_others_uncharged() -> None:
+    shell = Shell()
+    shell.core.wants_starved = True
+    (task,) = shell.submit(retries_left=0)
+    shell.grant(1)
+    assert shell.results(1, [starved(1)]) == []
+    assert shell.core.starved == [(task, starved(1))]
+    assert shell.core.kept_by_failed == []
+    assert (task.state, task.attempt, task.retries_left) == (WAITING, 1, 0)
+    check_idle(shell.core)
+    shell.core.on_ready(task)
+    shell.fill()
+    assert [each.attempt for each in shell.pushed(1)] == [0, 1]
+    assert shell.results(1, [Result(2, [b"value"])])[0][0] is task
+
+
+def test_where_nobody_looks_for_lost_arguments_the_task_fails() -> None:
+    shell = Shell()
+    (task,) = shell.submit()
+    shell.grant(1)
+    assert shell.results(1, [starved(1)]) == [(task, starved(1))]
+    assert task.state == DONE
+
+
+def test_a_cancelled_one_waits_for_no_arguments() -> None:
+    shell = Shell()
+    shell.core.wants_starved = True
+    (task,) = shell.submit()
+    shell.grant(1)
+    assert shell.core.cancel(task)
+    assert shell.results(1, [starved(1)]) == [(task, starved(1))]
+
+
+def test_a_variant_for_a_place_knows_of_which_class_it_is() -> None:
+    shell = Shell()
+    task = shell.task()
+    shell.core.settle_near(task, {b"far-node": 1 << 30})
+    assert task.cls is not shell.cls
+    assert task.cls.base is shell.cls
 
 
 def test_a_death_charges_what_had_begun() -> None:

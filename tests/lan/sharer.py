@@ -4,6 +4,10 @@ Lines are JSON, and so are the answers, one each. Values have names here, their 
 
     {"do": "put", "name": "x", "size": 50000000, "seed": 1}     an array of that many random bytes
     {"do": "make", "name": "y", "size": ..., "seed": ..., "node": HEX}     the same, made by a task on that host
+    {"do": "make", ..., "soft": true, "retries": 2}     the same, or on another one when that is gone; so often
+    {"do": "grow", "name": "z", "of": "y", "node": HEX}     made of y by a task, there or elsewhere: each byte one more
+    {"do": "put there", "name": "x", "size": ..., "node": HEX}     put by a task on that host
+    {"do": "call", "names": [...], "node": HEX}     like "digest", by an actor there or elsewhere
     {"do": "digest", "names": [...], "nodes": [...]}   each of these hosts reads all of these, at the same time: what
                                                        each got, and that as a whole within a `list` when "nested"
     {"do": "raw", "size": ..., "seed": ..., "node": HEX}     such an array as an argument, without a reference
@@ -42,6 +46,22 @@ def make(size: int, seed: int) -> Any:
 
 
 @meshray.remote
+def grow(array: Any) -> Any:
+    return array + numpy.uint8(1)
+
+
+@meshray.remote
+def put_there(size: int) -> list[Any]:
+    return [meshray.put(value(size, 1))]
+
+
+@meshray.remote
+class Reader:
+    def read(self, *arrays: Any) -> list[str]:
+        return [digest(array) for array in arrays]
+
+
+@meshray.remote
 def read(*arrays: Any) -> list[str]:
     return [digest(array) for array in arrays]
 
@@ -65,8 +85,8 @@ def keep(refs: list[Any]) -> None:
     KEPT.extend(refs)
 
 
-def on(task: Any, node: str) -> Any:
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, False), max_retries=1)
+def on(task: Any, node: str, soft: bool = False, retries: int = 1) -> Any:
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft), max_retries=retries)
 
 
 def act(told: dict[str, Any], refs: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +94,16 @@ def act(told: dict[str, Any], refs: dict[str, Any]) -> dict[str, Any]:
     if what == "put":
         refs[told["name"]] = meshray.put(value(told["size"], told["seed"]))
     elif what == "make":
-        refs[told["name"]] = on(make, told["node"]).remote(told["size"], told["seed"])
+        task = on(make, told["node"], told.get("soft", False), told.get("retries", 1))
+        refs[told["name"]] = task.remote(told["size"], told["seed"])
+    elif what == "grow":
+        refs[told["name"]] = on(grow, told["node"], True).remote(refs[told["of"]])
+    elif what == "put there":
+        (refs[told["name"]],) = meshray.get(on(put_there, told["node"]).remote(told["size"]), timeout=60)
+    elif what == "call":
+        strategy = NodeAffinitySchedulingStrategy(told["node"], True)
+        reader = Reader.options(scheduling_strategy=strategy).remote()
+        return {"digests": meshray.get(reader.read.remote(*(refs[name] for name in told["names"])), timeout=60)}
     elif what == "digest":
         wanted = [refs[name] for name in told["names"]]
         if told.get("nested"):

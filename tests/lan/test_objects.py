@@ -167,10 +167,73 @@ def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) ->
 @pytest.mark.fault(5)
 def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", offload=True)
-    driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]))
+    driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]), retries=0)
+    driver.tell("put there", name="y", size=5 * MB, node=home(peers["b"]))
     driver.tell("wait", name="x")
     network["b"].power_off()
     driver.begin("get", name="x")
     answer = driver.answer()
     assert answer.get("error") == "ObjectLostError", answer
+    driver.begin("get", name="y")
+    answer = driver.answer()
+    assert answer.get("error") == "OwnerDiedError", answer
     driver.tell("drop", name="x")
+
+
+@cache
+def grown(size: int, seed: int, times: int) -> str:
+    from tests.lan.sharer import digest, value
+
+    return digest(value(size, seed) + times)
+
+
+@pytest.mark.fault(5, 64)
+def test_results_whose_only_host_is_gone_are_made_again(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", "c", offload=True)
+    size, b, c = 3 * MB, home(peers["b"]), home(peers["c"])
+    driver.tell("make", name="x", size=size, seed=9, node=b, soft=True)
+    driver.tell("grow", name="y", of="x", node=b)
+    driver.tell("grow", name="z", of="y", node=b)
+    driver.tell("grow", name="last", of="z", node=b)
+    driver.tell("wait", name="last")
+    driver.tell("drop", name="y")
+    until(lambda: in_use(peers["b"]) < 4 * size, "y is freed")
+    network["b"].power_off()
+    digests = driver.tell("digest", names=["x"], nodes=[c])["digests"]
+    assert digests == [[expected(size, 9)]], "the argument of a task that has begun to run"
+    digests = driver.tell("digest", names=["z"], nodes=[c], nested=True)["digests"]
+    assert digests == [[grown(size, 9, 2)]], "one that another host asks for, and that is made of what was freed"
+    assert driver.tell("get", name="last")["digest"] == grown(size, 9, 3)
+    for name in ("x", "z", "last"):
+        driver.tell("drop", name=name)
+    until(lambda: in_use(peers["a"]) + in_use(peers["c"]) == 0, "nothing is left of what was made twice")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(5)
+def test_an_actor_waits_for_arguments_that_are_made_again(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", "c", offload=True)
+    size, b, c = 3 * MB, home(peers["b"]), home(peers["c"])
+    driver.tell("make", name="x", size=size, seed=10, node=b, soft=True)
+    driver.tell("wait", name="x")
+    network["b"].power_off()
+    assert driver.tell("call", names=["x"], node=c)["digests"] == [expected(size, 10)]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(5)
+def test_it_is_made_again_as_often_as_its_retries_allow(lan: MakeLan) -> None:
+    network = lan("a", "b", "c", offload=True)
+    peers = {name: Peer(network[name], *(("--num-cpus", "0") if name == "a" else ())) for name in ("a", "b", "c")}
+    agree(*peers.values())
+    driver = Sharer(network["a"])
+    size = 3 * MB
+    driver.tell("make", name="x", size=size, seed=11, node=home(peers["b"]), soft=True, retries=1)
+    driver.tell("wait", name="x")
+    network["b"].power_off()
+    assert driver.tell("digest", names=["x"], nodes=[home(peers["c"])])["digests"] == [[expected(size, 11)]]
+    network["c"].power_off()
+    driver.begin("get", name="x")
+    answer = driver.answer()
+    assert answer.get("error") == "ObjectReconstructionFailedError", answer
+    assert "no retries are left" in answer["text"]

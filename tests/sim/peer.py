@@ -205,6 +205,8 @@ class SimPeer:
                 objects.on_release(source, message)
             case m.Fetch():
                 objects.on_fetch(source, message)
+            case m.Refetch():
+                objects.losses.on_refetch(source, message)
             case m.Forget():
                 objects.on_forget(source, message)
             case m.Sealed():

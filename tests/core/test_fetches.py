@@ -49,6 +49,7 @@ class Peer:
                     self.files[effect.segment][effect.offset : effect.offset + len(effect.data)] = effect.data
                 elif isinstance(effect, SealCopy):
                     self.sealed.add(effect.segment)
+                    self.core.on_sealed(effect.segment, self.now)
                 elif isinstance(effect, DropCopy):
                     del self.files[effect.segment]
                 elif isinstance(effect, Send) and isinstance(effect.message, m.CreditRequest):
@@ -280,6 +281,33 @@ def test_a_file_that_cannot_be_written_fails_the_fetch(peer: Peer) -> None:
     (segment,) = peer.files
     peer.core.on_file_failed(segment, m.Failure("OutOfDiskError", "no space"), peer.now)
     assert [message.failure.kind for _, message in peer.said(m.Brought)] == ["OutOfDiskError"]
+    assert not peer.files, "nobody knows what is in it: it is not written again"
+    assert peer.core.charged == 0
+    assert peer.room == 1 << 20
+
+
+@pytest.mark.fault(36, 37)
+def test_nobody_has_a_value_before_its_file_is_known_to_be_complete(peer: Peer) -> None:
+    what = place(size=10)
+    peer.bring(A, what)
+    peer.said()
+    (segment,) = peer.files
+    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, bytes(10)), peer.now)
+    effects = peer.core.take_effects()
+    assert [type(effect) for effect in effects] == [WriteCopy, SealCopy], "and no word to anybody"
+    peer.bring(B, what, 2)
+    peer.core.on_host_gone(MAKER, peer.now)  # it is not needed any more
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    assert peer.core.next_deadline() is None
+    peer.core.check()
+    peer.core.on_file_failed(segment, m.Failure("ObjectStoreFullError", "no room"), peer.now)
+    peer.core.on_sealed(segment, peer.now)  # the write had failed, and the stamp had not
+    said = [effect for effect in peer.core.take_effects() if not isinstance(effect, DropCopy)]
+    brought = [(effect.to, effect.message.failure.kind) for effect in said if isinstance(effect.message, m.Brought)]
+    assert brought == [(A, "ObjectStoreFullError"), (B, "ObjectStoreFullError")]
+    assert not any(isinstance(effect.message, m.Whole) for effect in said)
+    assert peer.core.stats().fetched == 0
+    peer.core.check()
 
 
 def test_a_freed_file_is_written_again_and_then_removed(peer: Peer) -> None:

@@ -204,17 +204,21 @@ class Host:
             for home in self.road.laden():
                 life = self.road.life_of(home)
                 assert life is not None
-                while (parcel := self.road.next(home, self.net.random.random() < 0.7)) is not None:
+                while (parcel := self.road.next(home, self._backlog())) is not None:
                     data = parcel.message if isinstance(parcel.message, bytes) else encode(parcel.message)
                     carried = True
                     if life in self.over:
-                        self.road.on_life_over(life, "no link")
+                        self.road.on_no_link(life)
                         break
                     self.net.carry(self, life, parcel.destination, parcel.source, data)
             if not carried and not self.road._effects:
                 break
         if self.road.laden():
             self.net.at(self.net.now + 0.01, self.turn)
+
+    def _backlog(self) -> int | None:
+        chance = self.net.random.random()
+        return 0 if chance < 0.7 else CONFIG.road_window_bytes if chance < 0.9 else None
 
     def _perform(self, effect: Any) -> None:
         if isinstance(effect, Send):

@@ -82,6 +82,7 @@ class Copy:
     failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
     seeking: bool = False  # the owner's peer was asked and has not answered
     seeks: int = 0
+    unknown: bool = False  # the owner's peer has answered last that it knows of nobody
     progress_at: float = 0.0  # when something came last, or the present source was chosen
     waiting: list[tuple[bytes, int]] = field(default_factory=list)  # processes with their requests
     users: set[bytes] = field(default_factory=set)  # processes that may have views
@@ -118,6 +119,8 @@ class Fetches(Core):
         self._capacity_for = capacity_for
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
+        # By the peer of the owner, and the object: its copies (of more than one place where a task ran more than once).
+        self._of_owner: dict[bytes, dict[bytes, list[Copy]]] = {}
         self._fetching: dict[Place, Copy] = {}  # those in FETCHING and SEALING, the first begun first
         self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
         self._room: dict[int, Copy] = {}  # ROOM, by the request for credit
@@ -139,6 +142,7 @@ class Fetches(Core):
         if copy is None:
             copy = Copy(place)
             self._turns.append(copy)
+            self._of_owner.setdefault(copy.owner, {}).setdefault(place.object_id, []).append(copy)
         self._copies[place] = copy
         if copy.stage is Stage.WHOLE:
             copy.users.add(sender)
@@ -224,7 +228,13 @@ class Fetches(Core):
 
     def _forget(self, copy: Copy) -> None:
         """Out of the books; the caller sees to its file."""
-        self._copies.pop(copy.place, None)
+        del self._copies[copy.place]
+        of_owner = self._of_owner[copy.owner]
+        of_owner[copy.place.object_id].remove(copy)
+        if not of_owner[copy.place.object_id]:
+            del of_owner[copy.place.object_id]
+            if not of_owner:
+                del self._of_owner[copy.owner]
         self._fetching.pop(copy.place, None)
         if copy.segment:
             del self._by_segment[copy.segment]
@@ -278,7 +288,10 @@ class Fetches(Core):
             self._stale += 1
             return
         copy.seeking = False
-        copy.candidates = [peer for peer in message.peers if peer not in (self._peer, copy.source)]
+        # The place itself comes last: what lies there may not have been told to the owner's peer yet.
+        sources = dict.fromkeys([*message.peers, peer_of(copy.place.node)])
+        copy.candidates = [peer for peer in sources if peer not in (self._peer, copy.source)]
+        copy.unknown = not message.peers
         if not copy.source:
             self._choose(copy, now)
         self._ask(now)
@@ -340,8 +353,9 @@ class Fetches(Core):
                 copy.seeking = False
             if copy.source == peer or not copy.source:
                 self._leave(copy, now)
-        for copy in [copy for copy in self._copies.values() if copy.owner == peer]:
-            self._expire(copy)  # nobody will say so
+        for copies in list(self._of_owner.get(peer, {}).values()):
+            for copy in list(copies):
+                self._expire(copy)  # nobody will say so
         self._begin(now)
 
     def _coming(self) -> list[Copy]:
@@ -434,9 +448,9 @@ class Fetches(Core):
 
     def on_expired(self, sender: bytes, message: Expired) -> None:
         """The objects are gone: what nobody uses goes at once, the rest when nobody does any more."""
-        ids = {object_id for object_id in message.object_ids if peer_of(object_id) == sender}
-        for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids]:
-            self._expire(copy)
+        for object_id in message.object_ids:
+            for copy in list(self._of_owner.get(sender, {}).get(object_id, ())):
+                self._expire(copy)
 
     def _expire(self, copy: Copy) -> None:
         copy.expired = True
@@ -518,6 +532,9 @@ class Fetches(Core):
         fetching = [place for place, copy in self._copies.items() if copy.stage in (Stage.FETCHING, Stage.SEALING)]
         assert set(fetching) == set(self._fetching), "another set is fetched"
         assert self._credit >= 0, self._credit
+        of_owner = [copy for objects in self._of_owner.values() for copies in objects.values() for copy in copies]
+        assert len(of_owner) == len(self._copies), "another set is indexed by owner"
+        assert all(self._copies[copy.place] is copy for copy in of_owner), "another set is indexed by owner"
 
 
 def _is_idle(copy: Copy) -> bool:
@@ -533,8 +550,9 @@ def _is_due(copy: Copy) -> bool:
 def _lost(copy: Copy) -> Failure:
     """The story, for people."""
     place = copy.place
+    known = "its owner's host does not know of it any more; " if copy.unknown else ""
     text = (
         f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be "
-        f"had any more, and no other host has them ({copy.have:,} had come, {len(copy.failed)} hosts were tried)"
+        f"had any more, and no other host has them ({known}{copy.have:,} had come, {len(copy.failed)} hosts were tried)"
     )
     return Failure("ObjectLostError", text, details={"object_id": place.object_id.hex(), "node": place.node.hex()})

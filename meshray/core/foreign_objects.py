@@ -10,7 +10,8 @@ There are four sides to it:
   ends.
 - **gone**: when a host is gone, what it owned is lost. What it held here stays for a while (`doubt_s`) in the name of a
   *shade*, since others may have got references from there and not have told of them yet; the host itself may come back
-  meanwhile, and holds by its own name again.
+  meanwhile, and holds by its own name again. Whether what it owns is lost is found out each time that somebody wants
+  it: it is asked once more, and is gone again when nothing leaves for it.
 """
 
 from __future__ import annotations
@@ -103,6 +104,15 @@ class ForeignObjects:
             record.borrowed = True
         if foreign or process:
             self.borrows.hold([record.id for record in foreign], process, token)
+
+    def look_again(self, record: Record) -> None:
+        """Somebody wants it, or has made it anew. One that was lost with its owner's host may be there again; if the
+        host is not, what is now said to it does not leave, and it is lost again (`on_unreachable`)."""
+        if record.stage is not Stage.LOST or self._books.alone or not self.is_foreign(record.id):
+            return
+        self._books.table.revive(record)
+        if record.pins or any(holder[:NODE_BYTES] == self._node for holder in record.holders):
+            self.borrow([record])  # by those who have kept it
 
     def on_hold_done(self, sender: bytes, message: HoldDone) -> None:
         """The peer of another host knows that we hold what it owns."""
@@ -218,9 +228,10 @@ class ForeignObjects:
             self.in_doubt(lambda: books.drop_holds(shade))
 
     def on_unreachable(self, node: bytes, why: str) -> None:
-        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing."""
+        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing, and costs
+        next to nothing: it comes with each word to a host that is gone."""
         books, peer = self._books, peer_of(node)
-        records = books.table.owned_by_node(node)
+        records = books.table.of_host(node)
         for record in records:
             record.borrowed = False
         self.borrows.on_owner_gone(peer)

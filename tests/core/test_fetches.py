@@ -229,6 +229,35 @@ def test_when_nobody_is_left_it_is_lost_and_everybody_who_waits_hears_it(peer: P
     assert peer.said(m.Seek)
 
 
+@pytest.mark.fault(22)
+def test_a_place_of_which_its_owners_peer_has_not_heard_is_tried(peer: Peer) -> None:
+    """It was made again behind a partition, and the word of that is slower than the question."""
+    what = place()
+    peer.bring(A, what)
+    peer.said()
+    peer.found(what)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    while peer.said(m.Seek):
+        peer.found(what)
+    peer.bring(A, what, 2)
+    peer.said()
+    peer.core.on_host_gone(MAKER, peer.now)
+    for _ in range(CONFIG.fetch_seeks_max):
+        peer.found(what)
+    ((_, brought),) = peer.said(m.Brought)
+    assert "its owner's host does not know of it any more; 0 had come, 1 hosts were tried" in brought.failure.message
+
+
+def test_a_value_that_was_made_twice_expires_twice(peer: Peer) -> None:
+    one, other = place(1), m.Place(place(1).object_id, MAKER, f"{'ab' * 8}-2", 100)
+    here = [fetched(peer, what) for what in (one, other)]
+    peer.core.on_unused(A, m.Unused([copy.segment for copy in here]))
+    peer.core.on_expired(peer_of(OWNER), m.Expired([one.object_id]))
+    assert [peer.core.look_up(what) for what in (one, other)] == [None, None]
+    peer.core.check()
+
+
 @pytest.mark.fault(5)
 def test_without_its_owner_it_comes_from_its_place_or_not_at_all(peer: Peer) -> None:
     what, other = place(1), place(2)

@@ -98,7 +98,6 @@ class Road(Core):
         self._ways: dict[bytes, Way] = {}  # by home; made by the first message either way
         self._laden: dict[bytes, None] = {}  # homes for which something may wait
         self._gone: dict[bytes, str] = {}  # homes that are gone, and why
-        self._cuts: dict[bytes, str] = {}  # lives to which a link has ended, and why
         self._barred: Counter[Pair] = Counter()  # (process, home) -> NodeGone that it has not answered
         self._owed: Counter[Pair] = Counter()  # bytes that a local destination has, and the source was not told of
         self._due: dict[Pair, None] = {}  # pairs that are to be told
@@ -117,13 +116,7 @@ class Road(Core):
         """The link to it is over, or could not be made."""
         home = self._homes.home_of(life)
         if home is not None and self._homes.life_of(home) == life:
-            remember(self._cuts, life, why, GONE_MAX)
             self._lose(home, why)
-
-    def on_no_link(self, life: bytes) -> None:
-        """No link to it can be made: an earlier one was cut, or it is no member any more."""
-        before = self._cuts.get(life)
-        self.on_life_over(life, "no link to it can be made" + (f" any more: {before}" if before else ""))
 
     def on_life_over(self, life: bytes, why: str) -> None:
         """It is no member any more: dead, or it has left; or there can be no link between its life and ours."""

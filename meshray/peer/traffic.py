@@ -109,7 +109,7 @@ class Traffic:
                     break
                 carried = True
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
-                    road.on_no_link(life)
+                    road.on_life_over(life, "no link to it can be made")
                     break
         return carried
 

@@ -123,9 +123,6 @@ class TestSpeaking:
         why = f"{CONFIG.link_kept_max_messages + 1} messages wait for it: it takes them too slowly"
         assert rig.effects() == [Sever(LIFE, why), Send(A, m.NodeGone(H, why)), HostGone(H, why)]
         assert rig.road.laden() == []
-        rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
-        rig.road.on_no_link(LIFE)
-        assert rig.effects() == [HostGone(H, f"no link to it can be made any more: {why}")]
 
     def test_what_arrives_is_passed_on_unread(self, rig: Rig) -> None:
         rig.road.on_process_there(PEER_H, m.ProcessThere(X, b""))

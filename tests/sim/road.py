@@ -208,7 +208,7 @@ class Host:
                     data = parcel.message if isinstance(parcel.message, bytes) else encode(parcel.message)
                     carried = True
                     if life in self.over:
-                        self.road.on_no_link(life)
+                        self.road.on_life_over(life, "no link")
                         break
                     self.net.carry(self, life, parcel.destination, parcel.source, data)
             if not carried and not self.road._effects:

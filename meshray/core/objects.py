@@ -553,7 +553,13 @@ class Objects(Core):
         self._effects.append(effect)
 
     def expect_segment(self, place: Place) -> None:
-        """A segment of this host, of which its maker has not told yet; or never will, since it is dead."""
+        """A segment of this host, of which its maker has not told yet; or never will, since it is dead. Or one whose
+        owner's host was away."""
+        if self._store.has(place.segment, place.object_id, place.size):
+            record = self.table.records[place.object_id]
+            if record.stage is Stage.EXPECTED:
+                self.table.enter(record, Stage.SEALED)
+            return
         if self._store.knows_segment(place.segment):
             return
         maker = next((process for process in self.deaths if is_made_by(place.segment, process)), b"")

@@ -331,6 +331,47 @@ def test_a_segment_that_was_made_once_more_is_not_kept_for_nobody(peer: Peer) ->
     assert not peer.core.knows(OURS)
 
 
+@pytest.mark.fault(22)
+def test_the_owner_keeps_what_lies_on_a_host_that_was_away(peer: Peer) -> None:
+    places = [m.Place(oid(A, number), FAR, f"abcdabcdabcdabcd-{number}", 100) for number in range(300)]
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged(places))
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    assert peer.said() == [], "it was never away"
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.core.on_release(A, m.Release([places[0].object_id]))
+    assert peer.said() == [], "it frees by itself what is not claimed"
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    claimed = peer.said()
+    assert [to for to, _ in claimed] == [peer_of(FAR)] * 2
+    assert [place for _, lodged in claimed for place in lodged.places] == places[1:]
+    peer.core.on_release(A, m.Release([places[1].object_id]))
+    assert peer.said() == [(peer_of(FAR), m.Release([places[1].object_id]))]
+    peer.core.foreign.on_unreachable(FAR, "it is not there")
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    assert [place for _, lodged in peer.said() for place in lodged.places] == places[2:]
+
+
+@pytest.mark.fault(22)
+def test_a_segment_whose_owners_host_was_away_stays_when_it_is_claimed(peer: Peer) -> None:
+    place, unclaimed = peer.seal(X, 1), peer.seal(oid(OWNER, 2), 2)
+    peer.said()
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.said()
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged([place]))
+    assert peer.said() == []
+    peer.wait()
+    assert peer.store.has(place.segment, X, 100)
+    assert not peer.store.knows_segment(unclaimed.segment)
+    peer.core.on_release(peer_of(FAR), m.Release([X]))
+    assert not peer.store.knows_segment(place.segment)
+    gone = m.Place(X, NEAR, place.segment, 100)
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged([gone]))  # too late: it is waited for until it is released
+    peer.core.on_release(peer_of(FAR), m.Release([X]))
+    peer.said()
+    assert peer.core.left() == ""
+
+
 @pytest.mark.fault(5)
 def test_segments_of_a_host_that_is_gone_go_after_a_while(peer: Peer) -> None:
     peer.seal(X)

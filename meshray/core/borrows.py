@@ -16,7 +16,7 @@ When the owner's host is gone its objects are lost, and there is nobody left to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from meshray.ids import peer_of
@@ -49,11 +49,9 @@ class Borrows:
 
     def __init__(self, say: Callable[[bytes, Message], None]) -> None:
         self._say = say
-        # By owner's peer, for each object the token of the Hold that told of it, KNOWN once that was answered. No empty
-        # ones, as in `_fetching`.
-        self._held: dict[bytes, dict[bytes, int]] = {}
+        self._held: dict[bytes, int] = {}  # object -> token of the Hold that told its owner, KNOWN once it has answered
         self._asked: dict[int, _Asked] = {}  # by token, the oldest first
-        self._fetching: dict[bytes, set[bytes]] = {}  # by owner's peer, objects whose values were asked for
+        self._fetching: set[bytes] = set()  # objects whose values were asked for
         self._last_token = 0
 
     def hold(self, object_ids: Iterable[bytes], process: bytes = b"", token: int = 0) -> None:
@@ -61,15 +59,14 @@ class Borrows:
         unknown: dict[bytes, tuple[int, list[bytes]]] = {}  # peer -> a new Hold: its token, what it tells of
         waits: set[int] = set()
         for object_id in object_ids:
-            peer = peer_of(object_id)
-            held = self._held.setdefault(peer, {})
-            token_of_it = held.get(object_id)
+            token_of_it = self._held.get(object_id)
             if token_of_it is None:
+                peer = peer_of(object_id)
                 if peer not in unknown:
                     unknown[peer] = self._ask(peer)
                 token_of_it, told = unknown[peer]
                 told.append(object_id)
-                held[object_id] = token_of_it
+                self._held[object_id] = token_of_it
             if token_of_it != KNOWN:
                 waits.add(token_of_it)
         for peer, (number, told) in unknown.items():
@@ -94,10 +91,9 @@ class Borrows:
         if asked is None or asked.peer != peer:
             return
         del self._asked[token]
-        held = self._held.get(peer, {})
         for object_id in asked.object_ids:
-            if held.get(object_id) == token:
-                held[object_id] = KNOWN
+            if self._held.get(object_id) == token:
+                self._held[object_id] = KNOWN
         self._answer(asked)
 
     def _answer(self, asked: _Asked) -> None:
@@ -108,12 +104,8 @@ class Borrows:
 
     def release(self, object_id: bytes) -> None:
         """Nobody here holds it any more. No effect when it is not held."""
-        peer = peer_of(object_id)
-        held = self._held.get(peer, {})
-        if held.pop(object_id, None) is not None:
-            if not held:
-                del self._held[peer]
-            self._say(peer, Release([object_id]))
+        if self._held.pop(object_id, None) is not None:
+            self._say(peer_of(object_id), Release([object_id]))
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -121,36 +113,33 @@ class Borrows:
         """Somebody here waits for these values. Those that were asked for are not asked for again."""
         wanted: dict[bytes, list[bytes]] = {}
         for object_id in object_ids:
-            peer = peer_of(object_id)
-            fetching = self._fetching.setdefault(peer, set())
-            if object_id not in fetching:
-                fetching.add(object_id)
-                wanted.setdefault(peer, []).append(object_id)
+            if object_id not in self._fetching:
+                self._fetching.add(object_id)
+                wanted.setdefault(peer_of(object_id), []).append(object_id)
         for peer, ids in wanted.items():
             self._say(peer, Fetch(ids))
 
     def on_fetched(self, object_id: bytes) -> bool:
         """Its owner has answered. False: nobody had asked, or not any more."""
-        peer = peer_of(object_id)
-        fetching = self._fetching.get(peer, set())
-        if object_id not in fetching:
+        if object_id not in self._fetching:
             return False
-        fetching.discard(object_id)
-        if not fetching:
-            del self._fetching[peer]
+        self._fetching.discard(object_id)
         return True
 
     def forget(self, object_id: bytes) -> None:
         """Nobody here waits for its value any more. No effect when it was not asked for."""
-        if self.on_fetched(object_id):
+        if object_id in self._fetching:
+            self._fetching.discard(object_id)
             self._say(peer_of(object_id), Forget([object_id]))
 
     # -- the end of an owner -----------------------------------------------------------------------------------------
 
-    def on_owner_gone(self, peer: bytes) -> None:
-        """What it owned is lost: nothing more is said of it, and nobody waits for its word."""
-        self._held.pop(peer, None)
-        self._fetching.pop(peer, None)
+    def on_owner_gone(self, peer: bytes, object_ids: Iterable[bytes]) -> None:
+        """What it owned is lost: nothing more is said of it, and nobody waits for its word. `object_ids` are all that
+        this concerns, and maybe others."""
+        for object_id in object_ids:
+            self._held.pop(object_id, None)
+            self._fetching.discard(object_id)
         for token in [token for token, asked in self._asked.items() if asked.peer == peer]:
             self._answer(self._asked.pop(token))
 
@@ -166,30 +155,26 @@ class Borrows:
 
     def concerns(self, object_id: bytes) -> bool:
         """Whether its owner was told that it is held here, or asked for its value."""
-        return self.holds(object_id) or object_id in self._fetching.get(peer_of(object_id), ())
+        return object_id in self._held or object_id in self._fetching
+
+    def concerned(self) -> set[bytes]:
+        """All of which that is so."""
+        return self._held.keys() | set(self._fetching)
 
     def holds(self, object_id: bytes) -> bool:
         """Whether its owner was told that it is held here."""
-        return object_id in self._held.get(peer_of(object_id), ())
+        return object_id in self._held
 
     def check(self) -> None:
         """Assert that the books agree."""
-        assert all(self._held.values()), "an index keeps an empty dict"
-        assert all(self._fetching.values()), "an index keeps an empty set"
-        for peer, held in self._held.items():
-            for object_id, token in held.items():
-                assert peer_of(object_id) == peer, f"{object_id.hex()} is not of {peer.hex()}"
-                if token != KNOWN:
-                    asked = self._asked[token]
-                    assert object_id in asked.object_ids, f"{object_id.hex()} is not in Hold {token}"
-                    assert asked.peer == peer, f"{object_id.hex()} was told to {asked.peer.hex()}"
+        for object_id, token in self._held.items():
+            if token != KNOWN:
+                asked = self._asked[token]
+                assert object_id in asked.object_ids, f"{object_id.hex()} is not in Hold {token}"
+                assert asked.peer == peer_of(object_id), f"{object_id.hex()} was told to {asked.peer.hex()}"
 
     def __len__(self) -> int:
-        return self._count(self._held) + len(self._asked) + self._count(self._fetching)
-
-    def _count(self, by_peer: Mapping[bytes, Collection[bytes]]) -> int:
-        return sum(map(len, by_peer.values()))
+        return len(self._held) + len(self._asked) + len(self._fetching)
 
     def __repr__(self) -> str:
-        held, fetching = self._count(self._held), self._count(self._fetching)
-        return f"<Borrows {held} held, {len(self._asked)} told, {fetching} asked for>"
+        return f"<Borrows {len(self._held)} held, {len(self._asked)} told, {len(self._fetching)} asked for>"

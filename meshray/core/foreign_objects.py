@@ -241,7 +241,7 @@ class ForeignObjects:
         records = books.table.of_host(node)
         for record in records:
             record.borrowed = False
-        self.borrows.on_owner_gone(peer)
+        self.borrows.on_owner_gone(peer, [record.id for record in records])
         for record in records:
             books.lose(record, books.gone.failure(record.id, f"its host is gone: {why} (peer {node.hex()})"))
         books.deaths.on_known()
@@ -279,6 +279,8 @@ class ForeignObjects:
     def check(self) -> None:
         """Assert that the books agree."""
         self.borrows.check()
+        borrowed = {object_id for object_id, record in self._books.table.records.items() if record.borrowed}
+        assert self.borrows.concerned() == borrowed, "owners were told of others than are here"
         for record in self._books.table.records.values():
             foreign = self.is_foreign(record.id)
             assert record.borrowed == (foreign and self.borrows.concerns(record.id)), repr(record)

@@ -164,18 +164,6 @@ def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) ->
     assert answer.get("digest") == expected(size, 5), answer
 
 
-@pytest.mark.fault(5)
-def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) -> None:
-    network, peers, driver = start(lan, "a", "b", offload=True)
-    driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]))
-    driver.tell("wait", name="x")
-    network["b"].power_off()
-    driver.begin("get", name="x")
-    answer = driver.answer()
-    assert answer.get("error") == "ObjectLostError", answer
-    driver.tell("drop", name="x")
-
-
 @pytest.mark.fault(22)
 def test_results_stay_on_a_host_that_was_cut_off_while_they_are_needed(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", offload=True)
@@ -193,3 +181,15 @@ def test_results_stay_on_a_host_that_was_cut_off_while_they_are_needed(lan: Make
     assert driver.tell("get", name="needed")["digest"] == expected(size, 0)
     driver.tell("drop", name="needed")
     until(lambda: in_use(peers["b"]) == 0, "and the other one when it is dropped")
+
+
+@pytest.mark.fault(5)
+def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", offload=True)
+    driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]))
+    driver.tell("wait", name="x")
+    network["b"].power_off()
+    driver.begin("get", name="x")
+    answer = driver.answer()
+    assert answer.get("error") == "ObjectLostError", answer
+    driver.tell("drop", name="x")

@@ -279,10 +279,11 @@ class ForeignObjects:
     def check(self) -> None:
         """Assert that the books agree."""
         self.borrows.check()
-        borrowed = {object_id for object_id, record in self._books.table.records.items() if record.borrowed}
-        assert self.borrows.concerned() == borrowed, "owners were told of others than are here"
+        borrowed = 0
         for record in self._books.table.records.values():
             foreign = self.is_foreign(record.id)
             assert record.borrowed == (foreign and self.borrows.concerns(record.id)), repr(record)
+            borrowed += record.borrowed
             if foreign and self.borrows.holds(record.id):
                 assert record.pins or not record.holders <= {peer_of(record.owner)}, f"held for nobody: {record!r}"
+        assert len(self.borrows.concerned()) == borrowed, "owners were told of others than are here"

@@ -258,12 +258,12 @@ class ObjectTable:
             inner_record = self.records[object_id]
             others = inner_record.roots + inner_record.lineages
             assert inner_record.pins - others == count, f"in {count} containers: {inner_record!r}"
-        abroad = {
-            object_id
-            for object_id, record in self.records.items()
-            if record.stage is not Stage.LOST and node_of(record.owner) != self._home
-        }
-        assert abroad == {object_id for ids in self._abroad.values() for object_id in ids}, "not by host"
+        abroad: Index = {}
+        for owner, ids in self._owned.items():
+            if node_of(owner) != self._home:
+                kept = {object_id for object_id in ids if self.records[object_id].stage is not Stage.LOST}
+                abroad.setdefault(node_of(owner), set()).update(kept)
+        assert {node: ids for node, ids in abroad.items() if ids} == self._abroad, "another index by host"
         for index in (self._owned, self._held, self._waits, self._pending, self._abroad):
             assert all(index.values()), "an index keeps an empty set"
             assert all(object_id in self.records for ids in index.values() for object_id in ids), "a stale index"

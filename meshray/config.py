@@ -225,10 +225,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The same in bytes: 130 ms of a link of 1 Gbit/s. A larger message travels alone."""
 
     link_kept_max_messages: int = 200_000
-    """What a stream keeps for a peer that does not answer, in messages; who sends more has lost that peer."""
+    """What a stream keeps for a peer that does not answer, in messages; who sends more has lost that peer. Likewise
+    what waits of our own words for a host (`core.road`)."""
 
     link_kept_max_bytes: int = 256 << 20
-    """The same in bytes. A relay stops at the window; only what this peer itself decides comes on top."""
+    """The same in bytes. The road stops at the window (`core.road`), so this is far from what ordinarily waits."""
 
     link_ack_after_s: float = 0.02
     """How long an acknowledgement waits for a message to travel with: far below `link_replay_after_s`."""

@@ -143,11 +143,12 @@ class Borrows:
 
     # -- the end of an owner -----------------------------------------------------------------------------------------
 
-    def on_owner_gone(self, peer: bytes) -> None:
-        """What it owned is lost: nothing more is said of it, and nobody waits for its word."""
-        for object_id in [each for each in self._held if peer_of(each) == peer]:
-            del self._held[object_id]
-        self._fetching = {each: lost for each, lost in self._fetching.items() if peer_of(each) != peer}
+    def on_owner_gone(self, peer: bytes, object_ids: Iterable[bytes]) -> None:
+        """What it owned is lost: nothing more is said of it, and nobody waits for its word. `object_ids` are all that
+        this concerns, and maybe others."""
+        for object_id in object_ids:
+            self._held.pop(object_id, None)
+            self._fetching.pop(object_id, None)
         for token in [token for token, asked in self._asked.items() if asked.peer == peer]:
             self._answer(self._asked.pop(token))
 
@@ -164,6 +165,10 @@ class Borrows:
     def concerns(self, object_id: bytes) -> bool:
         """Whether its owner was told that it is held here, or asked for its value."""
         return object_id in self._held or object_id in self._fetching
+
+    def concerned(self) -> set[bytes]:
+        """All of which that is so."""
+        return self._held.keys() | set(self._fetching)
 
     def holds(self, object_id: bytes) -> bool:
         """Whether its owner was told that it is held here."""

@@ -224,7 +224,8 @@ class WriteCopy(Struct, frozen=True):
 
 
 class SealCopy(Struct, frozen=True):
-    """Fetches: a copy is whole, and does not change any more."""
+    """Fetches: all of a copy has come, and it does not change any more. That its file is complete is told by
+    `on_sealed`, that it is not by `on_file_failed`."""
 
     segment: str
     capacity: int

@@ -5,6 +5,7 @@ it once for all of its processes, into a segment of its own: a *copy*. The stage
 
     ROOM       it waits for its turn, or for room in the store
     FETCHING   pieces arrive, in order, from one source; those who have them may already be passed on (`core.serving`)
+    SEALING    all has come; nobody hears of it before its file is known to be complete (`on_sealed`)
     WHOLE      sealed; its users are the processes that have a view, or are about to have one
 
 What identifies a value is its *place*, the segment in which it was made: a task that ran twice has made two values of
@@ -14,6 +15,9 @@ Where from? The peer of the owner knows who has copies, whole or not (`core.wher
 value of one piece is asked for at its place at once. A source that is gone, has nothing, or stalls is left for the next
 one; the copy goes on where it stood. Sources are whole, or began before this one, so that no two wait for each other.
 When nobody is left the value is lost, and that is said.
+
+A file that cannot be made or written is the end of its copy (`on_file_failed`), at whatever piece; nobody gets the
+file, which may have holes, or not be there at all.
 
 A copy without users stays as long as there is room: the next task may need it. It goes when the store is full, when the
 owner's peer says that the object is gone (`Expired`), or when the owner's host is. To the books of the store all that
@@ -59,6 +63,7 @@ class Stage(Enum):
 
     ROOM = "room"
     FETCHING = "fetching"
+    SEALING = "sealing"
     WHOLE = "whole"
 
 
@@ -77,6 +82,7 @@ class Copy:
     failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
     seeking: bool = False  # the owner's peer was asked and has not answered
     seeks: int = 0
+    unknown: bool = False  # the owner's peer has answered last that it knows of nobody
     progress_at: float = 0.0  # when something came last, or the present source was chosen
     waiting: list[tuple[bytes, int]] = field(default_factory=list)  # processes with their requests
     users: set[bytes] = field(default_factory=set)  # processes that may have views
@@ -113,7 +119,9 @@ class Fetches(Core):
         self._capacity_for = capacity_for
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
-        self._fetching: dict[Place, Copy] = {}  # those of `_copies` in FETCHING, the first begun first
+        # By the peer of the owner, and the object: its copies (of more than one place where a task ran more than once).
+        self._of_owner: dict[bytes, dict[bytes, list[Copy]]] = {}
+        self._fetching: dict[Place, Copy] = {}  # those in FETCHING and SEALING, the first begun first
         self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
         self._room: dict[int, Copy] = {}  # ROOM, by the request for credit
         self._credit = 0  # bytes that may be allocated
@@ -134,6 +142,7 @@ class Fetches(Core):
         if copy is None:
             copy = Copy(place)
             self._turns.append(copy)
+            self._of_owner.setdefault(copy.owner, {}).setdefault(place.object_id, []).append(copy)
         self._copies[place] = copy
         if copy.stage is Stage.WHOLE:
             copy.users.add(sender)
@@ -213,18 +222,33 @@ class Fetches(Core):
 
     def _remove(self, copy: Copy) -> None:
         """Out of the books; its file is free."""
-        self._copies.pop(copy.place, None)
+        self._forget(copy)
+        if copy.segment:
+            self._pool.append((copy.progress_at, copy.segment, copy.capacity))
+
+    def _forget(self, copy: Copy) -> None:
+        """Out of the books; the caller sees to its file."""
+        del self._copies[copy.place]
+        of_owner = self._of_owner[copy.owner]
+        of_owner[copy.place.object_id].remove(copy)
+        if not of_owner[copy.place.object_id]:
+            del of_owner[copy.place.object_id]
+            if not of_owner:
+                del self._of_owner[copy.owner]
         self._fetching.pop(copy.place, None)
         if copy.segment:
             del self._by_segment[copy.segment]
-            self._pool.append((copy.progress_at, copy.segment, copy.capacity))
 
     def _give_back(self, files: int, credit: int) -> None:
         """The oldest files of the pool, and credit."""
         dropped, self._pool = self._pool[:files], self._pool[files:]
-        self._effects += [DropCopy(segment) for _, segment, _ in dropped]
         self._credit -= credit
-        size = credit + sum(capacity for _, _, capacity in dropped)
+        self._drop([(segment, capacity) for _, segment, capacity in dropped], credit)
+
+    def _drop(self, files: list[tuple[str, int]], credit: int = 0) -> None:
+        """These files go, and the store has their room and this credit back."""
+        self._effects += [DropCopy(segment) for segment, _ in files]
+        size = credit + sum(capacity for _, capacity in files)
         if size:
             self._effects.append(Send(self._peer, PoolTrimmed(size)))
 
@@ -241,10 +265,13 @@ class Fetches(Core):
             self._choose(copy, now)
 
     def on_file_failed(self, segment: str, failure: Failure, now: float) -> None:
-        """The file of a copy cannot be made or written."""
+        """The file of a copy cannot be made, written or completed: it goes, since nobody knows what is in it. What is
+        still under way for it changes nothing."""
         copy = self._by_segment.get(segment)
-        if copy is not None and copy.stage is Stage.FETCHING:
-            self._fail(copy, failure)
+        if copy is not None and copy.stage in (Stage.FETCHING, Stage.SEALING):
+            self._forget(copy)
+            self._drop([(segment, copy.capacity)])
+            self._tell_failed(copy, failure)
             self._begin(now)
 
     # -- sources -----------------------------------------------------------------------------------------------------
@@ -261,7 +288,10 @@ class Fetches(Core):
             self._stale += 1
             return
         copy.seeking = False
-        copy.candidates = [peer for peer in message.peers if peer not in (self._peer, copy.source)]
+        # The place itself comes last: what lies there may not have been told to the owner's peer yet.
+        sources = dict.fromkeys([*message.peers, peer_of(copy.place.node)])
+        copy.candidates = [peer for peer in sources if peer not in (self._peer, copy.source)]
+        copy.unknown = not message.peers
         if not copy.source:
             self._choose(copy, now)
         self._ask(now)
@@ -316,16 +346,21 @@ class Fetches(Core):
     def on_host_gone(self, node: bytes, now: float) -> None:
         """A source or an owner is gone. A repeat changes nothing."""
         peer = peer_of(node)
-        for copy in list(self._fetching.values()):
+        for copy in self._coming():
             copy.candidates = [candidate for candidate in copy.candidates if candidate != peer]
             copy.failed.add(peer)
             if copy.owner == peer:
                 copy.seeking = False
             if copy.source == peer or not copy.source:
                 self._leave(copy, now)
-        for copy in [copy for copy in self._copies.values() if copy.owner == peer]:
-            self._expire(copy)  # nobody will say so
+        for copies in list(self._of_owner.get(peer, {}).values()):
+            for copy in list(copies):
+                self._expire(copy)  # nobody will say so
         self._begin(now)
+
+    def _coming(self) -> list[Copy]:
+        """Those that need something of other hosts."""
+        return [copy for copy in self._fetching.values() if copy.stage is Stage.FETCHING]
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -372,27 +407,37 @@ class Fetches(Core):
         copy.progress_at = now
         if copy.have == copy.place.size:
             self._finish(copy, now)
-            self._begin(now)
-        else:
-            self._ask(now)
+        self._ask(now)
 
     def _finish(self, copy: Copy, now: float) -> None:
+        """All has come. Whether it was written is known when the effects up to this one were performed."""
+        copy.stage = Stage.SEALING
+        copy.source, copy.candidates, copy.seeking = b"", [], False
+        copy.progress_at = now
+        self._effects.append(SealCopy(copy.segment, copy.capacity, copy.place.object_id, copy.place.size))
+
+    def on_sealed(self, segment: str, now: float) -> None:
+        """The file of a copy is complete: it may be read."""
+        copy = self._by_segment.get(segment)
+        if copy is None or copy.stage is not Stage.SEALING:
+            return  # an earlier write had failed
         copy.stage = Stage.WHOLE
         del self._fetching[copy.place]
-        copy.source, copy.candidates = b"", []
-        copy.progress_at = now
         self._fetched += 1
-        self._effects.append(SealCopy(copy.segment, copy.capacity, copy.place.object_id, copy.place.size))
         self._effects.append(Send(copy.owner, Whole([copy.place])))
         waiting, copy.waiting = copy.waiting, []
         for process, request in waiting:
             copy.users.add(process)
             self._effects.append(Send(process, Brought(request, self._local(copy))))
         self._remove_expired(copy)
+        self._begin(now)
 
     def _fail(self, copy: Copy, failure: Failure) -> None:
-        self._release(copy)
         self._remove(copy)
+        self._tell_failed(copy, failure)
+
+    def _tell_failed(self, copy: Copy, failure: Failure) -> None:
+        self._release(copy)
         self._failed += 1
         for process, request in copy.waiting:
             self._effects.append(Send(process, Brought(request, None, failure)))
@@ -403,9 +448,9 @@ class Fetches(Core):
 
     def on_expired(self, sender: bytes, message: Expired) -> None:
         """The objects are gone: what nobody uses goes at once, the rest when nobody does any more."""
-        ids = {object_id for object_id in message.object_ids if peer_of(object_id) == sender}
-        for copy in [copy for copy in self._copies.values() if copy.place.object_id in ids]:
-            self._expire(copy)
+        for object_id in message.object_ids:
+            for copy in list(self._of_owner.get(sender, {}).get(object_id, ())):
+                self._expire(copy)
 
     def _expire(self, copy: Copy) -> None:
         copy.expired = True
@@ -454,7 +499,7 @@ class Fetches(Core):
         stages = [copy.stage for copy in self._copies.values()]
         held = sum(copy.capacity for copy in self._copies.values())
         return FetchStats(
-            stages.count(Stage.WHOLE), stages.count(Stage.FETCHING), stages.count(Stage.ROOM), held,
+            stages.count(Stage.WHOLE), len(self._fetching), stages.count(Stage.ROOM), held,
             sum(copy.have for copy in self._copies.values()),
             self._fetched, self._failed, self._resumed, self._stale,
         )  # fmt: skip
@@ -479,11 +524,17 @@ class Fetches(Core):
                     in_flight[copy.source] = in_flight.get(copy.source, 0) + copy.asked - copy.have
             elif copy.stage is Stage.ROOM:
                 assert copy in self._turns or copy in self._room.values(), repr(copy)
+            elif copy.stage is Stage.SEALING:
+                assert copy.have == place.size, repr(copy)
+                assert not copy.source, repr(copy)
         assert in_flight == self._in_flight, f"{in_flight} are in flight, not {self._in_flight}"
         assert set(self._by_segment) == {copy.segment for copy in self._copies.values() if copy.segment}
-        fetching = [place for place, copy in self._copies.items() if copy.stage is Stage.FETCHING]
+        fetching = [place for place, copy in self._copies.items() if copy.stage in (Stage.FETCHING, Stage.SEALING)]
         assert set(fetching) == set(self._fetching), "another set is fetched"
         assert self._credit >= 0, self._credit
+        of_owner = [copy for objects in self._of_owner.values() for copies in objects.values() for copy in copies]
+        assert len(of_owner) == len(self._copies), "another set is indexed by owner"
+        assert all(self._copies[copy.place] is copy for copy in of_owner), "another set is indexed by owner"
 
 
 def _is_idle(copy: Copy) -> bool:
@@ -493,14 +544,15 @@ def _is_idle(copy: Copy) -> bool:
 
 def _is_due(copy: Copy) -> bool:
     """Of one that is fetched: whether somebody else has to do something for it."""
-    return copy.asked > copy.have or not copy.source
+    return copy.stage is Stage.FETCHING and (copy.asked > copy.have or not copy.source)
 
 
 def _lost(copy: Copy) -> Failure:
     """The story, for people."""
     place = copy.place
+    known = "its owner's host does not know of it any more; " if copy.unknown else ""
     text = (
         f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be "
-        f"had any more, and no other host has them ({copy.have:,} had come, {len(copy.failed)} hosts were tried)"
+        f"had any more, and no other host has them ({known}{copy.have:,} had come, {len(copy.failed)} hosts were tried)"
     )
     return Failure("ObjectLostError", text, details={"object_id": place.object_id.hex(), "node": place.node.hex()})

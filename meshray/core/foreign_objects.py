@@ -7,10 +7,12 @@ There are four sides to it:
 - **lent**: the peers of other hosts are holders of our objects, and wait for them, like processes.
 - **lodged**: a segment stays on the host that wrote it, whoever owns the object. There it is a SEALED record, which the
   owner's peer holds; that one is told (`Lodged`) before anybody hears of the place, and frees it when its own record
-  ends.
+  ends. When the host was away and is back, the owner's peer says what of it is still needed, and holds it anew: only
+  that one knows (its owner may have failed meanwhile, or made it elsewhere, and never release what it was not told of).
 - **gone**: when a host is gone, what it owned is lost. What it held here stays for a while (`doubt_s`) in the name of a
   *shade*, since others may have got references from there and not have told of them yet; the host itself may come back
-  meanwhile, and holds by its own name again.
+  meanwhile, and holds by its own name again. Whether what it owns is lost is found out each time that somebody wants
+  it: it is asked once more, and is gone again when nothing leaves for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from meshray.config import Config
 from meshray.core.borrows import Borrows
 from meshray.core.deaths import Deaths
 from meshray.core.effects import Dealt, Later
-from meshray.core.gone import Gone, freed
+from meshray.core.gone import GONE_MAX, Gone, freed, remember
 from meshray.core.object_table import ObjectTable, Record, Stage
 from meshray.ids import NODE_BYTES, peer_of
 from meshray.wire.messages import (
@@ -36,6 +38,9 @@ from meshray.wire.messages import (
     Release,
     SealedSegment,
 )
+
+PLACES_AT_ONCE = 256
+"""At most so many places travel in one Lodged."""
 
 
 class Books(Protocol):
@@ -66,9 +71,8 @@ class ForeignObjects:
         self._node = node
         self._books = books
         self.borrows = Borrows(books.tell)
-        self._lodged: dict[
-            bytes, set[bytes]
-        ] = {}  # object of ours -> peers where segments of it lie, but for gone ones
+        self._lodged: dict[bytes, dict[bytes, list[Place]]] = {}  # object of ours -> peer -> its segments there
+        self._away: dict[bytes, None] = {}  # peers that are gone; bounded, the oldest are forgotten
         self._later: dict[int, Callable[[], None]] = {}  # what `on_later` will do
         self._last_number = 0  # of these, and of shades
         self.refused = 0  # messages about objects that are not the sender's
@@ -103,6 +107,15 @@ class ForeignObjects:
             record.borrowed = True
         if foreign or process:
             self.borrows.hold([record.id for record in foreign], process, token)
+
+    def look_again(self, record: Record) -> None:
+        """Somebody wants it, or has made it anew. One that was lost with its owner's host may be there again; if the
+        host is not, what is now said to it does not leave, and it is lost again (`on_unreachable`)."""
+        if record.stage is not Stage.LOST or self._books.alone or not self.is_foreign(record.id):
+            return
+        self._books.table.revive(record)
+        if record.pins or any(holder[:NODE_BYTES] == self._node for holder in record.holders):
+            self.borrow([record])  # by those who have kept it
 
     def on_hold_done(self, sender: bytes, message: HoldDone) -> None:
         """The peer of another host knows that we hold what it owns."""
@@ -177,7 +190,9 @@ class ForeignObjects:
     def _on_lodger(self, sender: bytes, place: Place) -> None:
         """A segment of ours lies elsewhere."""
         books, peer = self._books, peer_of(place.node)
-        self._lodged.setdefault(place.object_id, set()).add(peer)
+        places = self._lodged.setdefault(place.object_id, {}).setdefault(peer, [])
+        if place not in places:
+            places.append(place)
         record = books.table.records.get(place.object_id) or books.table.add(place.object_id)
         if record.stage is Stage.EXPECTED:
             books.table.enter(record, Stage.SEALED)
@@ -189,7 +204,9 @@ class ForeignObjects:
     def _keep(self, sender: bytes, place: Place) -> None:
         """The owner's peer knows of a segment here, whose maker may have died before it told of it."""
         if self.is_peer_of(sender, place.object_id):
-            self._books.table.add_holder(self._books.look_up(place.object_id), sender)
+            record = self._books.look_up(place.object_id)
+            self._books.table.add_holder(record, sender)
+            self.look_again(record)
             self._books.expect_segment(place)
 
     def on_free(self, object_id: bytes) -> bool:
@@ -197,7 +214,8 @@ class ForeignObjects:
         run once more, and the word of another maker be on its way."""
         peers = self._lodged.pop(object_id, None)
         for peer in sorted(peers or ()):
-            self._books.tell(peer, Release([object_id]))
+            if peer not in self._away:
+                self._books.tell(peer, Release([object_id]))
         return peers is not None
 
     # -- gone --------------------------------------------------------------------------------------------------------
@@ -211,23 +229,32 @@ class ForeignObjects:
         for record in held:
             books.table.replace_holder(record, peer, shade)
         self.on_unreachable(node, why)
-        for peers in self._lodged.values():
-            peers.discard(peer)
         books.deaths.on_host_gone(peer)
         if held:
             self.in_doubt(lambda: books.drop_holds(shade))
 
     def on_unreachable(self, node: bytes, why: str) -> None:
-        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing."""
+        """What was said to a host did not leave: it is gone. What it owns is lost. A repeat changes nothing, and costs
+        next to nothing: it comes with each word to a host that is gone."""
         books, peer = self._books, peer_of(node)
-        records = books.table.owned_by_node(node)
+        remember(self._away, peer, None, GONE_MAX)
+        records = books.table.of_host(node)
         for record in records:
             record.borrowed = False
-        self.borrows.on_owner_gone(peer)
+        self.borrows.on_owner_gone(peer, [record.id for record in records])
         for record in records:
             books.lose(record, books.gone.failure(record.id, f"its host is gone: {why} (peer {node.hex()})"))
         books.deaths.on_known()
         books.drop_holds(peer)  # of segments that were written here after it had gone
+
+    def on_host_there(self, peer: bytes) -> None:
+        """Another peer is there, maybe again: what lies there and is needed is held anew. A repeat changes nothing."""
+        if peer not in self._away:
+            return
+        del self._away[peer]
+        places = [place for peers in self._lodged.values() for place in peers.get(peer, ())]
+        for first in range(0, len(places), PLACES_AT_ONCE):
+            self._books.tell(peer, Lodged(places[first : first + PLACES_AT_ONCE]))
 
     def in_doubt(self, event: Callable[[], None]) -> None:
         """`event` happens when everybody has heard of everything."""
@@ -252,8 +279,11 @@ class ForeignObjects:
     def check(self) -> None:
         """Assert that the books agree."""
         self.borrows.check()
+        borrowed = 0
         for record in self._books.table.records.values():
             foreign = self.is_foreign(record.id)
             assert record.borrowed == (foreign and self.borrows.concerns(record.id)), repr(record)
+            borrowed += record.borrowed
             if foreign and self.borrows.holds(record.id):
                 assert record.pins or not record.holders <= {peer_of(record.owner)}, f"held for nobody: {record!r}"
+        assert len(self.borrows.concerned()) == borrowed, "owners were told of others than are here"

@@ -86,10 +86,13 @@ Index = dict[bytes, set[bytes]]  # process -> object ids; no empty sets
 
 class ObjectTable:
     """Records by id. `on_free(record)` is called for each that ended, after it has left the table; `on_less(record)`
-    for a borrowed one of which somebody has let go."""
+    for a borrowed one of which somebody has let go. `home` is the host whose peer this is."""
 
     def __init__(
-        self, on_free: Callable[[Record], None], on_less: Callable[[Record], None] = lambda record: None
+        self,
+        on_free: Callable[[Record], None],
+        on_less: Callable[[Record], None] = lambda record: None,
+        home: bytes = b"",
     ) -> None:
         self.records: dict[bytes, Record] = {}  # for reading
         self._on_free = on_free
@@ -98,6 +101,8 @@ class ObjectTable:
         self._held: Index = {}  # holder
         self._waits: Index = {}  # waiter
         self._pending: Index = {}  # submitter of PENDING ones
+        self._home = home
+        self._abroad: Index = {}  # another host (not a process), whose processes own it; without LOST ones
         self._ending: list[Record] = []  # left the table, `on_free` still to come
         self._draining = False
 
@@ -115,9 +120,9 @@ class ObjectTable:
         """Records that this process promised to resolve."""
         return [self.records[object_id] for object_id in sorted(self._pending.get(process, ()))]
 
-    def owned_by_node(self, node: bytes) -> list[Record]:
-        """Records whose id names a process of this node."""
-        return [record for owner in sorted(self._owned) if node_of(owner) == node for record in self.owned_by(owner)]
+    def of_host(self, node: bytes) -> list[Record]:
+        """Records of another host that are not LOST."""
+        return [self.records[object_id] for object_id in sorted(self._abroad.get(node, ()))]
 
     def owns_any(self, process: bytes) -> bool:
         """Whether any record's id names this process."""
@@ -130,7 +135,17 @@ class ObjectTable:
         assert object_id not in self.records, f"added twice: {self.records[object_id]!r}"
         record = self.records[object_id] = Record(object_id)
         self._owned.setdefault(record.owner, set()).add(object_id)
+        self._index_host(record)
         return record
+
+    def _index_host(self, record: Record) -> None:
+        node = node_of(record.owner)
+        if node == self._home:
+            return
+        if record.stage is Stage.LOST:
+            _remove(self._abroad, node, record.id)
+        else:
+            self._abroad.setdefault(node, set()).add(record.id)
 
     def enter(self, record: Record, stage: Stage, submitter: bytes = b"") -> None:
         """The next stage; a pair that `NEXT` does not have is an error of this peer."""
@@ -141,6 +156,8 @@ class ObjectTable:
         record.submitter = submitter
         if submitter:
             self._pending.setdefault(submitter, set()).add(record.id)
+        if stage is Stage.LOST:
+            self._index_host(record)
 
     def add_holder(self, record: Record, process: bytes) -> None:
         record.holders.add(process)
@@ -158,6 +175,7 @@ class ObjectTable:
         assert not record.contained, repr(record)
         record.stage = Stage.EXPECTED
         record.value = None
+        self._index_host(record)
 
     def drop_holder(self, record: Record, process: bytes) -> None:
         record.holders.discard(process)
@@ -217,6 +235,7 @@ class ObjectTable:
         if self.records.get(record.id) is record and is_free(record):
             del self.records[record.id]
             _remove(self._owned, record.owner, record.id)
+            _remove(self._abroad, node_of(record.owner), record.id)
             self._ending.append(record)
         if self._draining:
             return
@@ -243,7 +262,13 @@ class ObjectTable:
             inner_record = self.records[object_id]
             others = inner_record.roots + inner_record.lineages
             assert inner_record.pins - others == count, f"in {count} containers: {inner_record!r}"
-        for index in (self._owned, self._held, self._waits, self._pending):
+        abroad: Index = {}
+        for owner, ids in self._owned.items():
+            if node_of(owner) != self._home:
+                kept = {object_id for object_id in ids if self.records[object_id].stage is not Stage.LOST}
+                abroad.setdefault(node_of(owner), set()).update(kept)
+        assert {node: ids for node, ids in abroad.items() if ids} == self._abroad, "another index by host"
+        for index in (self._owned, self._held, self._waits, self._pending, self._abroad):
             assert all(index.values()), "an index keeps an empty set"
             assert all(object_id in self.records for ids in index.values() for object_id in ids), "a stale index"
 

@@ -101,7 +101,7 @@ class Objects(Core):
         self.gone = Gone(node)
         self.foreign = ForeignObjects(config, node, self)
         self.losses = Losses(self)
-        self.table = ObjectTable(self._on_free, self.foreign.on_less)
+        self.table = ObjectTable(self._on_free, self.foreign.on_less, node)
         self.deaths = Deaths(self.foreign.borrows, self.tell, self._on_settled, self.foreign.in_doubt)
         self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
         self._attached: set[bytes] = set()  # living processes that count references
@@ -430,6 +430,7 @@ class Objects(Core):
         local = sender in self._attached
         for object_id in message.object_ids if local else self.foreign.ours(message.object_ids):
             record = self.look_up(object_id)
+            self.foreign.look_again(record)
             if self.foreign.is_foreign(object_id) and record.value is None:
                 self.table.add_waiter(record, sender)
                 record.borrowed = True
@@ -492,6 +493,7 @@ class Objects(Core):
         if place is not None and place.segment == sealed.segment:
             del self._unsealed[sealed.object_id]
         record = self.table.records.get(sealed.object_id) or self.table.add(sealed.object_id)
+        self.foreign.look_again(record)
         if record.stage is Stage.EXPECTED:
             self.table.enter(record, Stage.SEALED)
             if self.foreign.is_foreign(record.id):
@@ -571,7 +573,13 @@ class Objects(Core):
         return list(record.contained) if record.stage is Stage.SETTLED else []
 
     def expect_segment(self, place: Place) -> None:
-        """A segment of this host, of which its maker has not told yet; or never will, since it is dead."""
+        """A segment of this host, of which its maker has not told yet; or never will, since it is dead. Or one whose
+        owner's host was away."""
+        if self._store.has(place.segment, place.object_id, place.size):
+            record = self.table.records[place.object_id]
+            if record.stage is Stage.EXPECTED:
+                self.table.enter(record, Stage.SEALED)
+            return
         if self._store.knows_segment(place.segment):
             return
         maker = next((process for process in self.deaths if is_made_by(place.segment, process)), b"")

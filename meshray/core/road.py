@@ -20,6 +20,10 @@ its receiver. So everything that holds for messages on one host holds between tw
 waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
 when half a window has come together and nothing waits for the receiver's socket. The peers never stop reading.
 
+What peers say themselves waits for the window of the link as well, here, not in the link, which keeps a bounded part
+for a peer that is slow. It goes before what is relayed; but values that were asked for (`Fetched`) are as large as what
+processes say, and take turns with that.
+
 Events go in, effects come out of `take_effects`; what is to leave is pulled: `next` for each home of `laden`.
 """
 
@@ -44,6 +48,7 @@ from meshray.wire.messages import (
     CodeReady,
     CodeWanted,
     DeathSettled,
+    Fetched,
     JobDone,
     JobInfo,
     JobKnown,
@@ -247,12 +252,15 @@ class Road(Core):
     def send(self, destination: bytes, message: Message, now: float) -> bool:
         """Our peer says something to a process of another host, or its peer. False: that host is gone, or there is no
         other, and it is dropped."""
+        if isinstance(message, Fetched):
+            return self.send_late(destination, message, now)
         home = destination[:NODE_BYTES]
         way = self._way(home, now)
         if way is None:
             self.counters["sends to the gone"] += 1
             return False
         self._say(way, message, destination)
+        self._bound(way)
         return True
 
     def send_late(self, reader: bytes, message: Message, now: float, to_peer: bool = False) -> bool:
@@ -266,11 +274,19 @@ class Road(Core):
         destination = peer_process(way.home) if to_peer else reader
         way.relay((self.process_id, reader), Parcel(destination, self.process_id, message))
         self._laden[way.home] = None
+        self._bound(way)
         return True
 
     def _say(self, way: Way, message: Message, destination: bytes = b"") -> None:
         way.say(Parcel(destination or peer_process(way.home), self.process_id, message))
         self._laden[way.home] = None
+
+    def _bound(self, way: Way) -> None:
+        """Too much of our own peer waits there: that is the end."""
+        life = self._homes.life_of(way.home)
+        if way.own_count > self._config.link_kept_max_messages and life is not None:
+            self._emit(Sever(life, why := f"{way.own_count} messages wait for it: it takes them too slowly"))
+            self.on_cut(life, why)
 
     def _way(self, home: bytes, now: float) -> Way | None:
         """The way to a home; None when it is gone, or nobody can be anywhere."""
@@ -293,15 +309,16 @@ class Road(Core):
         """Homes for which something may wait, and which are there."""
         return [home for home in self._laden if self.is_there(home)]
 
-    def next(self, home: bytes, window_open: bool) -> Parcel | None:
-        """What is to leave for this home next; what is relayed only while the window of the link is open. None:
+    def next(self, home: bytes, backlog: int | None) -> Parcel | None:
+        """What is to leave for this home next. `backlog`: bytes that the link has taken and that have not arrived, as
+        far as is known; what is relayed leaves while they are few. None: it takes nothing now. Returns None for
         nothing now."""
         way = self._ways.get(home)
         if way is None:
             self._laden.pop(home, None)
             return None
-        parcel = way.next_own()
-        if parcel is None and window_open:
+        parcel = way.next_own() if backlog is not None else None
+        if parcel is None and backlog is not None and backlog < self._config.road_window_bytes:
             parcel = way.next_relayed()
         if not way:
             self._laden.pop(home, None)

@@ -15,9 +15,10 @@ class Handle(Struct, frozen=True):
 
 
 class Sever(Struct, frozen=True):
-    """This life of a peer is over: end the link to it."""
+    """This life of a peer is over: end the link to it; `why` in words."""
 
     life: bytes
+    why: str = "its peer has begun anew"
 
 
 class HostGone(Struct, frozen=True):

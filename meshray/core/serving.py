@@ -92,6 +92,13 @@ class Serving(Core):
             self._queues[peer] = waiting
         return found
 
+    def on_unread(self, reading: Reading) -> None:
+        """It could not be read now, for a reason that passes: it is the next one for its asker again."""
+        self.served -= 1
+        self.served_bytes -= reading.size
+        pull = Pull(reading.place, reading.offset, reading.size)
+        self._queues.setdefault(reading.to, deque()).appendleft(pull)
+
     def on_unreadable(self, reading: Reading) -> None:
         """The file could not be read: the asker has to turn to somebody else."""
         self._effects.append(Send(reading.to, NoPiece(reading.place)))

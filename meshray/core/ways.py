@@ -1,8 +1,8 @@
 """What is to leave for one other host next?
 
-What this peer itself says goes first, in its order. What it relays for processes waits behind the window of the link,
-and pairs of processes take turns by message, so a pair that has much to say holds up no other, and none holds up the
-peers. What a pair says stays in its order.
+What this peer itself says goes first, in its order, while the link takes anything. What it relays for processes waits
+behind the window of the link, and pairs of processes take turns by message, so a pair that has much to say holds up no
+other, and none holds up the peers. What a pair says stays in its order.
 
 A process that has died says farewell when the last of its messages has left.
 """
@@ -36,6 +36,7 @@ class Way:
         self.jobs: set[bytes] = set()  # jobs that were made known there, or from there
         self.dealt: set[bytes] = set()  # living processes of this host that have spoken with it, either way
         self._own: deque[Parcel] = deque()
+        self.own_count = 0  # what waits of our own peer, in either kind
         self._pairs: dict[Pair, deque[bytes | Parcel]] = {}  # no empty ones; whose turn it is comes first
         self._bytes: dict[Pair, int] = {}  # what waits of them
         self._waiting: dict[bytes, int] = {}  # source -> how many of its pairs wait
@@ -44,6 +45,7 @@ class Way:
     def say(self, parcel: Parcel) -> None:
         """Our own peer says something."""
         self._own.append(parcel)
+        self.own_count += 1
 
     def relay(self, pair: Pair, data: bytes | Parcel) -> None:
         """A process says something; or our own peer something that can wait, which takes its turn as a pair does."""
@@ -54,6 +56,7 @@ class Way:
             self._bytes[pair] = 0
         waiting.append(data)
         self._bytes[pair] += _size(data)
+        self.own_count += isinstance(data, Parcel)
 
     def bytes_of(self, pair: Pair) -> int:
         """What waits of this pair."""
@@ -66,7 +69,7 @@ class Way:
         if process in self._waiting:
             self._farewells[process] = parcel
         else:
-            self._own.append(parcel)
+            self.say(parcel)
 
     def has_own(self) -> bool:
         return bool(self._own)
@@ -76,7 +79,10 @@ class Way:
 
     def next_own(self) -> Parcel | None:
         """What our peer has to say next."""
-        return self._own.popleft() if self._own else None
+        if not self._own:
+            return None
+        self.own_count -= 1
+        return self._own.popleft()
 
     def next_relayed(self) -> Parcel | None:
         """What is to be relayed next."""
@@ -91,12 +97,16 @@ class Way:
         else:
             del self._bytes[pair]
             self._one_less(pair[0])
-        return data if isinstance(data, Parcel) else Parcel(pair[1], pair[0], data)
+        if isinstance(data, Parcel):
+            self.own_count -= 1
+            return data
+        return Parcel(pair[1], pair[0], data)
 
     def drop(self, destination: bytes) -> None:
         """That one is dead: what waits for it is for nobody."""
         for pair in [pair for pair in self._pairs if pair[1] == destination]:
-            del self._pairs[pair], self._bytes[pair]
+            del self._bytes[pair]
+            self.own_count -= sum(isinstance(data, Parcel) for data in self._pairs.pop(pair))
             self._one_less(pair[0])
 
     def _one_less(self, source: bytes) -> None:
@@ -107,7 +117,7 @@ class Way:
         del self._waiting[source]
         farewell = self._farewells.pop(source, None)
         if farewell is not None:
-            self._own.append(farewell)
+            self.say(farewell)
 
     def sources(self) -> set[bytes]:
         """Processes of which something waits."""

@@ -209,6 +209,7 @@ def add_member(parts: Parts, peer: bytes) -> None:
     """Another peer is there. A repeat changes nothing."""
     parts.cores.naming.on_member_up(peer)
     parts.cores.wills.on_member_up(peer)
+    parts.cores.objects.foreign.on_host_there(peer)
 
 
 def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SENT_AT_ONCE_BYTES = 8 << 20
 """So much is read and sent in one turn (10 ms of work); then the rest of the peer has its turn."""
 
+READ_AGAIN_S = 0.1
+"""After so long it is tried again to read a piece for which no descriptor was left: others are closed all the time."""
+
 
 def finder(node: bytes, store: StoreAccounts, fetches: Fetches) -> Callable[[Place], tuple[str, int] | None]:
     """What tells in which file a value lies here, and how much of it is there: where it was made, or in a copy."""
@@ -50,6 +53,7 @@ class CopyHands:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
         self.more = False  # the last turn has left something that could be sent at once
+        self._rests = False  # no descriptor was left to read with: until the timer says so
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -60,28 +64,34 @@ class CopyHands:
         self._try(effect.segment, lambda: self._files.write(effect.segment, effect.offset, effect.data), now)
 
     def seal(self, effect: SealCopy, now: float) -> None:
-        self._files.seal(effect.segment, effect.capacity, effect.object_id, effect.size)
+        segment, capacity = effect.segment, effect.capacity
+        if self._try(segment, lambda: self._files.seal(segment, capacity, effect.object_id, effect.size), now):
+            self._parts.cores.fetches.on_sealed(segment, now)
 
     def drop(self, effect: DropCopy, now: float) -> None:
         self._files.drop(effect.segment)
 
-    def _try(self, segment: str, act: Callable[[], None], now: float) -> None:
-        """Whoever waits for the copy hears what went wrong with its file."""
+    def _try(self, segment: str, act: Callable[[], None], now: float) -> bool:
+        """Whether it went well. If not, whoever waits for the copy hears what went wrong with its file."""
         try:
             act()
         except MeshrayError as error:
             failure = Failure(type(error).__name__, str(error))
         except OSError as error:
-            kind = "OutOfDiskError" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE) else "ObjectLostError"
-            failure = Failure(kind, f"a copy of an object of another host could not be written: {error}")
+            kind = "OutOfDiskError" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "MeshrayError"
+            text = f"a copy of an object of another host could not be written: {error} (the object itself is not lost)"
+            failure = Failure(kind, text)
         else:
-            return
+            return True
         self._parts.cores.fetches.on_file_failed(segment, failure, now)
+        return False
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
     def turn(self, mesh: Mesh, now: float) -> bool:
         """Send what was asked for, as far as the links take it; whether there was anything."""
+        if self._rests:
+            return False
         serving, road = self._parts.cores.serving, self._parts.cores.road
         window = self._parts.config.bulk_window_bytes
         lives: dict[bytes, bytes] = {}  # asker -> its present life, as far as its link takes more
@@ -100,7 +110,12 @@ class CopyHands:
             served = True
             try:
                 data = read_piece(self._parts.store_folder, reading.segment, reading.offset, reading.size)
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    serving.on_unread(reading)
+                    self._rests = True
+                    self._parts.timers.at(now + READ_AGAIN_S, self._read_again)
+                    break
                 note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
                 serving.on_unreadable(reading)
                 continue
@@ -109,6 +124,9 @@ class CopyHands:
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
         return served
+
+    def _read_again(self) -> None:
+        self._rests = False
 
     def close(self) -> None:
         self._files.close()

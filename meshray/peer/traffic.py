@@ -99,13 +99,12 @@ class Traffic:
     def _carry(self, mesh: Mesh, now: float) -> bool:
         """Give to the links what may leave; whether anything did, or was found to be impossible."""
         carried = False
-        road, window = self._road, self._parts.config.road_window_bytes
+        road = self._road
         for home in road.laden():
             life = road.life_of(home)
             assert life is not None, f"{home.hex()} is not there"
             while True:
-                backlog = mesh.backlog(life, Plane.CONTROL)
-                parcel = road.next(home, backlog is not None and backlog < window)
+                parcel = road.next(home, mesh.backlog(life, Plane.CONTROL))
                 if parcel is None:
                     break
                 carried = True

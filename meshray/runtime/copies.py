@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from meshray.wire.messages import Bring, Brought, Failure, Place, Unused
@@ -60,16 +61,17 @@ class Loans:
             self.failures.append(failure)
             if failure.kind == "ObjectLostError":
                 self.lost[place] = failure
-        elif self._over:
-            self._copies.events.append((place, -1))  # nobody waits for it any more
-        else:
-            self._places.append(place)
+            return
+        self._places.append(place)
+        if self._over:  # asked after the place is there: an `end` in another thread sees one or the other
+            self.end()
 
     def end(self) -> None:
-        """The values were read, or nobody waits for them any more. From any thread."""
+        """The values were read, or nobody waits for them any more. From any thread, also from several at once."""
         self._over = True
-        while self._places:
-            self._copies.events.append((self._places.pop(), -1))
+        with suppress(IndexError):  # there are no more
+            while True:
+                self._copies.events.append((self._places.pop(), -1))
 
 
 class Copies:

@@ -196,7 +196,8 @@ class Engine:
             self.endpoint.refused += 1
             self.endpoint.last_refusal = str(error)
             return
-        self.abroad.heard(message.source)
+        if message.source not in self.dead:
+            self.abroad.heard(message.source)
         self.on_messages([(message.source, said)])
 
     def on_turn(self, now: float) -> None:

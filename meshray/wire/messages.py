@@ -535,7 +535,8 @@ class OutOfScope(Struct, array_like=True, tag=136):
 
 class Lodged(Struct, array_like=True, tag=120):
     """P -> P', the peer of the owner: segments that hold your objects lie here. Before whatever tells of their places.
-    They stay until you Release them. A repeat changes nothing."""
+    They stay until you Release them. Or P' -> P: you may not have heard of these, or were away; I hold them. A repeat
+    changes nothing."""
 
     places: list[Place]
 

@@ -597,20 +597,21 @@ class Executor:
             return loaded  # type: ignore[no-any-return]
         args, kwargs, positions = loaded
         args = list(args)
-        for position, dep in zip(positions, task.deps, strict=True):
-            if isinstance(dep, m.Borrowed):
-                value = self._borrowed(dep.object_id, carrier)
-            else:
-                value = load(dep, carrier)
+        borrowed = [dep.object_id for dep in task.deps if isinstance(dep, m.Borrowed)]
+        values = [None if isinstance(dep, m.Borrowed) else load(dep, carrier) for dep in task.deps]
+        fetched = iter(self._borrowed(borrowed, carrier) if borrowed else ())
+        for position, dep, loaded_one in zip(positions, task.deps, values, strict=True):
+            value = next(fetched) if isinstance(dep, m.Borrowed) else loaded_one
             if type(position) is int:
                 args[position] = value
             else:
                 kwargs[position] = value
         return args, kwargs
 
-    def _borrowed(self, object_id: bytes, carrier: Carrier | None) -> Any:
-        self.engine.queue.append((object_id, carrier))
-        return self.client.waiting.get([ObjectRef(object_id)], None)[0]
+    def _borrowed(self, object_ids: list[bytes], carrier: Carrier | None) -> list[Any]:
+        """Their values, which come at the same time."""
+        self.engine.queue.extend((object_id, carrier) for object_id in object_ids)
+        return self.client.waiting.get([ObjectRef(object_id) for object_id in object_ids], None)
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 

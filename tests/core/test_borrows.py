@@ -78,7 +78,7 @@ def test_nobody_waits_for_an_owner_that_is_gone(said: Said) -> None:
     said.core.hold([X, Z], A, 7)
     mark = said.core.mark()
     said.look()
-    said.core.on_owner_gone(peer_of(FAR))
+    said.core.on_owner_gone(peer_of(FAR), [X, Y])
     assert said.look() == []
     assert not said.core.is_known(mark)
     assert not said.core.holds(X)
@@ -116,7 +116,7 @@ def test_values_are_asked_for_once(said: Said) -> None:
     assert said.look() == [(peer_of(FAR), m.Forget([Y]))]
     assert not said.core.on_fetched(m.Promoted(Y, b"y"))
     assert said.core.concerns(Z)
-    said.core.on_owner_gone(peer_of(OTHER))
+    said.core.on_owner_gone(peer_of(OTHER), [Z])
     assert not said.core.concerns(Z)
 
 

@@ -72,7 +72,7 @@ def test_when_an_owner_is_gone_nobody_waits_for_its_word(world: World) -> None:
     world.borrows.hold([X], B, 1)
     world.core.on_died(A, [])
     assert world.settled == []
-    world.borrows.on_owner_gone(peer_of(FAR))
+    world.borrows.on_owner_gone(peer_of(FAR), [X])
     world.core.on_known()
     assert world.settled == [A]
 

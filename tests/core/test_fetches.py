@@ -49,6 +49,7 @@ class Peer:
                     self.files[effect.segment][effect.offset : effect.offset + len(effect.data)] = effect.data
                 elif isinstance(effect, SealCopy):
                     self.sealed.add(effect.segment)
+                    self.core.on_sealed(effect.segment, self.now)
                 elif isinstance(effect, DropCopy):
                     del self.files[effect.segment]
                 elif isinstance(effect, Send) and isinstance(effect.message, m.CreditRequest):
@@ -228,6 +229,35 @@ def test_when_nobody_is_left_it_is_lost_and_everybody_who_waits_hears_it(peer: P
     assert peer.said(m.Seek)
 
 
+@pytest.mark.fault(22)
+def test_a_place_of_which_its_owners_peer_has_not_heard_is_tried(peer: Peer) -> None:
+    """It was made again behind a partition, and the word of that is slower than the question."""
+    what = place()
+    peer.bring(A, what)
+    peer.said()
+    peer.found(what)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    while peer.said(m.Seek):
+        peer.found(what)
+    peer.bring(A, what, 2)
+    peer.said()
+    peer.core.on_host_gone(MAKER, peer.now)
+    for _ in range(CONFIG.fetch_seeks_max):
+        peer.found(what)
+    ((_, brought),) = peer.said(m.Brought)
+    assert "its owner's host does not know of it any more; 0 had come, 1 hosts were tried" in brought.failure.message
+
+
+def test_a_value_that_was_made_twice_expires_twice(peer: Peer) -> None:
+    one, other = place(1), m.Place(place(1).object_id, MAKER, f"{'ab' * 8}-2", 100)
+    here = [fetched(peer, what) for what in (one, other)]
+    peer.core.on_unused(A, m.Unused([copy.segment for copy in here]))
+    peer.core.on_expired(peer_of(OWNER), m.Expired([one.object_id]))
+    assert [peer.core.look_up(what) for what in (one, other)] == [None, None]
+    peer.core.check()
+
+
 @pytest.mark.fault(5)
 def test_without_its_owner_it_comes_from_its_place_or_not_at_all(peer: Peer) -> None:
     what, other = place(1), place(2)
@@ -280,6 +310,33 @@ def test_a_file_that_cannot_be_written_fails_the_fetch(peer: Peer) -> None:
     (segment,) = peer.files
     peer.core.on_file_failed(segment, m.Failure("OutOfDiskError", "no space"), peer.now)
     assert [message.failure.kind for _, message in peer.said(m.Brought)] == ["OutOfDiskError"]
+    assert not peer.files, "nobody knows what is in it: it is not written again"
+    assert peer.core.charged == 0
+    assert peer.room == 1 << 20
+
+
+@pytest.mark.fault(36, 37)
+def test_nobody_has_a_value_before_its_file_is_known_to_be_complete(peer: Peer) -> None:
+    what = place(size=10)
+    peer.bring(A, what)
+    peer.said()
+    (segment,) = peer.files
+    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, bytes(10)), peer.now)
+    effects = peer.core.take_effects()
+    assert [type(effect) for effect in effects] == [WriteCopy, SealCopy], "and no word to anybody"
+    peer.bring(B, what, 2)
+    peer.core.on_host_gone(MAKER, peer.now)  # it is not needed any more
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    assert peer.core.next_deadline() is None
+    peer.core.check()
+    peer.core.on_file_failed(segment, m.Failure("ObjectStoreFullError", "no room"), peer.now)
+    peer.core.on_sealed(segment, peer.now)  # the write had failed, and the stamp had not
+    said = [effect for effect in peer.core.take_effects() if not isinstance(effect, DropCopy)]
+    brought = [(effect.to, effect.message.failure.kind) for effect in said if isinstance(effect.message, m.Brought)]
+    assert brought == [(A, "ObjectStoreFullError"), (B, "ObjectStoreFullError")]
+    assert not any(isinstance(effect.message, m.Whole) for effect in said)
+    assert peer.core.stats().fetched == 0
+    peer.core.check()
 
 
 def test_a_freed_file_is_written_again_and_then_removed(peer: Peer) -> None:

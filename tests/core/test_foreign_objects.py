@@ -132,7 +132,10 @@ def test_when_its_owner_is_gone_it_is_lost_and_nobody_waits(peer: Peer) -> None:
     assert failure.kind == "OwnerDiedError"
     assert "its power went" in failure.message
     peer.core.on_fetch(A, m.Fetch([X]))
-    assert peer.said()[0][1].records[0].value.kind == "OwnerDiedError"
+    assert peer.said() == [(peer_of(FAR), m.Hold(2, [X])), (peer_of(FAR), m.Fetch([X]))], "it may be back"
+    peer.core.foreign.on_unreachable(FAR, "its power went")
+    ((to, fetched),) = peer.said()
+    assert (to, fetched.records[0].value.kind) == (A, "OwnerDiedError")
     peer.core.on_release(A, m.Release([X]))
     assert peer.said() == []  # there is nobody to tell
     assert not peer.core.knows(X)
@@ -148,6 +151,60 @@ def test_a_host_that_was_cut_off_may_be_dealt_with_again(peer: Peer) -> None:
     assert peer.said() == [(peer_of(FAR), m.Fetch([X]))]
     peer.core.foreign.on_unreachable(FAR, "it is not")
     assert [to for to, _ in peer.said()] == [B, B]  # HoldDone, Fetched
+
+
+@pytest.mark.fault(22)
+def test_a_value_is_asked_for_anew_by_whoever_holds_it_yet(peer: Peer) -> None:
+    """B has it in the arguments of a task, and reads it before it holds it."""
+    peer.hold_foreign(A)
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.said()
+    peer.wait()
+    peer.core.on_fetch(B, m.Fetch([X]))
+    assert peer.said() == [(peer_of(FAR), m.Hold(2, [X])), (peer_of(FAR), m.Fetch([X]))]
+    peer.core.foreign.on_fetched(peer_of(FAR), m.Fetched([m.Promoted(X, b"value")]))
+    assert peer.said() == [(B, m.Fetched([m.Promoted(X, b"value")]))]
+    peer.core.foreign.on_hold_done(peer_of(FAR), m.HoldDone(2))
+    peer.core.on_release(A, m.Release([X]))
+    assert peer.said() == [(peer_of(FAR), m.Release([X]))]
+    assert peer.core.left() == ""
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("kept", [True, False], ids=["held", "not held"])
+def test_what_is_made_again_after_a_partition_is_lodged_anew(peer: Peer, kept: bool) -> None:
+    first = peer.seal(X, 1)
+    if kept:
+        peer.core.on_hold(A, m.Hold(1, [X]))
+    assert (peer_of(FAR), m.Lodged([first])) in peer.said()
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.said()
+    again = peer.seal(X, 2)
+    said = peer.said()
+    assert (peer_of(FAR), m.Lodged([again])) in said
+    assert any(isinstance(message, m.Hold) for _, message in said) == kept, "A holds it as before"
+    peer.wait()  # what it had held before is over
+    assert peer.store.has(again.segment, X, 100)
+    peer.core.on_release(A, m.Release([X]))
+    peer.core.on_release(peer_of(FAR), m.Release([X]))
+    assert not peer.store.knows_segment(again.segment)
+
+
+def test_a_word_to_a_host_that_is_gone_concerns_what_was_said_since(peer: Peer) -> None:
+    """However much of it is held here, and was lost before."""
+    many = [oid(OWNER, number) for number in range(100)]
+    peer.core.on_hold(A, m.Hold(1, many))
+    assert [record.id for record in peer.core.table.of_host(FAR)] == many
+    peer.core.foreign.on_host_gone(FAR, "its power went")
+    assert peer.core.table.of_host(FAR) == []
+    peer.core.on_hold(B, m.Hold(2, many[7:8]))
+    assert [record.id for record in peer.core.table.of_host(FAR)] == many[7:8]
+    peer.core.foreign.on_unreachable(FAR, "its power went")
+    assert peer.core.table.of_host(FAR) == []
+    assert peer.said()[-1] == (B, m.HoldDone(2))
+    peer.core.on_release(A, m.Release(many))
+    peer.core.on_release(B, m.Release(many))
+    assert peer.core.left() == ""
 
 
 def test_alone_a_foreign_object_is_lost_at_once() -> None:
@@ -272,6 +329,47 @@ def test_a_segment_that_was_made_once_more_is_not_kept_for_nobody(peer: Peer) ->
     peer.seal(OURS)
     assert any(isinstance(message, m.SegmentsFree) for _, message in peer.said())
     assert not peer.core.knows(OURS)
+
+
+@pytest.mark.fault(22)
+def test_the_owner_keeps_what_lies_on_a_host_that_was_away(peer: Peer) -> None:
+    places = [m.Place(oid(A, number), FAR, f"abcdabcdabcdabcd-{number}", 100) for number in range(300)]
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged(places))
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    assert peer.said() == [], "it was never away"
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.core.on_release(A, m.Release([places[0].object_id]))
+    assert peer.said() == [], "it frees by itself what is not claimed"
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    claimed = peer.said()
+    assert [to for to, _ in claimed] == [peer_of(FAR)] * 2
+    assert [place for _, lodged in claimed for place in lodged.places] == places[1:]
+    peer.core.on_release(A, m.Release([places[1].object_id]))
+    assert peer.said() == [(peer_of(FAR), m.Release([places[1].object_id]))]
+    peer.core.foreign.on_unreachable(FAR, "it is not there")
+    peer.core.foreign.on_host_there(peer_of(FAR))
+    assert [place for _, lodged in peer.said() for place in lodged.places] == places[2:]
+
+
+@pytest.mark.fault(22)
+def test_a_segment_whose_owners_host_was_away_stays_when_it_is_claimed(peer: Peer) -> None:
+    place, unclaimed = peer.seal(X, 1), peer.seal(oid(OWNER, 2), 2)
+    peer.said()
+    peer.core.foreign.on_host_gone(FAR, "cut off")
+    peer.said()
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged([place]))
+    assert peer.said() == []
+    peer.wait()
+    assert peer.store.has(place.segment, X, 100)
+    assert not peer.store.knows_segment(unclaimed.segment)
+    peer.core.on_release(peer_of(FAR), m.Release([X]))
+    assert not peer.store.knows_segment(place.segment)
+    gone = m.Place(X, NEAR, place.segment, 100)
+    peer.core.foreign.on_lodged(peer_of(FAR), m.Lodged([gone]))  # too late: it is waited for until it is released
+    peer.core.on_release(peer_of(FAR), m.Release([X]))
+    peer.said()
+    assert peer.core.left() == ""
 
 
 @pytest.mark.fault(5)

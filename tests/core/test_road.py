@@ -52,9 +52,9 @@ class Rig:
     def effects(self) -> list[Any]:
         return self.road.take_effects()
 
-    def leaves(self, home: bytes = H, window_open: bool = True) -> list[tuple[bytes, bytes, Any]]:
+    def leaves(self, home: bytes = H, backlog: int | None = 0) -> list[tuple[bytes, bytes, Any]]:
         found = []
-        while (parcel := self.road.next(home, window_open)) is not None:
+        while (parcel := self.road.next(home, backlog)) is not None:
             found.append(tuple(parcel))
         return found
 
@@ -97,8 +97,32 @@ class TestSpeaking:
     def test_what_is_relayed_waits_for_the_window_and_the_peer_does_not(self, rig: Rig) -> None:
         rig.say(B, X)
         rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
-        assert [parcel[2] for parcel in rig.leaves(window_open=False)] == [m.ProcessThere(B), m.JobOver(DRIVER)]
+        assert rig.leaves(backlog=None) == []
+        left = rig.leaves(backlog=CONFIG.road_window_bytes)
+        assert [parcel[2] for parcel in left] == [m.ProcessThere(B), m.JobOver(DRIVER)]
         assert rig.leaves() == [(X, B, b"data")]
+
+    def test_values_that_were_asked_for_take_turns_with_what_is_relayed(self, rig: Rig) -> None:
+        rig.say(A, X, b"1")
+        rig.leaves()
+        answers = [m.Fetched([m.Promoted(bytes([number]) * 28, bytes(90_000))]) for number in range(3)]
+        for answer in answers:
+            assert rig.road.send(PEER_H, answer, 0.0)
+        rig.say(A, X, b"2")
+        rig.say(A, X, b"3")
+        rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
+        assert rig.leaves(backlog=CONFIG.road_window_bytes) == [(PEER_H, US, m.JobOver(DRIVER))]
+        assert [parcel[2] for parcel in rig.leaves()] == [answers[0], b"2", answers[1], b"3", answers[2]]
+
+    def test_a_host_that_takes_our_words_too_slowly_is_cut_off_and_that_is_the_reason(self, rig: Rig) -> None:
+        rig.meet()
+        for _ in range(CONFIG.link_kept_max_messages):
+            rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
+        assert rig.effects() == []
+        rig.road.send(PEER_H, m.Fetched([]), 0.0)
+        why = f"{CONFIG.link_kept_max_messages + 1} messages wait for it: it takes them too slowly"
+        assert rig.effects() == [Sever(LIFE, why), Send(A, m.NodeGone(H, why)), HostGone(H, why)]
+        assert rig.road.laden() == []
 
     def test_what_arrives_is_passed_on_unread(self, rig: Rig) -> None:
         rig.road.on_process_there(PEER_H, m.ProcessThere(X, b""))
@@ -325,7 +349,10 @@ class TestJobs:
         rig.road.on_foreign_job_ended(THEIR_DRIVER, 0.0)
         assert not rig.road.hears(THEIR_DRIVER)
         rig.say(B, X)
-        assert [parcel[2] for parcel in rig.leaves(window_open=False)] == [m.LoadNow({}), m.ProcessThere(B)]
+        assert [parcel[2] for parcel in rig.leaves(backlog=CONFIG.road_window_bytes)] == [
+            m.LoadNow({}),
+            m.ProcessThere(B),
+        ]
         assert rig.leaves() == [
             (THEIR_DRIVER, US, lines),
             (X, B, b"data"),

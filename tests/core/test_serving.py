@@ -67,6 +67,20 @@ def test_a_copy_that_is_not_whole_serves_what_it_has(peer: Peer) -> None:
     assert peer.readings() == [(A, "ab-1", 10), (A, "ab-1", 20)]
 
 
+def test_what_could_not_be_read_now_is_still_the_next(peer: Peer) -> None:
+    for offset in (0, 10):
+        peer.pull(A, ONE, offset)
+    reading = peer.core.next(peer.open.__contains__)
+    assert reading is not None
+    peer.core.on_unread(reading)
+    assert peer.core.served == peer.core.served_bytes == 0
+    assert peer.readings() == [(A, "ab-1", 0), (A, "ab-1", 10)]
+    last = Reading(A, ONE, "ab-1", 20, 10)
+    peer.core.on_unread(last)
+    assert peer.readings() == [(A, "ab-1", 20)]
+    assert peer.said() == []
+
+
 def test_what_is_not_here_any_more_is_said_once(peer: Peer) -> None:
     peer.pull(A, ONE, 0)
     peer.pull(A, TWO, 0)

@@ -73,3 +73,17 @@ def test_what_waits_for_a_dead_one_is_dropped() -> None:
     way.relay((B, C), b"b0")
     way.drop(C)
     assert not way
+
+
+def test_what_waits_of_the_peer_itself_is_counted() -> None:
+    way = Way(HOME)
+    way.say(own(b"mine"))
+    way.relay((OURS, C), own(b"late"))
+    way.relay((OURS, B), own(b"later"))
+    way.relay((A, C), b"a")
+    way.farewell(A, Parcel(PEER, OURS, ProcessDied(A)))
+    assert way.own_count == 3
+    way.drop(B)
+    assert way.own_count == 2
+    assert drain(way) == [b"mine", b"late", b"a", b"farewell"]
+    assert way.own_count == 0

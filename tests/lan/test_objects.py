@@ -164,6 +164,25 @@ def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) ->
     assert answer.get("digest") == expected(size, 5), answer
 
 
+@pytest.mark.fault(22)
+def test_results_stay_on_a_host_that_was_cut_off_while_they_are_needed(lan: MakeLan) -> None:
+    network, peers, driver = start(lan, "a", "b", offload=True)
+    size, b = 3 * MB, home(peers["b"])
+    for seed, name in enumerate(("needed", "dropped")):
+        driver.tell("make", name=name, size=size, seed=seed, node=b)
+        driver.tell("wait", name=name)
+    assert in_use(peers["b"]) > 2 * size
+    network.partition("a", "b")
+    until(lambda: all("is gone for what runs here" in repr(peer.program) for peer in peers.values()), "both see it")
+    driver.tell("drop", name="dropped")
+    network.heal()
+    agree(*peers.values())
+    until(lambda: in_use(peers["b"]) < 2 * size, "what nobody needs any more goes with the time of doubt")
+    assert driver.tell("get", name="needed")["digest"] == expected(size, 0)
+    driver.tell("drop", name="needed")
+    until(lambda: in_use(peers["b"]) == 0, "and the other one when it is dropped")
+
+
 @pytest.mark.fault(5)
 def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", offload=True)

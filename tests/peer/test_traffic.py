@@ -34,7 +34,9 @@ from meshray.wire.codec import decode
 from tests.peer.test_mesh import alive, free_port
 from tests.until import until
 
-CONFIG = msgspec.structs.replace(preset("test"), road_window_bytes=1 << 16)
+CONFIG = msgspec.structs.replace(
+    preset("test"), road_window_bytes=1 << 16, link_window_bytes=1 << 18, link_kept_max_bytes=1 << 21
+)
 
 
 def nothing(*_: object) -> None:
@@ -61,7 +63,8 @@ class Peer:
         leases = SimpleNamespace(on_member=lambda member, now: None)
         naming = SimpleNamespace(on_member_up=nothing, on_member_down=nothing, members=list)
         wills = SimpleNamespace(on_member_up=nothing, on_member_down=nothing)
-        cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills)
+        objects = SimpleNamespace(foreign=SimpleNamespace(on_host_there=nothing))
+        cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills, objects=objects)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
@@ -93,7 +96,7 @@ class Peer:
                 else:
                     self.told.append((effect.source, message))
             elif isinstance(effect, Sever):
-                self.mesh.sever(effect.life, "begun anew", now)
+                self.mesh.sever(effect.life, effect.why, now)
             else:
                 self.told.append(effect)
 
@@ -182,6 +185,27 @@ def test_more_than_the_window_leaves_bit_by_bit_and_the_peers_own_words_before_i
     for sender in senders:
         said = [message.data.split()[0] for message in b.heard[other] if message.source == sender]
         assert said == [b"%d" % number for number in range(10)]
+
+
+def test_what_the_peer_itself_says_waits_for_the_link_however_much_it_is(room: Room) -> None:
+    """Values that another host asks for by the thousand, constructors of many actors: far more than a link keeps."""
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    one, other = a.process(), b.process()
+    a.say(one, other, b"before")
+    room.until(lambda: b.data(other), "they have spoken")
+    for number in range(40):
+        name = number.to_bytes(28, "big")
+        a.road.send(b.id, m.Fetched([m.Promoted(name, bytes(90_000))]), time.monotonic())
+        a.road.send(b.id, m.Promote([m.Promoted(name, bytes(90_000))]), time.monotonic())
+    a.say(one, other, b"between")
+    room.until(lambda: len(b.told) == 80, "all is heard")
+    for kind in (m.Fetched, m.Promote):
+        names = [message.records[0].object_id for _, message in b.told if isinstance(message, kind)]
+        assert names == [number.to_bytes(28, "big") for number in range(40)]
+    assert b.data(other) == [b"before", b"between"]
+    assert a.gone(one) == b.gone(other) == []
 
 
 def test_a_process_that_reads_nothing_is_not_said_to_have_it(room: Room) -> None:

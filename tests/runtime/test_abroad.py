@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from meshray.runtime.abroad import Abroad
+from meshray.runtime.engine import Engine
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.codec import decode, encode
-from meshray.wire.messages import RELAY_WINDOW_BYTES, Message, Relay, RelayTaken, Result, Results
+from meshray.wire.messages import RELAY_WINDOW_BYTES, Message, Relay, Relayed, RelayTaken, Result, Results
 
 PEER = b"p" * 16
 X, Y = b"x" * 16, b"y" * 16
@@ -96,3 +98,12 @@ def test_the_gone_are_forgotten_with_what_waits_for_them(abroad: Abroad, sent: S
     assert abroad.forget_host(Y[:8]) == []
     abroad.send(X, message(0))
     assert numbers(sent, X)[-1] == 0
+
+
+def test_the_last_words_of_one_that_was_accounted_for_make_no_pair(abroad: Abroad) -> None:
+    said: list[Any] = []
+    engine = SimpleNamespace(peer=PEER, dead={X: None}, abroad=abroad, on_messages=said.extend)
+    for process in (X, Y):
+        Engine._on_relayed(cast(Engine, engine), PEER, Relayed(process, encode(message(1))))
+    assert abroad.forget_host(X[:8]) == []
+    assert abroad.forget_host(Y[:8]) == [Y]

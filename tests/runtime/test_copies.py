@@ -97,6 +97,22 @@ def test_whoever_has_given_up_uses_nothing(engine: Engine) -> None:
     assert engine.unused()
 
 
+def test_a_loan_that_ends_while_its_copy_comes_ends_once(engine: Engine) -> None:
+    """One thread gives up between any two steps of the one that is told of the copy."""
+
+    class Places(list[Place]):
+        def append(self, place: Place) -> None:
+            loans.end()
+            super().append(place)
+
+    loans = engine.ask()
+    loans._places = Places()
+    engine.answer()
+    loans.end()
+    assert list(engine.copies.events) == [(PLACE, -1)]
+    assert engine.unused()
+
+
 def test_what_cannot_be_had_is_told(engine: Engine) -> None:
     loans = engine.ask()
     engine.answer(Failure("ObjectLostError", "gone"))

@@ -363,6 +363,7 @@ class SimPeer:
                 self.data[effect.segment] = before[: effect.offset] + effect.data + before[end:]
             case SealCopy():
                 assert effect.size <= effect.capacity
+                self.fetches.on_sealed(effect.segment, now)
             case DropCopy():
                 del self.files[effect.segment], self.data[effect.segment]
             case UnlinkSegment():

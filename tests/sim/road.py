@@ -204,7 +204,7 @@ class Host:
             for home in self.road.laden():
                 life = self.road.life_of(home)
                 assert life is not None
-                while (parcel := self.road.next(home, self.net.random.random() < 0.7)) is not None:
+                while (parcel := self.road.next(home, self._backlog())) is not None:
                     data = parcel.message if isinstance(parcel.message, bytes) else encode(parcel.message)
                     carried = True
                     if life in self.over:
@@ -215,6 +215,10 @@ class Host:
                 break
         if self.road.laden():
             self.net.at(self.net.now + 0.01, self.turn)
+
+    def _backlog(self) -> int | None:
+        chance = self.net.random.random()
+        return 0 if chance < 0.7 else CONFIG.road_window_bytes if chance < 0.9 else None
 
     def _perform(self, effect: Any) -> None:
         if isinstance(effect, Send):

@@ -1,0 +1,166 @@
+"""The files of copies, where a file system is full, or no descriptor is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from meshray.config import preset
+from meshray.core.effects import DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.fetches import Fetches
+from meshray.core.serving import Serving
+from meshray.ids import object_of, peer_of
+from meshray.peer.copies import CopyHands
+from meshray.peer.mesh import Mesh
+from meshray.peer.parts import Parts
+from meshray.peer.timers import Timers
+from meshray.store.copies import copy_capacity, read_piece
+from meshray.wire import messages as m
+
+NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
+A = NEAR + b"a" * 8
+SIZE = 300_000
+CONFIG = preset("test")
+
+
+def place(number: int = 1, node: bytes = MAKER) -> m.Place:
+    return m.Place(object_of(OWNER + b"process-" + number.to_bytes(8, "big"), 0), node, f"{'ab' * 8}-{number}", SIZE)
+
+
+class Peer:
+    """A core, its hands, and what it said; there is always room."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fetches = Fetches(CONFIG, NEAR, copy_capacity)
+        cores = SimpleNamespace(fetches=self.fetches)
+        self.hands = CopyHands(cast(Parts, SimpleNamespace(store_folder=folder, cores=cores)))
+        self.table: dict[type, Callable[[Any, float], None]] = {
+            OpenCopy: self.hands.open, WriteCopy: self.hands.write, SealCopy: self.hands.seal,
+            DropCopy: self.hands.drop,
+        }  # fmt: skip
+        self.said: list[Any] = []
+
+    def settle(self) -> None:
+        while effects := self.fetches.take_effects():
+            for effect in effects:
+                if not isinstance(effect, Send):
+                    self.table[type(effect)](effect, 0.0)
+                elif isinstance(effect.message, m.CreditRequest):
+                    self.fetches.on_granted(m.CreditGranted(effect.message.request, effect.message.size), 0.0)
+                else:
+                    self.said.append(effect.message)
+            self.fetches.check()
+
+    def fetch(self, what: m.Place) -> m.Brought:
+        """What a process that needs it is answered."""
+        self.fetches.on_bring(A, m.Bring(1, what), 0.0)
+        self.settle()
+        self.fetches.on_piece(peer_of(MAKER), m.Piece(what, 0, memoryview(b"x" * SIZE)), 0.0)
+        self.settle()
+        said, self.said = self.said, []
+        (brought,) = (message for message in said if isinstance(message, m.Brought))
+        assert any(isinstance(message, m.Whole) for message in said) == (brought.failure is None)
+        return brought
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Peer:
+    return Peer(tmp_path)
+
+
+def failing(real: Callable[..., Any], code: int, times: int) -> Callable[..., Any]:
+    """Fails so often."""
+    left = [times]
+
+    def call(*args: Any, **options: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            raise OSError(code, os.strerror(code))
+        return real(*args, **options)
+
+    return call
+
+
+def kind_of(brought: m.Brought) -> str:
+    return "" if brought.failure is None else brought.failure.kind
+
+
+def assert_goes_on(peer: Peer) -> None:
+    """What comes later is not spoilt by it."""
+    for number in (2, 3, 1):
+        brought = peer.fetch(place(number))
+        assert brought.place is not None, brought.failure
+        assert read_piece(peer.folder, brought.place.segment, 0, SIZE) == b"x" * SIZE
+    assert len(list(peer.folder.iterdir())) == 3
+    peer.hands.close()
+
+
+@pytest.mark.fault(36, 37)
+def test_a_full_file_system_at_the_only_piece(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 9))
+        patch.setattr("meshray.store.files._allocate", failing(os.pwrite, errno.ENOSPC, 9))
+        assert kind_of(peer.fetch(place())) == "OutOfDiskError"  # no shared memory, here
+    assert list(peer.folder.iterdir()) == []
+    assert_goes_on(peer)
+
+
+@pytest.mark.fault(36, 37)
+def test_a_write_that_fails_before_a_stamp_that_does_not(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has freed some pages in between."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 1))
+        assert kind_of(peer.fetch(place())) == "OutOfDiskError"
+    assert list(peer.folder.iterdir()) == []
+    assert_goes_on(peer)
+
+
+@pytest.mark.fault(36, 37)
+def test_what_is_behind_the_value_cannot_be_allocated(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("meshray.store.files._allocate", failing(os.pwrite, errno.ENOSPC, 1))
+        assert kind_of(peer.fetch(place())) == "OutOfDiskError"
+    assert_goes_on(peer)
+
+
+@pytest.mark.fault(40)
+def test_no_descriptor_for_its_file(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No disk is full, no object lost, and no file that was never made is written again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(os.open, errno.EMFILE, 1))
+        brought = peer.fetch(place())
+    assert kind_of(brought) == "MeshrayError"
+    assert "Too many open files" in str(brought.failure)
+    assert_goes_on(peer)
+
+
+@pytest.mark.fault(40)
+def test_no_descriptor_to_read_a_piece_for_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = place(node=NEAR)
+    (tmp_path / what.segment).write_bytes(b"y" * SIZE)
+    serving, timers, sent = Serving(CONFIG, lambda place: (place.segment, SIZE)), Timers(), []
+    road = SimpleNamespace(life_of=lambda home: home)
+    parts = SimpleNamespace(
+        store_folder=tmp_path, cores=SimpleNamespace(serving=serving, road=road), config=CONFIG, timers=timers,
+        process_id=peer_of(NEAR),
+    )  # fmt: skip
+    mesh = SimpleNamespace(backlog=lambda life, plane: 0, send=lambda *told: sent.append(told) or True)
+    hands = CopyHands(cast(Parts, parts))
+    serving.on_pull(peer_of(MAKER), m.Pull(what, 0, SIZE))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(os.open, errno.EMFILE, 1))
+        hands.turn(cast(Mesh, mesh), 1.0)
+    assert not hands.turn(cast(Mesh, mesh), 1.0), "it is left alone for a moment"
+    assert (sent, serving.take_effects()) == ([], [])
+    due = timers.next_deadline()
+    assert due is not None
+    timers.run_due(due)
+    assert hands.turn(cast(Mesh, mesh), due)
+    assert len(sent) == 1

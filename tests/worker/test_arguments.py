@@ -1,0 +1,61 @@
+"""What a task is called with: values that came with it, and those that its worker has to fetch."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from meshray.runtime.copies import NotHere
+from meshray.wire import messages as m
+from meshray.worker.executor import Executor
+
+X, Y = b"x" * 28, b"y" * 28
+FAR = m.Place(b"z" * 28, b"far-----", "abcdabcdabcdabcd-1", 100)
+
+
+class Shell:
+    """An executor without processes."""
+
+    def __init__(self) -> None:
+        self.fetches: list[list[bytes]] = []  # what its worker had to ask for, each time
+        self.here: set[m.Place] = set()
+        self.engine = SimpleNamespace(queue=deque())
+        waiting = SimpleNamespace(get=self.get, bring=self.bring)
+        self.client = SimpleNamespace(values=SimpleNamespace(load=self.load), waiting=waiting)
+
+    def load(self, value: Any, carrier: object) -> Any:
+        if value == b"arguments":
+            return [None, "between", None, None, None], {}, [0, 2, 3, 4, "k"]
+        if isinstance(value, m.Place) and value not in self.here:
+            raise NotHere(value)
+        return [value]
+
+    def get(self, refs: list[bytes], timeout: float | None) -> list[str]:
+        self.fetches.append(refs)
+        return [f"value of {ref!r}" for ref in refs]
+
+    def bring(self, values: list[Any], timeout: float | None) -> AbstractContextManager[None]:
+        self.here.update(value for value in values if isinstance(value, m.Place))
+        return nullcontext()
+
+    def _arguments(self, task: m.Task, carrier: Any) -> Any:
+        return Executor._arguments(cast(Executor, self), task, carrier)
+
+    def _borrowed(self, object_ids: list[bytes], carrier: Any) -> Any:
+        return Executor._borrowed(cast(Executor, self), object_ids, carrier)
+
+
+def test_large_ones_come_at_the_same_time_and_each_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshray.worker.executor.ObjectRef", lambda object_id: object_id)  # nobody counts, here
+    shell = Shell()
+    task = m.Task(0, bytes(24), b"f", b"arguments", [m.Borrowed(X), b"small", FAR, b"small", m.Borrowed(Y)])
+    args, kwargs = Executor.arguments(cast(Executor, shell), task, None)
+    assert args == [f"value of {X!r}", "between", [b"small"], [FAR], [b"small"]]
+    assert kwargs == {"k": f"value of {Y!r}"}
+    assert args[2] is not args[4], "equal arguments are not one and the same"
+    assert shell.fetches == [[X, Y]]
+    assert list(shell.engine.queue) == [(X, None), (Y, None)], "each handle is counted"

@@ -206,7 +206,7 @@ class Placement:
     def asks(self, wanted: Wanted, now: float) -> list[Ask]:
         """Whom the submitter of a class that waits should ask as well, now. Notes that it was told so."""
         due = now >= self.next_look(wanted)
-        if wanted.looked == self.version and not due:
+        if wanted.looked == self.version and not due and not wanted.shares:  # (`may_grant` may have dealt them just now)
             return []
         wanted.looked = self.version
         left = min(wanted.count - len(wanted.grants), ROOM_MAX)

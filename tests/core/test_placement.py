@@ -336,6 +336,22 @@ def test_turns_that_are_not_taken_are_dealt_again_to_those_with_room() -> None:
     assert B not in view.asks(wanted)
 
 
+def test_turns_that_are_dealt_again_are_told() -> None:
+    """`may_grant` comes first and deals; nobody was told of it, and if only others had room, nothing ran any more."""
+    view = View()
+    view.fill()
+    view.tell(B, 4)
+    wanted = view.wants(2, Strategy(spread=True))
+    view.may_grant(wanted)
+    assert view.asks(wanted) == {B: 1}
+    for _ in range(3):
+        view.now = view.placement.next_look(wanted)
+        assert not view.may_grant(wanted)
+        assert view.asks(wanted) == {B: 2}, "it has room, and this host has none"
+        assert view.asks(wanted) == {}, "told once"
+        view.placement.on_load(B, {})
+
+
 def test_affinity_to_this_node_or_another() -> None:
     view = View()
     view.tell(B, 4)

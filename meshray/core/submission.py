@@ -624,11 +624,12 @@ class Submission(Core):
                 del cls.asked[peer]
 
     def _soon_begun(self, cls: SchedulingClass) -> bool:
-        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would."""
-        if not cls.ready or not cls.leases or cls.strategy.spread:
+        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would. Those that
+        take no more, which may run something long, begin none of it."""
+        if not cls.ready or cls.strategy.spread or (mean_ns := cls.ready[0].mean.ns) is None:
             return False
-        mean_ns = cls.ready[0].mean.ns
-        return mean_ns is not None and mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * len(cls.leases)
+        takers = sum(not lease.revoked and not lease.held_up for lease in cls.leases.values())
+        return mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * takers
 
     def _say_demand(self, cls: SchedulingClass, count: int) -> None:
         if count == cls.demanded:

@@ -291,7 +291,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     name_claim_timeout_s: float = 2.0
     """A member that does not say by then whether it has an actor of a name has none: it is likely dead or cut off, and
-    of two actors with one name one will go. Many times longer than an answer takes."""
+    of two actors with one name one will go. Many times longer than an answer takes. `get_actor` waits as long for those
+    that have not told of an actor of that name."""
 
     name_claim_again_s: float = 0.05
     """A claim that another one came before asks again after so long: some round trips, after which that one is

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshray.config import DEFAULT, Config
+from meshray.core.demands import Wanted
 from meshray.core.effects import ActorSlot, ActorWaits, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
-from meshray.core.placement import Here, Member
+from meshray.core.placement import Here, Member, Placement
 from meshray.ids import peer_of
 from meshray.resources import to_amounts
 from meshray.strategy import LabelTest, Strategy
@@ -892,6 +893,53 @@ def test_a_load_that_shows_room_is_a_hint_at_once() -> None:
     host.wait(DEFAULT.ask_again_s)
     tell(host, THERE, CPU=2)
     assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)]
+
+
+def test_loads_that_come_close_together_are_looked_at_together() -> None:
+    host = meshed(config=msgspec.structs.replace(DEFAULT, ask_busy_max=1), CPU=1)
+    nodes = {b"first___", b"second__", b"third___", b"fourth__"}
+    for node in nodes:
+        tell(host, node, CPU=2, used=2)
+    host.demand(A, 9)
+    (queues,) = host.take(AskAlso)
+    one, other, another = sorted(nodes - {queues.peer[:8]})
+    host.now += 0.1
+    tell(host, one, CPU=2)
+    assert [ask.peer for ask in host.take(AskAlso)] == [peer_of(one)], "at once after a pause"
+    since = host.now
+    tell(host, other, CPU=2)
+    host.leases.on_load_now(peer_of(another), LoadNow({}), host.now)
+    host.perform()
+    assert not host.take(AskAlso)
+    assert host.leases.deadline() == since + DEFAULT.look_again_s
+    host.wait(DEFAULT.look_again_s)
+    assert {ask.peer for ask in host.take(AskAlso)} == {peer_of(other), peer_of(another)}
+
+
+def test_what_members_tell_costs_a_peer_no_more_than_it_may_however_large_the_mesh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = meshed(CPU=1)
+    nodes = [b"n%07d" % number for number in range(100)]
+    for node in nodes:
+        tell(host, node, CPU=2, used=2)
+    for class_id in range(40):
+        host.demand(A, 2, class_id)
+    host.take(AskAlso)
+    looks = 0
+    ranked = Placement._ranked
+
+    def count(placement: Placement, wanted: Wanted) -> dict[int, list[Member]]:
+        nonlocal looks
+        looks += 1
+        return ranked(placement, wanted)
+
+    monkeypatch.setattr(Placement, "_ranked", count)
+    for number in range(1, 401):  # for two seconds, each host twice a second
+        host.now += 0.005
+        tell(host, nodes[number % 100], CPU=2, used=2 - number % 2)
+    by_themselves = 40 * 2 / DEFAULT.ask_again_s  # each class looks for one more queue
+    assert 40 < looks <= 2 * DEFAULT.look_rate / 100 + 40 + by_themselves
 
 
 def test_what_only_others_have_is_not_infeasible() -> None:

@@ -97,7 +97,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A class with SPREAD takes others' turns when they have not taken them within this time."""
 
     foreign_classes_max: int = 65536
-    """Classes that all submitters of other hosts may have here at one time; demands beyond are not heard."""
+    """Classes that all submitters of other hosts may have here at one time; demands beyond are not noted, and
+    answered as by a host that is full."""
 
     # -- lineage -----------------------------------------------------------------------------------------------------
     lineage_inline_max_bytes: int = 1024

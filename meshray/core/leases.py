@@ -189,12 +189,18 @@ class Leases(Core):
         if wanted is None:
             if foreign and len(self._demands) >= self._config.foreign_classes_max:
                 self.stale += 1
+                if demand.count:  # as if all were in use: who was sent here goes elsewhere
+                    self._emit(Send(peer_of(submitter), LoadNow(dict(self.slots.total))))
                 return
             wanted = self._new_class(key, job, demand, now)
         if not wanted.waits:
             wanted.wait_anew(now)
         elif demand.count > wanted.count:
             wanted.look_anew()
+        hops = max(demand.hops, foreign)
+        if hops < wanted.hops:
+            wanted.looked = -1  # it came by a long way and may name nobody; now it was sent here more directly
+        wanted.hops = hops
         wanted.count, wanted.name = min(demand.count, self._config.workers_max), demand.name
         if demand.near:
             wanted.near = demand.near
@@ -352,7 +358,8 @@ class Leases(Core):
         self._work_is_over = True
         for grant in list(self._grants):
             worker = self.workers.get(grant.worker)
-            if not grant.wanted.is_actor and worker is not None:
+            if not grant.wanted.is_actor and worker is not None and not worker.dying:
+                grant.left = True
                 self.workers.kill(worker, "its host leaves")
         self._pump(now)
 
@@ -472,10 +479,9 @@ class Leases(Core):
             if unused and not worker.dying and worker.key is not None:
                 self.workers.on_crash(worker.key.job, failure.message, now)
             if grant is not None:
-                left = self._work_is_over and worker.dying
-                if left:
+                if grant.left:
                     failure = msgspec.structs.replace(failure, message=f"host {self._name} left: {failure.message}")
-                lost = LeaseLost(grant.id, grant.worker, finished, started, failure, all_started, left)
+                lost = LeaseLost(grant.id, grant.worker, finished, started, failure, all_started, grant.left)
                 self._lose(grant, lost, now)
             self._report(now)
         self._pump(now)

@@ -248,7 +248,8 @@ class AskAlso(Struct, array_like=True, tag=140):
 
 
 class LoadNow(Struct, array_like=True, tag=100):
-    """P -> P (a submitter's): a demand could not be met at once; so much is in use here. A repeat changes nothing."""
+    """P -> P (a submitter's): a demand could not be met at once; so much is in use here (all of it
+    when there was no room to note the demand). A repeat changes nothing."""
 
     used: Amounts
 

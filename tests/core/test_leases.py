@@ -1103,6 +1103,22 @@ def test_foreign_classes_are_bounded() -> None:
         foreign_demand(host, 1, submitter=THERE + number.to_bytes(8, "big"))
     assert len(host.leases.waiting()) == 2
     assert host.leases.stale == 2
+    full = LoadNow({"CPU": 10_000})
+    assert host.take(LoadNow, peer_of(THERE)) == [full] * 4, "two that wait, and two that are sent elsewhere"
+    foreign_demand(host, 0, submitter=THERE + b"one more")
+    assert not host.take(LoadNow), "it wants nothing"
+
+
+def test_a_class_that_came_a_long_way_names_others_when_it_is_sent_here_directly() -> None:
+    host = meshed(CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    tell(host, b"third___", CPU=4)
+    request = to_amounts({"CPU": 1})
+    for hops in (DEFAULT.hops_max, 1):
+        host.leases.on_demand(STRANGER, Demand(1, 3, request, hops=hops), host.now, FOREIGN_JOB)
+        host.perform()
+        named = [(ask.peer, ask.hops) for ask in host.take(AskAlso, STRANGER)]
+        assert named == ([] if hops == DEFAULT.hops_max else [(peer_of(b"third___"), 2)])
 
 
 class TestLeaving:
@@ -1160,3 +1176,19 @@ class TestLeaving:
         assert not host.leases.works()
         host.demand(A, 1)
         assert not host.take(LeaseGranted)
+
+    def test_who_was_killed_for_another_reason_before_is_charged(self) -> None:
+        host = meshed(CPU=1)
+        job = b"node_far" + b"driver__"
+        host.leases.on_job_started(job_info(job))
+        foreign_demand(host, 1, job)
+        (granted,) = host.take(LeaseGranted, STRANGER)
+        host.leases.on_job_ended(job, frozenset(), host.now)
+        host.leases.leave(host.now)
+        host.leases.end_work(host.now)
+        host.perform()
+        assert host.killed == [granted.worker]
+        host.die(granted.worker, started=[1])
+        (lost,) = host.take(LeaseLost, STRANGER)
+        assert not lost.left
+        assert "left" not in lost.failure.message

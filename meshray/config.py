@@ -71,6 +71,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ask_renew_s: float = 5.0
     """A class that still waits asks a peer anew after this time: it may have come to know the job only now."""
 
+    look_again_s: float = 0.05
+    """Loads that were told are looked at together, at most so often, for all classes that wait: what one of them has
+    free may be taken elsewhere as quickly, and half a second may have passed before it was told."""
+
+    look_rate: int = 40_000
+    """And no more often than this many times in a second for one class and one member: each takes 1 to 2 us, so
+    less than a tenth of the peer's time. So 20 classes are looked at each 50 ms among 100 members, 400 each second."""
+
     ask_also_work_s: float = 0.005
     """Other peers are asked for leases only for more expected work per lease than this: a worker elsewhere has to be
     bound to the job, if not started, and sent the function, so it would not begin sooner."""
@@ -89,7 +97,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A class with SPREAD takes others' turns when they have not taken them within this time."""
 
     foreign_classes_max: int = 65536
-    """Classes that all submitters of other hosts may have here at one time; demands beyond are not heard."""
+    """Classes that all submitters of other hosts may have here at one time; demands beyond are not noted, and
+    answered as by a host that is full."""
 
     # -- lineage -----------------------------------------------------------------------------------------------------
     lineage_inline_max_bytes: int = 1024
@@ -299,7 +308,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     name_claim_timeout_s: float = 2.0
     """A member that does not say by then whether it has an actor of a name has none: it is likely dead or cut off, and
-    of two actors with one name one will go. Many times longer than an answer takes."""
+    of two actors with one name one will go. Many times longer than an answer takes. `get_actor` waits as long for those
+    that have not told of an actor of that name."""
 
     name_claim_again_s: float = 0.05
     """A claim that another one came before asks again after so long: some round trips, after which that one is

@@ -176,6 +176,7 @@ class Actors(Core):
         """No worker can be started for it: its environment is broken."""
         actor = self._actors.get(actor_id)
         if actor is not None and actor.life is Life.PLACING:
+            self._effects.append(ReleaseActorSlot(actor_id))  # its slots are taken, and await a worker
             self._die(actor, _died(actor, f"no worker could be started for it: {text}"))
 
     def on_hopeless(self, actor_id: bytes, text: str) -> None:

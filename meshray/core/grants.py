@@ -28,6 +28,7 @@ class Grant:
     worker: bytes = b""  # b"" until a worker serves it
     revoked: bool = False  # its submitter was asked to return it
     wished: bool = False  # its submitter knows that somebody waits for it
+    left: bool = False  # its host is being stopped, and has ended what ran
     orphan: bool = False  # its submitter is dead: it ends when nothing of that one runs there, or with its worker
     given_back: int = 0  # the CPU that its blocked worker gave back
 

@@ -17,6 +17,7 @@ are never reused, so what arrives late for an ended one is ignored and counted i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -84,6 +85,8 @@ class Leases(Core):
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
+        self._news_at: float | None = None  # when loads that were told will be looked at; None: there are none
+        self._looked_at = -math.inf  # when they were, the last time
         self.leaving = False  # this peer is being stopped
         self._work_is_over = False  # and what ran has had its time
         self.stale = 0  # messages about leases, classes or waits that are no more
@@ -186,12 +189,18 @@ class Leases(Core):
         if wanted is None:
             if foreign and len(self._demands) >= self._config.foreign_classes_max:
                 self.stale += 1
+                if demand.count:  # as if all were in use: who was sent here goes elsewhere
+                    self._emit(Send(peer_of(submitter), LoadNow(dict(self.slots.total))))
                 return
             wanted = self._new_class(key, job, demand, now)
         if not wanted.waits:
             wanted.wait_anew(now)
         elif demand.count > wanted.count:
             wanted.look_anew()
+        hops = max(demand.hops, foreign)
+        if hops < wanted.hops:
+            wanted.looked = -1  # it came by a long way and may name nobody; now it was sent here more directly
+        wanted.hops = hops
         wanted.count, wanted.name = min(demand.count, self._config.workers_max), demand.name
         if demand.near:
             wanted.near = demand.near
@@ -260,8 +269,21 @@ class Leases(Core):
 
     def on_member(self, member: Member, now: float) -> None:
         """A member is there, or tells its load."""
-        self.placement.on_member(member)
-        self._look_again_at_all(now)
+        if self.placement.on_member(member):
+            self._look_again_at_all(now)
+        else:
+            self._on_load_told(now)
+
+    def _on_load_told(self, now: float) -> None:
+        """In a large mesh that happens all the time: each class that waits looks at what came together."""
+        if self._news_at is None:
+            waiting = sum(wanted.waits for wanted in self._demands)
+            if not waiting:
+                return  # who begins to wait looks at all
+            pause_s = max(self._config.look_again_s, waiting * len(self.placement.members) / self._config.look_rate)
+            self._news_at = max(now, self._looked_at + pause_s)
+        if now >= self._news_at:
+            self._pump(now)
 
     def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
         """It is no member any more."""
@@ -286,7 +308,7 @@ class Leases(Core):
     def on_load_now(self, peer: bytes, message: LoadNow, now: float) -> None:
         """A peer that could not serve a demand at once says how full it is."""
         self.placement.on_load(peer[:NODE_BYTES], message.used)
-        self._look_again_at_all(now)
+        self._on_load_told(now)
 
     def on_node_gone(self, node: bytes, now: float) -> None:
         """A host is gone or was cut off: nothing is done for its processes any more, and who was sent there may have to
@@ -336,7 +358,8 @@ class Leases(Core):
         self._work_is_over = True
         for grant in list(self._grants):
             worker = self.workers.get(grant.worker)
-            if not grant.wanted.is_actor and worker is not None:
+            if not grant.wanted.is_actor and worker is not None and not worker.dying:
+                grant.left = True
                 self.workers.kill(worker, "its host leaves")
         self._pump(now)
 
@@ -456,10 +479,9 @@ class Leases(Core):
             if unused and not worker.dying and worker.key is not None:
                 self.workers.on_crash(worker.key.job, failure.message, now)
             if grant is not None:
-                left = self._work_is_over and worker.dying
-                if left:
+                if grant.left:
                     failure = msgspec.structs.replace(failure, message=f"host {self._name} left: {failure.message}")
-                lost = LeaseLost(grant.id, grant.worker, finished, started, failure, all_started, left)
+                lost = LeaseLost(grant.id, grant.worker, finished, started, failure, all_started, grant.left)
                 self._lose(grant, lost, now)
             self._report(now)
         self._pump(now)
@@ -511,7 +533,8 @@ class Leases(Core):
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next, if nothing happens before; None: not at all."""
-        times = [time for time in (self.workers.deadline(), self._look_again, self._ask_at) if time is not None]
+        known = (self.workers.deadline(), self._look_again, self._ask_at, self._news_at)
+        times = [time for time in known if time is not None]
         times += [
             wanted.since + self._config.infeasible_after_s
             for wanted in self._demands
@@ -531,6 +554,9 @@ class Leases(Core):
     def _pump(self, now: float) -> None:
         if self._ended:
             self._forget_ended()
+        if self._news_at is not None and now >= self._news_at:
+            self._news_at, self._looked_at = None, now
+            self.placement.look_anew()
         while self._grant_next(now):
             pass
         self._assignment.run(self._jobs, now)

@@ -58,9 +58,11 @@ def name_taken(namespace: str, name: str) -> Failure:
     return Failure("ActorAlreadyExistsError", text)
 
 
-def no_such_name(namespace: str, name: str, others: list[str]) -> Failure:
-    """Why no actor is found. `others`: namespaces that have one."""
+def no_such_name(namespace: str, name: str, others: list[str], mute: int = 0) -> Failure:
+    """Why no actor is found. `others`: namespaces that have one; so many members are `mute`: they may know one."""
     text = f"there is no actor named {name!r} in namespace {namespace!r}"
     if others:
         text += f" (there is one in {', '.join(map(repr, others))})"
+    if mute:
+        text += f"; hosts that have not answered: {mute}"
     return Failure("ValueError", text)

@@ -9,7 +9,9 @@ have them known, and to be the only one:
   round of the loser begins after it has heard of the winner, and the winner refuses it. Who does not answer in time is
   taken not to have it: names are soft state, and work in a part of the mesh that is cut off.
 - **Tales.** Each peer tells all others the names of its actors (`NamesHeld`, `NameFreed`), and new members all of them.
-  They say whom to ask first (`FindActor`); where they say nothing, or what is over, everybody is asked.
+  They say whom to ask first (`FindActor`), and that one is waited for as long as it is a member: it may be cut off for
+  a moment. Where they say nothing, or what is over, everybody is asked, and who does not answer in time is taken not to
+  have the name, as with claims: it would have told.
 - **Conflicts.** Both sides of a partition may create one of the same name. When they hear of each other, the younger
   one's owner ends it. Which is older is said by the clocks of their hosts: a wrong clock spares the wrong one, but
   never both, nor neither.
@@ -17,7 +19,8 @@ have them known, and to be the only one:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -83,7 +86,7 @@ class _Claim:
 class _Find:
     """A name that a process of this host looks for."""
 
-    __slots__ = ("creation", "everybody", "key", "process", "request", "silent")
+    __slots__ = ("creation", "everybody", "key", "mute", "process", "request", "silent")
 
     def __init__(self, process: bytes, request: int, key: Key, creation: Creation | None = None) -> None:
         self.process = process
@@ -92,6 +95,7 @@ class _Find:
         self.creation = creation  # of get_if_exists: what is to be created if there is none after all
         self.silent: set[bytes] = set()  # who was asked and has not answered
         self.everybody = False  # all were asked
+        self.mute = 0  # so many of them had not answered in time
 
 
 class Naming(Core):
@@ -105,7 +109,9 @@ class Naming(Core):
         self._told: dict[bytes, dict[bytes, NamedActor]] = {}  # peer -> actor -> its name; bounded
         self._others: dict[Key, dict[bytes, NamedActor]] = {}  # the same by name: peer -> its actor; no empty ones
         self._claims: dict[Key, _Claim] = {}
+        self._rounds: dict[int, Key] = {}  # whose claim has this number: each one's last round
         self._finds: dict[int, _Find] = {}  # by the number of the question
+        self._deadlines: dict[int, float] = {}  # of those finds for which everybody was asked; the earliest is first
         self._number = 0  # of the last claim's round, or question
         self._conflicts = self._left_out = 0
 
@@ -172,8 +178,10 @@ class Naming(Core):
 
     def _ask(self, claim: _Claim, now: float) -> None:
         """The first round, or another one."""
+        self._rounds.pop(claim.number, None)
         self._number += 1
         claim.number = self._number
+        self._rounds[claim.number] = _key_of(claim)
         claim.behind, claim.again_at = False, None
         claim.deadline = now + self._config.name_claim_timeout_s
         claim.silent = set(self._members)
@@ -196,10 +204,10 @@ class Naming(Core):
 
     def on_answer(self, peer: bytes, message: NameAnswer, now: float) -> None:
         """What a member says to a claim of ours."""
-        found = next(((key, claim) for key, claim in self._claims.items() if claim.number == message.number), None)
-        if found is None or peer not in found[1].silent:
+        key = self._rounds.get(message.number)
+        claim = self._claims[key] if key is not None else None
+        if key is None or claim is None or peer not in claim.silent:
             return
-        key, claim = found
         if message.holder is not None and not message.pending:
             self._lose(key, peer, now)
             return
@@ -215,18 +223,22 @@ class Naming(Core):
         if claim.behind:
             claim.again_at = now + self._config.name_claim_again_s
             return
-        del self._claims[key]
+        self._end_claim(key)
         self._effects.extend(CreateNamed(each.sender, each.message) for each in claim.creations)
 
     def _lose(self, key: Key, owner: bytes, now: float) -> None:
         """Another peer has an actor of that name."""
-        claim = self._claims.pop(key)
-        for creation in claim.creations:
+        for creation in self._end_claim(key).creations:
             request = creation.message.request_id
             if creation.message.get_if_exists:
                 self._look_for(_Find(creation.sender, request, key, creation), {owner}, now)
             else:
                 self._tell(creation.sender, ActorFound(request, failure=name_taken(*key)))
+
+    def _end_claim(self, key: Key) -> _Claim:
+        claim = self._claims.pop(key)
+        del self._rounds[claim.number]
+        return claim
 
     # -- tales -------------------------------------------------------------------------------------------------------
 
@@ -294,12 +306,15 @@ class Naming(Core):
             self._give_up(find, now)
             return
         self._number += 1
-        self._finds[self._number] = find
-        self._ask_for(self._number, find, find.silent)
+        self._ask_for(self._number, find, now)
 
-    def _ask_for(self, number: int, find: _Find, peers: Iterable[bytes]) -> None:
+    def _ask_for(self, number: int, find: _Find, now: float) -> None:
+        """Ask the silent ones."""
+        self._finds[number] = find
+        if find.everybody:
+            self._deadlines[number] = now + self._config.name_claim_timeout_s
         namespace, name = find.key
-        for peer in sorted(peers):
+        for peer in sorted(find.silent):
             self._tell(peer, FindActor(number, name, namespace))
 
     def on_found(self, peer: bytes, message: ActorFound, now: float) -> None:
@@ -312,30 +327,34 @@ class Naming(Core):
         if message.failure is not None:
             self._not_there(message.request, find, peer, now)
             return
-        del self._finds[message.request]
+        self._end_find(message.request)
         self._effects.append(HoldFor(find.process, message.actor_id + FIRST_RETURN))
         self._tell(find.process, ActorFound(find.request, message.actor_id, message.methods))
 
     def _not_there(self, number: int, find: _Find, peer: bytes, now: float) -> None:
         find.silent.discard(peer)
-        if find.silent:
-            return
-        if find.everybody:
-            del self._finds[number]
-            self._give_up(find, now)
-            return
-        find.everybody = True  # those who were asked are asked again: an actor may have moved
-        find.silent = set(self._members)
-        self._ask_for(number, find, find.silent)
         if not find.silent:
-            del self._finds[number]
+            self._nobody_has_it(number, now)
+
+    def _nobody_has_it(self, number: int, now: float) -> None:
+        """Of those who were asked."""
+        find = self._end_find(number)
+        if not find.everybody and self._members:
+            find.everybody = True  # those who were asked are asked again: an actor may have moved
+            find.silent = set(self._members)
+            self._ask_for(number, find, now)
+        else:
             self._give_up(find, now)
+
+    def _end_find(self, number: int) -> _Find:
+        self._deadlines.pop(number, None)
+        return self._finds.pop(number)
 
     def _give_up(self, find: _Find, now: float) -> None:
         if find.creation is not None:  # it was there a moment ago
             self.on_create(find.process, find.creation.message, now, find.creation.born_ms)
             return
-        failure = no_such_name(*find.key, self.others(*find.key))
+        failure = no_such_name(*find.key, self.others(*find.key), find.mute)
         self._tell(find.process, ActorFound(find.request, failure=failure))
 
     # -- the end of processes, and time ------------------------------------------------------------------------------
@@ -343,22 +362,23 @@ class Naming(Core):
     def on_process_died(self, process: bytes, now: float) -> None:
         """It asks for nothing any more."""
         for number in [number for number, find in self._finds.items() if find.process == process]:
-            del self._finds[number]
+            self._end_find(number)
         for key, claim in list(self._claims.items()):
             first = claim.creations[0].sender
             claim.creations = [creation for creation in claim.creations if creation.sender != process]
             if not claim.creations:
-                del self._claims[key]
+                self._end_claim(key)
             elif first == process:
                 self._ask(claim, now)
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
-        claims = self._claims.values()
-        return min((claim.deadline if claim.again_at is None else claim.again_at for claim in claims), default=None)
+        times = [claim.deadline if claim.again_at is None else claim.again_at for claim in self._claims.values()]
+        times += islice(self._deadlines.values(), 1)
+        return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Rounds end, and begin again."""
+        """Rounds end, and begin again; who has not answered is awaited no more."""
         for key, claim in list(self._claims.items()):
             if claim.again_at is not None:
                 if claim.again_at <= now:
@@ -366,6 +386,10 @@ class Naming(Core):
             elif claim.deadline <= now:
                 claim.silent.clear()
                 self._round_is_over(key, claim, now)
+        for number in [number for number, deadline in self._deadlines.items() if deadline <= now]:
+            find = self._finds[number]
+            find.mute = len(find.silent)
+            self._nobody_has_it(number, now)
 
     # -- small ones --------------------------------------------------------------------------------------------------
 
@@ -397,6 +421,11 @@ class Naming(Core):
 def _claimed(claim: _Claim) -> NamedActor:
     first = claim.creations[0]
     return NamedActor(first.message.namespace, first.message.name, first.message.actor_id, first.born_ms)
+
+
+def _key_of(claim: _Claim) -> Key:
+    first = claim.creations[0].message
+    return first.namespace, first.name
 
 
 def _is_older(one: NamedActor, other: NamedActor) -> bool:

@@ -85,13 +85,17 @@ class Member:
         self.debit: dict[str, int] = {}  # what submitters were sent there for since
         self.queued = 0  # how many were sent there to queue since
 
+    def is_like(self, other: Member) -> bool:
+        """Whether the same classes can run there."""
+        return (self.total, self.labels, self.compatible) == (other.total, other.labels, other.compatible)
+
     def room(self, request: Amounts) -> int:
         """How many such leases seem to be free."""
-        rooms = [
-            (self.total.get(name, 0) - self.used.get(name, 0) - self.debit.get(name, 0)) // amount
-            for name, amount in request.items()
-        ]
-        return max(0, min(rooms, default=ROOM_MAX))
+        room = ROOM_MAX
+        total, used, debit = self.total, self.used, self.debit
+        for name, amount in request.items():
+            room = min(room, (total.get(name, 0) - used.get(name, 0) - debit.get(name, 0)) // amount)
+        return max(0, room)
 
     def capacity(self, request: Amounts) -> int:
         """How many such leases it has in all."""
@@ -129,7 +133,7 @@ class Placement:
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
         self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
-        self.version = 0  # grows whenever one of them has changed
+        self.version = 0  # grows with them, and when loads that were told are to be looked at
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
         self._slots = slots
         self._config = config
@@ -138,12 +142,17 @@ class Placement:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def on_member(self, member: Member) -> None:
-        """It is there, or tells its load. What was promised on its behalf shows in it from now on, or never will."""
+    def on_member(self, member: Member) -> bool:
+        """It is there, or tells its load. What was promised on its behalf shows in it from now on, or never will.
+        Whether there is more to it than a load: other classes may run there than before."""
         assert member.node != self.node, f"{member} is this host"
+        before = self.members.get(member.node)
         self.members[member.node] = member
         self.gone.pop(member.node, None)
+        if before is not None and before.is_like(member):
+            return False
         self.version += 1
+        return True
 
     def on_leaves(self, node: bytes) -> None:
         """That host, or this one, is being stopped. It is so until it is gone."""
@@ -156,7 +165,10 @@ class Placement:
         member = self.members.get(node)
         if member is not None:
             member.used, member.debit, member.queued = dict(used), {}, 0
-            self.version += 1
+
+    def look_anew(self) -> None:
+        """Loads were told: `asks` looks at them, for each class."""
+        self.version += 1
 
     def on_gone(self, node: bytes, reason: str) -> None:
         """It is dead, or left."""
@@ -206,7 +218,9 @@ class Placement:
     def asks(self, wanted: Wanted, now: float) -> list[Ask]:
         """Whom the submitter of a class that waits should ask as well, now. Notes that it was told so."""
         due = now >= self.next_look(wanted)
-        if wanted.looked == self.version and not due:
+        if (
+            wanted.looked == self.version and not due and not wanted.shares
+        ):  # (`may_grant` may have dealt them just now)
             return []
         wanted.looked = self.version
         left = min(wanted.count - len(wanted.grants), ROOM_MAX)
@@ -288,17 +302,19 @@ class Placement:
         strategy = wanted.strategy
         if not self._could(member, wanted):
             return NEVER
-        if strategy.node not in (b"", member.node) and (not strategy.soft or self._target_could(wanted)):
+        if strategy.node and strategy.node != member.node and (not strategy.soft or self._target_could(wanted)):
             return NEVER
-        if not strategy.prefers(member.labels):
+        if strategy.wished and not strategy.prefers(member.labels):
             return WILL_DO
-        nearest = self._nearest(wanted)[0]
+        nearest = self._nearest(wanted)[0] if wanted.near else b""
         return PREFERRED if nearest in (b"", member.node) else WILL_DO
 
     def _could(self, member: Member, wanted: Wanted) -> bool:
         if not member.compatible or member.node in self.leaving:
             return False
-        return fits(wanted.request, member.total) and wanted.strategy.admits(member.labels)
+        if wanted.strategy.hard and not wanted.strategy.admits(member.labels):
+            return False
+        return fits(wanted.request, member.total)
 
     def _target_could(self, wanted: Wanted) -> bool:
         """Whether the node that its strategy names is there, and has what it asks for."""

@@ -113,6 +113,7 @@ class SchedulingClass:
         "ready",
         "request",
         "strategy",
+        "stuck",
         "variants",
     )
 
@@ -138,6 +139,7 @@ class SchedulingClass:
         self.demanded = 0  # what our own peer was told last
         self.asked: dict[bytes, Asked] = {}  # other peers that were asked, or have given leases
         self.abroad = 0  # leases of other peers
+        self.stuck = False  # nothing has left its leases between two hints that were not followed
         self.near: dict[bytes, int] = {}  # home node -> bytes of large arguments, of the task that was ready last
         self.base: SchedulingClass | None = None  # of which this is a variant
         self.variants: dict[bytes, SchedulingClass] = {}  # home node -> the class of tasks whose arguments lie there
@@ -276,6 +278,7 @@ class Submission(Core):
         if cls is None or not cls.ready or message.peer == self._peer:
             return
         asked = cls.asked.setdefault(message.peer, Asked())
+        cls.stuck = cls.stuck or (asked.anew and asked.more > 0)  # named again, half a second later or more
         asked.hops = min(asked.hops, message.hops) if asked.more else message.hops
         asked.more = max(asked.more, message.count)
         asked.anew = True
@@ -480,6 +483,7 @@ class Submission(Core):
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
         in_flight, cls = lease.in_flight, lease.cls
+        cls.stuck = False
         if cls.ready or lease.wanted or cls.asked or cls.demanded > len(cls.leases):  # else `fill` finds nothing to do
             self.dirty[cls.id] = cls
         if in_flight:
@@ -639,11 +643,12 @@ class Submission(Core):
                 del cls.asked[peer]
 
     def _soon_begun(self, cls: SchedulingClass) -> bool:
-        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would."""
-        if not cls.ready or not cls.leases or cls.strategy.spread:
+        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would. Those that
+        take no more, which may run something long, begin none of it."""
+        if not cls.ready or cls.stuck or cls.strategy.spread or (mean_ns := cls.ready[0].mean.ns) is None:
             return False
-        mean_ns = cls.ready[0].mean.ns
-        return mean_ns is not None and mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * len(cls.leases)
+        takers = sum(not lease.revoked and not lease.held_up for lease in cls.leases.values())
+        return mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * takers
 
     def _say_demand(self, cls: SchedulingClass, count: int) -> None:
         if count == cls.demanded:

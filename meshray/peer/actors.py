@@ -97,6 +97,12 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         for actor_id in message.actor_ids:
             cores.foreign_actors.on_moved(actor_id, source)
 
+    def moves(source: bytes, message: m.GuestMoves, now: float) -> None:
+        if message.owner == parts.process_id:
+            parts.counters["messages out of place"] += 1  # an heir never hosts the actor: it would tell itself of it
+        else:
+            guests.on_moves(source, message)
+
     def hosted(source: bytes, message: m.ActorHosted, now: float) -> None:
         fencing.on_placed(source, boot_time())
         lodging.on_hosted(source, message)
@@ -126,7 +132,7 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.WillOver: lambda source, message, now: wills.on_over(source, message),
         m.Inherit: lambda source, message, now: wills.on_inherit(source, message),
         m.Inherited: lambda source, message, now: wills.on_inherited(source, message),
-        m.GuestMoves: lambda source, message, now: guests.on_moves(source, message),
+        m.GuestMoves: moves,
         m.GuestMoved: lambda source, message, now: wills.on_guest_moved(source, message),
         m.ActorsMoved: moved,
     }

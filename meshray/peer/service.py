@@ -7,6 +7,11 @@ but the one poll.
 
 The endpoint is drained each time; when a flood does not let us come to its end, the rest of the batch is served all the
 same, and the next poll returns at once. But what a dead process had sent is read to its end before its death counts.
+
+An exception that nobody expected ends the peer, loudly. When a death was told to half of the cores, or an effect was
+not performed that its core takes for done, something would wait for ever; what a dead peer means is known to all. Only
+a handler that fails with one message is noted and no more (`dispatch`). So nothing that others say may lead to such an
+exception later: the schema refuses what no core could make sense of (`tests/peer/test_dispatch.py`).
 """
 
 from __future__ import annotations

@@ -79,9 +79,12 @@ class Traffic:
     def _drop_members(self, why: str, now: float) -> None:
         """Who is there no more? The road says so only of those with whom this host has dealt."""
         self._settle(now)
+        leases = self._parts.cores.leases
         for peer in self._parts.cores.naming.members():
             if not self._road.is_there(peer[:NODE_BYTES]):
                 drop_member(self._parts, peer, why == GOODBYE, now)
+        for home in [home for home in leases.placement.members if not self._road.is_there(home)]:
+            leases.on_member_gone(home, why, now)
 
     def _on_load(self, event: LoadTold, now: float) -> None:
         """What a member has, and how much of it is in use: for placement."""

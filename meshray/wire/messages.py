@@ -53,6 +53,9 @@ Text = Annotated[str, Meta(max_length=64 * 1024)]
 Name = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Amounts = dict[Name, Count]
+Request = dict[Name, Annotated[int, Meta(ge=1, le=2**62)]]
+"""What is asked for: nothing of a resource is no entry (`resources.Amounts`)."""
+
 Near = Annotated[dict[NodeId, Count], Meta(max_length=16)]
 """Bytes by home node."""
 
@@ -229,7 +232,7 @@ class Demand(Struct, array_like=True, tag=20):
 
     class_id: int  # the submitter's own number of the class
     count: int
-    request: Amounts = {}  # what one lease takes
+    request: Request = {}  # what one lease takes
     profile: Profile = Profile()
     depth: int = 0
     name: Name = ""  # a function of the class, for messages to people
@@ -250,7 +253,8 @@ class AskAlso(Struct, array_like=True, tag=140):
 
 
 class LoadNow(Struct, array_like=True, tag=100):
-    """P -> P (a submitter's): a demand could not be met at once; so much is in use here. A repeat changes nothing."""
+    """P -> P (a submitter's): a demand could not be met at once; so much is in use here (all of it
+    when there was no room to note the demand). A repeat changes nothing."""
 
     used: Amounts
 
@@ -457,7 +461,7 @@ class Lineage(Struct, frozen=True, array_like=True):
     retries_left: int  # after that attempt; -1: always
     retry_exceptions: bool | list[Name]
     nested: bool
-    request: Amounts
+    request: Request
     profile: Profile
     depth: int
     name: Name
@@ -737,8 +741,8 @@ class CreateActor(Struct, array_like=True, tag=60):
     blob: Blob
     args: bytes | Place
     deps: list[bytes | Place | Borrowed]
-    request: Amounts  # while it is placed
-    running_request: Amounts  # while it lives
+    request: Request  # while it is placed
+    running_request: Request  # while it lives
     profile: Profile
     max_restarts: int
     max_concurrency: int  # 0: the default, 1 for sync classes, 1000 for those with async methods
@@ -839,8 +843,8 @@ class HostActor(Struct, array_like=True, tag=160):
     actor_id: TaskId
     incarnation: Count
     job: ProcessId
-    request: Amounts  # while it is placed
-    running_request: Amounts  # while it lives
+    request: Request  # while it is placed
+    running_request: Request  # while it lives
     profile: Profile
     name: Name  # of its class, for people
     detached: bool = False

@@ -262,7 +262,10 @@ def test_no_worker_can_be_started(peer: Peer) -> None:
     peer.core.on_watch(D, m.WatchActor(actor_id))
     peer.effects()
     peer.core.on_slot_failed(actor_id, "no module named x")
-    assert "no module named x" in peer.said(D, m.ActorState)[0].failure.message
+    effects = peer.effects()
+    (state,) = [e.message for e in effects if isinstance(e, Send) and e.to == D]
+    assert "no module named x" in state.failure.message
+    assert ReleaseActorSlot(actor_id) in effects, "its slots are free again"
 
 
 FAR = b"otherpee"

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshray.config import DEFAULT, Config
+from meshray.core.demands import Wanted
 from meshray.core.effects import ActorSlot, ActorWaits, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
-from meshray.core.placement import Here, Member
+from meshray.core.placement import Here, Member, Placement
 from meshray.ids import peer_of
 from meshray.resources import to_amounts
 from meshray.strategy import LabelTest, Strategy
@@ -894,6 +895,53 @@ def test_a_load_that_shows_room_is_a_hint_at_once() -> None:
     assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 2, 1)]
 
 
+def test_loads_that_come_close_together_are_looked_at_together() -> None:
+    host = meshed(config=msgspec.structs.replace(DEFAULT, ask_busy_max=1), CPU=1)
+    nodes = {b"first___", b"second__", b"third___", b"fourth__"}
+    for node in nodes:
+        tell(host, node, CPU=2, used=2)
+    host.demand(A, 9)
+    (queues,) = host.take(AskAlso)
+    one, other, another = sorted(nodes - {queues.peer[:8]})
+    host.now += 0.1
+    tell(host, one, CPU=2)
+    assert [ask.peer for ask in host.take(AskAlso)] == [peer_of(one)], "at once after a pause"
+    since = host.now
+    tell(host, other, CPU=2)
+    host.leases.on_load_now(peer_of(another), LoadNow({}), host.now)
+    host.perform()
+    assert not host.take(AskAlso)
+    assert host.leases.deadline() == since + DEFAULT.look_again_s
+    host.wait(DEFAULT.look_again_s)
+    assert {ask.peer for ask in host.take(AskAlso)} == {peer_of(other), peer_of(another)}
+
+
+def test_what_members_tell_costs_a_peer_no_more_than_it_may_however_large_the_mesh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = meshed(CPU=1)
+    nodes = [b"n%07d" % number for number in range(100)]
+    for node in nodes:
+        tell(host, node, CPU=2, used=2)
+    for class_id in range(40):
+        host.demand(A, 2, class_id)
+    host.take(AskAlso)
+    looks = 0
+    ranked = Placement._ranked
+
+    def count(placement: Placement, wanted: Wanted) -> dict[int, list[Member]]:
+        nonlocal looks
+        looks += 1
+        return ranked(placement, wanted)
+
+    monkeypatch.setattr(Placement, "_ranked", count)
+    for number in range(1, 401):  # for two seconds, each host twice a second
+        host.now += 0.005
+        tell(host, nodes[number % 100], CPU=2, used=2 - number % 2)
+    by_themselves = 40 * 2 / DEFAULT.ask_again_s  # each class looks for one more queue
+    assert 40 < looks <= 2 * DEFAULT.look_rate / 100 + 40 + by_themselves
+
+
 def test_what_only_others_have_is_not_infeasible() -> None:
     host = meshed(CPU=1)
     tell(host, THERE, CPU=2, disk=1)
@@ -1055,6 +1103,22 @@ def test_foreign_classes_are_bounded() -> None:
         foreign_demand(host, 1, submitter=THERE + number.to_bytes(8, "big"))
     assert len(host.leases.waiting()) == 2
     assert host.leases.stale == 2
+    full = LoadNow({"CPU": 10_000})
+    assert host.take(LoadNow, peer_of(THERE)) == [full] * 4, "two that wait, and two that are sent elsewhere"
+    foreign_demand(host, 0, submitter=THERE + b"one more")
+    assert not host.take(LoadNow), "it wants nothing"
+
+
+def test_a_class_that_came_a_long_way_names_others_when_it_is_sent_here_directly() -> None:
+    host = meshed(CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    tell(host, b"third___", CPU=4)
+    request = to_amounts({"CPU": 1})
+    for hops in (DEFAULT.hops_max, 1):
+        host.leases.on_demand(STRANGER, Demand(1, 3, request, hops=hops), host.now, FOREIGN_JOB)
+        host.perform()
+        named = [(ask.peer, ask.hops) for ask in host.take(AskAlso, STRANGER)]
+        assert named == ([] if hops == DEFAULT.hops_max else [(peer_of(b"third___"), 2)])
 
 
 class TestLeaving:
@@ -1112,3 +1176,19 @@ class TestLeaving:
         assert not host.leases.works()
         host.demand(A, 1)
         assert not host.take(LeaseGranted)
+
+    def test_who_was_killed_for_another_reason_before_is_charged(self) -> None:
+        host = meshed(CPU=1)
+        job = b"node_far" + b"driver__"
+        host.leases.on_job_started(job_info(job))
+        foreign_demand(host, 1, job)
+        (granted,) = host.take(LeaseGranted, STRANGER)
+        host.leases.on_job_ended(job, frozenset(), host.now)
+        host.leases.leave(host.now)
+        host.leases.end_work(host.now)
+        host.perform()
+        assert host.killed == [granted.worker]
+        host.die(granted.worker, started=[1])
+        (lost,) = host.take(LeaseLost, STRANGER)
+        assert not lost.left
+        assert "left" not in lost.failure.message

@@ -175,6 +175,47 @@ def test_a_name_that_nobody_has(here: Naming) -> None:
     assert "there is one in 'elsewhere'" in told.message.failure.message
 
 
+def test_who_does_not_answer_is_not_awaited_for_ever(here: Naming) -> None:
+    """A peer that hangs, or whose link stalls, kept every look-up of a name that nobody has from ending."""
+    here.on_find(driver(P), m.FindActor(40, "n", "s"), 0.0)
+    here.take_effects()
+    here.on_found(Q, m.ActorFound(1, failure=m.Failure("ValueError", "no")), 0.1)
+    assert here.next_deadline() == DEFAULT.name_claim_timeout_s
+    here.tick(DEFAULT.name_claim_timeout_s)
+    (told,) = here.take_effects()
+    assert (told.to, told.message.request, told.message.failure.kind) == (driver(P), 40, "ValueError")
+    assert "have not answered: 1" in told.message.failure.message
+    assert here.next_deadline() is None
+    here.on_found(R, m.ActorFound(1, named(R, 1).actor_id), 9.0)
+    assert here.take_effects() == [LetGo(named(R, 1).actor_id + bytes(4))]
+
+
+@pytest.mark.fault(21)
+def test_who_is_known_to_have_the_name_is_waited_for_while_it_is_a_member(here: Naming) -> None:
+    """It may be cut off for a moment, in which nothing fails."""
+    here.on_held(R, m.NamesHeld([named(R, 1)]))
+    here.on_find(driver(P), m.FindActor(40, "n", "s"), 0.0)
+    here.on_find(driver(P), m.FindActor(41, "n", "s"), 0.0)
+    here.take_effects()
+    assert here.next_deadline() is None
+    here.on_found(R, m.ActorFound(1, named(R, 1).actor_id), 5.0)
+    assert HoldFor(driver(P), named(R, 1).actor_id + bytes(4)) in here.take_effects()
+    here.on_member_down(R, 9.0)
+    assert here.take_effects() == [Send(Q, m.FindActor(2, "n", "s"))], "another one may have inherited it"
+    assert here.next_deadline() == 9.0 + DEFAULT.name_claim_timeout_s
+
+
+def test_each_find_has_its_own_time(here: Naming) -> None:
+    for request, now in ((1, 0.0), (2, 0.5), (3, 1.0)):
+        here.on_find(driver(P), m.FindActor(request, "n", "s"), now)
+    here.take_effects()
+    ended = []
+    while (now := here.next_deadline()) is not None:
+        here.tick(now)
+        ended += [(now, effect.message.request) for effect in here.take_effects()]
+    assert ended == [(2.0, 1), (2.5, 2), (3.0, 3)]
+
+
 def test_the_names_of_a_member_go_with_it_and_one_by_one(here: Naming) -> None:
     here.on_held(Q, m.NamesHeld([named(Q, 1), named(Q, 1, 2, "two")]))
     here.on_held(Q, m.NamesHeld([named(Q, 1)]))  # a repeat
@@ -302,4 +343,4 @@ def test_of_all_that_claim_at_once_one_is_created_whatever_their_clocks_say(seed
     owners = [peer for peer, created in mesh.created.items() if created]
     assert len(owners) == 1, f"created by {owners}"
     assert mesh.ended == []
-    assert all(naming.stats().claims == 0 for naming in mesh.peers.values())
+    assert all(naming.stats().claims == len(naming._rounds) == 0 for naming in mesh.peers.values())

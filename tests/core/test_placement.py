@@ -37,6 +37,12 @@ class View:
         total = to_amounts({"CPU": cpus, **more})
         member = Member(node, node.decode().strip("_"), total, to_amounts({"CPU": used}), labels, compatible=compatible)
         self.placement.on_member(member)
+        self.placement.look_anew()
+
+    def says(self, node: bytes, used: float = 0.0) -> None:
+        """The peer there says itself how full it is."""
+        self.placement.on_load(node, to_amounts({"CPU": used}) if used else {})
+        self.placement.look_anew()
 
     def fill(self) -> None:
         """All slots of this host are taken."""
@@ -90,7 +96,7 @@ def test_what_was_promised_is_not_promised_again_before_the_next_load() -> None:
     assert third.ask_at > view.now
     view.tell(B, 2, used=1)
     assert view.asks(view.wants(1)) == {B: 1}
-    view.placement.on_load(B, {"CPU": 10_000})  # said by the peer itself
+    view.says(B, used=1)
     assert view.asks(view.wants(3))[B] == 1
 
 
@@ -113,11 +119,11 @@ def test_a_peer_that_has_room_and_gives_nothing_is_not_asked_again_and_again() -
     view.tell(B, 4)
     wanted = view.wants(2)
     assert view.asks(wanted) == {B: 2}
-    view.placement.on_load(B, {})
+    view.says(B)
     assert view.asks(wanted) == {}
     view.now = view.placement.next_look(wanted)
     assert view.asks(wanted) == {B: 2}
-    view.placement.on_load(B, {})
+    view.says(B)
     wanted.count = 4
     wanted.look_anew()
     assert view.asks(wanted) == {B: 4}, "it wants more than it did"
@@ -167,11 +173,30 @@ def test_who_needs_nothing_is_sent_anywhere() -> None:
     assert view.asks(wanted) == {B: 3}
 
 
+def test_a_load_is_looked_at_when_it_shall_be_and_a_new_member_at_once() -> None:
+    view = View()
+    member = Member(B, "b", to_amounts({"CPU": 2}), to_amounts({"CPU": 2}), {})
+    assert view.placement.on_member(member)
+    wanted = view.wants(2)
+    assert view.asks(wanted) == {B: 2}, "it queues there"
+    view.now += view.config.ask_again_s / 2
+    wanted.forget_asked(B)
+    view.asks(wanted)
+    assert not view.placement.on_member(Member(B, "b", to_amounts({"CPU": 2}), {}, {}))
+    assert view.asks(wanted) == {}
+    view.placement.look_anew()
+    assert view.asks(wanted) == {B: 2}
+    for changed in ({"labels": {"zone": "a"}}, {"compatible": False}, {"total": to_amounts({"CPU": 3})}):
+        fields: dict[str, Any] = {"total": to_amounts({"CPU": 2}), "labels": {}, **changed}
+        other = Member(B, "b", fields["total"], {}, fields["labels"], compatible=fields.get("compatible", True))
+        assert view.placement.on_member(other), changed
+
+
 def test_gone_is_gone() -> None:
     view = View()
     view.tell(B, 4)
     view.placement.on_gone(B, "dead")
-    view.placement.on_load(B, {})
+    view.says(B)
     assert view.asks(view.wants(2)) == {}
     assert [(member.node, why) for member, why in view.placement.gone.values()] == [(B, "dead")]
     view.tell(B, 4)
@@ -334,6 +359,22 @@ def test_turns_that_are_not_taken_are_dealt_again_to_those_with_room() -> None:
     assert not view.may_grant(wanted)
     view.now = view.placement.next_look(wanted)
     assert B not in view.asks(wanted)
+
+
+def test_turns_that_are_dealt_again_are_told() -> None:
+    """`may_grant` comes first and deals; nobody was told of it, and if only others had room, nothing ran any more."""
+    view = View()
+    view.fill()
+    view.tell(B, 4)
+    wanted = view.wants(2, Strategy(spread=True))
+    view.may_grant(wanted)
+    assert view.asks(wanted) == {B: 1}
+    for _ in range(3):
+        view.now = view.placement.next_look(wanted)
+        assert not view.may_grant(wanted)
+        assert view.asks(wanted) == {B: 2}, "it has room, and this host has none"
+        assert view.asks(wanted) == {}, "told once"
+        view.says(B)
 
 
 def test_affinity_to_this_node_or_another() -> None:

@@ -893,6 +893,39 @@ def test_few_short_tasks_are_not_worth_asking_elsewhere() -> None:
     assert demanded(shell.sent) == [2]
 
 
+def test_a_quick_task_does_not_wait_for_the_end_of_a_long_one_while_others_have_room() -> None:
+    shell = Shell()
+    shell.mean.add(MS)
+    shell.grant(1)
+    long, quick = shell.submit(2)
+    assert long.state == quick.state == IN_FLIGHT
+    ask_also(shell, 1)
+    shell.core.on_given_back(worker(1), 1, [quick.seq], 0.02)
+    shell.fill()
+    assert demanded(ask_also(shell, 1)) == [1], "the lease that is there begins nothing before the long one is done"
+
+
+def test_a_hint_that_comes_again_is_followed_when_nothing_was_done_meanwhile() -> None:
+    """Too long to be pushed behind what runs, too short to be worth asking elsewhere: it waited for an hour."""
+    shell = Shell()
+    shell.mean.add(4 * MS)
+    shell.grant(1)
+    long, quick = shell.submit(2)
+    assert (long.state, quick.state) == (IN_FLIGHT, READY)
+    assert not demanded(ask_also(shell, 1))
+    assert demanded(ask_also(shell, 1)) == [1]
+
+
+def test_leases_that_were_called_back_begin_nothing_more() -> None:
+    shell = Shell()
+    shell.mean.add(MS)
+    shell.submit(1)
+    shell.grant(1)
+    shell.core.on_revoked(1)
+    shell.submit(1)
+    assert demanded(ask_also(shell, 1)) == [1]
+
+
 def test_spread_runs_one_task_per_lease() -> None:
     shell = Shell()
     shell.mean.add(1000.0)

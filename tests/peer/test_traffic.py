@@ -18,6 +18,8 @@ import pytest
 from meshray import meshkey
 from meshray.config import preset
 from meshray.core.effects import Send
+from meshray.core.leases import Leases
+from meshray.core.placement import Here
 from meshray.core.road import Road
 from meshray.core.road_effects import Handle, HostGone, Sever
 from meshray.ids import new_node, new_process
@@ -60,11 +62,11 @@ class Peer:
         self.road = Road(CONFIG, self.home, "3.11", self)
         self.road.linked = True
         endpoint = SimpleNamespace(is_clogged=self.clogged.__contains__)
-        leases = SimpleNamespace(on_member=lambda member, now: None)
+        self.leases = Leases({}, ("/usr/bin/python", "/usr"), CONFIG, here=Here(self.home))
         naming = SimpleNamespace(on_member_up=nothing, on_member_down=nothing, members=list)
         wills = SimpleNamespace(on_member_up=nothing, on_member_down=nothing)
         objects = SimpleNamespace(foreign=SimpleNamespace(on_host_there=nothing))
-        cores = SimpleNamespace(road=self.road, leases=leases, naming=naming, wills=wills, objects=objects)
+        cores = SimpleNamespace(road=self.road, leases=self.leases, naming=naming, wills=wills, objects=objects)
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
@@ -237,6 +239,19 @@ def test_a_host_that_dies(room: Room) -> None:
     assert [told for told in a.told if isinstance(told, HostGone)] != []
     a.say(one, other, b"into the void")
     room.until(lambda: a.gone(one) == [b.home, b.home], "and each time again")
+
+
+def test_a_host_that_dies_before_anybody_here_has_dealt_with_it(room: Room) -> None:
+    """It was a member for ever where tasks are placed: those that asked for it alone waited for it."""
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    room.until(lambda: b.home in a.leases.placement.members, "it has told what it has")
+    room.kill(b)
+    room.until(lambda: not a.road.is_there(b.home), "it is dead")
+    assert b.home not in a.leases.placement.members
+    assert b.home in a.leases.placement.gone
+    assert not [told for told in a.told if isinstance(told, HostGone)], "nobody had dealt with it"
 
 
 @pytest.mark.fault(11)

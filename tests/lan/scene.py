@@ -7,7 +7,8 @@ import os
 import shutil
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,7 @@ class Scene:
         ]  # fmt: skip
         for work in self.works:
             work.begin(**environment(work.host))
-        for work in self.works:
-            work.wait_rounds(1)
+        self._wait_rounds({work: 1 for work in self.works})
 
     def start(self, name: str) -> Peer:
         host = self.network[name]
@@ -113,8 +113,21 @@ class Scene:
 
     def go_on(self, rounds: int = 1) -> None:
         """Wait until so many rounds of each program are over that begin from now on."""
-        for work, enough in [(work, work.rounds + AHEAD + rounds) for work in self.works]:
-            work.wait_rounds(enough)
+        self._wait_rounds({work: work.rounds + AHEAD + rounds for work in self.works})
+
+    def _wait_rounds(self, enough: dict[Work, int]) -> None:
+        with self._explained():
+            for work, rounds in enough.items():
+                work.wait_rounds(rounds)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the peers say of themselves, if something is waited for in vain."""
+        try:
+            yield
+        except AssertionError as error:
+            seen = "\n".join(f"{name}: {json.dumps(peer.status())}" for name, peer in self.peers.items())
+            raise AssertionError(f"{error}\n{seen}") from error
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -125,25 +138,21 @@ class Scene:
         self.go_on()
         for work in self.works:
             work.program.tell("")
-        reports = [work.report() for work in self.works]
+        with self._explained():
+            reports = [work.report() for work in self.works]
         for report in reports:
             assert not report["wrong"], report["wrong"]
             _only(LOST_WITH_A_HOST if deaths else {}, report["errors"])
         self._executed(1 + self.retries + drains if deaths else 1)
         self._called(reports, all_of_them=not deaths)
-        self._wait(lambda: all(map(_has_all_slots, self.peers.values())), "every slot is free")
+        with self._explained():
+            until(lambda: all(map(_has_all_slots, self.peers.values())), "every slot is free")
         for work in self.works:
             work.leave()
-        self._wait(lambda: not any(map(_has_of_others, self.peers.values())), "nothing is left")
+        with self._explained():
+            until(lambda: not any(map(_has_of_others, self.peers.values())), "nothing is left")
         agree(*self.peers.values())
         return reports
-
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        try:
-            until(condition, what)
-        except AssertionError as error:
-            seen = "\n".join(f"{name}: {peer.status()}" for name, peer in self.peers.items())
-            raise AssertionError(f"{error}\n{seen}") from None
 
     def _executed(self, at_most: int) -> None:
         """I2, of tasks."""

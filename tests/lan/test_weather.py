@@ -18,6 +18,9 @@ from tests.lan.scene import Clocks, Scene
 from tests.lan.test_members import PARTITION_S, pause
 from tests.until import until
 
+pytestmark = pytest.mark.timeout(400)
+"""Longer than any `until` in them, which says more of what hangs."""
+
 MakeLan = Callable[..., Lan]
 
 SMALL = 120_000
@@ -50,8 +53,8 @@ class TestNobodyDies:
     @pytest.mark.parametrize(
         ("delay", "jitter"),
         [
-            (0.1, 0.099),
-            pytest.param(0.001, 0.001, marks=pytest.mark.slow),
+            (0.02, 0.019),
+            pytest.param(0.1, 0.099, marks=pytest.mark.slow),
             pytest.param(0.2, 0, marks=pytest.mark.slow),
         ],
     )
@@ -142,13 +145,12 @@ class TestNobodyDies:
     @pytest.mark.parametrize("name", ["a", pytest.param("c", marks=pytest.mark.slow)])
     def test_a_host_that_is_suspended(self, lan: MakeLan, name: str) -> None:
         scene = patient(lan)
-        for _ in range(2):
-            scene.network[name].suspend()
-            pause(PARTITION_S)
-            scene.network[name].resume()
-            scene.go_on()
+        scene.network[name].suspend()
+        pause(PARTITION_S)
+        scene.network[name].resume()
         end_with_the_same(scene)
 
+    @pytest.mark.slow
     @pytest.mark.fault(55, 56)
     def test_clocks_that_jump(self, lan: MakeLan) -> None:
         """The wall clock by an hour and back; the others by what a machine may be stopped for and not die of it."""
@@ -286,7 +288,6 @@ class Chaos:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.fault(5, 11, 12, 16, 20, 22, 23, 25, 26, 58)
 @pytest.mark.parametrize("seed", range(4))
 def test_chaos(lan: MakeLan, seed: int) -> None:

@@ -104,7 +104,7 @@ class Scene:
         ]  # fmt: skip
         for work in self.works:
             work.begin(**environment(work.host))
-        self._wait_rounds({work: 1 for work in self.works})
+        self._wait_rounds(dict.fromkeys(self.works, 1))
 
     def start(self, name: str) -> Peer:
         host = self.network[name]

@@ -14,7 +14,9 @@ one object, which may differ, and pieces of both must never meet in one copy.
 Where from? The peer of the owner knows who has copies, whole or not (`core.whereabouts`), and tells whom to ask; a
 value of one piece is asked for at its place at once. A source that is gone, has nothing, or stalls is left for the next
 one; the copy goes on where it stood. Sources are whole, or began before this one, so that no two wait for each other.
-When nobody is left the value is lost, and that is said.
+When nobody is left the value is lost, and that is said. One that stalls is not lost, for links lose nothing: it is
+*late*, perhaps because the way to it is slow. What it was asked for counts when it comes, and it is the source again
+when nobody else is left; it says that it has nothing, or its host is gone, before it is given up.
 
 A file that cannot be made or written is the end of its copy (`on_file_failed`), at whatever piece; nobody gets the
 file, which may have holes, or not be there at all.
@@ -80,6 +82,7 @@ class Copy:
     source: bytes = b""  # the peer that is asked; b"" for none
     candidates: list[bytes] = field(default_factory=list)  # whom to try next
     failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
+    late: set[bytes] = field(default_factory=set)  # sources that were left because they stalled, and have not answered
     seeking: bool = False  # the owner's peer was asked and has not answered
     seeks: int = 0
     unknown: bool = False  # the owner's peer has answered last that it knows of nobody
@@ -297,15 +300,19 @@ class Fetches(Core):
         self._ask(now)
 
     def _choose(self, copy: Copy, now: float) -> None:
-        """The next source; none: ask the owner's peer again, or give up."""
+        """The next source; none: one that is late, or ask the owner's peer again, or give up."""
         while copy.candidates:
             peer = copy.candidates.pop(0)
-            if peer not in copy.failed:
+            if peer not in copy.failed and peer not in copy.late:
                 copy.source, copy.asked, copy.progress_at = peer, copy.have, now
                 if copy.have == copy.place.size:
                     self._finish(copy, now)
                 return
         if copy.seeking:
+            return
+        if copy.late:
+            copy.source, copy.asked, copy.progress_at = min(copy.late), copy.have, now
+            copy.late.discard(copy.source)
             return
         if copy.owner not in copy.failed and copy.seeks < self._config.fetch_seeks_max:
             copy.progress_at = now
@@ -321,6 +328,23 @@ class Fetches(Core):
             self._resumed += 1
         copy.source = b""
         self._choose(copy, now)
+
+    def _stall(self, copy: Copy, now: float) -> None:
+        """Nothing has come for long. Others are tried; without any it is waited for."""
+        if not copy.source:
+            copy.seeking = False
+            self._choose(copy, now)
+            return
+        if any(peer not in copy.failed and peer not in copy.late for peer in copy.candidates):
+            self._release(copy)
+            copy.late.add(copy.source)
+            self._resumed += 1
+            copy.source = b""
+            self._choose(copy, now)
+            return
+        copy.progress_at = now
+        if not copy.seeking and copy.owner not in copy.failed and copy.seeks < self._config.fetch_seeks_max:
+            self._seek(copy)  # somebody may have it by now
 
     def _release(self, copy: Copy) -> None:
         """What was asked for and has not come will not come any more, or is not waited for."""
@@ -338,6 +362,9 @@ class Fetches(Core):
         """It is not there."""
         copy = self._copies.get(message.place)
         if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender:
+            if copy is not None and sender in copy.late:
+                copy.late.discard(sender)
+                copy.failed.add(sender)
             self._stale += 1
             return
         self._leave(copy, now)
@@ -349,6 +376,7 @@ class Fetches(Core):
         for copy in self._coming():
             copy.candidates = [candidate for candidate in copy.candidates if candidate != peer]
             copy.failed.add(peer)
+            copy.late.discard(peer)
             if copy.owner == peer:
                 copy.seeking = False
             if copy.source == peer or not copy.source:
@@ -390,9 +418,14 @@ class Fetches(Core):
         return True
 
     def on_piece(self, sender: bytes, message: Piece, now: float) -> None:
-        """Some bytes have come. Only the next ones of the present source count."""
+        """Some bytes have come. Only the next ones count, of the present source or of one that is late."""
         copy = self._copies.get(message.place)
-        if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender or message.offset != copy.have:
+        if copy is None or copy.stage is not Stage.FETCHING or message.offset != copy.have:
+            self._stale += 1
+            return
+        if sender in copy.late:
+            self._on_late(copy, sender, len(message.data))
+        if copy.source != sender:
             self._stale += 1
             return
         size = len(message.data)
@@ -408,6 +441,16 @@ class Fetches(Core):
         if copy.have == copy.place.size:
             self._finish(copy, now)
         self._ask(now)
+
+    def _on_late(self, copy: Copy, sender: bytes, size: int) -> None:
+        """A source that was left sends the next bytes after all: it is the source again, and the other one is late."""
+        self._release(copy)
+        copy.late.discard(sender)
+        if copy.source:
+            copy.late.add(copy.source)
+        copy.source = sender
+        copy.asked = min(copy.have + size, copy.place.size)
+        self._count(sender, copy.asked - copy.have)
 
     def _finish(self, copy: Copy, now: float) -> None:
         """All has come. Whether it was written is known when the effects up to this one were performed."""
@@ -474,8 +517,7 @@ class Fetches(Core):
         """Sources that stall are left; files that rest go."""
         stall_s, idle_s = self._config.fetch_stall_s, self._config.pool_idle_s
         for copy in [copy for copy in self._fetching.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
-            copy.seeking = False
-            self._leave(copy, now)
+            self._stall(copy, now)
         self._pool.sort()
         rested = sum(since + idle_s <= now for since, _, _ in self._pool)
         surplus = max(0, self._credit - self._config.store_credit_bytes)

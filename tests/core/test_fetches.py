@@ -201,6 +201,60 @@ def test_a_source_that_stalls_is_left(peer: Peer) -> None:
     assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
 
 
+def stall(peer: Peer) -> list[tuple[bytes, Any]]:
+    """Nothing comes for so long; what is said then."""
+    due = peer.core.next_deadline()
+    assert due is not None
+    peer.now = due
+    peer.core.tick(due)
+    return peer.said()
+
+
+@pytest.mark.fault(19, 31)
+def test_the_only_source_is_waited_for_however_slow_it_is(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(MAKER))
+    seeks = [each for _ in range(3 * CONFIG.fetch_seeks_max) for each in stall(peer)]
+    assert seeks == [(peer_of(OWNER), m.Seek(what))], "somebody else may have it by now"
+    peer.found(what, peer_of(MAKER))
+    peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (20, 30, 40)])
+    assert any(isinstance(message, m.Brought) and message.place for _, message in peer.serve_all())
+
+
+@pytest.mark.fault(31)
+def test_what_a_source_sends_that_was_left_for_being_slow_counts(peer: Peer) -> None:
+    what = place()
+    began(peer, what, peer_of(THIRD), peer_of(MAKER))
+    stall(peer)
+    peer.serve([(peer_of(THIRD), m.Pull(what, 20, 10))])
+    assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(THIRD), at) for at in (30, 40, 50)]
+    peer.serve([(peer_of(MAKER), m.Pull(what, 20, 10))])  # it has come already
+    assert peer.core.stats().stale == 1
+    peer.serve([(peer_of(MAKER), m.Pull(what, 30, 10))])
+    assert {to for to, _ in peer.said()} == {peer_of(MAKER)}
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 40, bytes(90)), peer.now)  # nobody asked for so much
+    assert {to for to, _ in peer.said()} == {peer_of(MAKER)}
+    peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (40, 50, 60)])
+    assert any(isinstance(message, m.Brought) and message.place for _, message in peer.serve_all())
+
+
+@pytest.mark.fault(30, 31)
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_slow_source_is_the_source_again_when_nobody_else_is_left(peer: Peer, gone: bool) -> None:
+    what = place()
+    began(peer, what, peer_of(THIRD), peer_of(MAKER))
+    stall(peer)
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(THIRD), at) for at in (20, 30, 40)]
+    if gone:
+        peer.core.on_host_gone(THIRD, peer.now)
+    else:
+        peer.core.on_no_piece(peer_of(THIRD), m.NoPiece(what), peer.now)
+    for _ in range(CONFIG.fetch_seeks_max):
+        peer.found(what, peer_of(THIRD), peer_of(MAKER))
+    assert [message.failure.kind for _, message in peer.said(m.Brought)] == ["ObjectLostError"]
+
+
 def test_who_has_it_no_more_says_so_and_the_owner_is_asked_again(peer: Peer) -> None:
     what = place()
     began(peer, what, peer_of(MAKER))

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -196,6 +196,31 @@ class Host:
         assert found == status, program
         return "\n".join(program.lines)
 
+    def processes(self) -> Iterator[int]:
+        """Of all that runs on it, but the first one, which does nothing."""
+        namespace = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it ends just now
+                if os.stat(process / "ns" / "pid").st_ino == namespace and int(process.name) != self.pid:
+                    yield int(process.name)
+
+    def suspend(self) -> None:
+        """All of its processes stop, as when a laptop is closed; its kernel still answers for open connections."""
+        stopped: set[int] = set()
+        while found := set(self.processes()) - stopped:  # some may just have been born
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= found
+
+    def resume(self) -> None:
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        for program in self._programs:
+            if program.running():
+                program.signal(signal.SIGCONT)
+
     def power_off(self) -> None:
         """All of its processes die this moment, and say nothing."""
         os.kill(self.pid, signal.SIGKILL)
@@ -267,15 +292,21 @@ class Lan(Hosts):
         super().__init__()
         self._control: socket.socket | None = None
         self._switch: subprocess.Popen[str] | None = None
+        self._offload = offload
         try:
             self._start_switch(seed)
-            for number, name in enumerate(names, start=1):
-                self.hosts[name] = Host(name, number, self.folder / name)
-                self._command(do="plug", host=name, pid=self.hosts[name].pid, offload=offload)
-                self.hosts[name].configure()
+            for name in names:
+                self.add(name)
         except BaseException:
             self.close()
             raise
+
+    def add(self, name: str) -> Host:
+        """One more host. A name is given once, also when its host is gone."""
+        host = self.hosts[name] = Host(name, len(self.hosts) + 1, self.folder / name)
+        self._command(do="plug", host=name, pid=host.pid, offload=self._offload)
+        host.configure()
+        return host
 
     def _start_switch(self, seed: int) -> None:
         path = str(self.folder / "switch")

@@ -252,6 +252,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A peer that acknowledges nothing for so long, plus what a slow link needs for what is on its way, is given up,
     also when the failure detector sees it: only this pair may be cut off (FAULTS 24), or it is no member yet."""
 
+    link_ask_s: float = 10.0
+    """A peer that has said nothing for so long, on a link that was ever used, is asked: a third of `link_stall_s`, so
+    that it has three chances before it is given up for its silence."""
+
+    link_anew_s: float = 2.0
+    """A link to a member that is over is begun anew after so long, again and again. A pause, for the other side may be
+    there and refuse it at once."""
+
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
 
@@ -267,7 +275,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Links of one peer, those that are being dialled or refused included."""
 
     links_gone_max: int = 1024
-    """Dead incarnations that are remembered, so that one that wakes is told."""
+    """Dead incarnations that are remembered, so that one that wakes is told; and as many living ones whose links are
+    over, so that the next one is not taken for the old one."""
 
     # -- the TCP port ------------------------------------------------------------------------------------------------
     mesh_silent_max: int = 256
@@ -550,6 +559,8 @@ DEFAULT = Config()
 DETECTOR_TIMES = (
     "road_patience_s",
     "link_stall_s",
+    "link_ask_s",
+    "link_anew_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",

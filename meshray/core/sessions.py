@@ -1,4 +1,4 @@
-"""Has it arrived, once and in order? One stream between two incarnations of peers, on one plane.
+"""Has it arrived, once and in order? One stream of a link between two incarnations of peers, on one plane.
 
 Theory. A TCP connection is first in, first out, but it can end, and nobody knows then what of it arrived. A socket that
 has accepted a message may also lose it without a word. So each direction numbers its messages from 1, keeps each until
@@ -45,7 +45,8 @@ class StreamStats(NamedTuple):
 
 
 class Session:
-    """Both directions of one stream, as one of its ends sees them. The other incarnation never changes."""
+    """Both directions of one stream, as one of its ends sees them. Neither the other incarnation nor the epoch of the
+    link changes, once anything was sent."""
 
     __slots__ = (
         "_ack_at",
@@ -64,6 +65,7 @@ class Session:
         "_waiting",
         "_waiting_bytes",
         "duplicates",
+        "epoch",
         "gaps",
         "plane",
         "replayed",
@@ -73,6 +75,7 @@ class Session:
 
     def __init__(self, plane: Plane, config: Config) -> None:
         self.plane = plane
+        self.epoch = 0  # of the link, in every frame; kept with the table, final before the first one
         self._config = config
         # sending: acknowledged | in flight | waiting. Numbers begin with `_acked` + 1 at the head of `_flight`.
         self._acked = 0  # all up to here have arrived
@@ -119,6 +122,11 @@ class Session:
         return self._flight_bytes + self._waiting_bytes
 
     @property
+    def flight_bytes(self) -> int:
+        """How many of these are on their way."""
+        return self._flight_bytes
+
+    @property
     def window_open(self) -> bool:
         """Whether one more message would leave at once. A relay stops taking messages for this peer while it is not."""
         config = self._config
@@ -131,11 +139,12 @@ class Session:
         """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
         due. None: nothing now. It stays the next one until `advance`."""
         if self._ack_at is not None and self._again:
-            return Ack(self.plane, self._received, True), None
+            return Ack(self.plane, self._received, True, self.epoch), None
         if self._waiting and self._fits(len(self._waiting[0])):
-            return Data(self.plane, self._acked + len(self._flight) + 1, self._received), self._waiting[0]
+            sequence = self._acked + len(self._flight) + 1
+            return Data(self.plane, sequence, self._received, self.epoch), self._waiting[0]
         if self._ack_at is not None and self._ack_at <= now:
-            return Ack(self.plane, self._received), None
+            return Ack(self.plane, self._received, False, self.epoch), None
         return None
 
     def _fits(self, size: int) -> bool:

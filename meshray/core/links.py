@@ -139,10 +139,10 @@ class Links:
             session.silent_since = now
         self._busy[node] = None
 
-    def window_open(self, node: bytes, plane: Plane) -> bool:
-        """Whether a relay may take another message for this peer."""
+    def portion(self, node: bytes, plane: Plane, at_most: int) -> int:
+        """See `sessions`; 0 also without a link."""
         link = self._links.get(node)
-        return link is not None and link.sessions[plane].window_open
+        return 0 if link is None else link.sessions[plane].portion(at_most)
 
     def knows(self, node: bytes) -> bool:
         """Whether there is a link to this node, or one is being made."""

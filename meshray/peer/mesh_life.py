@@ -132,6 +132,7 @@ class MeshLife:
         self._links = PeerLinks(self.node, keys.mesh.hex(), PYTHON, self._endpoint, curve.current.id, config)
         self._links.links.belong(who.home, who.life)
         self._redials = Redials(config.link_anew_s)
+        self._config = config
         self._lines = ProbeLines(self._endpoint, config)
         me = Alive(self.node, 0, who.name, tuple(self._endpoint.listens), PYTHON, 1, load)
         self._membership = Membership(config, me, Random(), awake_or_not())
@@ -236,12 +237,14 @@ class MeshLife:
                 return False
         return True
 
-    def backlog(self, node: bytes, plane: Plane) -> int | None:
-        """How many bytes of a plane it has not acknowledged; None when it takes no more messages now."""
+    def backlog(self, node: bytes, plane: Plane) -> int:
+        """How many bytes of a plane it has not acknowledged."""
+        return self._links.links.backlog(node, plane)
+
+    def portion(self, node: bytes, plane: Plane, at_most: int) -> int:
+        """In pieces of which size large things may be sent to it now; 0: not now. `at_most`: what may be on its way."""
         links = self._links.links
-        if not links.knows(node):
-            return 0
-        return links.backlog(node, plane) if links.window_open(node, plane) else None
+        return links.portion(node, plane, at_most) if links.knows(node) else self._config.link_least_bytes
 
     def flush(self, now: float) -> None:
         """What was sent leaves now; what comes of it is looked at in the next turn."""

@@ -112,8 +112,7 @@ class Traffic:
             life = road.life_of(home)
             assert life is not None, f"{home.hex()} is not there"
             while True:
-                backlog = mesh.backlog(life, Plane.CONTROL)
-                parcel = road.next(home, backlog is not None and backlog < window)
+                parcel = road.next(home, mesh.portion(life, Plane.CONTROL, window) > 0)
                 if parcel is None:
                     break
                 carried = True

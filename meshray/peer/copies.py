@@ -88,7 +88,7 @@ class CopyHands:
 
         def portion(peer: bytes) -> int:
             life = road.life_of(peer[:NODE_BYTES])
-            if life is None:
+            if life is None or road.is_out_of_reach(peer[:NODE_BYTES]):
                 return 0
             lives[peer] = life
             return mesh.portion(life, Plane.BULK, window)

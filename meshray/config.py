@@ -205,7 +205,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     bulk_window_bytes: int = 8 << 20
     """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
-    the next ones are there when the acknowledgement comes."""
+    the next ones are there when the acknowledgement comes. Less on a slow link, and in smaller pieces: `link_ahead_s`.
+    """
 
     fetches_max: int = 64
     """Values that are fetched at a time; each has a file open. Others wait for their turn."""
@@ -249,6 +250,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     link_ack_after_bytes: int = 256 << 10
     """And for how many bytes: a quarter of `road_window_bytes`, which would else run empty."""
 
+    link_ahead_s: float = 0.1
+    """What is relayed, and pieces of values, leave only while less is on its way than the link carries in this time
+    beyond that of an acknowledgement (`core.pace`): so long a word of the peers waits behind them (FAULTS 29)."""
+
+    link_first_bytes: int = 256 << 10
+    """The same in bytes, while nothing was measured: the link is found to be fast with the first acknowledgement."""
+
+    link_least_bytes: int = 32 << 10
+    """And the least, however slow the link: 26 ms of 10 Mbit/s."""
+
+    link_base_kept_s: float = 10.0
+    """How long the quickest acknowledgement counts; a way through the network may become longer."""
+
     link_replay_after_s: float = 2.0
     """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
     vain time. Rarely needed: a lost connection replays at once; a socket may also swallow messages in silence."""
@@ -269,6 +283,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A peer that acknowledges nothing for so long, plus what a slow link needs for what is on its way, is given up,
     also when the failure detector sees it: only this pair may be cut off (FAULTS 24), or it is no member yet."""
 
+    link_ask_s: float = 10.0
+    """A peer that has said nothing for so long, on a link that was ever used, is asked: a third of `link_stall_s`, so
+    that it has three chances before it is given up for its silence."""
+
+    link_anew_s: float = 2.0
+    """A link to a member that is over is begun anew after so long, again and again. A pause, for the other side may be
+    there and refuse it at once."""
+
     link_refusal_s: float = 5.0
     """How long a refusal is kept for its receiver to be reached, and the same peer is not refused again."""
 
@@ -278,13 +300,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     road_window_bytes: int = 1 << 20
     """What is relayed for processes waits in their peer while so much of the control stream is not acknowledged: what
-    the peers themselves say is never behind more than that (8 ms of 1 Gbit/s)."""
+    the peers themselves say is never behind more than that (8 ms of 1 Gbit/s). Less on a slow link: `link_ahead_s`."""
 
     links_max: int = 4096
     """Links of one peer, those that are being dialled or refused included."""
 
     links_gone_max: int = 1024
-    """Dead incarnations that are remembered, so that one that wakes is told."""
+    """Dead incarnations that are remembered, so that one that wakes is told; and as many living ones whose links are
+    over, so that the next one is not taken for the old one."""
 
     # -- the TCP port ------------------------------------------------------------------------------------------------
     mesh_silent_max: int = 256
@@ -568,6 +591,8 @@ DEFAULT = Config()
 DETECTOR_TIMES = (
     "road_patience_s",
     "link_stall_s",
+    "link_ask_s",
+    "link_anew_s",
     "probe_interval_s",
     "probe_timeout_s",
     "probe_first_timeout_s",

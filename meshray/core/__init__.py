@@ -16,6 +16,9 @@ In the peer::
 In the peer, between hosts::
 
     membership          who is in the mesh? the face of what follows
+    links               who is linked with this peer, and who may be?  with link (one of them), sessions (has it
+                        arrived?), pace (how much may be on its way?), past (which may begin anew?), redials (which
+                        shall, and when?)
     roster              what do news change?  with members (who is there, in which order news count), suspicion (how
                         long may a suspect take), gossip (which news ride on the next message)
     speaking            what is said to whom?

@@ -101,13 +101,15 @@ class ForeignActors(Core):
         seen.state = ActorState(message.actor_id, message.incarnation, message.worker)
         self._tell(seen, seen.state, journal_of(message.callers), message.all_started)
 
-    def on_node_gone(self, node: bytes) -> None:
-        """A host is gone. Actors of its peer are dead, unless another one has taken them over."""
+    def on_node_gone(self, node: bytes, out_of_reach: bool = False) -> None:
+        """A host is gone. Actors of its peer are dead, unless another one has taken them over. `out_of_reach`: it is so
+        for us alone, so nobody takes over anything; who asks later may be told otherwise."""
         for actor_id, seen in list(self._seen.items()):
-            if node_of(seen.owner) == node and seen.heir and node_of(seen.heir) != node:
+            if node_of(seen.owner) == node and seen.heir and node_of(seen.heir) != node and not out_of_reach:
                 self.on_moved(actor_id, seen.heir)
             elif node_of(seen.owner) == node:
-                text = f"actor {actor_id.hex()} is dead: the peer that owned it is gone (node {node.hex()})"
+                why = "cannot be reached from here" if out_of_reach else "is gone"
+                text = f"actor {actor_id.hex()} is dead: the peer that owned it {why} (node {node.hex()})"
                 failure = Failure("ActorDiedError", text, details={"actor_id": actor_id.hex()})
                 self._die(actor_id, seen, failure, {}, remembered=False)
 

@@ -6,7 +6,13 @@ General layout. `links.Links` decides who is linked with whom; a `Link` is one l
         └────────────────no answer, refused─────────────▶ gone
     REFUSING ──told, some time later────────────────────▶ gone
 
-A link that is gone is never taken up again: a peer that comes back has another node id.
+A link that is gone is never taken up again. One that was given up may be followed by another one between the same two,
+with a larger *epoch* (see `past`). While a link is being dialled nothing was sent on its streams, so it may take the
+epoch of the other side, which is ahead; once it is up its epoch is final.
+
+A link is given up when the other side acknowledges nothing for too long, or says nothing at all: one that was ever used
+asks with a Hello, which is answered, when it has heard nothing for a while. So whoever waits for an answer over a link
+learns that it will not come, also where the question had arrived.
 """
 
 from __future__ import annotations
@@ -56,8 +62,19 @@ class Link:
         self.refusal: Refused | None = None  # to be told now
         self.blocked: set[Plane] = set()  # planes whose socket took nothing more; until `on_ready`
         self.sessions: dict[int, Session] = {plane: Session(plane, config) for plane in STREAMS}
+        self.epoch = 0  # see above; set by the table, and by `take_epoch`
+        self.used = False  # something was sent or delivered on a stream: somebody may wait for more
+        self.heard_at = now  # the last word of the other side; kept with the table
+        self._asked_at = now  # the last Hello for want of one
         self.timer_at: float | None = None  # when the table of links will call `tick`; kept by the table
         self._config = config
+
+    def take_epoch(self, epoch: int) -> None:
+        """It is the link of this epoch from now on."""
+        assert self.state is not State.UP, f"another epoch ({epoch}) for a link that stands: {self!r}"
+        self.epoch = epoch
+        for session in self.sessions.values():
+            session.epoch = epoch
 
     def peek(self, hello: Hello, now: float) -> Frame | None:
         """The next frame, on a plane whose socket takes some. `hello` is what this peer says of itself."""
@@ -86,9 +103,10 @@ class Link:
                 hello.key_id,
                 hello.home,
                 hello.life,
+                self.epoch,
             )
         if self.hello_due:
-            return msgspec.structs.replace(hello, number=self.number, met=self.state is State.UP)
+            return msgspec.structs.replace(hello, number=self.number, met=self.state is State.UP, epoch=self.epoch)
         return None
 
     def advance(self, frame: Frame, now: float) -> None:
@@ -119,6 +137,7 @@ class Link:
     def on_heard(self, python: str, now: float) -> bool:
         """A Hello or a Welcome that is acceptable. True: the link is up now, and was not before."""
         self.python = python
+        self.heard_at = now
         self.hello_again_at = None
         if self.state is State.UP:
             return False
@@ -127,7 +146,8 @@ class Link:
         return True
 
     def listen_anew(self, now: float) -> None:
-        """From now on the other side has time to acknowledge what it owes."""
+        """From now on the other side has time to acknowledge what it owes, and to say something."""
+        self.heard_at = now
         for session in self.sessions.values():
             session.silent_since = now
 
@@ -135,6 +155,8 @@ class Link:
         """Time has passed."""
         if self.hello_again_at is not None and now >= self.hello_again_at:
             self.hello_due, self.hello_again_at = True, None
+        if (asks_at := self._asks_at()) is not None and now >= asks_at:
+            self.hello_due, self._asked_at = True, now
         for session in self.sessions.values():
             session.tick(now)
 
@@ -144,15 +166,27 @@ class Link:
             return self.since + self._config.link_dial_timeout_s
         if self.state is State.REFUSING:
             return self.since + self._config.link_refusal_s
-        return min((at for session in self.sessions.values() if (at := session.stalls_at()) is not None), default=None)
+        times = [at for session in self.sessions.values() if (at := session.stalls_at()) is not None]
+        if self.used:
+            flight_bytes = sum(session.flight_bytes for session in self.sessions.values())
+            config = self._config
+            times.append(self.heard_at + config.link_stall_s + flight_bytes / config.link_slowest_bytes_per_s)
+        return min(times, default=None)
+
+    def _asks_at(self) -> float | None:
+        """When the other side is asked whether it is still there, if it says nothing; None: nobody wants to know."""
+        if self.state is not State.UP or not self.used:
+            return None
+        return max(self.heard_at, self._asked_at) + self._config.link_ask_s
 
     def next_at(self) -> float | None:
         """When something is to be done, if nothing else happens. Blocked planes wait for `on_ready` instead."""
         times = [self.ends_at()]
         if Plane.CONTROL not in self.blocked:
-            times.append(self.hello_again_at)
+            times += [self.hello_again_at, self._asks_at()]
         times += [session.next_at() for session in self.sessions.values() if session.plane not in self.blocked]
         return min((time for time in times if time is not None), default=None)
 
     def __repr__(self) -> str:
-        return f"Link({self.address or self.node.hex()}, {self.state.value}, {list(self.sessions.values())})"
+        who, sessions = self.address or self.node.hex(), list(self.sessions.values())
+        return f"Link({who}, {self.state.value}, epoch {self.epoch}, {sessions})"

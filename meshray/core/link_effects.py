@@ -35,7 +35,8 @@ class PeerUp(Struct, frozen=True):
 
 
 class PeerDown(Struct, frozen=True):
-    """The link to a peer, up or being dialled, has ended: once, and nothing is delivered from it after this."""
+    """The link to a peer, up or being dialled, has ended: once, and nothing of this link is delivered after this. The
+    next one may follow (PeerUp), unless the peer is dead."""
 
     node: bytes
     reason: Reason

@@ -11,6 +11,13 @@ noticed in three ways, and each ends the old link with one `PeerDown`:
 2. our own Hello, sent again on each new connection, reaches the newcomer, which refuses it;
 3. the failure detector says so (`down`).
 
+A link that was given up for silence may begin anew, as another one: each side says with which *epoch*, and the larger
+one holds (see `past`). Who hears of a larger one than its link has, knows that the other side has given that up: it
+ends with one `PeerDown` here, too, before the new one is up. So both ends agree on which messages belong to which link,
+though they may give it up at different times. It is for the owner to `connect` again, for as long as it wants. Why
+that is enough: an end has one link of an epoch at most; it is up once the other end has said the same epoch; and each
+frame of a stream says it.
+
 Who was declared dead here is refused from then on, and learns that it must begin anew under another id: from its Hello,
 which says that we had met, or from any other message while we remember it.
 
@@ -21,7 +28,6 @@ which that plane of that peer is left alone until `on_ready`.
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
@@ -40,9 +46,11 @@ from meshray.core.link_effects import (
     SelfDialled,
     TurnedAway,
 )
+from meshray.core.past import Past
 from meshray.core.sessions import Payload, StreamFull
 from meshray.wire.peers import (
     ANYBODY,
+    EPOCH_MAX,
     PROTOCOL,
     Ack,
     Data,
@@ -79,8 +87,11 @@ class Links:
         self._last_number = 0
         self._busy: dict[bytes, None] = {}  # targets that may have something to send, oldest first
         self._timers: list[tuple[float, bytes]] = []  # heap; a link's `timer_at` says which of its entries holds
-        self._gone: OrderedDict[bytes, str] = OrderedDict()  # dead incarnations and their last address, oldest first
+        self._past = Past(config.links_gone_max)  # what has become of links that are over
         self._effects: list[Effect] = []
+        self._untold: set[bytes] = (
+            set()
+        )  # whose PeerDown is among the effects: nothing is sent to them before it is told
         self.stale = 0  # messages of unknown, dead or not yet accepted peers, and answers to nothing
 
     # -- what the owner asks for ---------------------------------------------------------------------------------------
@@ -101,7 +112,7 @@ class Links:
     def connect(self, node: bytes, address: str, now: float, key_id: str = "") -> None:
         """Link with this peer, which was last seen there. For a known one with another address: it has moved."""
         link = self._links.get(node)
-        if node == self.node or node in self._gone:
+        if node == self.node or node in self._past:
             return
         if link is None:
             self._open(node, node, address, key_id, State.DIALLING, now)
@@ -111,25 +122,32 @@ class Links:
     def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> None:
         """One message, delivered once and in order of its plane, or there will be a PeerDown.
 
-        Raises `UnknownPeer`. A peer that has not acknowledged more than can be kept for it is declared dead.
+        Raises `UnknownPeer`, also while the end of the last link is to be told. A peer that has not acknowledged more
+        than can be kept for it is given up.
         """
         link = self._links.get(node)
-        if link is None or link.state is State.REFUSING:
+        if link is None or link.state is State.REFUSING or node in self._untold:
             raise UnknownPeer(node.hex())
         session = link.sessions[plane]
         try:
             session.send(payload)
         except StreamFull as error:
-            self.down(node, str(error), now)
+            self._cut(link, Reason.OTHER, str(error))
             return
+        self._use(link, now)
         if session.kept == 1:
             session.silent_since = now
         self._busy[node] = None
 
     def window_open(self, node: bytes, plane: Plane) -> bool:
-        """Whether a relay may take another message for this peer."""
+        """See `sessions`; False also without a link."""
         link = self._links.get(node)
         return link is not None and link.sessions[plane].window_open
+
+    def portion(self, node: bytes, plane: Plane, at_most: int) -> int:
+        """See `sessions`; 0 also without a link."""
+        link = self._links.get(node)
+        return 0 if link is None else link.sessions[plane].portion(at_most)
 
     def knows(self, node: bytes) -> bool:
         """Whether there is a link to this node, or one is being made."""
@@ -146,13 +164,13 @@ class Links:
         link = self._links.get(node)
         address = "" if link is None else link.address
         if link is not None and link.state is not State.REFUSING:
-            self._close(link)
-            self._effects.append(PeerDown(node, reason, text))
-        self._bury(node, address)
+            self._cut(link, reason, text)
+        self._past.on_dead(node, address)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done and told, in order."""
         effects, self._effects = self._effects, []
+        self._untold.clear()
         return effects
 
     # -- frames out ----------------------------------------------------------------------------------------------------
@@ -216,7 +234,8 @@ class Links:
 
     def _give_up(self, link: Link, now: float) -> None:
         if link.state is State.UP:
-            self.down(link.node, "it acknowledges nothing any more", now)
+            owes = any(session.kept for session in link.sessions.values())
+            self._cut(link, Reason.OTHER, "it acknowledges nothing any more" if owes else "nothing is heard of it")
             return
         self._close(link)
         if link.state is State.DIALLING:
@@ -242,15 +261,17 @@ class Links:
 
     def _on_stream(self, source: bytes, message: Data | Ack, payload: Payload, now: float) -> None:
         link = self._links.get(source)
-        if link is None or link.state is not State.UP:
+        if link is None or link.state is not State.UP or message.epoch != link.epoch:
             self.stale += 1
-            if link is None and source in self._gone:
-                self._refuse(source, self._gone[source], Refused(0, Reason.DEAD, "declared dead here"), now)
+            if link is None and (address := self._past.where_dead(source)) is not None:
+                self._refuse(source, address, Refused(0, Reason.DEAD, "declared dead here"), now)
             return
+        link.heard_at = now
         session = link.sessions[message.plane]
         if isinstance(message, Ack):
             session.on_ack(message, now)
         elif session.on_data(message, len(payload), now):
+            link.used = True
             self._effects.append(Delivered(source, session.plane, payload))
         self._busy[source] = None
 
@@ -263,7 +284,8 @@ class Links:
         if refused is None and destination not in (self.node, ANYBODY):
             refused = Refused(hello.number, Reason.REPLACED, "another peer has started at this address")
         link = self._links.get(source)
-        if refused is None and hello.met and (link is None or link.state is State.REFUSING):
+        unknown = link is None or link.state is State.REFUSING
+        if refused is None and hello.met and unknown and not self._past.may_begin_anew(source):
             refused = Refused(hello.number, Reason.DEAD, "declared dead here, or never met")
         if refused is not None:
             self._refuse(source, address, refused, now)
@@ -287,25 +309,31 @@ class Links:
             return
         if asked.node == ANYBODY:
             self._close(asked)
-        self._accept(source, asked.address, welcome, now)
+        said = asked.epoch
+        link = self._accept(source, asked.address, welcome, now)
+        if link is not None and link.state is State.UP and link.epoch > said:
+            link.hello_due = True  # it waits for our word that this is the link
         if asked.node == ANYBODY:
             self._effects.append(Answered(asked.address, source))
 
     def _on_refused(self, source: bytes, refused: Refused, now: float) -> None:
-        link = self._numbers.get(refused.number) or self._links.get(source)
+        link = self._numbers.get(refused.number) if refused.number else self._links.get(source)
         reason = reason_of(refused)
         if link is None or (link.node not in (ANYBODY, source) and reason is not Reason.REPLACED):
             self.stale += 1
             return
         if link.state is State.UP:
-            self.down(link.node, f"refused: {refused.text}", now, reason)
+            if reason in (Reason.OTHER, Reason.FULL):
+                self._cut(link, reason, f"refused: {refused.text}")
+            else:
+                self.down(link.node, f"refused: {refused.text}", now, reason)
         elif link.state is State.DIALLING:
             self._close(link)
             self._turned_away(link, reason, refused.text)
             if reason is Reason.DEAD and link.node == ANYBODY:
                 self._effects.append(Answered(link.address, source))
             if reason is Reason.REPLACED:
-                self._bury(link.node, link.address)
+                self._past.on_dead(link.node, link.address)
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
@@ -317,14 +345,14 @@ class Links:
             return Refused(said.number, Reason.PROTOCOL, text)
         if said.mesh != ours.mesh:
             return Refused(said.number, Reason.MESH, f"this peer belongs to mesh {ours.mesh}, the other to {said.mesh}")
-        if source in self._gone:
+        if source in self._past:
             return Refused(said.number, Reason.DEAD, "declared dead here")
         if source not in self._links and len(self._links) >= self._config.links_max:
             return Refused(said.number, Reason.FULL, f"this peer has {len(self._links)} links")
         return None
 
     def _accept(self, source: bytes, address: str, said: Hello | Welcome, now: float) -> Link | None:
-        """The link to an acceptable peer, up."""
+        """The link to an acceptable peer: up, if both ends mean the same one now."""
         if not address:
             self.stale += 1  # it listens nowhere: nobody can answer it
             return None
@@ -335,11 +363,16 @@ class Links:
         if link is not None and link.state is State.REFUSING:
             self._close(link)
             link = None
+        if link is not None and link.state is State.UP and said.epoch > link.epoch:
+            self._cut(link, Reason.OTHER, "it has given up the link")
+            link = None
         if link is None:
             link = self._open(source, source, address, said.key_id, State.DIALLING, now)
         elif link.address != address and link.address not in said.listens:
             self._move(link, address, said.key_id)
-        if link.on_heard(said.python, now):
+        if said.epoch > link.epoch:
+            link.take_epoch(said.epoch)
+        if said.epoch == link.epoch and link.on_heard(said.python, now):
             compatible = said.python == self._hello.python
             self._effects.append(PeerUp(source, link.address, said.python, compatible, said.home, said.life))
         self._busy[source] = None
@@ -350,10 +383,10 @@ class Links:
         """Tell it why. A link that is up stays so for REPLACED: then its sender looked for somebody else."""
         link = self._links.get(source)
         if link is not None and link.state is not State.REFUSING and refused.reason != Reason.REPLACED:
-            was_up = link.state is State.UP
-            self._close(link)
-            if was_up:
-                self._effects.append(PeerDown(source, reason_of(refused), refused.text))
+            if link.state is State.UP:
+                self._cut(link, reason_of(refused), refused.text)
+            else:
+                self._close(link)
             link = None
         if link is None:
             if not address or len(self._links) >= 2 * self._config.links_max:
@@ -375,7 +408,7 @@ class Links:
     def _turned_away(self, link: Link, reason: Reason, text: str) -> None:
         self._effects.append(TurnedAway(link.address, reason, text))
         if link.node != ANYBODY and link.state is State.DIALLING:
-            self._effects.append(PeerDown(link.node, reason, text))
+            self._tell_down(link.node, reason, text)
 
     # -- the table's own -----------------------------------------------------------------------------------------------
 
@@ -383,6 +416,7 @@ class Links:
         link = Link(target, node, address, key_id, state, now, self._config)
         self._last_number += 1
         link.number = self._last_number
+        link.take_epoch(self._past.epoch_for(node))
         self._links[target] = self._numbers[link.number] = link
         self._busy[target] = None
         self._effects.append(Dial(target, address, key_id))
@@ -394,6 +428,25 @@ class Links:
         del self._numbers[link.number]
         self._busy.pop(link.target, None)
         self._effects.append(Forget(link.target))
+        if link.node == ANYBODY or link.state is State.REFUSING:
+            return
+        self._past.on_over(link.node, link.epoch)
+        if link.epoch >= EPOCH_MAX:
+            self._past.on_dead(link.node, link.address)  # it has said more than there can have been
+
+    def _cut(self, link: Link, reason: Reason, text: str) -> None:
+        """The link is over. Unless the peer is dead, another one may follow."""
+        self._close(link)
+        self._tell_down(link.node, reason, text)
+
+    def _tell_down(self, node: bytes, reason: Reason, text: str) -> None:
+        self._effects.append(PeerDown(node, reason, text))
+        self._untold.add(node)
+
+    def _use(self, link: Link, now: float) -> None:
+        """Somebody may wait for an answer from now on."""
+        if not link.used:
+            link.used, link.heard_at = True, now
 
     def _move(self, link: Link, address: str, key_id: str) -> None:
         if (link.address, link.key_id) != (address, key_id):
@@ -401,13 +454,6 @@ class Links:
             link.blocked.clear()
             self._effects.append(Dial(link.target, address, key_id))
             self._busy[link.target] = None
-
-    def _bury(self, node: bytes, address: str) -> None:
-        """Remember that this incarnation is dead."""
-        self._gone[node] = address
-        self._gone.move_to_end(node)
-        if len(self._gone) > self._config.links_gone_max:
-            self._gone.popitem(last=False)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links.values())

@@ -9,6 +9,8 @@ its receiver. So everything that holds for messages on one host holds between tw
   answers for the host. A witness that dies itself is waited for until its own death is settled (`core.departures`).
 - *A host is gone*, or cut off, or we were declared dead ourselves and all are gone for us. Each process here that dealt
   with it hears NodeGone, once; so does our own peer (`HostGone`).
+- *It is out of reach*: alive for others, and the link to it was given up. For us it is gone like a dead one, until a
+  link stands again; whatever is said to it meanwhile is answered with NodeGone.
 - *It comes back.* A host that was only cut off has the same processes, and may be spoken to again. Nothing that was
   meant for before may arrive after: the old stream is over at both ends, and what a process says to that host before it
   has answered NodeGoneSeen is dropped (*barred*).
@@ -98,6 +100,7 @@ class Road(Core):
         self._ways: dict[bytes, Way] = {}  # by home; made by the first message either way
         self._laden: dict[bytes, None] = {}  # homes for which something may wait
         self._gone: dict[bytes, str] = {}  # homes that are gone, and why
+        self._cut: dict[bytes, str] = {}  # lives that are out of reach, and why; they are known to `_homes`
         self._barred: Counter[Pair] = Counter()  # (process, home) -> NodeGone that it has not answered
         self._owed: Counter[Pair] = Counter()  # bytes that a local destination has, and the source was not told of
         self._due: dict[Pair, None] = {}  # pairs that are to be told
@@ -108,19 +111,33 @@ class Road(Core):
         """A member says whose life it is."""
         before = self._homes.on_told(life, home, number)
         if before is not None:
+            self._cut.pop(before, None)
             self._emit(Sever(before))
             self._lose(home, "its peer was declared dead, and has begun anew")
         self._found(home)
 
     def on_cut(self, life: bytes, why: str) -> None:
-        """The link to it is over, or could not be made."""
+        """The link to it is over, or could not be made: it is out of reach. A repeat changes nothing."""
         home = self._homes.home_of(life)
-        if home is not None and self._homes.life_of(home) == life:
-            self._lose(home, why)
+        if home is not None and self._homes.life_of(home) == life and life not in self._cut:
+            self._cut[life] = why
+            self._lose(home, why, placed=True)
+
+    def on_linked(self, life: bytes, now: float) -> bytes | None:
+        """A link to it stands. The home that is in reach again, if it was out of it."""
+        if self._cut.pop(life, None) is None:
+            return None
+        home = self._homes.home_of(life)
+        assert home is not None, f"a life of nobody was cut off: {life.hex()}"
+        self._found(home)
+        for job in self._jobs.of_host(home):  # heard of by way of others: it may be over
+            self.send(peer_process(home), JobKnown(job), now)
+        return home
 
     def on_life_over(self, life: bytes, why: str) -> None:
         """It is no member any more: dead, or it has left; or there can be no link between its life and ours."""
         home = self._homes.on_over(life)
+        self._cut.pop(life, None)
         if home is not None:
             self._lose(home, why)
             if self._homes.life_of(home) is None:
@@ -128,12 +145,13 @@ class Road(Core):
 
     def on_own_end(self, why: str) -> None:
         """Our own life is over: for everybody else we are dead, and so they are for us."""
+        self._cut.clear()
         for home in sorted({*self._homes.clear(), *self._ways}):
             self._lose(home, why)
             remember(self._gone, home, why, GONE_MAX)
 
     def _found(self, home: bytes) -> None:
-        if self._homes.life_of(home) is None:
+        if not self.is_there(home):
             return
         self._gone.pop(home, None)
         way = self._ways.get(home)
@@ -142,23 +160,29 @@ class Road(Core):
             self._laden[home] = None
 
     def is_there(self, home: bytes) -> bool:
-        """Whether a member is known under this home now."""
-        return self._homes.life_of(home) is not None
+        """Whether a member is known under this home now, and in reach."""
+        life = self._homes.life_of(home)
+        return life is not None and life not in self._cut
+
+    def is_out_of_reach(self, home: bytes) -> bool:
+        """Whether there is such a member, and no link to it: others may speak with it."""
+        return self._homes.life_of(home) in self._cut
 
     def life_of(self, home: bytes) -> bytes | None:
         return self._homes.life_of(home)
 
     def homes(self) -> list[bytes]:
         """All hosts that are there, but ours."""
-        return self._homes.current()
+        return [home for home in self._homes.current() if self.is_there(home)]
 
     def dealt_with(self) -> list[bytes]:
         """Hosts that are there, and to which this one has spoken, or the other way round."""
         return sorted(home for home in self._ways if self.is_there(home))
 
     def why_gone(self, home: bytes) -> str:
-        """Why a host is gone; "" while it is there, or was never known."""
-        return self._gone.get(home, "")
+        """Why a host is gone, or out of reach; "" while it is there, or was never known."""
+        life = self._homes.life_of(home)
+        return self._gone.get(home, "") if life is None else self._cut.get(life, "")
 
     def lives(self, process: bytes) -> bool:
         """Whether a process of another host, or another peer, is there, as far as is known."""
@@ -293,7 +317,7 @@ class Road(Core):
         way = self._ways.get(home)
         if way is not None:
             return way
-        if home in self._gone or not self.linked:
+        if home in self._gone or self.is_out_of_reach(home) or not self.linked:
             return None
         way = self._ways[home] = Way(home)
         if not self.is_there(home):  # its rumour may be on its way
@@ -301,7 +325,7 @@ class Road(Core):
         return way
 
     def _why(self, home: bytes) -> str:
-        return self._gone.get(home) or "this peer belongs to no mesh"
+        return self.why_gone(home) or self._gone.get(home) or "this peer belongs to no mesh"
 
     # -- what is to leave --------------------------------------------------------------------------------------------
 
@@ -309,16 +333,15 @@ class Road(Core):
         """Homes for which something may wait, and which are there."""
         return [home for home in self._laden if self.is_there(home)]
 
-    def next(self, home: bytes, backlog: int | None) -> Parcel | None:
-        """What is to leave for this home next. `backlog`: bytes that the link has taken and that have not arrived, as
-        far as is known; what is relayed leaves while they are few. None: it takes nothing now. Returns None for
-        nothing now."""
+    def next(self, home: bytes, takes: bool = True, relays: bool = True) -> Parcel | None:
+        """What is to leave for this home next. `takes`: its link has room for one more message; `relays`: so little is
+        on its way that what processes say leaves as well. Returns None for nothing now."""
         way = self._ways.get(home)
         if way is None:
             self._laden.pop(home, None)
             return None
-        parcel = way.next_own() if backlog is not None else None
-        if parcel is None and backlog is not None and backlog < self._config.road_window_bytes:
+        parcel = way.next_own() if takes else None
+        if parcel is None and takes and relays:
             parcel = way.next_relayed()
         if not way:
             self._laden.pop(home, None)
@@ -331,6 +354,9 @@ class Road(Core):
         home = source[:NODE_BYTES]
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
+            return
+        if life in self._cut:
+            self.counters["messages from out of reach"] += 1
             return
         if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
             self.counters["messages gone astray"] += 1
@@ -470,7 +496,9 @@ class Road(Core):
             return
         origin = job[:NODE_BYTES]
         if origin != home:
-            if self._way(origin, now) is None:
+            if self.is_out_of_reach(origin):
+                pass  # asked once it is in reach
+            elif self._way(origin, now) is None:
                 self._end_job(job, self._why(origin))
             else:
                 self.send(peer_process(origin), JobKnown(job), now)
@@ -550,8 +578,9 @@ class Road(Core):
 
     # -- a host is gone ----------------------------------------------------------------------------------------------
 
-    def _lose(self, home: bytes, why: str) -> None:
-        """All that was between that host and this one is over."""
+    def _lose(self, home: bytes, why: str, placed: bool = False) -> None:
+        """All that was between that host and this one is over. `placed`: something may be about to be placed there, so
+        it is told also where nothing was between them."""
         way = self._ways.pop(home, None)
         self._laden.pop(home, None)
         concerned = self.foreigners.who_met_any(home)
@@ -563,7 +592,7 @@ class Road(Core):
             del self._owed[pair]
             self._due.pop(pair, None)
         self.foreigners.on_host_gone(home)
-        if way is not None:
+        if way is not None or placed:
             self._emit(HostGone(home, why))
         self._jobs.forget_host(home)
         for job in self._jobs.of_host(home):

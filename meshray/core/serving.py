@@ -1,7 +1,8 @@
 """Which pieces of values were asked for by other hosts, and which of them can be sent now?
 
 Theory. What is asked for (`Pull`) waits here, as a few bytes, until the link to the asker has room: only then it is
-read. So a peer that serves many keeps nothing for them, and a slow one holds up nobody else.
+read. So a peer that serves many keeps nothing for them, and a slow one holds up nobody else. Over a slow link a piece
+is sent in parts: the asker takes whatever comes next.
 
 A value may be served from the segment in which it was made, or from our copy of it, also while that is not whole: a
 piece that has not come yet waits. Nothing is pinned for this. Whether the segment still holds the value is looked up at
@@ -54,17 +55,17 @@ class Serving(Core):
             return
         queue.append(message)
 
-    def next(self, is_open: Callable[[bytes], bool]) -> Reading | None:
-        """The next piece to be read and sent, to one of those whose link `is_open`; None: nothing now. Askers take
-        turns."""
+    def next(self, portion: Callable[[bytes], int]) -> Reading | None:
+        """The next piece to be read and sent; None: nothing now. `portion(asker)`: how large it may be, 0 while the
+        link takes none. Askers take turns."""
         for peer in list(self._queues):
-            if is_open(peer):
-                reading = self._next_for(peer)
+            if at_most := portion(peer):
+                reading = self._next_for(peer, at_most)
                 if reading is not None:
                     return reading
         return None
 
-    def _next_for(self, peer: bytes) -> Reading | None:
+    def _next_for(self, peer: bytes, at_most: int) -> Reading | None:
         queue = self._queues.pop(peer)
         found: Reading | None = None
         waiting: deque[Pull] = deque()
@@ -83,9 +84,12 @@ class Serving(Core):
                 stuck.add(place)
                 waiting.append(pull)
             else:
-                found = Reading(peer, place, where[0], pull.offset, pull.size)
+                size = min(pull.size, at_most)
+                found = Reading(peer, place, where[0], pull.offset, size)
                 self.served += 1
-                self.served_bytes += pull.size
+                self.served_bytes += size
+                if size < pull.size:
+                    queue.appendleft(Pull(place, pull.offset + size, pull.size - size))
                 break
         waiting.extend(queue)
         if waiting:

@@ -1,4 +1,4 @@
-"""Has it arrived, once and in order? One stream between two incarnations of peers, on one plane.
+"""Has it arrived, once and in order? One stream of a link between two incarnations of peers, on one plane.
 
 Theory. A TCP connection is first in, first out, but it can end, and nobody knows then what of it arrived. A socket that
 has accepted a message may also lose it without a word. So each direction numbers its messages from 1, keeps each until
@@ -23,7 +23,11 @@ from collections import deque
 from typing import NamedTuple
 
 from meshray.config import Config
+from meshray.core.pace import Pace
 from meshray.wire.peers import Ack, Data, Plane
+
+PORTIONS = 4
+"""So many pieces fill what may be on its way: one leaves as soon as one has arrived."""
 
 Payload = bytes | bytearray | memoryview
 
@@ -45,7 +49,8 @@ class StreamStats(NamedTuple):
 
 
 class Session:
-    """Both directions of one stream, as one of its ends sees them. The other incarnation never changes."""
+    """Both directions of one stream, as one of its ends sees them. Neither the other incarnation nor the epoch of the
+    link changes, once anything was sent."""
 
     __slots__ = (
         "_ack_at",
@@ -64,7 +69,9 @@ class Session:
         "_waiting",
         "_waiting_bytes",
         "duplicates",
+        "epoch",
         "gaps",
+        "pace",
         "plane",
         "replayed",
         "silent_since",
@@ -73,6 +80,7 @@ class Session:
 
     def __init__(self, plane: Plane, config: Config) -> None:
         self.plane = plane
+        self.epoch = 0  # of the link, in every frame; kept with the table, final before the first one
         self._config = config
         # sending: acknowledged | in flight | waiting. Numbers begin with `_acked` + 1 at the head of `_flight`.
         self._acked = 0  # all up to here have arrived
@@ -84,6 +92,7 @@ class Session:
         self._progress_at = 0.0  # the last acknowledgement of something, or the first message of a flight
         self._patience_s = config.link_replay_after_s  # doubles with each vain replay
         self.silent_since = 0.0  # the last acknowledgement, or the first message after all were; kept with the table
+        self.pace = Pace(config)  # how much should be on its way
         # receiving
         self._received = 0  # all up to here were delivered
         self._owed = 0  # messages delivered and not acknowledged yet
@@ -119,6 +128,11 @@ class Session:
         return self._flight_bytes + self._waiting_bytes
 
     @property
+    def flight_bytes(self) -> int:
+        """How many of these are on their way."""
+        return self._flight_bytes
+
+    @property
     def window_open(self) -> bool:
         """Whether one more message would leave at once. A relay stops taking messages for this peer while it is not."""
         config = self._config
@@ -127,15 +141,26 @@ class Session:
             and self._flight_bytes + self._waiting_bytes < config.link_window_bytes
         )
 
+    def portion(self, at_most: int) -> int:
+        """In pieces of which size large things should be given to this stream now, so that what comes next does not
+        wait for long; 0: not now. `at_most`: bytes that may be on their way, however fast the link. One message always
+        may."""
+        allowance = min(at_most, self.pace.allowance)
+        if not self.window_open or self._flight_bytes + self._waiting_bytes >= allowance:
+            self.pace.on_limited()
+            return 0
+        return max(allowance // PORTIONS, self._config.link_least_bytes)
+
     def peek(self, now: float) -> tuple[Data | Ack, Payload | None] | None:
         """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
         due. None: nothing now. It stays the next one until `advance`."""
         if self._ack_at is not None and self._again:
-            return Ack(self.plane, self._received, True), None
+            return Ack(self.plane, self._received, True, self.epoch), None
         if self._waiting and self._fits(len(self._waiting[0])):
-            return Data(self.plane, self._acked + len(self._flight) + 1, self._received), self._waiting[0]
+            sequence = self._acked + len(self._flight) + 1
+            return Data(self.plane, sequence, self._received, self.epoch), self._waiting[0]
         if self._ack_at is not None and self._ack_at <= now:
-            return Ack(self.plane, self._received), None
+            return Ack(self.plane, self._received, False, self.epoch), None
         return None
 
     def _fits(self, size: int) -> bool:
@@ -150,7 +175,8 @@ class Session:
             self._again = False
             self._asked_at = now
         elif type(frame) is Data:
-            if not self._flight:
+            alone = not self._flight
+            if alone:
                 self._progress_at = now
             payload = self._waiting.popleft()
             self._flight.append(payload)
@@ -160,6 +186,7 @@ class Session:
                 self.replayed += 1
             else:
                 self._highest = frame.sequence
+                self.pace.on_sent(frame.sequence, alone, now)
         self._ack_at = None
         self._owed = self._owed_bytes = 0
 
@@ -237,17 +264,20 @@ class Session:
             return
         if ack <= self._acked:
             return
+        before = self._flight_bytes + self._waiting_bytes
         while self._acked < ack:  # after a rewind, what was on its way before may stand among the waiting
             self._acked += 1
             if self._flight:
                 self._flight_bytes -= len(self._flight.popleft())
             else:
                 self._waiting_bytes -= len(self._waiting.popleft())
+        self.pace.on_acknowledged(ack, before - self._flight_bytes - self._waiting_bytes, now)
         self._progress_at = self.silent_since = now
         self._patience_s = self._config.link_replay_after_s
 
     def _rewind(self) -> None:
         """All that is not acknowledged waits again."""
+        self.pace.on_lost()
         self._waiting.extendleft(reversed(self._flight))
         self._flight.clear()
         self._waiting_bytes += self._flight_bytes

@@ -11,6 +11,9 @@ another member, which has a `Will`: what it takes to start the actor again. Ther
   half of the members that there were; and an owner that has lost its heir and sees less than half of them ends its
   detached actors. In a mesh of two neither is more than half: there the actor stays with its owner, and dies with it.
 
+Where owner and heir alone cannot reach each other, while others reach both, the heir lets go of the will: the owner
+chooses another heir, and two of them would start the actor twice. They may find each other again at any time.
+
 Callers are told of the heir in advance (`ActorNews`), and watch there when the owner is gone. Those who only have a
 handle hear where it is now (`ActorsMoved`), like everybody.
 """
@@ -120,6 +123,11 @@ class Wills(Core):
                 self.on_changed(actor_id)
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if peer_of(awaited) == peer]:
             del self._moving[actor_id]
+
+    def on_out_of_reach(self, peer: bytes) -> None:
+        """There is no link to it, and it lives. Told before `on_member_down`."""
+        for actor_id in [actor_id for actor_id, estate in self._estates.items() if estate.testator == peer]:
+            self._lose(actor_id)
 
     def _cut_off(self, now: float) -> bool:
         """Whether this peer sees less than half of the members that there were."""

@@ -94,18 +94,17 @@ class CopyHands:
             return False
         serving, road = self._parts.cores.serving, self._parts.cores.road
         window = self._parts.config.bulk_window_bytes
-        lives: dict[bytes, bytes] = {}  # asker -> its present life, as far as its link takes more
+        lives: dict[bytes, bytes] = {}  # asker -> its present life
 
-        def is_open(peer: bytes) -> bool:
+        def portion(peer: bytes) -> int:
             life = road.life_of(peer[:NODE_BYTES])
-            backlog = None if life is None else mesh.backlog(life, Plane.BULK)
-            if life is None or backlog is None or backlog >= window:
-                return False
+            if life is None or road.is_out_of_reach(peer[:NODE_BYTES]):
+                return 0
             lives[peer] = life
-            return True
+            return mesh.portion(life, Plane.BULK, window)
 
         left, served = SENT_AT_ONCE_BYTES, False
-        while left > 0 and (reading := serving.next(is_open)) is not None:
+        while left > 0 and (reading := serving.next(portion)) is not None:
             left -= reading.size
             served = True
             try:

@@ -53,7 +53,7 @@ class Foreign:
         cores.fetches.on_host_gone(effect.home, now)
         cores.moves.on_host_gone(effect.home)
         cores.leases.on_node_gone(effect.home, now)
-        if not cores.road.is_there(effect.home):  # else it was only cut off
+        if not cores.road.is_there(effect.home):  # else its peer has begun anew
             cores.leases.on_member_gone(effect.home, effect.reason, now)
         self._on_actors_gone(effect.home, effect.reason, now)
         self._parts.log_flow.forget_host(effect.home)
@@ -66,9 +66,12 @@ class Foreign:
         fence_s = cores.fencing.on_host_lost(peer, boot_time())
         cores.lodging.on_host_gone(home, now)
         cores.actors.on_host_gone(home, fence_s, now)
-        cores.foreign_actors.on_node_gone(home)
+        out_of_reach = cores.road.is_out_of_reach(home)
+        if out_of_reach:
+            cores.wills.on_out_of_reach(peer)
+        cores.foreign_actors.on_node_gone(home, out_of_reach)
         drop_member(self._parts, peer, reason == GOODBYE, now)
-        if cores.road.is_there(home):  # it was only cut off
+        if cores.road.is_there(home):  # its peer has begun anew
             add_member(self._parts, peer)
 
     def on_unreachable(self, home: bytes, now: float) -> None:
@@ -78,7 +81,7 @@ class Foreign:
         self._parts.cores.fetches.on_host_gone(home, now)
         self._parts.cores.moves.on_host_gone(home)
         self._parts.cores.lodging.on_host_gone(home, now)
-        self._parts.cores.foreign_actors.on_node_gone(home)
+        self._parts.cores.foreign_actors.on_node_gone(home, self._parts.cores.road.is_out_of_reach(home))
         drop_member(self._parts, peer_of(home), why == GOODBYE, now)
 
     def on_died(self, effect: ForeignDied, now: float) -> None:

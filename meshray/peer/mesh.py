@@ -308,9 +308,18 @@ class Mesh:
         of its plane, or there will be a LinkCut, a LifeOver or an OwnEnd. False: there can be no link."""
         return self._life is not None and self._life.send(node, plane, payload, now)
 
-    def backlog(self, node: bytes, plane: Plane) -> int | None:
-        """How many bytes of a plane that life has not acknowledged; None when the plane takes no message now."""
-        return self._life.backlog(node, plane) if self._life is not None else None
+    def backlog(self, node: bytes, plane: Plane) -> int:
+        """How many bytes of a plane that life has not acknowledged."""
+        return self._life.backlog(node, plane) if self._life is not None else 0
+
+    def takes(self, node: bytes, plane: Plane) -> bool:
+        """Whether one more message to that life would leave at once."""
+        return self._life is not None and self._life.takes(node, plane)
+
+    def portion(self, node: bytes, plane: Plane, at_most: int) -> int:
+        """In pieces of which size large things may be sent to that life now; 0: not now. `at_most`: so much may be on
+        its way, less if the link is slow."""
+        return self._life.portion(node, plane, at_most) if self._life is not None else 0
 
     def sever(self, node: bytes, why: str, now: float) -> None:
         """This life is over: end the link to it."""

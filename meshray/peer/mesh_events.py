@@ -36,8 +36,14 @@ class LifeOver(Struct, frozen=True):
     why: str
 
 
+class LinkThere(Struct, frozen=True):
+    """A link to it stands, the first one or another one."""
+
+    life: bytes
+
+
 class LinkCut(Struct, frozen=True):
-    """The link to it is over, or there was none to be had; nothing comes from it after this."""
+    """The link to it is over, or there was none to be had; nothing comes from it after this, before a LinkThere."""
 
     life: bytes
     why: str
@@ -56,4 +62,4 @@ class OwnEnd(Struct, frozen=True):
     why: str
 
 
-MeshEvent = LifeThere | LoadTold | LifeOver | LinkCut | Came | OwnEnd
+MeshEvent = LifeThere | LoadTold | LifeOver | LinkThere | LinkCut | Came | OwnEnd

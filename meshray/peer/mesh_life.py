@@ -6,6 +6,7 @@ to the core that they concern, and does what the cores ask:
     discovery   Found            -> membership.join            Addresses  -> listen there, tell everybody
     links       Probed           -> membership.on_message      PeerUp, Ready  -> on_reachable
                 PeerDown, Lost   -> on_unreachable             replaced at its address  -> on_gone
+                PeerDown of a member  -> redials, which have it begun anew
     members     a change of keys -> kept for `keyring`, which asks this to `tell`
     membership  SendGossip       -> a datagram (`probe_lines`); with a member a link is opened as well
                 MemberDown       -> links.down                 DeclaredDead -> `verdict`
@@ -43,13 +44,14 @@ from meshray.core.member_effects import (
     SendGossip,
 )
 from meshray.core.membership import Membership
+from meshray.core.redials import Redials
 from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
-from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
+from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
 from meshray.transport.interfaces import choose, look, reachable
@@ -129,6 +131,8 @@ class MeshLife:
             raise
         self._links = PeerLinks(self.node, keys.mesh.hex(), PYTHON, self._endpoint, curve.current.id, config)
         self._links.links.belong(who.home, who.life)
+        self._redials = Redials(config.link_anew_s)
+        self._config = config
         self._lines = ProbeLines(self._endpoint, config)
         me = Alive(self.node, 0, who.name, tuple(self._endpoint.listens), PYTHON, 1, load)
         self._membership = Membership(config, me, Random(), awake_or_not())
@@ -146,7 +150,8 @@ class MeshLife:
         if self._more:
             return now
         due = min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
-        return due if self._follow_at is None else min(due, self._follow_at)
+        others = (self._follow_at, self._redials.next_at())
+        return min([due, *(at for at in others if at is not None)])
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""
@@ -154,6 +159,7 @@ class MeshLife:
             self._on_finding(finding, now)
         if self._follow_at is not None and now >= self._follow_at:
             self._follow(self._hosts, now)
+        self._redial(now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told, self._told = self._told, []
@@ -214,8 +220,8 @@ class MeshLife:
         return events
 
     def send(self, node: bytes, plane: Plane, payload: Payload, now: float) -> bool:
-        """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link. It
-        leaves with the next `flush`."""
+        """One message to a member, once and in order, or there will be a LinkCut. False: there can be no link now; a
+        LinkThere says when, if the member lives on. It leaves with the next `flush`."""
         links = self._links.links
         try:
             links.send(node, plane, payload, now)
@@ -227,15 +233,23 @@ class MeshLife:
             try:
                 links.send(node, plane, payload, now)
             except UnknownPeer:
+                self._redials.on_down(node, now)
                 return False
         return True
 
-    def backlog(self, node: bytes, plane: Plane) -> int | None:
-        """How many bytes of a plane it has not acknowledged; None when it takes no more messages now."""
+    def backlog(self, node: bytes, plane: Plane) -> int:
+        """How many bytes of a plane it has not acknowledged."""
+        return self._links.links.backlog(node, plane)
+
+    def takes(self, node: bytes, plane: Plane) -> bool:
+        """Whether one more message would leave at once; also where no link is known, so that one is made."""
         links = self._links.links
-        if not links.knows(node):
-            return 0
-        return links.backlog(node, plane) if links.window_open(node, plane) else None
+        return not links.knows(node) or links.window_open(node, plane)
+
+    def portion(self, node: bytes, plane: Plane, at_most: int) -> int:
+        """In pieces of which size large things may be sent to it now; 0: not now. `at_most`: what may be on its way."""
+        links = self._links.links
+        return links.portion(node, plane, at_most) if links.knows(node) else self._config.link_least_bytes
 
     def flush(self, now: float) -> None:
         """What was sent leaves now; what comes of it is looked at in the next turn."""
@@ -246,6 +260,15 @@ class MeshLife:
         """This life is over."""
         self._links.links.down(node, why, now)
         self._more = True
+
+    def _redial(self, now: float) -> None:
+        """Begin links to members anew that are over."""
+        for node in self._redials.take_due(now):
+            member = self._membership.member(node)
+            if member is None or member.state not in LIVING or not member.addresses:
+                self._redials.on_gone(node)
+            elif not self._links.links.knows(node):
+                self._links.links.connect(node, self._lines.choose(member.addresses), now)
 
     def leave(self, now: float) -> None:
         """Say goodbye."""
@@ -336,6 +359,10 @@ class MeshLife:
         elif isinstance(event, PeerUp):
             if len(event.home) == NODE_BYTES:
                 self._events.append(LifeThere(event.node, event.home, event.life))
+            self._events.append(LinkThere(event.node))
+            member = membership.member(event.node)
+            if self._redials.on_up(event.node) and member is not None:
+                self._tell_home(event.node, member.load)  # it was not listened to meanwhile
             membership.on_reachable(event.node, awake_or_not())
             self._answered(event.address, event.node, now)
         elif isinstance(event, Answered):
@@ -345,6 +372,7 @@ class MeshLife:
                 membership.on_gone(event.node, awake_or_not())
             else:
                 membership.on_unreachable(event.node, awake_or_not())
+            self._redials.on_down(event.node, now)
             self._events.append(LinkCut(event.node, f"the link to it has ended: {event.text}"))
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
@@ -411,6 +439,7 @@ class MeshLife:
         self.peers_changed = True
         note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
+        self._redials.on_gone(effect.node)
         self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else f"it is dead: {effect.reason}"))
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():

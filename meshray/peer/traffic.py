@@ -14,7 +14,7 @@ from meshray.core.ways import Parcel
 from meshray.ids import NODE_BYTES, peer_of
 from meshray.peer.actors import add_member, drop_member
 from meshray.peer.copies import CopyHands
-from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent, OwnEnd
+from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
 from meshray.wire.envelopes import enclose, enclosed, opened
 from meshray.wire.peers import Plane
@@ -61,9 +61,11 @@ class Traffic:
                 road.on_arrived(event.life, *letter, now)
         elif isinstance(event, LifeThere):
             road.on_life(event.life, event.home, event.number, now)
-            self._settle(now)  # an earlier life of it may be over with that
-            if road.is_there(event.home):
-                add_member(self._parts, peer_of(event.home))
+            self._meet(event.home, now)
+        elif isinstance(event, LinkThere):
+            home = road.on_linked(event.life, now)
+            if home is not None:
+                self._meet(home, now)
         elif isinstance(event, LoadTold):
             self._on_load(event, now)
         elif isinstance(event, LifeOver):
@@ -75,6 +77,12 @@ class Traffic:
             assert isinstance(event, OwnEnd), event
             road.on_own_end(event.why)
             self._drop_members(event.why, now)
+
+    def _meet(self, home: bytes, now: float) -> None:
+        """That host is there, unless it is out of reach. A repeat changes nothing."""
+        self._settle(now)  # an earlier life of it may be over, or the link to it
+        if self._road.is_there(home):
+            add_member(self._parts, peer_of(home))
 
     def _drop_members(self, why: str, now: float) -> None:
         """Who is there no more? The road says so only of those with whom this host has dealt."""
@@ -89,7 +97,7 @@ class Traffic:
     def _on_load(self, event: LoadTold, now: float) -> None:
         """What a member has, and how much of it is in use: for placement."""
         load, leases = event.load, self._parts.cores.leases
-        if self._road.life_of(load.home) != event.life:
+        if self._road.life_of(load.home) != event.life or not self._road.is_there(load.home):
             return
         address = event.addresses[0] if event.addresses else ""
         member = Member(
@@ -102,17 +110,18 @@ class Traffic:
     def _carry(self, mesh: Mesh, now: float) -> bool:
         """Give to the links what may leave; whether anything did, or was found to be impossible."""
         carried = False
-        road = self._road
+        road, window = self._road, self._parts.config.road_window_bytes
         for home in road.laden():
             life = road.life_of(home)
             assert life is not None, f"{home.hex()} is not there"
             while True:
-                parcel = road.next(home, mesh.backlog(life, Plane.CONTROL))
+                relays = mesh.portion(life, Plane.CONTROL, window) > 0
+                parcel = road.next(home, mesh.takes(life, Plane.CONTROL), relays)
                 if parcel is None:
                     break
                 carried = True
                 if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
-                    road.on_life_over(life, "no link to it can be made")
+                    road.on_cut(life, "no link to it can be made")
                     break
         return carried
 

@@ -12,6 +12,9 @@ so an answer travels on the answerer's own connection to the asker::
     either   Data, Ack        one numbered stream per direction, pair of incarnations, and plane
     either   Datagram         beside all streams: a probe of the failure detector
 
+A pair of incarnations may have one link after the other, each with an `Epoch` that both have said. Every message of a
+stream bears that of its link, so nothing of one link is taken for the next one's.
+
 That the sender has the key of the mesh is shown by the connection itself (CURVE); this schema trusts that much and no
 more. It has no recursive types, so nesting is bounded by it; sizes are bounded by the types and by MAXMSGSIZE.
 """
@@ -41,6 +44,13 @@ Addresses = Annotated[list[Address], Meta(max_length=16)]
 
 Home = Annotated[bytes, Meta(max_length=NODE_BYTES)]
 """A node id that stays while the peer's process runs, other than that of its present life in the mesh; b"": none."""
+
+
+EPOCH_MAX = 2**40
+"""Far more links than two peers can have one after the other: who says more is not believed."""
+
+Epoch = Annotated[int, Meta(ge=0, le=EPOCH_MAX)]
+"""Which of the links between two incarnations: it grows from each to the next one."""
 
 
 class Plane(IntEnum):
@@ -84,6 +94,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     met: bool = False  # the sender has had an answer of this receiver: who does not know it then has declared it dead
     home: Home = b""  # what the sender's processes and objects are named by
     life: Count = 0  # and the number of its life: each death sentence ends one
+    epoch: Epoch = 0  # of the sender's end of the link: earlier ones are over for it. To a seed: it is not known yet
 
 
 class Welcome(Struct, frozen=True, array_like=True, tag=2):
@@ -98,6 +109,7 @@ class Welcome(Struct, frozen=True, array_like=True, tag=2):
     key_id: Name = ""
     home: Home = b""  # as in Hello
     life: Count = 0
+    epoch: Epoch = 0  # of the sender's end of the link, at least that of the Hello
 
 
 class Refused(Struct, frozen=True, array_like=True, tag=3):
@@ -114,6 +126,7 @@ class Data(Struct, frozen=True, array_like=True, tag=4, gc=False):
     plane: Stream
     sequence: Count  # from 1; the receiver takes the next one only
     ack: Count  # of the other direction: all up to here have arrived
+    epoch: Epoch = 0  # of the link; what belongs to another one is dropped
 
 
 class Ack(Struct, frozen=True, array_like=True, tag=5, gc=False):
@@ -122,6 +135,7 @@ class Ack(Struct, frozen=True, array_like=True, tag=5, gc=False):
     plane: Stream
     ack: Count
     again: bool = False  # something is missing after `ack`: send from there on
+    epoch: Epoch = 0  # as in Data
 
 
 class Datagram(Struct, frozen=True, array_like=True, tag=6, gc=False):

@@ -103,3 +103,20 @@ def test_an_actor_that_has_moved_is_watched_there(core: ForeignActors) -> None:
     assert effects(core) == [Send(ONE, m.ActorState(A, 3, W2))]
     core.on_kill(m.KillActor(A, True))
     assert effects(core) == [Send(OTHER, m.KillActor(A, True))]
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("out_of_reach", [True, False])
+def test_the_heir_is_asked_only_if_the_owner_is_gone_for_all(core: ForeignActors, out_of_reach: bool) -> None:
+    core.on_watch(ONE, m.WatchActor(A))
+    core.on_news(OWNER, m.ActorNews(A, 1, W1, heir=OTHER))
+    effects(core)
+    core.on_node_gone(OWNER[:8], out_of_reach)
+    (told,) = effects(core)
+    if out_of_reach:
+        assert told.message.failure.kind == "ActorDiedError"
+        assert "cannot be reached" in told.message.failure.message
+        core.on_watch(ONE, m.WatchActor(A))
+        assert effects(core) == [Send(OWNER, m.WatchActor(A))]
+    else:
+        assert told == Send(OTHER, m.WatchActor(A))

@@ -19,7 +19,7 @@ from meshray.core.link_effects import (
     TurnedAway,
 )
 from meshray.core.links import Links, UnknownPeer, where
-from meshray.wire.peers import ANYBODY, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
+from meshray.wire.peers import ANYBODY, EPOCH_MAX, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
 
 A, B, C = b"node---a", b"node---b", b"node---c"
 WHERE = {A: "10.0.0.1:7000", B: "10.0.0.2:7000", C: "10.0.0.2:7000"}  # C starts where B was
@@ -98,7 +98,7 @@ def test_messages_on_both_planes() -> None:
     wire.run()
     assert wire.told[B] == [Delivered(A, Plane.CONTROL, b"one"), Delivered(A, Plane.BULK, b"two")]
     assert wire.told[A] == [Delivered(B, Plane.CONTROL, b"three")]
-    assert a.window_open(B, Plane.CONTROL)
+    assert a.portion(B, Plane.CONTROL, 1000) > 0
 
 
 def test_what_is_sent_before_the_link_is_up_waits_for_it() -> None:
@@ -386,6 +386,174 @@ def test_sound_messages_in_the_wrong_state_are_counted() -> None:
     assert a.stale == len(strange) + 1
     assert list(a) == []
     assert a.take_effects() == []
+
+
+# -- links that begin anew ---------------------------------------------------------------------------------------------
+
+
+def give_up(one: Links, other: Links, now: float) -> float:
+    """One says something that never arrives, until it gives the other one up. When that is."""
+    one.send(other.node, Plane.CONTROL, b"lost", now)
+    until = now + CONFIG.link_stall_s + 1.0
+    tick_on(one, until)
+    return until
+
+
+def downs(told: list[Effect]) -> list[PeerDown]:
+    return [effect for effect in told if isinstance(effect, PeerDown)]
+
+
+@pytest.mark.fault(24)
+def test_a_link_that_one_side_gave_up_begins_anew_and_the_other_gives_it_up_as_well() -> None:
+    a, b, wire = linked()
+    b.send(A, Plane.CONTROL, b"before", 0.0)
+    wire.run()
+    now = give_up(a, b, 0.0)
+    wire.perform(a)
+    assert downs(wire.told[A]) == [PeerDown(B, Reason.OTHER, "it acknowledges nothing any more")]
+    with pytest.raises(UnknownPeer):
+        a.send(B, Plane.CONTROL, b"", now)
+    a.connect(B, WHERE[B], now)
+    a.send(B, Plane.CONTROL, b"anew", now)
+    b.send(A, Plane.BULK, b"from before, for b knows nothing yet", now)
+    wire.run(now)
+    assert wire.told[B] == [
+        PeerDown(A, Reason.OTHER, "it has given up the link"),
+        PeerUp(A, WHERE[A], "3.11", True),
+        Delivered(A, Plane.CONTROL, b"anew"),
+    ]
+    assert wire.told[A][-1] == PeerUp(B, WHERE[B], "3.11", True)
+    assert [link.epoch for one in (a, b) for link in one] == [1, 1]
+    b.send(A, Plane.CONTROL, b"and back", now)
+    wire.run(now)
+    assert wire.told[A][-1] == Delivered(B, Plane.CONTROL, b"and back")
+
+
+@pytest.mark.fault(24)
+def test_both_sides_gave_up_one_of_them_more_often() -> None:
+    a, b, wire = linked()
+    give_up(a, b, 0.0)
+    now = give_up(b, a, 0.0)
+    wire.perform(a)
+    a.connect(B, WHERE[B], now)
+    a.send(B, Plane.CONTROL, b"in vain", now)
+    now += CONFIG.link_dial_timeout_s + 1.0
+    tick_on(a, now)
+    for one in (a, b):
+        wire.perform(one)
+    assert [len(downs(told)) for told in wire.told.values()] == [2, 1]
+    b.connect(A, WHERE[A], now)
+    b.send(A, Plane.CONTROL, b"b is behind", now)
+    a.connect(B, WHERE[B], now)
+    a.send(B, Plane.CONTROL, b"a is ahead", now)
+    wire.told = {A: [], B: []}
+    wire.run(now)
+    assert wire.told == {
+        A: [PeerUp(B, WHERE[B], "3.11", True), Delivered(B, Plane.CONTROL, b"b is behind")],
+        B: [PeerUp(A, WHERE[A], "3.11", True), Delivered(A, Plane.CONTROL, b"a is ahead")],
+    }
+    assert [link.epoch for one in (a, b) for link in one] == [2, 2]
+
+
+@pytest.mark.fault(23)
+def test_who_hears_but_is_not_heard_is_not_up_before_it_says_the_same_epoch() -> None:
+    a, b, _ = linked()
+    b.take_effects()
+    hello = Hello(1, "mesh", "3.11", 7, [WHERE[A]], epoch=3)
+    b.receive(B, A, "10.0.0.1", hello, b"", 0.0)
+    assert [type(effect) for effect in b.take_effects()] == [Forget, PeerDown, Dial, PeerUp]
+    a.receive(A, B, "10.0.0.2", Data(Plane.CONTROL, 1, 0, 3), b"of a link that a has not", 0.0)
+    assert a.take_effects() == []
+    assert a.stale == 1
+
+
+def test_frames_of_an_earlier_link_do_nothing() -> None:
+    a, b, wire = linked()
+    now = give_up(a, b, 0.0)
+    a.connect(B, WHERE[B], now)
+    wire.run(now)
+    wire.told = {A: [], B: []}
+    for late in (Data(Plane.CONTROL, 1, 0, 0), Ack(Plane.CONTROL, 0, True, 0), Hello(1, "mesh", "3.11", 1, [WHERE[B]])):
+        a.receive(A, B, "10.0.0.2", late, b"late", now)
+    wire.run(now)
+    assert wire.told == {A: [], B: []}
+    assert [link.epoch for one in (a, b) for link in one] == [1, 1]
+
+
+def test_a_late_refusal_of_an_earlier_hello_does_nothing() -> None:
+    a, b, wire = linked()
+    number = next(iter(a)).number
+    now = give_up(a, b, 0.0)
+    a.connect(B, WHERE[B], now)
+    wire.run(now)
+    a.receive(A, B, "10.0.0.2", Refused(number, Reason.FULL, "no room"), b"", now)
+    assert a.take_effects() == []
+    assert a.knows(B)
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("answers", [True, False])
+def test_one_that_waits_for_an_answer_asks_whether_the_other_is_still_there(answers: bool) -> None:
+    a, b, wire = linked()
+    a.send(B, Plane.CONTROL, b"a question that arrives", 0.0)
+    wire.run(0.0)
+    b.tick(CONFIG.link_ack_after_s)
+    wire.run(CONFIG.link_ack_after_s)
+    assert a.backlog(B, Plane.CONTROL) == 0
+    wire.told = {A: [], B: []}
+    end = 3 * CONFIG.link_stall_s
+    if not answers:
+        tick_on(a, end)
+    while answers and (at := min(one.next_at() or end for one in (a, b))) < end:
+        for one in (a, b):
+            one.tick(at)
+        wire.run(at)
+    wire.perform(a)
+    if answers:
+        assert wire.told == {A: [], B: []}
+    else:
+        assert wire.told[A] == [PeerDown(B, Reason.OTHER, "nothing is heard of it")]
+
+
+def test_a_link_that_was_never_used_asks_nothing() -> None:
+    a, _, _ = linked()
+    a.tick(1000.0)
+    assert a.next_frame(1000.0) is None
+    assert a.next_at() is None
+
+
+def test_an_epoch_beyond_belief_is_the_last_one() -> None:
+    a, b, wire = linked()
+    a.receive(A, B, "10.0.0.2", Hello(1, "mesh", "3.11", 9, [WHERE[B]], epoch=EPOCH_MAX), b"", 0.0)
+    wire.perform(a)
+    now = give_up(a, b, 0.0)
+    wire.perform(a)
+    assert len(downs(wire.told[A])) == 2
+    a.connect(B, WHERE[B], now)
+    assert list(a) == []
+
+
+@pytest.mark.parametrize("reason", [Reason.FULL, Reason.OTHER])
+def test_who_is_refused_for_want_of_room_may_come_again(reason: Reason) -> None:
+    a, _, wire = linked()
+    a.receive(A, B, "10.0.0.2", Refused(0, reason, "no room"), b"", 0.0)
+    wire.perform(a)
+    assert downs(wire.told[A]) == [PeerDown(B, reason, "refused: no room")]
+    a.connect(B, WHERE[B], 0.0)
+    assert a.knows(B)
+
+
+def test_nothing_is_sent_over_the_next_link_before_the_end_of_the_last_one_is_told() -> None:
+    a, _, wire = linked()
+    for _ in range(3):
+        a.send(B, Plane.CONTROL, b"", 0.0)  # more than is kept
+    a.connect(B, WHERE[B], 0.0)
+    with pytest.raises(UnknownPeer):
+        a.send(B, Plane.CONTROL, b"its sender does not know yet", 0.0)
+    wire.perform(a)
+    a.send(B, Plane.CONTROL, b"now it does", 0.0)
+    wire.run()
+    assert [e.payload for e in wire.told[B] if isinstance(e, Delivered)] == [b"now it does"]
 
 
 def test_where_a_peer_is_dialled() -> None:

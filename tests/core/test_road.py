@@ -52,9 +52,9 @@ class Rig:
     def effects(self) -> list[Any]:
         return self.road.take_effects()
 
-    def leaves(self, home: bytes = H, backlog: int | None = 0) -> list[tuple[bytes, bytes, Any]]:
+    def leaves(self, home: bytes = H, takes: bool = True, relays: bool = True) -> list[tuple[bytes, bytes, Any]]:
         found = []
-        while (parcel := self.road.next(home, backlog)) is not None:
+        while (parcel := self.road.next(home, takes, relays)) is not None:
             found.append(tuple(parcel))
         return found
 
@@ -97,8 +97,8 @@ class TestSpeaking:
     def test_what_is_relayed_waits_for_the_window_and_the_peer_does_not(self, rig: Rig) -> None:
         rig.say(B, X)
         rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
-        assert rig.leaves(backlog=None) == []
-        left = rig.leaves(backlog=CONFIG.road_window_bytes)
+        assert rig.leaves(takes=False) == []
+        left = rig.leaves(relays=False)
         assert [parcel[2] for parcel in left] == [m.ProcessThere(B), m.JobOver(DRIVER)]
         assert rig.leaves() == [(X, B, b"data")]
 
@@ -111,7 +111,7 @@ class TestSpeaking:
         rig.say(A, X, b"2")
         rig.say(A, X, b"3")
         rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
-        assert rig.leaves(backlog=CONFIG.road_window_bytes) == [(PEER_H, US, m.JobOver(DRIVER))]
+        assert rig.leaves(relays=False) == [(PEER_H, US, m.JobOver(DRIVER))]
         assert [parcel[2] for parcel in rig.leaves()] == [answers[0], b"2", answers[1], b"3", answers[2]]
 
     def test_a_host_that_takes_our_words_too_slowly_is_cut_off_and_that_is_the_reason(self, rig: Rig) -> None:
@@ -257,13 +257,68 @@ class TestEnds:
         assert rig.effects() == []
         assert rig.road.life_of(H) == LIFE_2
 
-    def test_a_link_that_cannot_be_made_ends_what_was_and_may_be_tried_again(self, rig: Rig) -> None:
+    @pytest.mark.fault(24)
+    def test_a_host_out_of_reach_is_gone_until_there_is_a_link(self, rig: Rig) -> None:
         rig.meet()
         rig.road.on_cut(LIFE, "no answer within 30 s")
-        assert [type(effect) for effect in rig.effects()] == [Send, HostGone]
+        rig.road.on_cut(LIFE, "again")
+        told = m.NodeGone(H, "no answer within 30 s")
+        assert rig.effects() == [Send(A, told), HostGone(H, "no answer within 30 s")]
+        rig.road.on_life(LIFE, H, 1, 0.0)  # others speak of it
+        rig.say(B, X)
+        assert rig.effects() == [Send(B, told)]
+        assert not rig.road.send(PEER_H, m.JobOver(DRIVER), 0.0)
+        assert not rig.road.is_there(H)
+        assert rig.road.is_out_of_reach(H)
+        assert (rig.road.homes(), rig.road.dealt_with()) == ([K], [])
+        assert rig.road.why_gone(H) == "no answer within 30 s"
+        rig.comes(A, X)
+        assert rig.road.counters["messages from out of reach"] == 1
+        assert rig.road.on_linked(LIFE_K, 0.0) is None
+        assert rig.road.on_linked(LIFE, 0.0) == H
+        assert rig.road.is_there(H)
+        assert rig.road.why_gone(H) == ""
+        rig.say(A, X, b"from before")
         rig.road.on_seen(A, m.NodeGoneSeen(H))
-        rig.say(A, X)
-        assert rig.road.laden() == [H]
+        rig.say(A, X, b"from after")
+        assert [parcel[2] for parcel in rig.leaves()][-1] == b"from after"
+        assert rig.road.counters["relays from before an end"] == 1
+
+    def test_one_with_which_there_was_nothing_is_out_of_reach_as_well(self, rig: Rig) -> None:
+        """Whoever places tasks has to know."""
+        rig.road.on_cut(LIFE, "no answer")
+        assert rig.effects() == [HostGone(H, "no answer")]
+        rig.road.on_cut(b"stranger", "no answer")
+        assert rig.effects() == []
+
+    @pytest.mark.parametrize("end", ["dead", "anew", "ours"])
+    def test_an_end_while_it_is_out_of_reach(self, rig: Rig, end: str) -> None:
+        rig.meet()
+        rig.road.on_cut(LIFE, "no answer")
+        rig.effects()
+        if end == "dead":
+            rig.road.on_life_over(LIFE, "dead")
+            assert rig.road.why_gone(H) == "dead"
+        elif end == "anew":
+            rig.road.on_life(LIFE_2, H, 2, 0.0)
+            assert rig.road.is_there(H)
+        else:
+            rig.road.on_own_end("declared dead")
+            rig.road.on_life(LIFE, H, 1, 0.0)
+            assert rig.road.is_there(H)
+        assert rig.road.on_linked(LIFE, 0.0) is None
+        assert not rig.road.is_out_of_reach(H)
+
+    @pytest.mark.fault(24)
+    def test_a_job_of_a_host_out_of_reach_is_served_for_others_and_asked_after_later(self, rig: Rig) -> None:
+        rig.road.on_cut(LIFE, "no answer")
+        rig.effects()
+        rig.road.send(PEER_K, m.LoadNow({}), 0.0)
+        rig.leaves(K)
+        rig.road.on_job_there(PEER_K, m.JobThere(info(THEIR_DRIVER), "3.11"), 0.0)
+        assert [type(effect) for effect in rig.effects()] == [JobCame]
+        rig.road.on_linked(LIFE, 0.0)
+        assert rig.leaves() == [(PEER_H, US, m.JobKnown(THEIR_DRIVER))]
 
     def test_our_own_end_is_that_of_all_others_for_us(self, rig: Rig) -> None:
         rig.meet()
@@ -333,6 +388,7 @@ class TestJobs:
         rig.road.on_local_job_over(DRIVER)
         rig.road.on_cut(LIFE, "cut")
         assert not rig.road.awaits_end(DRIVER)
+        rig.road.on_linked(LIFE, 0.0)
         rig.meet()
         rig.road.on_local_job_over(DRIVER)
         rig.road.on_local_died(DRIVER)
@@ -349,7 +405,7 @@ class TestJobs:
         rig.road.on_foreign_job_ended(THEIR_DRIVER, 0.0)
         assert not rig.road.hears(THEIR_DRIVER)
         rig.say(B, X)
-        assert [parcel[2] for parcel in rig.leaves(backlog=CONFIG.road_window_bytes)] == [
+        assert [parcel[2] for parcel in rig.leaves(relays=False)] == [
             m.LoadNow({}),
             m.ProcessThere(B),
         ]

@@ -19,6 +19,7 @@ class Peer:
     def __init__(self) -> None:
         self.here: dict[m.Place, tuple[str, int]] = {ONE: ("ab-1", 100), TWO: ("ab-2", 100)}
         self.open = {A, B}
+        self.portion = 1 << 20
         self.core = Serving(DEFAULT, self.here.get)
 
     def pull(self, who: bytes, what: m.Place, offset: int, size: int = 10) -> None:
@@ -26,7 +27,7 @@ class Peer:
 
     def readings(self) -> list[tuple[bytes, str, int]]:
         found: list[Reading] = []
-        while (reading := self.core.next(self.open.__contains__)) is not None:
+        while (reading := self.core.next(lambda peer: self.portion if peer in self.open else 0)) is not None:
             found.append(reading)
         return [(reading.to, reading.segment, reading.offset) for reading in found]
 
@@ -56,6 +57,22 @@ def test_nothing_is_read_for_a_link_that_takes_nothing(peer: Peer) -> None:
     assert peer.readings() == [(A, "ab-1", 0)]
 
 
+@pytest.mark.fault(29)
+def test_over_a_slow_link_a_piece_goes_in_parts_and_in_order(peer: Peer) -> None:
+    peer.pull(A, ONE, 0, 25)
+    peer.pull(A, ONE, 25, 10)
+    peer.pull(B, TWO, 0, 15)
+    peer.portion = 10
+    found: list[Reading] = []
+    while (reading := peer.core.next(lambda peer_: peer.portion)) is not None:
+        found.append(reading)
+    sent = [(reading.to, reading.offset, reading.size) for reading in found]
+    assert [each for each in sent if each[0] == A] == [(A, 0, 10), (A, 10, 10), (A, 20, 5), (A, 25, 10)]
+    assert [each for each in sent if each[0] == B] == [(B, 0, 10), (B, 10, 5)]
+    assert sent[:3] == [(A, 0, 10), (B, 0, 10), (A, 10, 10)], "they take turns"
+    assert peer.core.served_bytes == 50
+
+
 @pytest.mark.fault(44)
 def test_a_copy_that_is_not_whole_serves_what_it_has(peer: Peer) -> None:
     peer.here[ONE] = ("ab-1", 15)
@@ -70,7 +87,7 @@ def test_a_copy_that_is_not_whole_serves_what_it_has(peer: Peer) -> None:
 def test_what_could_not_be_read_now_is_still_the_next(peer: Peer) -> None:
     for offset in (0, 10):
         peer.pull(A, ONE, offset)
-    reading = peer.core.next(peer.open.__contains__)
+    reading = peer.core.next(lambda asker: peer.portion)
     assert reading is not None
     peer.core.on_unread(reading)
     assert peer.core.served == peer.core.served_bytes == 0

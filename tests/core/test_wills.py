@@ -291,3 +291,21 @@ def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
     assert [effect.message.worker for effect in effects if isinstance(effect, Send) and effect.to == FAR] == [
         H + b"worker--"
     ]
+
+
+@pytest.mark.fault(24)
+def test_an_heir_that_alone_cannot_reach_the_owner_lets_go_of_the_will() -> None:
+    """The owner chooses another heir, so it would start twice when that owner dies."""
+    peer = heir()
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    assert peer.said(FAR) == []
+    peer.wills.on_out_of_reach(FAR)
+    assert peer.wills.awaits(A)
+    peer.wills.on_out_of_reach(OWNER)
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    (news,) = peer.said(FAR)
+    assert news.failure is not None
+    assert peer.wills.next_deadline() is None
+    peer.wills.on_member_up(OWNER)
+    peer.wills.on_will(OWNER, an_owner().said(HEIR)[-1])
+    assert peer.wills.awaits(A), "they have found each other again"

@@ -13,12 +13,14 @@ import pytest
 
 from tests.lan.network import Host, Lan
 from tests.lan.peers import Peer, agree
+from tests.lan.test_road import Speaker
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
 SHARER = Path(__file__).with_name("sharer.py")
 
 MB = 1_000_000
+FRAME_BYTES = 1514
 
 
 @cache
@@ -256,3 +258,33 @@ def test_it_is_made_again_as_often_as_its_retries_allow(lan: MakeLan) -> None:
     answer = driver.answer()
     assert answer.get("error") == "ObjectReconstructionFailedError", answer
     assert "no retries are left" in answer["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(29)
+def test_a_word_is_not_behind_a_value_on_a_slow_link(lan: MakeLan) -> None:
+    """The network keeps 8 MB before it drops anything, and whatever it keeps comes before the next word."""
+    network, peers, driver = start(lan, "a", "b")
+    one, other = Speaker(network["a"]), Speaker(network["b"])
+    size = 16 * MB
+    driver.tell("make", name="x", size=size, seed=9, node=home(peers["b"]))
+    driver.tell("wait", name="x")
+    network["b"].run("sh", "-c", "echo reno > /proc/sys/net/ipv4/tcp_congestion_control")  # it fills any queue
+    network.rule("b", "a", rate=10e6, queue_bytes=8 * MB)
+    driver.begin("get", name="x")
+
+    def come() -> int:
+        return copies(peers["a"])["come_bytes"]
+
+    until(lambda: come() > 3 * MB, "some of it has come")
+    queued = []
+    answers = 0
+    while come() < size * 3 // 4:
+        one.say(other, 1)
+        answers += 1
+        until(lambda answers=answers: one.look()["heard"].get("Results") == answers, "the answer")  # type: ignore[misc]
+        counts = network.stats()["b>a"]
+        queued.append(counts["in"] - sum(counts.get(end, 0) for end in ("out", "lost", "overflowed", "refused")))
+    assert max(queued) * FRAME_BYTES < MB, f"so many frames waited in the network at a time: {queued}"
+    answer = driver.answer()
+    assert answer.get("digest") == expected(size, 9), answer

@@ -146,12 +146,12 @@ def test_no_descriptor_to_read_a_piece_for_another_host(tmp_path: Path, monkeypa
     what = place(node=NEAR)
     (tmp_path / what.segment).write_bytes(b"y" * SIZE)
     serving, timers, sent = Serving(CONFIG, lambda place: (place.segment, SIZE)), Timers(), []
-    road = SimpleNamespace(life_of=lambda home: home)
+    road = SimpleNamespace(life_of=lambda home: home, is_out_of_reach=lambda home: False)
     parts = SimpleNamespace(
         store_folder=tmp_path, cores=SimpleNamespace(serving=serving, road=road), config=CONFIG, timers=timers,
         process_id=peer_of(NEAR),
     )  # fmt: skip
-    mesh = SimpleNamespace(backlog=lambda life, plane: 0, send=lambda *told: sent.append(told) or True)
+    mesh = SimpleNamespace(portion=lambda life, plane, at_most: SIZE, send=lambda *told: sent.append(told) or True)
     hands = CopyHands(cast(Parts, parts))
     serving.on_pull(peer_of(MAKER), m.Pull(what, 0, SIZE))
     with monkeypatch.context() as patch:

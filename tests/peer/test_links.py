@@ -303,6 +303,35 @@ def test_a_peer_that_was_declared_dead_learns_it(mesh: Mesh) -> None:
     assert a.got() == []
 
 
+@pytest.mark.fault(24)
+def test_a_pair_that_was_cut_off_begins_anew_and_nothing_of_before_arrives_in_it(mesh: Mesh) -> None:
+    """Only one side gives up. What both had written waits in the proxies, and comes when the new link begins."""
+    hasty = msgspec.structs.replace(CONFIG, link_stall_s=0.6, link_ask_s=0.2)
+    (a, to_a), (b, to_b) = mesh.proxied(config=hasty), mesh.proxied()
+    mesh.up(a, b)
+    a.send(b, b"before")
+    b.send(a, b"before")
+    mesh.until(lambda: a.got() and b.got(), "they speak")
+    to_a.stall()
+    to_b.stall()
+    a.send(b, *numbers(10))
+    b.send(a, *numbers(10))
+    mesh.until(lambda: a.of(PeerDown), "one gives up")
+    assert b.of(PeerDown) == []
+    a.links.links.connect(b.node, b.address, time.monotonic())
+    a.send(b, b"anew")
+    to_a.stalled = to_b.stalled = False
+    mesh.until(lambda: b"anew" in b.got(), "the new link")
+    b.send(a, b"anew, too")
+    mesh.until(lambda: b"anew, too" in a.got(), "both ways")
+    for one, last in ((a, b"anew, too"), (b, b"anew")):
+        told = [effect for effect in one.told if isinstance(effect, PeerUp | PeerDown | Delivered)]
+        down = next(index for index, effect in enumerate(told) if isinstance(effect, PeerDown))
+        assert [type(effect) for effect in told[down:]] == [PeerDown, PeerUp, Delivered]
+        assert one.got()[:-1] == [b"before", *numbers(10)][: len(one.got()) - 1]
+        assert one.got()[-1] == last
+
+
 @pytest.mark.fault(42)
 def test_many_peers_join_one_at_once(mesh: Mesh) -> None:
     a = mesh.peer()

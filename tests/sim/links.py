@@ -4,10 +4,13 @@ General layout. `Net` has the clock, the addresses and the connections; `Incarna
 shipped `Links` and the part of an endpoint that it needs. What a connection may do to messages is what was seen of
 ZeroMQ, and worse: end at any moment, deliver a part of what it holds long after its successor has begun, swallow
 everything without a word, deliver twice, take nothing for a while. While a message is on its way its place in the
-connection is kept, so one connection is first in, first out, apart from that.
+connection is kept, so one connection is first in, first out, apart from that. A pair may be blocked, in one direction
+or in both: what is written vanishes, heartbeats end the connections, and new ones need both directions.
 
-Payloads say who sent what to whom, and `Net.check` compares: what arrived on a plane between two incarnations is a
-beginning of what was sent, nothing is delivered to another incarnation, and nothing from one that is down.
+Payloads say who sent what to whom, and in which *era*: how often the sender had heard PeerDown of the receiver.
+`Net.check` compares: what arrived on a plane in an era is a beginning of what was sent in it, in one era of the
+receiver; eras never mix, and both ends agree on which belong together. Nothing is delivered to another incarnation, nor
+while the sender is down.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 import msgspec
 
-from meshray.config import DEFAULT
+from meshray.config import DEFAULT, Config
 from meshray.core.link_effects import Delivered, Dial, Forget, PeerDown, PeerUp
 from meshray.core.links import Links, UnknownPeer
 from meshray.wire.peers import Hello, PeerMessage, Plane, Reason
@@ -27,6 +31,12 @@ from meshray.wire.peers import Hello, PeerMessage, Plane, Reason
 CONFIG = msgspec.structs.replace(
     DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6
 )
+
+HASTY = msgspec.structs.replace(
+    CONFIG, link_stall_s=0.7, link_ask_s=0.2, link_dial_timeout_s=0.9, link_replay_after_s=0.2, link_replay_max_s=0.4,
+    link_hello_again_s=0.1, links_gone_max=1, away_after_s=1e6,
+)  # fmt: skip
+"""Gives up while pairs are blocked, and forgets whom it gave up as soon as there is another one."""
 
 Key = tuple[bytes, bytes, Plane]  # sender, receiver, plane
 
@@ -40,6 +50,7 @@ class Connection:
         self.swallows = False  # what is written from now on vanishes
         self.last = 0.0  # time of the last delivery: nothing overtakes it
         self.cut = float("inf")  # what would arrive later is lost
+        self.made = ""  # the address of who has made it
 
 
 class Incarnation:
@@ -50,11 +61,13 @@ class Incarnation:
         self.address = address
         self.node = net.random.randbytes(8)
         self.alive = True
-        self.links = Links(self.node, "mesh", "3.11", [address], "key", CONFIG)
+        self.links = Links(self.node, "mesh", "3.11", [address], "key", net.config)
         self.targets: dict[bytes, str] = {}  # target -> address
         self.lines: dict[tuple[bytes, Plane], Connection | None] = {}  # None while it is being connected
         self.up: set[bytes] = set()
-        self.down: dict[bytes, Reason] = {}
+        self.down: dict[bytes, Reason] = {}  # those that are, and not up again
+        self.era: dict[bytes, int] = defaultdict(int)  # how often each was down
+        self.reasons: set[Reason] = set()
         self._timer: float | None = None
 
     def turn(self) -> None:
@@ -81,26 +94,38 @@ class Incarnation:
             if isinstance(effect, Dial):
                 self._forget(effect.target)
                 self.targets[effect.target] = effect.address
+                self.down.pop(effect.target, None)
             elif isinstance(effect, Forget):
                 self._forget(effect.target)
                 self.targets.pop(effect.target, None)
             elif isinstance(effect, PeerUp):
-                assert effect.node not in self.down, "up after down"
+                assert effect.node not in self.down, "up without a link"
                 assert effect.node not in self.up, "up twice"
                 self.up.add(effect.node)
             elif isinstance(effect, PeerDown):
                 assert effect.node not in self.down, "down twice"
                 self.down[effect.node] = effect.reason
+                self.era[effect.node] += 1
+                self.reasons.add(effect.reason)
                 self.up.discard(effect.node)
+                self.net.at(0.05 + self.net.random.random() * 0.2, lambda node=effect.node: self.anew(node))  # type: ignore[misc]
                 if effect.reason is Reason.DEAD:  # the other says that we are dead: begin anew
                     self.net.at(self.net.random.random() * 0.1, lambda: self.net.replace(self))
             elif isinstance(effect, Delivered):
-                assert effect.node not in self.down, "delivered after its sender was down"
-                self.net.check((effect.node, self.node, effect.plane), bytes(effect.payload))
+                assert effect.node in self.up, "delivered while its sender was down"
+                era = self.era[effect.node]
+                self.net.check((effect.node, self.node, effect.plane), bytes(effect.payload), era)
 
     def _forget(self, target: bytes) -> None:
         for key in [key for key in self.lines if key[0] == target]:
             self.net.cut(self.lines.pop(key))
+
+    def anew(self, node: bytes) -> None:
+        """Who is a member is linked with again, as its address is known."""
+        other = next((one for one in self.net.listening.values() if one.node == node), None)
+        if self.alive and other is not None and not self.links.knows(node):
+            self.links.connect(node, other.address, self.net.now)
+            self.turn()
 
     def receive(self, sender: Incarnation, to: bytes, message: PeerMessage, payload: bytes) -> None:
         """A message, as the endpoint lets it through."""
@@ -137,10 +162,11 @@ class Incarnation:
         if not self.alive or key not in self.lines or self.lines[key] is not None:
             return
         listener = net.listening.get(self.targets[key[0]])
-        if listener is None or net.chance(net.blocked):
+        if listener is None or net.chance(net.blocked) or net.is_blocked(self.address, listener.address):
             net.at(0.2 + net.random.random(), lambda: self._connect(key))
             return
         connection = self.lines[key] = Connection(listener)
+        connection.made = self.address
         net.connections.append((self, key, connection))
         self.links.on_ready(*key, fresh=True, now=net.now)
         self.turn()
@@ -154,24 +180,29 @@ class Incarnation:
     def _check_windows(self) -> None:
         for link in self.links:
             for session in link.sessions.values():
-                assert len(session._flight) <= CONFIG.link_window_messages, session
-                assert len(session._flight) <= 1 or session._flight_bytes <= CONFIG.link_window_bytes, session
+                config = self.net.config
+                assert len(session._flight) <= config.link_window_messages, session
+                assert len(session._flight) <= 1 or session._flight_bytes <= config.link_window_bytes, session
 
 
 class Net:
     """Clock, addresses, connections and fate, all from one seed."""
 
-    def __init__(self, seed: int, hosts: int = 3) -> None:
+    def __init__(self, seed: int, hosts: int = 3, config: Config = CONFIG) -> None:
         self.random = Random(seed)
+        self.config = config
         self.now = 0.0
         self.listening: dict[str, Incarnation] = {}
         self.everyone: list[Incarnation] = []
         self.connections: list[tuple[Incarnation, tuple[bytes, Plane], Connection]] = []
-        self.sent: dict[Key, list[bytes]] = defaultdict(list)
-        self.arrived: dict[Key, int] = defaultdict(int)
+        self.sent: dict[Key, dict[int, list[bytes]]] = defaultdict(lambda: defaultdict(list))  # by era of the sender
+        self.arrived: dict[tuple[Key, int], int] = defaultdict(int)  # how many of each era
+        self.eras: dict[frozenset[bytes], set[tuple[int, int]]] = defaultdict(set)  # of a pair: which belong together
+        self.blocks: set[tuple[str, str]] = set()  # (from, to), addresses
         self.swallow = self.random.choice((0.0, 0.002, 0.02))  # a connection begins to swallow, per message
         self.lose = self.random.choice((0.0, 0.05))  # this one message only
         self.double = self.random.choice((0.0, 0.05, 0.3))
+        self.hold = 0.0  # what is written into a blocked connection arrives late
         self.full = self.random.choice((0.0, 0.02, 0.2))
         self.blocked = self.random.choice((0.0, 0.3))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -222,36 +253,39 @@ class Net:
             self.kill(one)
             self.at(self.random.random() * 0.3, lambda: self.start(one.address))
 
-    def suspect_all_dead(self, probability: float) -> None:
+    def suspect_all_dead(self, probability: float, mistaken: float = 1 / 40) -> None:
         """The failure detector of everybody speaks of those who are dead, and sometimes of one who is not."""
         for one in list(self.listening.values()):
             for node in list(one.up):
                 dead = not any(other.node == node for other in self.listening.values())
-                if self.chance(probability if dead else probability / 40):
+                if self.chance(probability if dead else probability * mistaken):
                     one.links.down(node, "detector", self.now)
             one.turn()
 
     def send(self, one: Incarnation, node: bytes, plane: Plane) -> None:
         """One message with a number, of a random length."""
-        key = one.node, node, plane
-        payload = (f"{one.node.hex()} {node.hex()} {plane} {len(self.sent[key])} ").encode()
+        era = one.era[node]
+        sent = self.sent[one.node, node, plane][era]
+        payload = (f"{one.node.hex()} {node.hex()} {plane} {era} {len(sent)} ").encode()
         payload += b"x" * self.random.choice((0, 0, 0, 0, 300, 1000))
         try:
             one.links.send(node, plane, payload, self.now)
         except UnknownPeer:
             return
-        self.sent[key].append(payload)
+        sent.append(payload)
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def carry(
         self, connection: Connection, sender: Incarnation, to: bytes, message: PeerMessage, payload: bytes
     ) -> None:
-        connection.swallows = connection.swallows or self.chance(self.swallow)
+        blocked = (sender.address, connection.receiver.address) in self.blocks
+        held = blocked and self.chance(self.hold)  # somewhere, and comes when nobody expects it any more
+        connection.swallows = connection.swallows or (blocked and not held) or self.chance(self.swallow)
         if connection.swallows or self.chance(self.lose):
             return
         for _ in range(2 if self.chance(self.double) else 1):
-            scale = self.random.choice((0.001, 0.01, 0.2))
+            scale = 4.0 if held else self.random.choice((0.001, 0.01, 0.2))
             time = connection.last = max(connection.last, self.now + self.random.random() * scale)
 
             def deliver(time: float = time) -> None:
@@ -279,20 +313,59 @@ class Net:
             self.cut(connection)
             sender.lost(key, connection)
 
+    def is_blocked(self, one: str, other: str) -> bool:
+        return (one, other) in self.blocks or (other, one) in self.blocks
+
+    def block(self, one: str, other: str, both: bool) -> None:
+        """From one address to the other nothing passes, until `heal`. Heartbeats notice it, in their time."""
+        self.blocks |= {(one, other), (other, one)} if both else {(one, other)}
+
+        def notice() -> None:
+            for sender, key, connection in self.connections:
+                if self.is_blocked(connection.made, connection.receiver.address):
+                    self.cut(connection)
+                    sender.lost(key, connection)
+
+        self.at(0.05 + self.random.random() * 0.3, notice)
+
+    def heal(self) -> None:
+        self.blocks.clear()
+
     # -- what must hold ------------------------------------------------------------------------------------------------
 
-    def check(self, key: Key, payload: bytes) -> None:
-        number = self.arrived[key]
-        assert number < len(self.sent[key]), f"delivered what was never sent: {payload[:80]!r}"
-        assert payload == self.sent[key][number], f"number {number} is {payload[:80]!r}"
-        self.arrived[key] = number + 1
+    def check(self, key: Key, payload: bytes, own_era: int) -> None:
+        era = int(payload.split()[3])
+        number = self.arrived[key, era]
+        sent = self.sent[key][era]
+        assert number < len(sent), f"delivered what was never sent: {payload[:80]!r}"
+        assert payload == sent[number], f"number {number} is {payload[:80]!r}"
+        self.arrived[key, era] = number + 1
+        sender, receiver, _ = key
+        pair = (era, own_era) if sender < receiver else (own_era, era)
+        eras = self.eras[frozenset((sender, receiver))]
+        eras.add(pair)
+        ordered = sorted(eras)
+        for one, other in pairwise(ordered):
+            assert one[0] < other[0], f"eras mix: {ordered}"
+            assert one[1] < other[1], f"eras mix: {ordered}"
 
     def check_all_arrived(self) -> None:
         """Everything that was sent arrived, or its sender knows that it may not have, or is dead."""
         alive = {one.node: one for one in self.everyone if one.alive}
-        for (sender, receiver, plane), payloads in self.sent.items():
+        for (sender, receiver, plane), eras in self.sent.items():
             one = alive.get(sender)
-            if one is None or receiver in one.down:
+            if one is None or (receiver not in alive and receiver not in one.up):
                 continue
             assert receiver in alive, f"{one.node.hex()} does not know of a death"
-            assert self.arrived[sender, receiver, plane] == len(payloads), (plane, one.links, alive[receiver].links)
+            other, era = alive[receiver], one.era[receiver]
+            arrived = self.arrived[(sender, receiver, plane), era]
+            assert arrived == len(eras[era]), (plane, arrived, len(eras[era]), one.links, other.links)
+
+    def check_all_linked(self) -> None:
+        """All who live are up for each other, and mean the same link."""
+        alive = list(self.listening.values())
+        epochs = {(one.node, link.node): link.epoch for one in alive for link in one.links if link.node in one.up}
+        for one in alive:
+            for other in alive:
+                if other is not one:
+                    assert epochs[one.node, other.node] == epochs[other.node, one.node], (one.links, other.links)

@@ -305,12 +305,12 @@ class SimPeer:
         """Pieces leave on a plane of their own, while links are open."""
         closed = False
 
-        def is_open(peer: bytes) -> bool:
+        def portion(peer: bytes) -> int:
             nonlocal closed
             closed = closed or self.world.random.random() < 0.2
-            return not closed and node_of(peer) not in self.gone
+            return 0 if closed or node_of(peer) in self.gone else self.world.random.choice((5, 1 << 20))
 
-        while (reading := self.serving.next(is_open)) is not None:
+        while (reading := self.serving.next(portion)) is not None:
             data = self.data[reading.segment][reading.offset : reading.offset + reading.size]
             self.world.send(self.process, reading.to, m.Piece(reading.place, reading.offset, data), "bulk")
         if closed and not self._serves_again:

@@ -5,6 +5,8 @@ General layout. `Net` has the clock and the streams between lives; `Host` is the
 
 The net is as kind as `core.links` promises, and no kinder: a stream between two lives is first in, first out, until one
 of them is over for the other; then nothing of it is delivered any more, and the other end learns it some time later.
+A link may also end between two that live, and another one begin: each end gives it up at its own time, and has the next
+one after both have.
 Rumours (who is there, who is dead) reach each host at their own time, in any order. A host may be declared dead though
 it lives; it then begins another life, with the same processes.
 
@@ -107,6 +109,7 @@ class Host:
         self.net, self.home, self.number = net, home, 1
         self.life = net.random.randbytes(8)
         self.over: set[bytes] = set()  # lives that are over, for our present one
+        self.epochs: dict[bytes, int] = {}  # life -> of our end of the link to it
         self.processes: dict[bytes, Process] = {}
         self.road = Road(CONFIG, home, "3.11", self)
         self.road.linked = True
@@ -187,11 +190,25 @@ class Host:
         self.road.on_cut(life, "refused")
         self.turn()
 
+    def give_up(self, life: bytes, epoch: int) -> None:
+        """The link to a life that goes on is over: the next one will have this epoch."""
+        if self.alive and life not in self.over and self.epochs.get(life, 0) < epoch:
+            self.epochs[life] = epoch
+            self.road.on_cut(life, "silent")
+            self.turn()
+
+    def link(self, life: bytes, epoch: int) -> None:
+        """It stands."""
+        if self.alive and life not in self.over and self.epochs.get(life, 0) == epoch:
+            self.road.on_linked(life, self.net.now)
+            self.turn()
+
     def begin_anew(self) -> None:
         """We hear that we are dead."""
         self.road.on_own_end("declared dead")
         self.net.by_life.pop(self.life)
         self.life, self.number, self.over = self.net.random.randbytes(8), self.number + 1, set()
+        self.epochs = {}
         self.net.by_life[self.life] = self
         self.turn()
 
@@ -204,7 +221,7 @@ class Host:
             for home in self.road.laden():
                 life = self.road.life_of(home)
                 assert life is not None
-                while (parcel := self.road.next(home, self._backlog())) is not None:
+                while (parcel := self.road.next(home, *self._room())) is not None:
                     data = parcel.message if isinstance(parcel.message, bytes) else encode(parcel.message)
                     carried = True
                     if life in self.over:
@@ -216,9 +233,10 @@ class Host:
         if self.road.laden():
             self.net.at(self.net.now + 0.01, self.turn)
 
-    def _backlog(self) -> int | None:
+    def _room(self) -> tuple[bool, bool]:
+        """Whether the link takes a message now, and one of a process."""
         chance = self.net.random.random()
-        return 0 if chance < 0.7 else CONFIG.road_window_bytes if chance < 0.9 else None
+        return chance < 0.9, chance < 0.7
 
     def _perform(self, effect: Any) -> None:
         if isinstance(effect, Send):
@@ -269,6 +287,9 @@ class Net:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._last: dict[tuple[bytes, bytes], float] = {}  # (life, life) -> time of the last delivery
+        self._epochs: dict[
+            frozenset[bytes], tuple[int, float]
+        ] = {}  # lives -> of their newest link, and when it stands
         self.hosts = [Host(self, self.random.randbytes(8)) for _ in range(hosts)]
         self.by_life = {host.life: host for host in self.hosts}
         self.everyone: list[Process] = []
@@ -314,13 +335,18 @@ class Net:
     def carry(self, host: Host, life: bytes, destination: bytes, source: bytes, data: bytes) -> None:
         """A message on the stream between two lives."""
         key = (host.life, life)
-        time = self._last[key] = max(self.now + self.random.random() * 0.03, self._last.get(key, 0.0))
+        epoch = host.epochs.get(life, 0)
+        _, stands_at = self._epochs.get(frozenset(key), (0, 0.0))
+        earliest = max(self._last.get(key, 0.0), stands_at if epoch else 0.0)
+        time = self._last[key] = max(self.now + self.random.random() * 0.03, earliest)
 
         number = host.number
 
         def arrives() -> None:
             other = self.by_life.get(life)
             if other is not None and other.alive and key[0] not in other.over:
+                if other.epochs.get(key[0], 0) != epoch:
+                    return  # its sender hears, or has heard, that this link is over
                 other.road.on_life(key[0], host.home, number, self.now)  # the link has said so before
                 other.on_stream(key[0], destination, source, data)
             elif other is None or not other.alive or key[0] in other.over:
@@ -332,6 +358,22 @@ class Net:
         other = self.by_life.get(theirs)
         if host.alive and host.life == ours and (other is None or other.alive):  # of a dead host only rumour tells
             host.cut(theirs)
+
+    def break_link(self, one: Host, other: Host) -> None:
+        """The link between two hosts ends, and another one begins some time after both ends have given it up."""
+        lives = one.life, other.life
+        if not one.alive or not other.alive or one.life in other.over or other.life in one.over:
+            return
+        pair = frozenset(lives)
+        epoch = self._epochs.get(pair, (0, 0.0))[0] + 1
+        times = [self.now + self.random.random() * 0.5 for _ in lives]
+        stands = [max(times) + self.random.random() * 0.3 for _ in lives]
+        self._epochs[pair] = epoch, max(stands)
+        for host, ours, theirs, time, stands_at in zip(
+            (one, other), lives, reversed(lives), times, stands, strict=True
+        ):
+            self.at(time, lambda h=host, o=ours, t=theirs: h.life == o and h.give_up(t, epoch))  # type: ignore[misc]
+            self.at(stands_at, lambda h=host, o=ours, t=theirs: h.life == o and h.link(t, epoch))  # type: ignore[misc]
 
     def declare_dead(self, host: Host) -> None:
         """It lives; some hear of its death before it does, some afterwards."""

@@ -1,4 +1,4 @@
-"""The road under a seed: processes die at any moment, hosts die, or are declared dead and come back."""
+"""The road under a seed: processes die at any moment, hosts die, are declared dead and come back, lose each other."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def run(seed: int) -> Net:
     net = Net(seed)
     fate = Random(f"fate {seed}")
     kills, ends, offs = fate.choice((0.0, 0.03, 0.1)), fate.choice((0.0, 0.02, 0.05)), fate.choice((0.0, 0.01))
+    breaks = fate.choice((0.0, 0.03, 0.1))
     for host in net.hosts:
         net.everyone.append(host.new_process(driver=True))
     jobs = [process.id for process in net.everyone]
@@ -40,6 +41,8 @@ def run(seed: int) -> Net:
             net.declare_dead(host)
         if fate.random() < offs and len(hosts) > 2:
             net.power_off(host)
+        if fate.random() < breaks and len(hosts) > 1:
+            net.break_link(*fate.sample(hosts, 2))
         net.at(net.now + fate.random() * 0.05, step)
 
     net.at(0.0, step)
@@ -51,7 +54,7 @@ def run(seed: int) -> Net:
     return net
 
 
-@pytest.mark.fault(9, 11, 22)
+@pytest.mark.fault(9, 11, 22, 24, 25)
 @pytest.mark.parametrize("block", range(4))
 def test_what_is_said_is_heard_or_its_sender_is_told(block: int) -> None:
     heard = 0
@@ -69,6 +72,7 @@ def test_the_faults_do_happen() -> None:
     everyone = [process for net in nets for process in net.everyone]
     assert sum(len(process.dead) for process in everyone) > 100
     assert sum(sum(process.era.values()) for process in everyone) > 100
+    assert any(max(host.epochs.values(), default=0) > 2 for net in nets for host in net.hosts)
     assert any(host.number > 2 for net in nets for host in net.hosts)
     assert any(not host.alive for net in nets for host in net.hosts)
     dropped = sum(

@@ -12,6 +12,7 @@ from meshray.wire.peer_codec import pack, unpack
 from meshray.wire.peers import (
     ANYBODY,
     ENVELOPE_BYTES,
+    EPOCH_MAX,
     Ack,
     Data,
     Datagram,
@@ -28,11 +29,11 @@ from meshray.wire.peers import (
 HERE, THERE = b"here----", b"there---"
 
 MESSAGES: list[PeerMessage] = [
-    Hello(1, "mesh", "3.11", 7, ["10.0.0.1:7000", "[fe80::1]:7000"], "key", True, b"home....", 2),
-    Welcome(1, "mesh", "3.12", 7, [], "key", b"home....", 2),
+    Hello(1, "mesh", "3.11", 7, ["10.0.0.1:7000", "[fe80::1]:7000"], "key", True, b"home....", 2, 3),
+    Welcome(1, "mesh", "3.12", 7, [], "key", b"home....", 2, EPOCH_MAX),
     Refused(7, Reason.MESH, "another mesh"),
-    Data(Plane.BULK, 1, 2**62),
-    Ack(Plane.CONTROL, 0, True),
+    Data(Plane.BULK, 1, 2**62, 3),
+    Ack(Plane.CONTROL, 0, True, 3),
     Datagram(),
 ]
 
@@ -54,6 +55,7 @@ def test_there_and_back(message: PeerMessage) -> None:
         msgspec.msgpack.encode([4, 3, 1, 0]),  # no such plane
         msgspec.msgpack.encode([4, 1, -1, 0]),
         msgspec.msgpack.encode([4, 1, 2**63, 0]),
+        msgspec.msgpack.encode([4, 1, 1, 0, EPOCH_MAX + 1]),
         msgspec.msgpack.encode([5, 1, "0"]),
         msgspec.msgpack.encode([1, 1, "m" * 2000, "3.11", 0, []]),
         msgspec.msgpack.encode([1, 1, "mesh", "3.11", 0, ["a:1"] * 17]),
@@ -79,7 +81,7 @@ def test_any_bytes_are_a_message_or_a_protocol_error(data: bytes) -> None:
 
 def test_a_later_version_may_say_more() -> None:
     """Fields are appended: a Hello of tomorrow can be read today, and be refused for its version."""
-    later = msgspec.msgpack.encode([1, 2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key", False, b"", 0, {"new": [1]}])
+    later = msgspec.msgpack.encode([1, 2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key", False, b"", 0, 0, {"new": [1]}])
     _, _, message = unpack(ANYBODY + HERE + later)
     assert message == Hello(2, "mesh", "3.14", 9, ["10.0.0.1:7000"], "key")
 

@@ -93,8 +93,8 @@ class Roster:
 
     def _on_suspect(self, suspect: Suspect, now: float, tell: bool) -> None:
         member = self.members.table.get(suspect.node)
-        if member is None:
-            self.stale += 1
+        if member is None or not any(accuser != suspect.node for accuser in suspect.accusers):
+            self.stale += 1  # nobody accuses itself
         elif member is self.members.me:
             if suspect.incarnation >= member.incarnation:
                 self._raise_incarnation(suspect.incarnation, now)

@@ -73,6 +73,15 @@ def test_suspected_confirmed_refuted() -> None:
     assert fixture.effects == [MemberChanged(A, "state"), MemberChanged(A, "state")]
 
 
+def test_nobody_accuses_itself() -> None:
+    fixture = Fixture("a")
+    fixture.hear(Suspect(A, 0, (A,)), Suspect(ME, 0, (ME, ME)))
+    assert fixture.state(A) == fixture.state(ME) == (State.ALIVE, 0)
+    assert fixture.roster.stale == 2
+    fixture.hear(Suspect(A, 0, (A, B)))
+    assert fixture.told() == [Suspect(A, 0, (B,))]
+
+
 def test_a_death_is_for_ever() -> None:
     fixture = Fixture("a")
     fixture.hear(

@@ -56,8 +56,9 @@ from meshray.wire.peers import (
     reason_of,
 )
 
-SEED = b"seed "
-"""Before the address, in the target of a link whose node is not known: longer than a node id, so never one."""
+SEED = b"the seed "
+"""Before the address, in the target of a link whose node is not known: longer than a node id, so never one, whatever
+the bytes of an id are."""
 
 
 class UnknownPeer(Exception):

@@ -363,7 +363,7 @@ class MeshLife:
             address = address_of(event.target)
             if address:
                 self._tell(f"{address} does not let us in: {event.text}")
-        if event.target.startswith(PREFIX):
+        if len(event.target) > NODE_BYTES and event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
         else:
             found = (event.target, False) if isinstance(event, Lost) else None
@@ -475,7 +475,7 @@ def _usable(hosts: Iterable[str]) -> list[str]:
 def address_of(target: bytes) -> str:
     """The address that a line goes to, by its name; "" for a line to a node, whose id may be any bytes."""
     for prefix in (PREFIX, SEED):
-        if len(target) > len(prefix) and target.startswith(prefix):
+        if len(target) > NODE_BYTES and target.startswith(prefix):
             return target.removeprefix(prefix).decode()
     return ""
 

@@ -19,7 +19,7 @@ from meshray import meshkey
 from meshray.config import preset
 from meshray.core.links import SEED
 from meshray.errors import MeshrayError
-from meshray.ids import new_node
+from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
 from meshray.peer import mesh_life
@@ -257,6 +257,7 @@ def test_what_libzmq_cannot_have_is_told_in_words_and_leaves_nothing(
 def test_what_a_line_is_called_after() -> None:
     assert address_of(PREFIX + b"10.0.0.1:7637") == address_of(SEED + b"10.0.0.1:7637") == "10.0.0.1:7637"
     assert address_of(b":ode--id") == ""  # one in thirty ids has a colon in it
+    assert min(len(PREFIX), len(SEED)) >= NODE_BYTES, "else an id could begin so"
 
 
 @pytest.mark.fault(28, 35)

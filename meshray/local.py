@@ -120,6 +120,14 @@ def home_place() -> Path:
     return (Path(config) if config else Path.home() / ".config") / "meshray"
 
 
+def places() -> list[Path]:
+    """All that is ours on this host, there or not: the folders of keys, of peers, and of segments."""
+    found = [_runtime_place()[0], _store_place()]
+    with contextlib.suppress(RuntimeError):  # a user without a home has no home folder either
+        found.append(home_place())
+    return found
+
+
 def store_root() -> Path:
     """The parent of the store folders in shared memory; made when it is not there. Raises `FolderError`."""
     return private_folder(_store_place())

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import click
 
-from meshray import meshkey
+from meshray import crashes, meshkey
+from meshray.cli.showing import describe_crash
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings, PeerSettings, Started, exec_peer, start_peer
@@ -83,6 +84,9 @@ def start(settings: PeerSettings, foreground: bool, new: bool) -> None:
         return
     for warning in started.warnings:
         click.echo(f"warning: {warning}", err=True)
+    crash = crashes.of_peer(started.record.name)
+    if crash is not None:
+        click.echo(f"note: {describe_crash(crash)}", err=True)
     click.echo(_described(started))
 
 

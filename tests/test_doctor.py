@@ -21,6 +21,7 @@ from meshray.cli.commands import meshray
 from meshray.cli.findings import Finding, Patient
 from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
+from meshray.transport.interfaces import Interface, Seen
 
 KEY = MeshKey(bytes(range(32)))
 ALONE = Patient(None)
@@ -83,7 +84,7 @@ class TestKey:
 
 class TestPort:
     def test_taken_and_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(of_host, "reachable", lambda interfaces: ["127.0.0.1"])
+        monkeypatch.setattr(of_host, "dialled", lambda interfaces: ["127.0.0.1"])
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             taken = patient(port=port)
@@ -100,6 +101,17 @@ class TestPort:
         (finding,) = of_host.port(patient(listens=[place]))
         assert finding.level == "bad"
         assert "refused" in finding.text
+
+    def test_a_peer_that_listens_nowhere(self) -> None:
+        (finding,) = of_host.port(patient(listens=[]))
+        assert finding.level == "bad"
+        assert "no other host reaches it" in finding.text
+
+    def test_link_local_addresses_of_ipv6_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flags = frozenset({"up", "broadcast", "multicast"})
+        monkeypatch.setattr(of_host, "look", lambda: [Seen(Interface("eth0", 1, ("fe80::1",)), True, flags)])
+        assert levels(list(of_host.addresses(ALONE))) == ["bad"]
+        assert list(of_host.port(ALONE)) == []
 
     def test_a_peer_that_does_not_answer(self) -> None:
         assert levels(list(of_host.port(Patient(patient().peer, trouble="it hangs"))))[0] == "bad"

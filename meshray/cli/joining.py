@@ -90,14 +90,14 @@ def _tell(record: PeerRecord) -> None:
 
 def _known_seeds(mesh: bytes) -> list[Seed]:
     """Where the peers of this host listen, or one would that is started here; then the members that were seen last."""
-    from meshray.transport.interfaces import choose, look, reachable  # psutil takes 20 ms of every other command
+    from meshray.transport.interfaces import choose, dialled, look  # psutil takes 20 ms of every other command
 
     listening = [(record.mesh_port, record.mesh_bind) for record in find_peers() if record.mesh_port]
     seen = look()
     here = [
         Seed(address, port)
         for port, bind in listening or [(DEFAULT.mesh_port, [])]
-        for address in reachable(choose(seen, bind))
+        for address in dialled(choose(seen, bind))
     ]
     return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
 

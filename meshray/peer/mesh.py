@@ -345,6 +345,15 @@ class Mesh:
 
     # -- what it shows -------------------------------------------------------------------------------------------------
 
+    def warnings(self) -> list[str]:
+        """For whoever starts it."""
+        if self._life is None or self._life.listens:
+            return []
+        return [
+            "no interface of this host is a LAN, so the peer listens nowhere, and no other host reaches it, until one "
+            "is there; `meshray doctor` says more"
+        ]
+
     def status(self) -> dict[str, Any]:
         """For `meshray status`, as plain data."""
         life = self._life

@@ -19,7 +19,6 @@ Two clocks: links live by the monotonic one; membership by one that goes on in s
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 import time
 from collections import Counter
@@ -52,7 +51,7 @@ from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
-from meshray.transport.interfaces import choose, look, reachable
+from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
@@ -122,7 +121,7 @@ class MeshLife:
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
         try:
-            hosts = _usable(reachable(choose(look(), settings.bind)))
+            hosts = dialled(choose(look(), settings.bind))
             self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
         except BaseException:
             self._discovery.close()
@@ -294,7 +293,7 @@ class MeshLife:
         if isinstance(finding, Found):
             self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
         elif isinstance(finding, Addresses):
-            hosts = _usable(finding.hosts)
+            hosts = without_zones(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
                 self._follow(hosts, now)
         elif isinstance(finding, Trouble):
@@ -465,11 +464,6 @@ def awake_or_not() -> float:
 
 def written(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _usable(hosts: Iterable[str]) -> list[str]:
-    """Without link-local IPv6 addresses: to dial one, each host has to know an interface of its own."""
-    return [host for host in hosts if ":" not in host or not ipaddress.ip_address(host.partition("%")[0]).is_link_local]
 
 
 def address_of(target: bytes) -> str:

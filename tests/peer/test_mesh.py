@@ -120,6 +120,13 @@ def test_one_that_dies_without_a_word(room: Room) -> None:
     room.until(lambda: state(a, node) == "dead", "it is declared dead")
 
 
+def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert room.member().warnings() == []
+    monkeypatch.setattr(mesh_life, "dialled", lambda interfaces: [])
+    (warning,) = room.member().warnings()
+    assert "no other host reaches it" in warning
+
+
 @pytest.mark.fault(11)
 def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> None:
     a = room.member()

@@ -92,7 +92,7 @@ class Mesh:
         self._load_at = now
         self._write_at: float | None = None  # when the members seen last are written down
         self._written: frozenset[str] = frozenset()
-        self._hold_until = now  # until then only the seeds of this life count
+        self._hold_until = math.inf if settings.guest else now  # until then only the seeds of this life count
         self._first: tuple[str, ...] = ()  # through whom a life that is not the first one joins
         self._held: list[str] = []  # what else was found meanwhile
         self._closing: list[threading.Thread] = []  # of discoveries of lives that are over
@@ -101,8 +101,6 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        if settings.guest:
-            self._hold_until = math.inf
         self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
@@ -111,13 +109,16 @@ class Mesh:
         self._who = self._who._replace(life=self.lives)
         self._load = self._say_load()
         try:
-            return MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
+            life = MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
         except NotProven as error:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
             raise MeshStartError(f"{error.strerror}. {_whose(self._settings.port)}") from error
         except (OSError, zmq.ZMQError) as error:  # the latter above all for want of descriptors
             raise MeshStartError(str(error.strerror or error)) from error
+        if not self._is_guest_without:  # whoever finds it would take it in
+            life.advertise()
+        return life
 
     @property
     def keys(self) -> MeshKeys:
@@ -241,6 +242,7 @@ class Mesh:
             self.turn(now)
             if self._life is not None and any(m.state in LIVING and not m.is_self for m in self._life.members()):
                 self._hold_until = now
+                self._life.advertise()
                 return
             if now >= give_up_at:
                 raise MeshStartError(self._why_alone())

@@ -131,7 +131,7 @@ class MeshLife:
         self._lines = ProbeLines(self._endpoint, config)
         me = Alive(self.node, 0, who.name, tuple(self._endpoint.listens), PYTHON, 1, load)
         self._membership = Membership(config, me, Random(), awake_or_not())
-        self._discovery.advertise(_of_node(advert, self.node))
+        self._advert = _of_node(advert, self.node)
         self._discovery.start()
 
     # -- what the peer's loop does with it -----------------------------------------------------------------------------
@@ -164,6 +164,10 @@ class MeshLife:
             if not self._perform(now) and all(type(event) is Delivered for event in told):
                 self._more = False  # what is delivered is for others, and changes nothing here
                 return
+
+    def advertise(self) -> None:
+        """Have others of the network find this life. A repeat changes nothing."""
+        self._discovery.advertise(self._advert)
 
     def join(self, addresses: Iterable[str]) -> None:
         """Try these, but those of living members."""

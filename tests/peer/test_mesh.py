@@ -28,7 +28,7 @@ from meshray.peer.mesh_life import Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
-from meshray.transport.discovery import Addresses
+from meshray.transport.discovery import Addresses, Discovery
 from tests.until import until
 
 CONFIG = preset("test")
@@ -118,6 +118,21 @@ def test_one_that_dies_without_a_word(room: Room) -> None:
     node = b.status()["node_id"]
     room.kill(b)
     room.until(lambda: state(a, node) == "dead", "it is declared dead")
+
+
+def test_a_guest_is_not_found_before_it_has_joined(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever finds it takes it in, whatever address it was given."""
+    a = room.member()
+    advertised: list[bytes] = []
+    monkeypatch.setattr(Discovery, "advertise", lambda discovery, advert: advertised.append(advert.node))
+    settings = MeshSettings(seeds=[place(a)], bind=["127.0.0.1"], port=0, guest=True)
+    who = Who("guest", "0.1.0", new_node())
+    guest = Mesh(settings, who, CONFIG, lambda: Resources({}, {}), time.monotonic())
+    room.members.append(guest)
+    assert advertised == []
+    room.agree()
+    guest.wait_joined()
+    assert [node.hex() for node in advertised] == [guest.status()["node_id"]]
 
 
 def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

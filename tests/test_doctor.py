@@ -214,6 +214,22 @@ class TestMembers:
         assert "127.0.0.1:1: refused" in found[0].text
         assert "nonsense: no address" in found[0].text
 
+    @pytest.mark.parametrize(
+        "address", ["a..b:80", "127.0.0.1:65536", "127.0.0.1:0", "127.0.0.1", "é:1", "[fe80::1%a b]:1", "127.0.0.1:²"]
+    )
+    def test_one_that_gives_no_address(self, address: str) -> None:
+        (finding,) = of_network.members(patient(member("b", addresses=[address])))
+        assert finding.level == "bad"
+        assert "no address" in finding.text
+
+    def test_one_that_gives_a_name_and_moves_the_cursor(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            places = [f"localhost:{listener.getsockname()[1]}", "\x1b[2J\n"]
+            found = list(of_network.members(patient(member("b", addresses=places))))
+        assert levels(found) == ["good", "unknown"]
+        assert "reached at localhost" in found[0].text
+        assert found[0].text.isprintable()
+
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
                        dropped_records={"foreign": 2})  # fmt: skip
@@ -239,6 +255,8 @@ class TestTheCommand:
             "",
             "A mesh can work here, with what is said above.",
         ]
+        odd = doctor.describe(Finding("way", "bad", "\x1b[2J\n"))
+        assert odd == "    BAD  way: ?[2J?"
         assert "    BAD  way: is closed" in self.run(code=1, bad=True, monkeypatch=monkeypatch)
 
     def test_for_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:

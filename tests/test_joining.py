@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meshray import meshkey
+from meshray.cli import keys
 from meshray.cli.commands import meshray
 from meshray.meshkey import MeshKey
 from meshray.seeds import Seed, last_peers
@@ -143,6 +144,15 @@ class TestKey:
         for words in (["stage"], ["stage", "--again"], ["switch"], ["switch", "--expel"], ["show", "--all"]):
             assert "no peer of this host is a member" in run("key", *words, code=1).stderr
         assert meshkey.load().next is None
+
+    def test_what_members_say_moves_no_cursor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rude = {
+            "name": "a\x1b[2J", "node_id": "00" * 8, "answered": True, "current": "", "next": "", "trouble": "no\r\nAll"
+        }  # fmt: skip
+        told = {"key_id": "ab", "mesh_id": "cd", "members": [rude]}
+        monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
+        lines = run("key", "stage", code=1).stdout.splitlines()
+        assert "  a?[2J  00000000  lacks it: no??All" in lines
 
     def test_a_mesh_without_a_peer(self) -> None:
         told = run("key", "new").stdout

@@ -453,12 +453,13 @@ class MeshLife:
         self._links.links.dial(address, now)
 
     def _tell(self, text: str) -> None:
-        """Log it, once."""
+        """Log it, once. Some of it is in the words of others."""
+        text = printable(text)
         if text not in self._logged:
             if len(self._logged) >= TOLD_MAX:
                 self._logged.clear()
             self._logged.add(text)
-            note(printable(text))  # some of it is in the words of others
+            note(text)
 
 
 def awake_or_not() -> float:

@@ -17,6 +17,7 @@ import zmq
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core.link_effects import TurnedAway
 from meshray.core.links import SEED
 from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES, new_node
@@ -29,6 +30,7 @@ from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery
+from meshray.wire.peers import Reason
 from tests.until import until
 
 CONFIG = preset("test")
@@ -133,6 +135,13 @@ def test_a_guest_is_not_found_before_it_has_joined(room: Room, monkeypatch: pyte
     room.agree()
     guest.wait_joined()
     assert [node.hex() for node in advertised] == [guest.status()["node_id"]]
+
+
+def test_troubles_in_the_words_of_others_move_no_cursor(room: Room) -> None:
+    life = room.member()._life
+    assert life is not None
+    life._on_told(TurnedAway("10.0.0.1:1", Reason.OTHER, "\x1b[2J\n"), time.monotonic())
+    assert life.troubles == ["no link with 10.0.0.1:1: ?[2J?"]
 
 
 def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

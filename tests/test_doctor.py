@@ -22,6 +22,7 @@ from meshray.cli.findings import Finding, Patient
 from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
 from meshray.transport.interfaces import Interface, Seen
+from meshray.transport.mesh_port import BROKEN_OFF
 
 KEY = MeshKey(bytes(range(32)))
 ALONE = Patient(None)
@@ -229,6 +230,12 @@ class TestMembers:
         assert levels(found) == ["good", "unknown"]
         assert "reached at localhost" in found[0].text
         assert found[0].text.isprintable()
+
+    def test_its_own_looks_are_no_reason_to_worry(self) -> None:
+        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2})
+        (refused, _) = of_network.members(looked)
+        assert refused.level == "unknown"
+        assert "`meshray doctor`" in refused.text
 
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},

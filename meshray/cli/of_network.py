@@ -14,6 +14,7 @@ from meshray.config import DEFAULT
 from meshray.observe.notes import printable
 from meshray.seeds import Seed, SeedError, ip_version, parse_seed
 from meshray.transport.interfaces import Interface, choose, look
+from meshray.transport.mesh_port import BROKEN_OFF
 from meshray.transport.multicast import hears_itself, nodes_heard
 from meshray.transport.paths import EchoForbidden, connects, largest_that_passes, source_of
 
@@ -91,7 +92,11 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("refused there", "warning", f"{count} times, by whom this peer dialled: {printable(reason)}",
                       "the same mesh key on both? `meshray key show` on each")  # fmt: skip
     for reason, count in sorted(mesh["refused"].items()):
-        yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+        if reason == BROKEN_OFF:
+            text = f"{count} connections: {reason}. Each look of `meshray doctor`, here or on another member, is one"
+            yield Finding("refused here", "unknown", text)
+        else:
+            yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
         yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")

@@ -407,6 +407,7 @@ def _counts(life: MeshLife) -> Counter[str]:
             "bytes sent": sum(stats.sent_bytes),
             "bytes received": sum(stats.received_bytes),
             "stale messages": life.stale,
+            "news of members beyond the bound": life.beyond,
             "floods held off": stats.pauses,
         }
     )

@@ -288,6 +288,10 @@ class MeshLife:
         return sorted(self._logged)
 
     @property
+    def beyond(self) -> int:
+        return self._membership.beyond
+
+    @property
     def stale(self) -> int:
         return self._links.links.stale
 

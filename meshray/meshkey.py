@@ -139,8 +139,8 @@ def _load(home: Path) -> MeshKeys:
     current = _read_key(home / CURRENT_FILE)
     if current is None:
         raise NoMeshKeyError(
-            f"there is no mesh key on this host ({home / CURRENT_FILE}): join a mesh with a token of one of its "
-            "members (`meshray join`)"
+            f"there is no mesh key on this host ({home / CURRENT_FILE}): `meshray start` makes a mesh, if there is "
+            "none; to belong to one that is there, join it with a token of one of its members (`meshray join`)"
         )
     return MeshKeys(_mesh_id(home, current), current, _read_key(home / NEXT_FILE))
 

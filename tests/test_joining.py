@@ -51,7 +51,19 @@ class TestToken:
         assert all(not seed.host.startswith("127.") for seed in found.seeds)
 
     def test_without_a_key(self) -> None:
-        assert "there is no mesh key on this host" in run("token", code=1).stderr
+        for words in (("token",), ("key", "show")):
+            told = run(*words, code=1).stderr
+            assert "there is no mesh key on this host" in told
+            assert "`meshray start`" in told
+
+    def test_a_file_that_it_goes_to_is_its_owners_alone(self, tmp_path: Path) -> None:
+        meshkey.make(KEY)
+        file = tmp_path / "token"
+        words = f"umask 022; {sys.executable} -m meshray.cli token --seeds 10.0.0.1 > {file}"
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=True, env=os.environ)
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "mode 0644" in done.stderr
+        assert read_token(file.read_text()).key == KEY
 
     def test_a_wrong_seed_is_named(self) -> None:
         meshkey.make(KEY)

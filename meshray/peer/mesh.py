@@ -51,6 +51,10 @@ REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
 
 
+DRAWN_PORT_MIN = 32768
+"""The least port that Linux draws (ip_local_port_range)."""
+
+
 class MeshStartError(MeshrayError):
     """The peer cannot be a member; the text says why, and what helps."""
 
@@ -216,7 +220,8 @@ class Mesh:
             self._write(life)
 
     def _write(self, life: MeshLife) -> None:
-        peers = life.last_peers()
+        guests = {address for member in life.members() if _is_guest(member) for address in member.addresses}
+        peers = [address for address in life.last_peers() if address not in guests]
         if frozenset(peers) != self._written:
             self._written = frozenset(peers)
             try:
@@ -395,6 +400,15 @@ def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
         with suppress(SeedError):
             seeds.append(parse_seed(address))
     return seeds
+
+
+def _is_guest(member: MemberView) -> bool:
+    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
+    load = decode_load(member.load)
+    if load is None or load.total.get("CPU") or load.total.get("GPU") or not member.addresses:
+        return False
+    ports = (address.rpartition(":")[2] for address in member.addresses)
+    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
 
 
 def _counts(life: MeshLife) -> Counter[str]:

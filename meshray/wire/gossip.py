@@ -45,7 +45,9 @@ INCARNATION_MAX = 2**53
 Incarnation = Annotated[int, Meta(ge=0, le=INCARNATION_MAX)]
 Version = Annotated[int, Meta(ge=0, le=2**53)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
-Name = Annotated[str, Meta(max_length=255)]
+NAME_MAX_CHARS = 255
+
+Name = Annotated[str, Meta(max_length=NAME_MAX_CHARS)]
 Address = Annotated[str, Meta(min_length=1, max_length=255)]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=8)]
 Blob = Annotated[bytes, Meta(max_length=LOAD_MAX_BYTES)]

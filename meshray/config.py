@@ -484,6 +484,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     away_grace_s: float = 30.0
     """Who was away accuses nobody until somebody answers, or this time is over: the network needs time to come back."""
 
+    members_max: int = 4096
+    """Living members that are known, as many as there may be links: only a flood of invented ones comes to it. Those
+    beyond are no members here, and are counted."""
+
     dead_remembered_max: int = 1024
     """So many dead nodes are remembered, the latest. One that is forgotten and wakes would be told that it is unknown,
     which has the same effect as being dead."""

@@ -15,6 +15,7 @@ folder that is just being claimed. Whoever leaves last takes the parent along, u
     <runtime>/                        MESHRAY_RUNTIME_DIR, or $XDG_RUNTIME_DIR/meshray, or <temp>/meshray-<uid>
         <node hex>/                   one peer: lock, peer.json, peer.log
             <process hex>             one Unix socket per process; the peer's own is 0000000000000000
+        <name>.crashed.log            what a crashed peer has left (`crashes`)
     /dev/shm/meshray-<uid>/
         <node hex>/                   its shared memory: lock, segments
 
@@ -95,6 +96,11 @@ def runtime_folder() -> Path:
     return private_folder(folder, hint="set MESHRAY_RUNTIME_DIR to use another")
 
 
+def runtime_place() -> Path:
+    """Where the runtime folder is or would be; nothing is made."""
+    return _runtime_place()[0]
+
+
 def _runtime_place() -> tuple[Path, bool]:
     """Where the runtime folder is or would be, and whether the user named it."""
     chosen = os.environ.get("MESHRAY_RUNTIME_DIR")
@@ -121,6 +127,14 @@ def home_place() -> Path:
         return Path(chosen).absolute()
     config = os.environ.get("XDG_CONFIG_HOME")
     return (Path(config) if config else Path.home() / ".config") / "meshray"
+
+
+def places() -> list[Path]:
+    """All that is ours on this host, there or not: the folders of keys, of peers, and of segments."""
+    found = [runtime_place(), _store_place()]
+    with contextlib.suppress(RuntimeError):  # a user without a home has no home folder either
+        found.append(home_place())
+    return found
 
 
 def store_root() -> Path:
@@ -418,11 +432,11 @@ def find_peers(private: bool = False) -> list[PeerRecord]:
 
     Raises `FolderError` when the runtime folder is not ours alone: what stands in it is not believed.
     """
-    if not _runtime_place()[0].exists():
+    if not runtime_place().exists():
         return []
     runtime_folder()
     return sorted(
-        (record for record in _records(_runtime_place()[0]) if record.ready and (private or not record.private)),
+        (record for record in _records(runtime_place()) if record.ready and (private or not record.private)),
         key=lambda record: (record.name, record.node),
     )
 
@@ -439,7 +453,7 @@ def sweep() -> list[str]:
     """Remove the folders, sockets and segments of this user's dead peers, and what they lay in if that is empty then;
     the removed folders' paths."""
     removed: list[str] = []
-    for parent in (_runtime_place()[0], _store_place()):
+    for parent in (runtime_place(), _store_place()):
         if not _owned_by_us(parent):
             continue
         folders = _claimable(parent)

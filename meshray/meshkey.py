@@ -24,6 +24,7 @@ key, and a crash leaves the old state or the new one. The previous key is not ke
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -48,6 +49,7 @@ LOCK_FILE = "mesh.lock"
 
 _LOCK_TIMEOUT_S = 10.0  # whoever holds the folder longer is stopped or stuck: changes take milliseconds
 _LOOK_AGAIN_S = 0.005
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class MeshKeyError(MeshrayError):
@@ -137,8 +139,8 @@ def _load(home: Path) -> MeshKeys:
     current = _read_key(home / CURRENT_FILE)
     if current is None:
         raise NoMeshKeyError(
-            f"there is no mesh key on this host ({home / CURRENT_FILE}): join a mesh with a token of one of its "
-            "members (`meshray join`)"
+            f"there is no mesh key on this host ({home / CURRENT_FILE}): `meshray start` makes a mesh, if there is "
+            "none; to belong to one that is there, join it with a token of one of its members (`meshray join`)"
         )
     return MeshKeys(_mesh_id(home, current), current, _read_key(home / NEXT_FILE))
 
@@ -325,21 +327,39 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(home: Path, how: int = fcntl.LOCK_EX, wait_s: float = _LOCK_TIMEOUT_S) -> Iterator[Path]:
-    """One change at a time, and none while somebody reads. Raises `KeysBusyError` when the lock is not had in time.
+    """One change at a time, and none while somebody reads. Raises `KeysBusyError` when the lock is not had in time,
+    `MeshKeyError` when nothing can be written there.
 
     The lock is a file, not the folder: on NFS, where homes often are, a lock needs a file that is open for writing.
     """
-    fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        give_up_at = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(fd, how | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= give_up_at:
-                    raise KeysBusyError(f"{home} is locked by another process (waited {wait_s:g} s)") from None
-                time.sleep(_LOOK_AGAIN_S)  # flock has no time-out of its own
+        fd = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if how != fcntl.LOCK_SH or error.errno not in _READ_ONLY:
+            raise _failed(home, how, error) from error
+        fd = -1  # it can be read only: nobody of this host changes it
+    try:
+        if fd >= 0:
+            _lock(home, fd, how, wait_s)
         yield home
+    except OSError as error:
+        raise _failed(home, how, error) from error
     finally:
-        os.close(fd)  # and with it the lock
+        if fd >= 0:
+            os.close(fd)  # and with it the lock
+
+
+def _lock(home: Path, fd: int, how: int, wait_s: float) -> None:
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            return fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up_at:
+                raise KeysBusyError(f"{home} is locked by another process (waited {wait_s:g} s)") from None
+            time.sleep(_LOOK_AGAIN_S)  # flock has no time-out of its own
+
+
+def _failed(home: Path, how: int, error: OSError) -> MeshKeyError:
+    what = "read" if how == fcntl.LOCK_SH else "changed"
+    return MeshKeyError(f"the keys in {home} cannot be {what}: {error.strerror or error}")

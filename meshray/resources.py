@@ -10,18 +10,23 @@ from collections.abc import Mapping
 
 UNIT = 10_000
 
+QUANTITY_MAX = 1e14
+"""Of one resource: 100 TB of memory, in bytes. In units it fits into 64 bits, as peers tell it."""
+
 Amounts = Mapping[str, int]  # resource name -> ten-thousandths, never zero or below
 
 
 def to_amounts(quantities: Mapping[str, float]) -> dict[str, int]:
     """Turn quantities as people write them into exact amounts; zero entries vanish.
 
-    Raises `ValueError` for a negative quantity and for one finer than 0.0001.
+    Raises `ValueError` for a negative quantity, one finer than 0.0001, and one beyond `QUANTITY_MAX`.
     """
     amounts: dict[str, int] = {}
     for name, quantity in quantities.items():
         if quantity < 0:
             raise ValueError(f"the quantity of resource {name!r} is negative: {quantity}")
+        if not quantity <= QUANTITY_MAX:
+            raise ValueError(f"the quantity of resource {name!r} is no number up to {QUANTITY_MAX:g}: {quantity}")
         amount = round(quantity * UNIT)
         if quantity and not amount:
             raise ValueError(f"the quantity of resource {name!r} is finer than 0.0001: {quantity}")

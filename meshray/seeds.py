@@ -30,6 +30,10 @@ PEERS_FILE = "peers.json"
 HOST_MAX_CHARS = 253
 """A DNS name has at most so many characters (RFC 1035); an address with a zone is shorter."""
 
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""The zone of a link-local address is an interface of this host (RFC 4007), and so are their names (`IFNAMSIZ`). Python
+takes any text there, and libzmq refuses some."""
+
 _DNS_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -71,10 +75,10 @@ def parse_seed(word: str, default_port: int = DEFAULT.mesh_port) -> Seed:
         host, bracket, rest = word[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise SeedError(f"{word!r} is no address: write [IPv6] or [IPv6]:port")
-        if _version(host) != 6:
+        if ip_version(host) != 6:
             raise SeedError(f"{word!r} is no address: {host!r} is no IPv6 address")
         return Seed(host, _port(rest[1:], word) if rest else default_port)
-    if _version(word) == 6:
+    if ip_version(word) == 6:
         return Seed(word, default_port)  # many colons and no brackets: there is no port in it
     host, colon, port = word.partition(":")
     if ":" in port:
@@ -85,7 +89,7 @@ def parse_seed(word: str, default_port: int = DEFAULT.mesh_port) -> Seed:
 
 
 def _is_host(host: str) -> bool:
-    if _version(host) == 4:
+    if ip_version(host) == 4:
         return True
     labels = host.removesuffix(".").split(".")
     if len(host) > HOST_MAX_CHARS or not all(_DNS_LABEL.fullmatch(label) for label in labels):
@@ -93,12 +97,16 @@ def _is_host(host: str) -> bool:
     return not labels[-1].isdigit()  # 10.0.0.300 is a mistyped address, not a name (RFC 3696)
 
 
-def _version(host: str) -> int:
-    """4 or 6 for an IP address, 0 for what is none."""
+def ip_version(host: str) -> int:
+    """4 or 6 for an IP address that can be dialled, perhaps with a zone; 0 for what is none."""
+    address, percent, zone = host.partition("%")
+    if percent and not _ZONE.fullmatch(zone):
+        return 0
     try:
-        return ipaddress.ip_address(host).version
+        version = ipaddress.ip_address(address).version
     except ValueError:
         return 0
+    return 0 if percent and version == 4 else version
 
 
 def _port(text: str, word: str) -> int:
@@ -137,7 +145,7 @@ def resolve(seed: Seed, most: int = DEFAULT.seed_addresses_max) -> list[Seed]:
     Blocks for as long as the resolver does (seconds, where no server answers): not for the loop of a peer. Empty when
     the name is not known now.
     """
-    if _version(seed.host):
+    if ip_version(seed.host):
         return [seed]
     try:
         found = socket.getaddrinfo(seed.host, seed.port, type=socket.SOCK_STREAM)

@@ -21,6 +21,8 @@ from meshray.cli.commands import meshray
 from meshray.cli.findings import Finding, Patient
 from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
+from meshray.transport.interfaces import Interface, Seen
+from meshray.transport.mesh_port import BROKEN_OFF
 
 KEY = MeshKey(bytes(range(32)))
 ALONE = Patient(None)
@@ -83,7 +85,7 @@ class TestKey:
 
 class TestPort:
     def test_taken_and_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(of_host, "reachable", lambda interfaces: ["127.0.0.1"])
+        monkeypatch.setattr(of_host, "dialled", lambda interfaces: ["127.0.0.1"])
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             taken = patient(port=port)
@@ -100,6 +102,17 @@ class TestPort:
         (finding,) = of_host.port(patient(listens=[place]))
         assert finding.level == "bad"
         assert "refused" in finding.text
+
+    def test_a_peer_that_listens_nowhere(self) -> None:
+        (finding,) = of_host.port(patient(listens=[]))
+        assert finding.level == "bad"
+        assert "no other host reaches it" in finding.text
+
+    def test_link_local_addresses_of_ipv6_are_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        flags = frozenset({"up", "broadcast", "multicast"})
+        monkeypatch.setattr(of_host, "look", lambda: [Seen(Interface("eth0", 1, ("fe80::1",)), True, flags)])
+        assert levels(list(of_host.addresses(ALONE))) == ["bad"]
+        assert list(of_host.port(ALONE)) == []
 
     def test_a_peer_that_does_not_answer(self) -> None:
         assert levels(list(of_host.port(Patient(patient().peer, trouble="it hangs"))))[0] == "bad"
@@ -202,6 +215,28 @@ class TestMembers:
         assert "127.0.0.1:1: refused" in found[0].text
         assert "nonsense: no address" in found[0].text
 
+    @pytest.mark.parametrize(
+        "address", ["a..b:80", "127.0.0.1:65536", "127.0.0.1:0", "127.0.0.1", "é:1", "[fe80::1%a b]:1", "127.0.0.1:²"]
+    )
+    def test_one_that_gives_no_address(self, address: str) -> None:
+        (finding,) = of_network.members(patient(member("b", addresses=[address])))
+        assert finding.level == "bad"
+        assert "no address" in finding.text
+
+    def test_one_that_gives_a_name_and_moves_the_cursor(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            places = [f"localhost:{listener.getsockname()[1]}", "\x1b[2J\n"]
+            found = list(of_network.members(patient(member("b", addresses=places))))
+        assert levels(found) == ["good", "unknown"]
+        assert "reached at localhost" in found[0].text
+        assert found[0].text.isprintable()
+
+    def test_its_own_looks_are_no_reason_to_worry(self) -> None:
+        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2})
+        (refused, _) = of_network.members(looked)
+        assert refused.level == "unknown"
+        assert "`meshray doctor`" in refused.text
+
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
                        dropped_records={"foreign": 2})  # fmt: skip
@@ -227,6 +262,8 @@ class TestTheCommand:
             "",
             "A mesh can work here, with what is said above.",
         ]
+        odd = doctor.describe(Finding("way", "bad", "\x1b[2J\n"))
+        assert odd == "    BAD  way: ?[2J?"
         assert "    BAD  way: is closed" in self.run(code=1, bad=True, monkeypatch=monkeypatch)
 
     def test_for_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from meshray.cli.commands import meshray as command
+from meshray.cli.members import describe_mesh
+from meshray.config import DEFAULT
 from tests import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +83,26 @@ def test_the_unit_for_systemd_starts_what_there_is() -> None:
     words = unit["Service"]["ExecStart"].split()
     assert words[:3] == ["/usr/bin/env", "meshray", "start"]
     assert CliRunner().invoke(command, [*words[2:], "--help"]).exit_code == 0
+    drain_s = DEFAULT.leave_work_s + DEFAULT.leave_end_s + DEFAULT.leave_move_s + DEFAULT.leave_say_s
+    assert float(unit["Service"]["TimeoutStopSec"]) > drain_s, "it is killed while it drains"
+
+
+@pytest.mark.parametrize("members", [1, 2, 13])
+def test_the_script_for_slurm_waits_for_what_status_says(members: int) -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r'grep -Eq "([^"]+)"', page)
+    member = {
+        "state": "alive", "leaving": False, "since_s": 1.0, "is_self": True, "name": "a", "home": "00", "node_id": "00",
+        "python": "3.11", "incompatible": False, "total": {}, "used": {}, "store_total_bytes": 0, "version": "0.1.0",
+        "reachable": True, "reason": "",
+    }  # fmt: skip
+    mesh = {
+        "mesh_id": "00", "listens": ["10.0.0.1:7637"], "members": [member] * members, "next_key_id": "",
+        "discovery_trouble": "", "refused": {}, "refused_there": {}, "dropped_records": {},
+    }  # fmt: skip
+    text = "\n".join(describe_mesh(mesh, str, lambda name, amount: str(amount)))
+    assert re.search(pattern.replace("$SLURM_NNODES", str(members)), text)
+    assert not re.search(pattern.replace("$SLURM_NNODES", "3"), text)
 
 
 def test_commands_that_the_pages_name_are_there() -> None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from meshray import meshkey
+from meshray.cli import keys
 from meshray.cli.commands import meshray
 from meshray.meshkey import MeshKey
 from meshray.seeds import Seed, last_peers
@@ -50,7 +51,19 @@ class TestToken:
         assert all(not seed.host.startswith("127.") for seed in found.seeds)
 
     def test_without_a_key(self) -> None:
-        assert "there is no mesh key on this host" in run("token", code=1).stderr
+        for words in (("token",), ("key", "show")):
+            told = run(*words, code=1).stderr
+            assert "there is no mesh key on this host" in told
+            assert "`meshray start`" in told
+
+    def test_a_file_that_it_goes_to_is_its_owners_alone(self, tmp_path: Path) -> None:
+        meshkey.make(KEY)
+        file = tmp_path / "token"
+        words = f"umask 022; {sys.executable} -m meshray.cli token --seeds 10.0.0.1 > {file}"
+        done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=True, env=os.environ)
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "mode 0644" in done.stderr
+        assert read_token(file.read_text()).key == KEY
 
     def test_a_wrong_seed_is_named(self) -> None:
         meshkey.make(KEY)
@@ -143,6 +156,15 @@ class TestKey:
         for words in (["stage"], ["stage", "--again"], ["switch"], ["switch", "--expel"], ["show", "--all"]):
             assert "no peer of this host is a member" in run("key", *words, code=1).stderr
         assert meshkey.load().next is None
+
+    def test_what_members_say_moves_no_cursor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rude = {
+            "name": "a\x1b[2J", "node_id": "00" * 8, "answered": True, "current": "", "next": "", "trouble": "no\r\nAll"
+        }  # fmt: skip
+        told = {"key_id": "ab", "mesh_id": "cd", "members": [rude]}
+        monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
+        lines = run("key", "stage", code=1).stdout.splitlines()
+        assert "  a?[2J  00000000  lacks it: no??All" in lines
 
     def test_a_mesh_without_a_peer(self) -> None:
         told = run("key", "new").stdout

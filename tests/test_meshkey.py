@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -148,6 +149,52 @@ class TestGuard:
         (home / "mesh.id").write_text("beef")
         with pytest.raises(MeshKeyError, match=r"mesh\.id holds no mesh id"):
             meshkey.load()
+
+
+class TestReadOnly:
+    """A home that can be read only, as in a container: root is stopped by nothing but the mount, so its errors stand
+    in for it."""
+
+    @pytest.fixture
+    def read_only(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> MeshKey:
+        keys, _ = meshkey.load_or_make()
+        (home / meshkey.LOCK_FILE).unlink()
+        opened = os.open
+
+        def open_it(path: str | Path, flags: int, mode: int = 0o777) -> int:
+            if Path(path).parent == home and flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return opened(path, flags, mode)
+
+        monkeypatch.setattr(os, "open", open_it)
+        return keys.current
+
+    def test_it_is_read(self, read_only: MeshKey, home: Path) -> None:
+        assert meshkey.load().current == read_only
+        assert files(home) == {"mesh.key"}
+
+    def test_it_is_not_changed_and_the_reason_is_told(self, read_only: MeshKey, home: Path) -> None:
+        key = MeshKey.generate()
+        for change in (
+            lambda: meshkey.make(key),
+            lambda: meshkey.join(key.founded_mesh(), key, replace=True),
+            lambda: meshkey.stage(key),
+            meshkey.unstage,
+            meshkey.switch,
+        ):
+            with pytest.raises(MeshKeyError, match=f"{home} cannot be changed: Read-only file system"):
+                change()  # type: ignore[operator]
+        assert meshkey.load().current == read_only
+
+    def test_a_disk_that_fails_midway(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(fd: int, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            with pytest.raises(MeshKeyError, match="cannot be changed: No space left on device"):
+                meshkey.make(MeshKey.generate())
+        assert meshkey.make(MeshKey.generate())
 
 
 class TestJoining:

@@ -46,7 +46,8 @@ class TestParsing:
         "word",
         ["desk:", "desk:0", "desk:65536", "desk:x", "desk:-1", "desk:¹", ":7000", "[fd00::1", "[fd00::1]7", "[desk]:1",
          "[10.0.0.1]:1", "a:1:2", "10.0.0.300:1", "10.0.0", "-a:1", "a_b..c", "a b@c", "tcp://desk:1", "x" * 64, "é:1",
-         "meshray1:AAAA"],
+         "meshray1:AAAA", "[fe80::1%eth0@if5]:1", "[fe80::1%a b]:1", "[fe80::1%]:1", "[fe80::1%sixteen-letters-]:1",
+         "fe80::1%é", "10.0.0.1%eth0"],
     )  # fmt: skip
     def test_a_wrong_one_is_named(self, word: str) -> None:
         with pytest.raises(SeedError, match="is no (address|port)"):

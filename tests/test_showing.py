@@ -98,6 +98,7 @@ def test_what_members_say_of_themselves_moves_no_cursor() -> None:
     lines = mesh(member("a", "dead", reason="gone\x1b[2J\nMesh 0000"), member("b\x07", "alive", version="1\r"))
     assert len(lines) == 3
     assert all(character.isprintable() for line in lines for character in line)
+    assert mesh(refused_there={"\x1b[2J": 1})[-1] == "  refused there: 1 ?[2J"
 
 
 def test_a_mesh() -> None:

@@ -60,6 +60,15 @@ def test_nodes_have_the_keys_that_programs_read(view: Any) -> None:
     assert node["Labels"] == {"zone": "a"}
 
 
+def test_a_member_may_say_anything_of_where_it_listens(view: Any) -> None:
+    said = ["", "nowhere", "a:b", ":", "[::1]:99999", "a:-1", "a:¹"]
+    view.mesh = lambda: {"listens": []}
+    view.others = lambda: [OtherView(b"12345678", "b", address, True, {}, {}, {}) for address in said]
+    here, *others = ask(view, "nodes")
+    assert [(each["NodeManagerAddress"], each["NodeManagerPort"]) for each in others] == [(word, 0) for word in said]
+    assert here["NodeManagerAddress"] == "127.0.0.1"
+
+
 def test_nodes_and_resources_are_those_of_the_mesh(view: Any) -> None:
     view.mesh = lambda: {"listens": ["10.0.0.1:7637"]}
     view.others = lambda: [

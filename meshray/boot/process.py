@@ -16,7 +16,7 @@ import traceback
 
 import msgspec
 
-from meshray import __version__
+from meshray import __version__, crashes
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
 from meshray.local import Claim, PeerRecord, claim_peer, remove_folder_of
@@ -99,10 +99,23 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         if settings.private and os.getppid() != settings.driver_pid:  # and its pid may be somebody else's by now
             raise OrphanError("the driver has ended before its peer served")
         serve(settings, claim, name, zygote, on_ready)
+    except Exception:
+        if not (starter.waits or settings.private or settings.foreground):
+            _keep_log(claim, name)
+        raise
     finally:
         for store in stores:  # left only when a second signal has cut the end of the service short
             remove_folder_of(record.node, store)
         claim.release()
+
+
+def _keep_log(claim: Claim, name: str) -> None:
+    """It served, and has crashed: its log would go with its folder."""
+    _say(traceback.format_exc())
+    try:
+        crashes.keep(claim.folder / "peer.log", name)
+    except OSError as error:
+        _say(f"the log cannot be kept: {error}")  # whoever still has it open may read that
 
 
 def _take_signals(foreground: bool) -> None:

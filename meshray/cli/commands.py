@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import click
@@ -12,6 +11,8 @@ from meshray import __version__
 from meshray.cli import joining, keys, showing, starting, stopping
 from meshray.errors import MeshrayError
 from meshray.launch import PeerSettings
+from meshray.resources import QUANTITY_MAX
+from meshray.wire.gossip import NAME_MAX_CHARS
 
 
 class _Group(click.Group):
@@ -47,9 +48,22 @@ class _JsonObject(click.ParamType[dict[str, Any]]):
         for name, entry in found.items():
             if not isinstance(entry, self._values) or isinstance(entry, bool):
                 self.fail(f"the value of {name!r} is {entry!r}: write {self._described}", param, ctx)
-            if isinstance(entry, int | float) and not (math.isfinite(entry) and entry >= 0):
+            if isinstance(entry, int | float) and not 0 <= entry <= QUANTITY_MAX:  # nor NaN
                 self.fail(f"the value of {name!r} is {entry!r}: write a quantity", param, ctx)
         return found
+
+
+class _Name(click.ParamType[str]):
+    """A name that other peers can read, and people."""
+
+    name = "NAME"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if len(value) > NAME_MAX_CHARS:
+            self.fail(f"it has {len(value)} characters; {NAME_MAX_CHARS} are the most", param, ctx)
+        if not value.isprintable():  # nor are bytes that are no UTF-8
+            self.fail("it has characters that cannot be printed", param, ctx)
+        return value
 
 
 _RESOURCES = _JsonObject((int, float), '{"name": quantity}')
@@ -69,10 +83,11 @@ def meshray() -> None:
 @click.option("--resources", type=_RESOURCES, default="{}", help="Custom resources: '{\"disk\": 2}'.")
 @click.option("--labels", type=_LABELS, default="{}", help='Labels: \'{"zone": "a"}\'.')
 @click.option("--object-store-memory", type=click.IntRange(min=1), metavar="BYTES", help="Room for objects.")
-@click.option("--name", default="", help="Default: the name of the host.")
+@click.option("--name", type=_Name(), default="", help="Default: the name of the host.")
 @click.option("--local", is_flag=True, help="Stay off the network: belong to no mesh.")
 @click.option("--new", is_flag=True, help="Make a mesh, whatever others are on the network.")
-@click.option("--join", "seeds", default="", metavar="HOST:PORT,...", help="Where members are, where multicast fails.")
+@click.option("--join", "seeds", default="", metavar="HOST:PORT,...",
+              help="Where members are, where multicast fails. @FILE: one per line.")  # fmt: skip
 @click.option("--bind", multiple=True, metavar="ADDRESS", help="Listen at this address only; may be repeated.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The TCP port.  [default: 7637]")
 @click.option("--foreground", is_flag=True, help="Stay, and print to the terminal.")

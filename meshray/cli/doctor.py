@@ -20,6 +20,7 @@ from meshray.cli import of_host, of_network
 from meshray.cli.client import UnreachableError, Visit
 from meshray.cli.findings import Finding, Level, Patient
 from meshray.local import find_peers
+from meshray.observe.notes import printable
 
 _MARKS: dict[Level, str] = {"good": "ok", "unknown": "?", "warning": "WARNING", "bad": "BAD"}
 
@@ -55,7 +56,7 @@ def find_patient() -> Patient:
 
 def describe(finding: Finding) -> str:
     """For people: one line, and one for what mends it."""
-    line = f"{_MARKS[finding.level]:>7}  {finding.about}: {finding.text}"
+    line = f"{_MARKS[finding.level]:>7}  {printable(f'{finding.about}: {finding.text}')}"  # some is in others' words
     return f"{line}\n         -> {finding.hint}" if finding.hint else line
 
 

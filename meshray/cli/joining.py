@@ -50,6 +50,7 @@ def token(seeds: str, following: bool) -> None:
         f"whoever has this token runs code on every member of mesh {keys.mesh.hex()}. Hand it on by standard input or "
         "a file (`meshray token | ssh OTHER meshray join`), never in a chat or on a command line."
     )
+    _guard_output()
     click.echo(write_token(Token(mesh=keys.mesh, key=key, seeds=chosen)))
 
 
@@ -90,16 +91,34 @@ def _tell(record: PeerRecord) -> None:
 
 def _known_seeds(mesh: bytes) -> list[Seed]:
     """Where the peers of this host listen, or one would that is started here; then the members that were seen last."""
-    from meshray.transport.interfaces import choose, look, reachable  # psutil takes 20 ms of every other command
+    from meshray.transport.interfaces import choose, dialled, look  # psutil takes 20 ms of every other command
 
     listening = [(record.mesh_port, record.mesh_bind) for record in find_peers() if record.mesh_port]
     seen = look()
     here = [
         Seed(address, port)
         for port, bind in listening or [(DEFAULT.mesh_port, [])]
-        for address in reachable(choose(seen, bind))
+        for address in dialled(choose(seen, bind))
     ]
     return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
+
+
+def _guard_output() -> None:
+    """What goes to a file becomes its owner's alone before anything is in it: a shell makes it as the umask says."""
+    try:
+        fd = sys.stdout.fileno()
+    except (OSError, ValueError):  # standard output is closed, or no file
+        return
+    found = os.fstat(fd)
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode) or not mode & 0o077:
+        return
+    try:
+        os.fchmod(fd, 0o600)
+    except OSError as error:
+        _warn(f"other users may read the file that this goes to (mode {mode:04o}; {error.strerror}): remove it now")
+    else:
+        _warn(f"other users could read the file that this goes to (mode {mode:04o}): its mode is 0600 now")
 
 
 def read_given(file: str | None) -> Token:

@@ -18,6 +18,7 @@ from meshray.cli.joining import read_given, tell_peers
 from meshray.errors import MeshrayError
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
+from meshray.observe.notes import printable
 
 ANSWER_TIMEOUT_S = 60.0
 """Three questions to all members, each at most `key_ask_s`; and some."""
@@ -95,7 +96,7 @@ def _tell_members(told: dict[str, Any], judge: Judge) -> int:
     for member in told["members"]:
         good, text = judge(told, member) if member["answered"] else (False, "no answer")
         lacking += not good
-        click.echo(f"  {member['name']}  {member['node_id'][:8]}  {text}")
+        click.echo(printable(f"  {member['name']}  {member['node_id'][:8]}  {text}"))  # some is in its words
     return lacking
 
 

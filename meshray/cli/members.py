@@ -33,11 +33,12 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     if mesh["next_key_id"]:
         lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
     if mesh["discovery_trouble"]:
-        lines.append(f"  discovery: {mesh['discovery_trouble']}")
+        lines.append(f"  discovery: {printable(mesh['discovery_trouble'])}")
     for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),
                           ("records dropped", mesh["dropped_records"])):  # fmt: skip
         if counts:
-            lines.append(f"  {title}: " + ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())))
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+            lines.append(f"  {title}: {printable(told)}")
     return lines
 
 

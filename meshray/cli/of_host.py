@@ -16,7 +16,7 @@ from pathlib import Path
 from meshray import meshkey
 from meshray.cli.findings import Finding, Patient
 from meshray.errors import MeshrayError
-from meshray.transport.interfaces import choose, look, reachable
+from meshray.transport.interfaces import choose, dialled, look
 from meshray.transport.multicast import PORT as MDNS_PORT
 from meshray.transport.paths import connects
 
@@ -58,14 +58,14 @@ def key(patient: Patient) -> Iterator[Finding]:
 def addresses(patient: Patient) -> Iterator[Finding]:
     """Is there an interface by which others reach this host?"""
     seen = look()
-    hosts = reachable(choose(seen, patient.bind))
+    hosts = dialled(choose(seen, patient.bind))
     if hosts:
         yield Finding("addresses", "good", ", ".join(hosts))
         return
     there = ", ".join(f"{entry.interface.name}{'' if entry.up else ' (down)'}" for entry in seen) or "none"
     yield Finding(
         "addresses", "bad", f"no interface of this host is a LAN: those of containers and VPNs, loopback and those "
-        f"without an address or multicast are left out (there are: {there})",
+        f"without multicast or an address but a link-local IPv6 one are left out (there are: {there})",
         "`meshray start --bind ADDRESS` uses one of them all the same",
     )  # fmt: skip
 
@@ -75,6 +75,9 @@ def port(patient: Patient) -> Iterator[Finding]:
     if patient.trouble:
         yield Finding("peer", "bad", patient.trouble)
     if patient.mesh:
+        if not patient.mesh["listens"]:
+            yield Finding("port", "bad", "the peer listens nowhere: no other host reaches it",
+                          "see above; it listens as soon as there is an address")  # fmt: skip
         for place in patient.mesh["listens"]:
             host, _, number = place.rpartition(":")
             why_not = connects(host.strip("[]"), int(number))
@@ -84,7 +87,7 @@ def port(patient: Patient) -> Iterator[Finding]:
             else:
                 yield Finding("port", "good", f"{place} takes connections from this host")
         return
-    for host in reachable(choose(look(), patient.bind)):
+    for host in dialled(choose(look(), patient.bind)):
         taken = _taken(host, patient.port)
         if taken:
             yield Finding(

@@ -12,7 +12,9 @@ from meshray import __version__
 from meshray.cli.findings import Finding, Patient
 from meshray.config import DEFAULT
 from meshray.observe.notes import printable
+from meshray.seeds import Seed, SeedError, ip_version, parse_seed
 from meshray.transport.interfaces import Interface, choose, look
+from meshray.transport.mesh_port import BROKEN_OFF
 from meshray.transport.multicast import hears_itself, nodes_heard
 from meshray.transport.paths import EchoForbidden, connects, largest_that_passes, source_of
 
@@ -90,7 +92,11 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("refused there", "warning", f"{count} times, by whom this peer dialled: {printable(reason)}",
                       "the same mesh key on both? `meshray key show` on each")  # fmt: skip
     for reason, count in sorted(mesh["refused"].items()):
-        yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+        if reason == BROKEN_OFF:
+            text = f"{count} connections: {reason}. Each look of `meshray doctor`, here or on another member, is one"
+            yield Finding("refused here", "unknown", text)
+        else:
+            yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
         yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")
@@ -101,15 +107,16 @@ def _member(member: dict[str, Any]) -> Iterator[Finding]:
     reached: list[tuple[str, str, str]] = []
     failed: list[tuple[str, str, str]] = []
     for place in member["addresses"]:
-        host, _, port = place.rpartition(":")
-        why_not = connects(host.strip("[]"), int(port)) if port.isdecimal() else "no address"
-        (failed if why_not else reached).append((place, host.strip("[]"), why_not))
+        seed = _seed(place)
+        why_not = connects(seed.host, seed.port) if seed is not None else "no address"
+        (failed if why_not else reached).append((place, seed.host if seed is not None else "", why_not))
     if not reached:
         why = "; ".join(f"{place}: {why_not}" for place, _, why_not in failed) or "it says nowhere where it listens"
         yield Finding(about, "bad", f"cannot be reached: {printable(why)}", "a firewall there: docs/lan.md")
     else:
         rest = "".join(f"; not {place}: {why_not}" for place, _, why_not in failed)
-        yield Finding(about, "good", f"reached at {', '.join(place for place, _, _ in reached)}{rest}")
+        where = ", ".join(place for place, _, _ in reached)
+        yield Finding(about, "good", printable(f"reached at {where}{rest}"))
         yield _way(about, reached[0][1])
     if member["incompatible"]:
         yield Finding(about, "warning", f"runs Python {printable(member['python'])}, this host "
@@ -120,8 +127,19 @@ def _member(member: dict[str, Any]) -> Iterator[Finding]:
                       "the same version on all")  # fmt: skip
 
 
+def _seed(place: str) -> Seed | None:
+    """An address as a member writes it, with its port. It may say anything of where it listens."""
+    try:
+        seed = parse_seed(place, default_port=0)
+    except SeedError:
+        return None
+    return seed if seed.port else None
+
+
 def _way(about: str, host: str) -> Finding:
     """Do packets pass that are as large as the interface allows?"""
+    if not ip_version(host):
+        return Finding(about, "unknown", "how large packets may be was not looked at: it gives a name, and no address")
     try:
         mtu = _mtu_towards(host)
         largest = largest_that_passes(host, mtu)

@@ -8,8 +8,10 @@ from typing import Any, NoReturn
 
 import click
 
+from meshray import crashes
 from meshray.cli.client import UnreachableError, Visit
 from meshray.cli.members import describe_mesh
+from meshray.crashes import Crash
 from meshray.local import PeerRecord, find_peers
 
 _SHOWN_MAX = 10  # lines of one list
@@ -28,6 +30,10 @@ def show(name: str | None, everything: bool, as_json: bool) -> int:
         click.echo(f"No peer named {name!r} runs on this host.")
     else:
         click.echo("No peer runs on this host. Start one: meshray start")
+    if not as_json:
+        for crash in crashes.found():
+            if name is None or crash == crashes.of_peer(name):
+                click.echo(f"\n{describe_crash(crash)}")
     return 0 if told and not any("error" in status for status in told) else 1
 
 
@@ -37,6 +43,12 @@ def watch(name: str | None, everything: bool, as_json: bool) -> NoReturn:
         click.clear()  # does nothing where the output is no terminal
         show(name, everything, as_json)
         time.sleep(WATCH_S)
+
+
+def describe_crash(crash: Crash) -> str:
+    """One line about a peer that left its log."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(crash.at))
+    return f"A peer {crash.name!r} has crashed ({at}); the end of its log: {crash.log}"
 
 
 def _ask(record: PeerRecord) -> dict[str, Any]:

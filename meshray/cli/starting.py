@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import click
 
-from meshray import meshkey
+from meshray import crashes, meshkey
+from meshray.cli.showing import describe_crash
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings, PeerSettings, Started, exec_peer, start_peer
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
-from meshray.seeds import SEEDS_VARIABLE, parse_seeds, seeds_from_environment
+from meshray.seeds import SEEDS_VARIABLE, parse_seeds, seeds_from_environment, seeds_from_file
 
 NEXT_MACHINE = "to bring the next machine in:  meshray token | ssh OTHER meshray join"
 
@@ -45,7 +46,8 @@ def choose_mesh(local: bool, new: bool, seeds: str, bind: tuple[str, ...], port:
         raise click.UsageError(f"--local excludes {'--new' if new else given[0]}.")
     if local:
         return None
-    chosen = [*parse_seeds(seeds), *seeds_from_environment()]
+    joined = seeds_from_file(seeds[1:]) if seeds.startswith("@") else parse_seeds(seeds)
+    chosen = [*joined, *seeds_from_environment()]
     if meshkey.is_here():
         keys = meshkey.load()  # what is wrong with it is told here, where somebody reads it
         if new:
@@ -83,6 +85,9 @@ def start(settings: PeerSettings, foreground: bool, new: bool) -> None:
         return
     for warning in started.warnings:
         click.echo(f"warning: {warning}", err=True)
+    crash = crashes.of_peer(started.record.name)
+    if crash is not None:
+        click.echo(f"note: {describe_crash(crash)}", err=True)
     click.echo(_described(started))
 
 
@@ -97,8 +102,7 @@ def _begin(settings: PeerSettings, foreground: bool) -> Started | None:
 
 def _found(mesh: MeshSettings, begin: Callable[[], Started | None]) -> Started | None:
     """Make a mesh, and `begin` its first peer, unless there is one on this network, or somebody else makes one."""
-    from meshray.transport.founding import Rival, found  # mDNS: only where it is needed
-    from meshray.transport.mdns import Heard
+    from meshray.transport.founding import Heard, Rival, found  # mDNS: only where it is needed
 
     began = False
 

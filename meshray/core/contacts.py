@@ -71,8 +71,11 @@ class Contacts:
         return [address for address in found if address not in taken]
 
     def last_peers(self) -> tuple[str, ...]:
-        """Through whom to join next time: members that live, then those that died last, then seeds."""
+        """Through whom to join next time: members that live, then those that died last, then seeds. Those that left are
+        seen no more; what was written down of them before stays until others take its place."""
         found = {m.addresses[0]: None for m in self._members.living() if m.addresses}
-        found.update({m.addresses[0]: None for m in reversed(self._members.dead()) if m.addresses})
+        found.update(
+            {m.addresses[0]: None for m in reversed(self._members.dead()) if m.state == State.DEAD and m.addresses}
+        )
         found.update(self._seeds)
         return tuple(found)[: self._config.contacts_max]

@@ -64,8 +64,9 @@ from meshray.wire.peers import (
     reason_of,
 )
 
-SEED = b"seed "
-"""Before the address, in the target of a link whose node is not known: longer than a node id, so never one."""
+SEED = b"the seed "
+"""Before the address, in the target of a link whose node is not known: longer than a node id, so never one, whatever
+the bytes of an id are."""
 
 
 class UnknownPeer(Exception):
@@ -107,15 +108,21 @@ class Links:
     def dial(self, address: str, now: float, key_id: str = "") -> None:
         """Link with whoever listens there. Ends in PeerUp, TurnedAway or SelfDialled. A repeat changes nothing."""
         if all(link.address != address for link in self._links.values()):
+            if self._full:
+                self._effects.append(TurnedAway(address, Reason.FULL, f"this peer has {len(self._links)} links"))
+                return
             self._open(SEED + address.encode(), ANYBODY, address, key_id, State.DIALLING, now)
 
     def connect(self, node: bytes, address: str, now: float, key_id: str = "") -> None:
-        """Link with this peer, which was last seen there. For a known one with another address: it has moved."""
+        """Link with this peer, which was last seen there. For a known one with another address: it has moved.
+
+        Nothing happens where there is no room for another link; `send` then says that there is none."""
         link = self._links.get(node)
         if node == self.node or node in self._past:
             return
         if link is None:
-            self._open(node, node, address, key_id, State.DIALLING, now)
+            if not self._full:
+                self._open(node, node, address, key_id, State.DIALLING, now)
         elif link.state is not State.REFUSING:
             self._move(link, address, key_id)
 
@@ -347,7 +354,7 @@ class Links:
             return Refused(said.number, Reason.MESH, f"this peer belongs to mesh {ours.mesh}, the other to {said.mesh}")
         if source in self._past:
             return Refused(said.number, Reason.DEAD, "declared dead here")
-        if source not in self._links and len(self._links) >= self._config.links_max:
+        if source not in self._links and self._full:
             return Refused(said.number, Reason.FULL, f"this peer has {len(self._links)} links")
         return None
 
@@ -422,6 +429,10 @@ class Links:
         self._effects.append(Dial(target, address, key_id))
         self._set_timer(link)
         return link
+
+    @property
+    def _full(self) -> bool:
+        return len(self._links) >= self._config.links_max
 
     def _close(self, link: Link) -> None:
         del self._links[link.target]

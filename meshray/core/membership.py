@@ -135,6 +135,11 @@ class Membership(Core):
         return self._roster.stale
 
     @property
+    def beyond(self) -> int:
+        """Pieces of news of members for which there was no room."""
+        return self._roster.beyond
+
+    @property
     def health(self) -> int:
         """0: well; more: this peer is slow itself, and accuses less."""
         return self._health.score
@@ -181,6 +186,8 @@ class Membership(Core):
         self._advance(now)
         if not self.over and addresses != self._members.me.addresses:
             self._roster.describe(addresses, self._own.time)
+            if self._roster.doomed:
+                self._end(self.node, ())
         self._settle()
 
     # -- events of links ---------------------------------------------------------------------------------------------
@@ -349,7 +356,8 @@ class Membership(Core):
         else:
             sender = self._members.table.get(source) or self._introduced(source, message)
             if sender is None or not sender.lives:
-                self._speaker.expel(source, sender)
+                if sender is not None or not self._roster.full:  # one for whom there is no room is not dead
+                    self._speaker.expel(source, sender)
             else:
                 if not sender.reachable:
                     self._roster.reachable(sender, True)

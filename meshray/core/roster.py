@@ -16,7 +16,7 @@ from meshray.core.health import Health
 from meshray.core.member_effects import LoadChanged, MemberChanged, MemberDown, MemberUp
 from meshray.core.members import Member, Members, State, Verdict
 from meshray.core.suspicion import Suspicions
-from meshray.wire.gossip import LEFT, Alive, Dead, Load, News, Suspect
+from meshray.wire.gossip import INCARNATION_MAX, LEFT, Alive, Dead, Load, News, Suspect
 
 
 class Roster:
@@ -24,14 +24,21 @@ class Roster:
 
     def __init__(self, config: Config, me: Alive, effects: list[Any], now: float) -> None:
         self.members = Members(me, config.dead_remembered_max, now)
+        self._members_max = config.members_max
         self.suspicions = Suspicions(config)
         self.rumours = Rumours(config)
         self.health = Health(config.health_max)
         self.joined: list[bytes] = []  # found since the shell of this object looked; it takes them
         self.died: list[bytes] = []  # the same of deaths
-        self.doomed = False  # somebody has heard of this node's death
+        self.doomed = False  # somebody has heard of this node's death, or it can refute nothing any more
         self.effects = effects
         self.stale = 0  # pieces of news that changed nothing
+        self.beyond = 0  # pieces of news of members for which there was no room
+
+    @property
+    def full(self) -> bool:
+        """Whether there is room for no more living members."""
+        return self.members.count >= self._members_max
 
     # -- hearing -----------------------------------------------------------------------------------------------------
 
@@ -56,6 +63,9 @@ class Roster:
 
     def _on_alive(self, alive: Alive, member: Member | None, now: float, tell: bool) -> None:
         if member is None:
+            if self.full:
+                self.beyond += 1  # and not told on: a flood stays with whom it hits
+                return
             self.members.add(alive, now)
             self.joined.append(alive.node)
             self.effects.append(MemberUp(alive, self.members.table[alive.node].incompatible))
@@ -93,8 +103,8 @@ class Roster:
 
     def _on_suspect(self, suspect: Suspect, now: float, tell: bool) -> None:
         member = self.members.table.get(suspect.node)
-        if member is None:
-            self.stale += 1
+        if member is None or not any(accuser != suspect.node for accuser in suspect.accusers):
+            self.stale += 1  # nobody accuses itself
         elif member is self.members.me:
             if suspect.incarnation >= member.incarnation:
                 self._raise_incarnation(suspect.incarnation, now)
@@ -161,10 +171,7 @@ class Roster:
 
     def describe(self, addresses: tuple[str, ...], now: float) -> None:
         """It listens at other addresses now."""
-        me, record = self.members.me, self.me()
-        self._renew_me(
-            Alive(me.node, me.incarnation + 1, record.name, addresses, record.python, me.version, me.load), now
-        )
+        self._renew_me(self.members.me.incarnation + 1, addresses, now)
 
     def me(self) -> Alive:
         record = self.members.me.current()
@@ -172,14 +179,17 @@ class Roster:
         return record
 
     def _raise_incarnation(self, heard: int, now: float) -> None:
-        me, record = self.members.me, self.me()
-        self._renew_me(
-            Alive(me.node, heard + 1, record.name, record.addresses, record.python, me.version, me.load), now
-        )
+        self._renew_me(heard + 1, self.members.me.addresses, now)
 
-    def _renew_me(self, record: Alive, now: float) -> None:
-        self.members.renew(self.members.me, record, now)
-        self.rumours.tell(record)
+    def _renew_me(self, incarnation: int, addresses: tuple[str, ...], now: float) -> None:
+        """Tell everybody. Beyond the greatest incarnation nobody could read it, and this node is as good as dead."""
+        if incarnation > INCARNATION_MAX:
+            self.doomed = True
+            return
+        me, record = self.members.me, self.me()
+        renewed = Alive(me.node, incarnation, record.name, addresses, record.python, me.version, me.load)
+        self.members.renew(me, renewed, now)
+        self.rumours.tell(renewed)
 
     def farewell(self) -> Dead:
         return Dead(self.members.node, self.members.node, LEFT)

@@ -97,7 +97,7 @@ class Suspicions:
             suspicion.started, suspicion.last_probe = now, False
 
     def over_at(self, suspicion: Suspicion, count: int) -> float:
-        return suspicion.started + lasts_s(self._config, count, len(suspicion.accusers) - 1)
+        return suspicion.started + lasts_s(self._config, count, max(0, len(suspicion.accusers) - 1))
 
     def take_over(self, now: float, count: int) -> list[Suspicion]:
         """Those that are over by now, each once: their last probe is due."""

@@ -181,6 +181,9 @@ class Dispatcher:
     def _on_failure(self, source: bytes, message: Any) -> None:
         self._parts.counters["failed handlers"] += 1
         note(f"a {type(message).__name__} from {source.hex()} could not be handled: {traceback.format_exc()}")
+        if isinstance(message, m.Ask):  # somebody waits for an answer
+            why = "the question could not be answered; the log of the peer says why"
+            self._parts.endpoint.send(source, status.answer_with(message.request, why))
 
     def _on_death_seen(self, source: bytes, message: m.DeathSeen, now: float) -> None:
         self._parts.cores.adoption.on_death_seen(source, message)

@@ -29,6 +29,9 @@ AGAIN, EXPEL = "again", "expel"
 BUSY_AGAIN_S = 0.2
 """A switch that finds the files locked is tried again so soon."""
 
+FAILED_AGAIN_S = 5.0
+"""One that fails otherwise (the disk, or what a person did to the files), so soon."""
+
 TROUBLE_MAX_CHARS = 500
 
 
@@ -53,6 +56,7 @@ class Keyring:
         self._config = config
         self._switch_to = b""  # the key that is to become the current one soon; b"": none
         self._switch_at: float | None = None
+        self._trouble = ""  # what the log was told last of a switch that failed
         self._rotation: Rotation | None = None  # what a person of this host has asked for
         self._reply: Reply | None = None  # with `_rotation`
         self._names: dict[bytes, str] = {}  # of those whom `_rotation` asks, for its report
@@ -203,14 +207,19 @@ class Keyring:
         reply(self._described(report))
 
     def _switch(self, now: float) -> None:
-        """Now. What fails, but for a locked file, is told to the log: the files are not what they were."""
+        """Now, or it is tried again: members that have switched do not come back to the old key. What fails, but for a
+        locked file, is told to the log, once."""
         self._switch_at = None
         try:
             self._take(meshkey.switch(self._switch_to, wait_s=0))
         except KeysBusyError:
             self._switch_at = now + BUSY_AGAIN_S
         except (MeshrayError, OSError) as error:
-            note(f"key {self._switch_to.hex()} cannot become the current one: {error}")
+            self._switch_at = now + FAILED_AGAIN_S
+            text = f"key {self._switch_to.hex()} cannot become the current one, and is tried again: {error}"
+            if text != self._trouble:
+                self._trouble = text
+                note(text)
 
     def _take(self, keys: MeshKeys) -> None:
         """Use these from now on. Those of another mesh are not for this peer, which is a member of this one."""
@@ -220,4 +229,4 @@ class Keyring:
             following = f", next {keys.next.id.hex()}" if keys.next is not None else ""
             note(f"keys in use: {keys.current.id.hex()}{following}")
             self.keys = keys
-            self._switch_to, self._switch_at = b"", None
+            self._switch_to, self._switch_at, self._trouble = b"", None, ""

@@ -51,6 +51,10 @@ REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
 
 
+DRAWN_PORT_MIN = 32768
+"""The least port that Linux draws (ip_local_port_range)."""
+
+
 class MeshStartError(MeshrayError):
     """The peer cannot be a member; the text says why, and what helps."""
 
@@ -92,7 +96,7 @@ class Mesh:
         self._load_at = now
         self._write_at: float | None = None  # when the members seen last are written down
         self._written: frozenset[str] = frozenset()
-        self._hold_until = now  # until then only the seeds of this life count
+        self._hold_until = math.inf if settings.guest else now  # until then only the seeds of this life count
         self._first: tuple[str, ...] = ()  # through whom a life that is not the first one joins
         self._held: list[str] = []  # what else was found meanwhile
         self._closing: list[threading.Thread] = []  # of discoveries of lives that are over
@@ -101,8 +105,6 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        if settings.guest:
-            self._hold_until = math.inf
         self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
@@ -111,13 +113,16 @@ class Mesh:
         self._who = self._who._replace(life=self.lives)
         self._load = self._say_load()
         try:
-            return MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
+            life = MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
         except NotProven as error:
             raise MeshStartError(f"the encryption of the port does not hold, so it is not opened: {error}") from error
         except PortTaken as error:
             raise MeshStartError(f"{error.strerror}. {_whose(self._settings.port)}") from error
         except (OSError, zmq.ZMQError) as error:  # the latter above all for want of descriptors
             raise MeshStartError(str(error.strerror or error)) from error
+        if not self._is_guest_without:  # whoever finds it would take it in
+            life.advertise()
+        return life
 
     @property
     def keys(self) -> MeshKeys:
@@ -215,7 +220,8 @@ class Mesh:
             self._write(life)
 
     def _write(self, life: MeshLife) -> None:
-        peers = life.last_peers()
+        guests = {address for member in life.members() if _is_guest(member) for address in member.addresses}
+        peers = [address for address in life.last_peers() if address not in guests]
         if frozenset(peers) != self._written:
             self._written = frozenset(peers)
             try:
@@ -241,6 +247,7 @@ class Mesh:
             self.turn(now)
             if self._life is not None and any(m.state in LIVING and not m.is_self for m in self._life.members()):
                 self._hold_until = now
+                self._life.advertise()
                 return
             if now >= give_up_at:
                 raise MeshStartError(self._why_alone())
@@ -354,6 +361,15 @@ class Mesh:
 
     # -- what it shows -------------------------------------------------------------------------------------------------
 
+    def warnings(self) -> list[str]:
+        """For whoever starts it."""
+        if self._life is None or self._life.listens:
+            return []
+        return [
+            "no interface of this host is a LAN, so the peer listens nowhere, and no other host reaches it, until one "
+            "is there; `meshray doctor` says more"
+        ]
+
     def status(self) -> dict[str, Any]:
         """For `meshray status`, as plain data."""
         life = self._life
@@ -395,6 +411,15 @@ def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
     return seeds
 
 
+def _is_guest(member: MemberView) -> bool:
+    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
+    load = decode_load(member.load)
+    if load is None or load.total.get("CPU") or load.total.get("GPU") or not member.addresses:
+        return False
+    ports = (address.rpartition(":")[2] for address in member.addresses)
+    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
+
+
 def _counts(life: MeshLife) -> Counter[str]:
     stats = life.stats()
     return Counter(
@@ -405,6 +430,7 @@ def _counts(life: MeshLife) -> Counter[str]:
             "bytes sent": sum(stats.sent_bytes),
             "bytes received": sum(stats.received_bytes),
             "stale messages": life.stale,
+            "news of members beyond the bound": life.beyond,
             "floods held off": stats.pauses,
         }
     )

@@ -20,7 +20,6 @@ Two clocks: links live by the monotonic one; membership by one that goes on in s
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 import time
 from collections import Counter
@@ -54,7 +53,7 @@ from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
-from meshray.transport.interfaces import choose, look, reachable
+from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
@@ -124,7 +123,7 @@ class MeshLife:
         curve = CurveKeys(keys)
         self._discovery = Discovery(keys, self.node, bind=settings.bind, config=config)
         try:
-            hosts = _usable(reachable(choose(look(), settings.bind)))
+            hosts = dialled(choose(look(), settings.bind))
             self._endpoint = MeshEndpoint(self.node, curve, hosts, settings.port, config)
         except BaseException:
             self._discovery.close()
@@ -136,7 +135,7 @@ class MeshLife:
         self._lines = ProbeLines(self._endpoint, config)
         me = Alive(self.node, 0, who.name, tuple(self._endpoint.listens), PYTHON, 1, load)
         self._membership = Membership(config, me, Random(), awake_or_not())
-        self._discovery.advertise(_of_node(advert, self.node))
+        self._advert = _of_node(advert, self.node)
         self._discovery.start()
 
     # -- what the peer's loop does with it -----------------------------------------------------------------------------
@@ -171,6 +170,10 @@ class MeshLife:
             if not self._perform(now) and all(type(event) is Delivered for event in told):
                 self._more = False  # what is delivered is for others, and changes nothing here
                 return
+
+    def advertise(self) -> None:
+        """Have others of the network find this life. A repeat changes nothing."""
+        self._discovery.advertise(self._advert)
 
     def join(self, addresses: Iterable[str]) -> None:
         """Try these, but those of living members."""
@@ -308,6 +311,10 @@ class MeshLife:
         return sorted(self._logged)
 
     @property
+    def beyond(self) -> int:
+        return self._membership.beyond
+
+    @property
     def stale(self) -> int:
         return self._links.links.stale
 
@@ -317,7 +324,7 @@ class MeshLife:
         if isinstance(finding, Found):
             self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
         elif isinstance(finding, Addresses):
-            hosts = _usable(finding.hosts)
+            hosts = without_zones(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
                 self._follow(hosts, now)
         elif isinstance(finding, Trouble):
@@ -391,7 +398,7 @@ class MeshLife:
             address = address_of(event.target)
             if address:
                 self._tell(f"{address} does not let us in: {event.text}")
-        if event.target.startswith(PREFIX):
+        if len(event.target) > NODE_BYTES and event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
         else:
             found = (event.target, False) if isinstance(event, Lost) else None
@@ -479,12 +486,13 @@ class MeshLife:
         self._links.links.dial(address, now)
 
     def _tell(self, text: str) -> None:
-        """Log it, once."""
+        """Log it, once. Some of it is in the words of others."""
+        text = printable(text)
         if text not in self._logged:
             if len(self._logged) >= TOLD_MAX:
                 self._logged.clear()
             self._logged.add(text)
-            note(printable(text))  # some of it is in the words of others
+            note(text)
 
 
 def awake_or_not() -> float:
@@ -496,15 +504,10 @@ def written(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _usable(hosts: Iterable[str]) -> list[str]:
-    """Without link-local IPv6 addresses: to dial one, each host has to know an interface of its own."""
-    return [host for host in hosts if ":" not in host or not ipaddress.ip_address(host.partition("%")[0]).is_link_local]
-
-
 def address_of(target: bytes) -> str:
     """The address that a line goes to, by its name; "" for a line to a node, whose id may be any bytes."""
     for prefix in (PREFIX, SEED):
-        if len(target) > len(prefix) and target.startswith(prefix):
+        if len(target) > NODE_BYTES and target.startswith(prefix):
             return target.removeprefix(prefix).decode()
     return ""
 

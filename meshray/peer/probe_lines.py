@@ -17,7 +17,7 @@ from meshray.config import Config
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.wire.peers import Datagram, PeerMessage, Plane
 
-PREFIX = b"probe "
+PREFIX = b"probes to "
 """Before the address, in the target of a line; longer than a node id, so it is none, nor a seed's."""
 
 

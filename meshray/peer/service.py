@@ -161,6 +161,7 @@ def serve(
         )
         if settings.mesh is not None:
             _join_mesh(parts, settings.mesh, name)
+            warnings = [*warnings, *(parts.mesh.warnings() if parts.mesh is not None else ())]
         loop = Loop(parts, settings.driver_pid)
         on_ready(str(store_folder), warnings)
         loop.run()

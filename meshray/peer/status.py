@@ -204,9 +204,12 @@ def _other(other: OtherView) -> dict[str, Any]:
 
 
 def _split(address: str) -> tuple[str, int]:
-    """Host and port of `host:port`, `[v6]:port`."""
+    """Host and port of `host:port`, `[v6]:port`; of anything else, since a member may say anything of where it listens,
+    all of it and 0."""
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port or 0)
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
+        return address, 0
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def resources(view: View, argument: str = "") -> dict[str, dict[str, float]]:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from meshray.config import DEFAULT, Config
 from meshray.meshkey import MeshKeys
 from meshray.transport.interfaces import check_bind, look
-from meshray.transport.mdns import Heard, Mdns, hear
+from meshray.transport.mdns import Mdns
 from meshray.transport.sightings import Found, Withdrawn
 from meshray.wire.advert import Advert
 
-__all__ = ["Addresses", "Discovery", "DiscoveryStats", "Finding", "Found", "Heard", "Trouble", "Withdrawn", "hear"]
+__all__ = ["Addresses", "Discovery", "DiscoveryStats", "Finding", "Found", "Trouble", "Withdrawn"]
 
 
 @dataclass(frozen=True, slots=True)

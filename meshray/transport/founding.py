@@ -32,7 +32,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from meshray.config import DEFAULT
 from meshray.transport.interfaces import Interface, choose, look, reachable
-from meshray.transport.mdns import Heard, as_zeroconf, texts_of
+from meshray.transport.mdns import as_zeroconf, texts_of
 from meshray.wire.advert import SERVICE_TYPE, AdvertError, read_unproven
 
 CLAIM_TYPE = "_meshray-new._tcp.local."
@@ -44,6 +44,14 @@ _LISTENING, _FOUNDING = b"\x08founds=0", b"\x08founds=1"
 _HEX = frozenset("0123456789abcdef")
 
 Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A mesh that seems to be on this LAN. Unproven, since we have no key: to tell people, never to dial."""
+
+    mesh: bytes
+    hosts: tuple[str, ...]  # of one of its peers
 
 
 @dataclass(frozen=True, slots=True)

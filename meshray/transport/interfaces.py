@@ -128,7 +128,8 @@ def _is_lan(entry: Seen) -> bool:
 
 
 def check_bind(seen: Iterable[Seen], bind: Sequence[str]) -> None:
-    """Raises `InterfaceError` for an address that is none, or that no interface of this host has."""
+    """Raises `InterfaceError` for an address that is none, that no interface of this host has, or that others cannot
+    dial."""
     there = {address: entry.interface.name for entry in seen for address in entry.interface.addresses}
     for address in bind:
         try:
@@ -138,6 +139,11 @@ def check_bind(seen: Iterable[Seen], bind: Sequence[str]) -> None:
         if wanted not in there:
             known = ", ".join(f"{known} ({name})" for known, name in there.items()) or "none"
             raise InterfaceError(f"no interface of this host has the address {address} (there are: {known})")
+        if _needs_zone(wanted):
+            raise InterfaceError(
+                f"{address} is a link-local IPv6 address: to dial it, each other host would have to know an interface "
+                "of its own, so no peer listens there"
+            )
 
 
 def reachable(interfaces: Iterable[Interface], most: int = ADDRESSES_MAX) -> list[str]:
@@ -150,6 +156,20 @@ def reachable(interfaces: Iterable[Interface], most: int = ADDRESSES_MAX) -> lis
         routed = [address for address in interface.addresses if not ipaddress.ip_address(address).is_link_local]
         chosen += routed or interface.addresses
     return sorted(dict.fromkeys(chosen), key=lambda address: ":" in address)[:most]
+
+
+def dialled(interfaces: Iterable[Interface], most: int = ADDRESSES_MAX) -> list[str]:
+    """Those of `reachable` at which a peer listens."""
+    return without_zones(reachable(interfaces, most))
+
+
+def without_zones(hosts: Iterable[str]) -> list[str]:
+    """Without link-local IPv6 addresses: to dial one, each host has to know an interface of its own."""
+    return [host for host in hosts if not _needs_zone(host)]
+
+
+def _needs_zone(host: str) -> bool:
+    return ":" in host and ipaddress.ip_address(host.partition("%")[0]).is_link_local
 
 
 class LinkWatch:

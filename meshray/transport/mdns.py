@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -32,11 +31,11 @@ from zeroconf import DNSAddress, DNSPointer, DNSText, ServiceInfo, ServiceStateC
 from zeroconf import Error as ZeroconfError
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from meshray.config import DEFAULT, Config
+from meshray.config import Config
 from meshray.meshkey import MeshKeys
 from meshray.transport.interfaces import Interface, LinkWatch, choose, look, reachable
 from meshray.transport.sightings import Found, Sightings, Withdrawn, node_of
-from meshray.wire.advert import SERVICE_TYPE, Advert, AdvertError, encode, read_unproven, service_name
+from meshray.wire.advert import SERVICE_TYPE, Advert, encode, service_name
 
 UNANSWERED = "unanswered"  # a name was heard, and nobody had its record
 BUSY = "busy"  # a name was heard while `resolving_max` others were asked for theirs
@@ -330,50 +329,3 @@ def as_zeroconf(interfaces: list[Interface]) -> list[str | int | tuple[tuple[str
         if interface.has_ipv6():
             chosen.append(interface.index)
     return chosen
-
-
-# -- without a key -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A mesh that seems to be on this LAN. Unproven, since we have no key: to tell people, never to dial."""
-
-    mesh: bytes
-    hosts: tuple[str, ...]  # of one of its peers
-
-
-def hear(
-    timeout_s: float = DEFAULT.discovery_listen_s, bind: tuple[str, ...] = (), foreign_to: bytes | None = None
-) -> Heard | None:
-    """Listen whether a mesh is here, other than `foreign_to`; returns at the first that is heard. Blocks.
-
-    Raises `OSError` where mDNS cannot be used.
-    """
-    return asyncio.run(_hear(timeout_s, bind, foreign_to))
-
-
-async def _hear(timeout_s: float, bind: tuple[str, ...], foreign_to: bytes | None) -> Heard | None:
-    heard: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
-
-    def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        for text in texts_of(zeroconf.cache.get_all_by_details(name, _TXT, _IN)):
-            try:
-                mesh, advert = read_unproven(text)
-            except AdvertError:
-                continue
-            if mesh != foreign_to and not heard.done():
-                heard.set_result(Heard(mesh, tuple(advert.hosts())))
-
-    zeroconf = AsyncZeroconf(interfaces=as_zeroconf(choose(look(), bind)))
-    try:
-        await zeroconf.zeroconf.async_wait_for_start()
-        browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[on_change])
-        try:
-            return await asyncio.wait_for(heard, timeout_s)
-        except TimeoutError:
-            return None
-        finally:
-            await browser.async_cancel()
-    finally:
-        await zeroconf.async_close()

@@ -10,7 +10,6 @@ has two: at once where that was not tried yet, so that a switch of keys costs a 
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_address
 from random import Random
 from typing import Protocol
 
@@ -18,6 +17,7 @@ import zmq
 import zmq.backend
 from msgspec import Struct
 
+from meshray.seeds import ip_version
 from meshray.transport.keys import CurveKeys, KeySet
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.monitors import Happened, Monitor
@@ -303,12 +303,11 @@ class MeshLines:
         assert line.monitor is not None
         self._by_fd[line.monitor.fd] = line
         self._poll.watch(line.monitor.fd)
-        if not is_numeric(line.remote.address):
+        if _connected(line.socket, line.remote.address):
+            self._renew_at(line, None)
+        else:
             self.counts["no address"] += 1
             self._renew_at(line, now + self._pause(line))
-            return
-        line.socket.connect(f"tcp://{line.remote.address}")
-        self._renew_at(line, None)
 
     def _make(self, line: _Line) -> None:
         """Its socket and what belongs to it: all of it, or nothing. Raises `ZMQError`."""
@@ -362,12 +361,22 @@ class MeshLines:
             self.forget(target)
 
 
+def _connected(socket: zmq.Socket[bytes], address: str) -> bool:
+    """Whether the socket dials there from now on. An address is what others say it is: what is none shall harm nobody,
+    and libzmq has the last word (a zone may be no interface of this host)."""
+    if not is_numeric(address):
+        return False
+    try:
+        socket.connect(f"tcp://{address}")
+    except zmq.ZMQError:
+        return False
+    return True
+
+
 def is_numeric(address: str) -> bool:
     """Whether this is `host:port` with an IP address for a host. libzmq resolves a name in its I/O thread, again for
     each attempt, and all connections wait meanwhile: names are resolved by whoever hears of them, off this path."""
     host, _, port = address.rpartition(":")
-    try:
-        ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
+    if not ip_version(host.removeprefix("[").removesuffix("]")):
         return False
     return port.isascii() and port.isdigit() and 0 < int(port) < 65536 and (":" in host) == host.startswith("[")

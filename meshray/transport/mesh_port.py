@@ -35,6 +35,9 @@ COPY_BELOW_BYTES = 64 * 1024
 CALLERS_REMEMBERED_MAX = 8192
 """Connections whose key was looked at; when there are more, all are looked at again."""
 
+BROKEN_OFF = "silent or broken off"
+"""A reason in `refused`: of connections that have said nothing of CURVE."""
+
 _NOW = int(zmq.DONTWAIT)
 _RCVMORE = int(zmq.RCVMORE)
 _recv = zmq.backend.Socket.recv
@@ -208,7 +211,7 @@ class MeshPort:
             elif event.kind is zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 self.refused["no handshake of this mesh"] += 1
             elif event.kind is zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
-                self.refused["silent or broken off"] += 1
+                self.refused[BROKEN_OFF] += 1
             elif event.kind is zmq.Event.ACCEPT_FAILED:
                 self.refused["no descriptor"] += 1
         verdict = self._door.decide(now)

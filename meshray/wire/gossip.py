@@ -39,10 +39,15 @@ BUCKETS = 64
 LOAD_MAX_BYTES = 1024
 """What a member may say of its load and its resources. It rides in many messages, so it is small."""
 
-Incarnation = Annotated[int, Meta(ge=0, le=2**53)]
+INCARNATION_MAX = 2**53
+"""Nobody comes to it but by somebody's slip or lie: who would have to go beyond it begins another life."""
+
+Incarnation = Annotated[int, Meta(ge=0, le=INCARNATION_MAX)]
 Version = Annotated[int, Meta(ge=0, le=2**53)]
 Sequence = Annotated[int, Meta(ge=0, le=2**53)]
-Name = Annotated[str, Meta(max_length=255)]
+NAME_MAX_CHARS = 255
+
+Name = Annotated[str, Meta(max_length=NAME_MAX_CHARS)]
 Address = Annotated[str, Meta(min_length=1, max_length=255)]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=8)]
 Blob = Annotated[bytes, Meta(max_length=LOAD_MAX_BYTES)]

@@ -78,9 +78,10 @@ def test_seeds_and_the_dead_are_bounded() -> None:
 
 
 def test_the_last_peers_are_the_living_first() -> None:
-    table = members("a", "b", "c")
+    table = members("a", "b", "c", "d")
     table.bury(alive("a").node, "no answer", 0.0)
     one = contacts(table)
+    table.bury(alive("d").node, LEFT, 0.0)
     one.add_seeds(("s:1",), 0.0)
     assert one.last_peers() in (
         ("b:7117", "c:7117", "a:7117", "s:1"),

@@ -338,6 +338,21 @@ def test_links_are_bounded() -> None:
     assert [effect.reason for effect in effects if isinstance(effect, TurnedAway)] == [Reason.FULL] * 2
 
 
+def test_so_are_those_that_are_dialled() -> None:
+    a = table(A)
+    for number in range(5):
+        a.connect(b"node%4d" % number, f"10.0.0.9:{7000 + number}", 0.0)
+    assert len(list(a)) == 3
+    with pytest.raises(UnknownPeer):
+        a.send(b"node   4", Plane.CONTROL, b"", 0.0)
+    a.take_effects()
+    a.dial(WHERE[B], 0.0)
+    assert [effect.reason for effect in a.take_effects() if isinstance(effect, TurnedAway)] == [Reason.FULL]
+    a.down(b"node   0", "dead", 0.0)
+    a.dial(WHERE[B], 0.0)
+    assert len(list(a)) == 3
+
+
 def test_an_address_that_never_answers_is_given_up() -> None:
     a = table(A)
     a.dial(WHERE[B], 0.0)

@@ -6,6 +6,7 @@ import math
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshray.config import DEFAULT
@@ -294,6 +295,31 @@ def test_news_of_one_s_own_death_are_the_last(message: g.GossipMessage) -> None:
     peer = Peer("a", "b")
     assert peer.hears("a", message) == []
     assert peer.others == [DeclaredDead(A, ("a:7117",))]
+
+
+def test_one_that_can_refute_nothing_any_more_begins_another_life() -> None:
+    peer = Peer("a", "b")
+    assert peer.hears("a", g.Gossip([g.Suspect(ME, g.INCARNATION_MAX, (A,))])) == []
+    assert peer.others == [DeclaredDead(A, ("a:7117",))]
+    peer = Peer("a")
+    peer.hears("a", g.Gossip([g.Suspect(ME, g.INCARNATION_MAX - 1, (A,))]))
+    peer.core.set_addresses(("elsewhere:1",), peer.now)
+    assert peer.core.over
+    assert DeclaredDead(ME, ()) in peer.core.take_effects()
+
+
+def test_one_for_whom_there_is_no_room_is_not_told_that_it_is_dead() -> None:
+    config = msgspec.structs.replace(DEFAULT, members_max=2)
+    core = Membership(config, alive("me"), Random(1), 0.0)
+    join = g.Join(alive("a"), (0,) * g.BUCKETS)
+    core.on_message(A, join, 0.0)
+    assert core.take_effects()
+    core.on_message(B, g.Join(alive("b"), (0,) * g.BUCKETS), 0.0)
+    assert core.take_effects() == []
+    assert core.beyond == 1
+    core.on_gone(A, 0.0)
+    core.on_message(B, g.Join(alive("b"), (0,) * g.BUCKETS), 0.0)
+    assert core.member(B) is not None
 
 
 def test_that_an_earlier_start_is_dead_is_no_news() -> None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
-from meshray.config import DEFAULT
+from meshray.config import DEFAULT, Config
 from meshray.core.member_effects import LoadChanged, MemberChanged, MemberDown, MemberUp
 from meshray.core.members import State
 from meshray.core.roster import Roster
-from meshray.wire.gossip import Alive, Dead, Load, News, Suspect
+from meshray.wire.gossip import INCARNATION_MAX, Alive, Dead, Load, News, Suspect
 from tests.core.test_members import alive
 
 A, B, C, ME = (alive(label).node for label in ("a", "b", "c", "me"))
 
 
 class Fixture:
-    def __init__(self, *known: str) -> None:
+    def __init__(self, *known: str, config: Config = DEFAULT) -> None:
         self.effects: list[Any] = []
-        self.roster = Roster(DEFAULT, alive("me"), self.effects, 0.0)
+        self.roster = Roster(config, alive("me"), self.effects, 0.0)
         self.hear(*(alive(label) for label in known))
         self.told()
         self.effects.clear()
@@ -73,6 +74,15 @@ def test_suspected_confirmed_refuted() -> None:
     assert fixture.effects == [MemberChanged(A, "state"), MemberChanged(A, "state")]
 
 
+def test_nobody_accuses_itself() -> None:
+    fixture = Fixture("a")
+    fixture.hear(Suspect(A, 0, (A,)), Suspect(ME, 0, (ME, ME)))
+    assert fixture.state(A) == fixture.state(ME) == (State.ALIVE, 0)
+    assert fixture.roster.stale == 2
+    fixture.hear(Suspect(A, 0, (A, B)))
+    assert fixture.told() == [Suspect(A, 0, (B,))]
+
+
 def test_a_death_is_for_ever() -> None:
     fixture = Fixture("a")
     fixture.hear(
@@ -106,6 +116,32 @@ def test_one_refutes_what_is_said_of_oneself() -> None:
     assert fixture.roster.me().incarnation == 1, "refuted already"
     fixture.hear(alive("me", 7))
     assert fixture.roster.me().incarnation == 8
+
+
+def test_what_cannot_be_refuted_ends_this_life() -> None:
+    """A greater incarnation could be read by nobody."""
+    fixture = Fixture("a")
+    fixture.hear(alive("me", INCARNATION_MAX - 1))
+    assert fixture.roster.me().incarnation == INCARNATION_MAX
+    assert not fixture.roster.doomed
+    fixture.told()
+    fixture.hear(Suspect(ME, INCARNATION_MAX, (A,)))
+    assert fixture.roster.doomed
+    assert fixture.roster.me().incarnation == INCARNATION_MAX
+    assert fixture.told() == []
+
+
+def test_members_are_bounded_and_those_beyond_are_counted() -> None:
+    fixture = Fixture("a", config=msgspec.structs.replace(DEFAULT, members_max=3))
+    fixture.hear(alive("b"), alive("c"), alive("c"))
+    assert fixture.roster.members.count == 3
+    assert fixture.roster.beyond == 2
+    assert C not in fixture.roster.members.table
+    assert fixture.told() == [alive("b")], "nor are others told of them"
+    fixture.hear(alive("b", 1), Dead(A, B, "no answer"))
+    assert fixture.state(B) == (State.ALIVE, 1)
+    fixture.hear(alive("c"))
+    assert fixture.state(C) == (State.ALIVE, 0)
 
 
 @pytest.mark.fault(11)

@@ -42,6 +42,12 @@ def test_an_accuser_counts_once_and_never_the_suspect() -> None:
     assert suspicions.over_at(suspicion, 10) == 10.0 + S
 
 
+def test_without_an_accuser_it_lasts_as_long_as_with_one() -> None:
+    suspicions = Suspicions(DEFAULT)
+    suspicion = suspicions.begin(b"x", 3, (b"x",), 10.0)
+    assert suspicions.over_at(suspicion, 10) == 10.0 + lasts_s(DEFAULT, 10, 0)
+
+
 def test_accusers_are_bounded() -> None:
     suspicion = Suspicions(DEFAULT).begin(b"x", 0, tuple(bytes([n]) for n in range(100)), 0.0)
     assert len(suspicion.accusers) == ACCUSERS_MAX

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import meshray
-from meshray import launch
+from meshray import crashes, launch
 from meshray.cli import stopping
 from meshray.cli.commands import meshray as command
 from meshray.ids import new_node
@@ -112,6 +112,28 @@ class TestStartAndStop:
             os.kill(started.pid, signal.SIGTERM)
             assert started.wait_ended(LIMIT_S)
             assert started.exit_status == 0
+
+    def test_a_peer_that_crashes_leaves_its_log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A signal whose handler raises ends its loop as a fault of ours would."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import signal\n"
+            "def fail(*_):\n"
+            "    raise RuntimeError('a fault of ours')\n"
+            "signal.signal(signal.SIGUSR2, fail)\n"
+        )
+        with monkeypatch.context() as patched:
+            patched.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+            run("start", "--num-cpus", "1", "--num-gpus", "0", "--name", "one")
+        (record,) = find_peers()
+        os.kill(record.pid, signal.SIGUSR2)
+        until(lambda: not is_claimed(Path(record.folder)))
+        assert not Path(record.folder).exists()
+        (crash,) = crashes.found()
+        assert "a fault of ours" in crash.log.read_text()
+        assert str(crash.log) in run("status", code=1)
+        assert str(crash.log) in run("start", "--num-cpus", "1", "--num-gpus", "0", "--name", "one")
+        run("stop")
+        crash.log.unlink()
 
     @pytest.mark.fault(7)
     def test_a_private_peer_ends_with_its_driver(self) -> None:

@@ -387,27 +387,6 @@ def _advert(node: bytes = b"", serial: int = 1) -> Advert:
     return msgspec.structs.replace(base, addresses=[bytes([10, 77, 0, 99])], serial=serial)
 
 
-class TestListening:
-    """Before there is a key."""
-
-    PROGRAM = (
-        "from meshray.transport.mdns import hear\n"
-        "heard = hear()\n"
-        "print(heard and heard.mesh.hex(), heard and heard.hosts)\n"
-    )
-
-    def test_a_mesh_is_heard(self, lan: MakeLan) -> None:
-        network = lan("a", "b")
-        a = Finder(network["a"])
-        until(lambda: a.told("addresses"), "a has begun")
-        told = network["b"].run("python", "-c", self.PROGRAM)
-        assert told == f"{KEY.founded_mesh().hex()} {(network['a'].ipv4, network['a'].ipv6)}"
-
-    def test_silence(self, lan: MakeLan) -> None:
-        network = lan("a", "b")
-        assert network["b"].run("python", "-c", self.PROGRAM) == "None None"
-
-
 def test_a_stopped_finder_goes_on_where_it_was(lan: MakeLan) -> None:
     network = lan("a", "b")
     a, b = Finder(network["a"]), Finder(network["b"])

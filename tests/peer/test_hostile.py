@@ -5,6 +5,7 @@ The port alone is tested in `tests/transport/test_mesh_endpoint.py`, the decoder
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,14 @@ from meshray import meshkey
 from meshray.config import DEFAULT
 from meshray.ids import new_node
 from meshray.meshkey import MeshKey
+from meshray.peer.mesh import Mesh
+from meshray.peer.mesh_life import PYTHON
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint
-from meshray.wire.gossip import Alive, Dead, Expelled, Gossip, Join, Ping, Suspect
+from meshray.wire.gossip import Alive, Dead, Expelled, Gossip, GossipMessage, Join, Ping, Suspect
 from meshray.wire.gossip_codec import encode_datagram
 from meshray.wire.peers import ANYBODY, PROTOCOL, Ack, Data, Datagram, Hello, PeerMessage, Plane, Refused, Welcome
-from tests.peer.test_mesh import Room, place
+from tests.peer.test_mesh import Room, place, state
 
 TARGET = b"victim"
 
@@ -41,8 +44,8 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
 class Rogue:
     """Somebody with the key who says what it likes to one member."""
 
-    def __init__(self, room: Room, address: str) -> None:
-        self.node = new_node()
+    def __init__(self, room: Room, address: str, node: bytes = b"") -> None:
+        self.node = node or new_node()
         self.endpoint = MeshEndpoint(self.node, CurveKeys(meshkey.load()), ["127.0.0.1"], 0, DEFAULT, Random(1))
         self.endpoint.dial(TARGET, address)
         self._room = room
@@ -56,6 +59,29 @@ class Rogue:
             return self.endpoint.send(TARGET, plane, to, message, payload, time.monotonic())
 
         self._room.until(taken, "the socket takes it")
+
+    def gossip(self, to: bytes, message: GossipMessage) -> None:
+        self.say(to, Datagram(), encode_datagram(message))
+
+    def join(self, to: bytes, *addresses: str) -> Alive:
+        """Become a member, who listens there; how it introduces itself."""
+        me = Alive(self.node, 0, "rogue", addresses, PYTHON)
+        self.gossip(to, Join(me, (0,) * 64))
+        return me
+
+    def listen(self) -> None:
+        """Take what comes, and answer nothing."""
+        self.endpoint.look(time.monotonic())
+        self.endpoint.receive()
+
+
+def node_of(mesh: Mesh) -> bytes:
+    return bytes.fromhex(mesh.status()["node_id"])
+
+
+def lines_of(mesh: Mesh) -> dict[str, int]:
+    assert mesh._life is not None
+    return mesh._life.stats().lines
 
 
 DEEP = b"\x91" * 1_000_000
@@ -141,3 +167,77 @@ def test_a_flood_of_datagrams_below_the_bound_takes_its_turn(room: Room) -> None
     assert sent > 1000
     room.agree()
     assert {mesh.status()["node_id"] for mesh in (a, b)} == nodes, "probes were heard in between"
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("how", ["as a member", "by a hello"])
+def test_an_address_that_no_socket_takes_ends_nobody(room: Room, how: str) -> None:
+    """Python takes any text for the zone of an IPv6 address; libzmq raises for some."""
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    rogue = Rogue(room, place(a))
+    address = "[fe80::1%a b]:7637"
+    try:
+        if how == "as a member":
+            rogue.join(node_of(a), address)
+        else:
+            rogue.say(node_of(a), Hello(PROTOCOL, a.keys.mesh.hex(), PYTHON, 1, [address]))
+        room.until(lambda: lines_of(a).get("no address", 0) > 1, "it is dialled, in vain, and again")
+    finally:
+        rogue.endpoint.close()
+    assert a.lives == b.lives == 1
+
+
+@pytest.mark.fault(47)
+def test_a_member_that_is_accused_by_itself_is_not_suspected(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    rogue = Rogue(room, place(a))
+    try:
+        me = rogue.join(node_of(a), rogue.endpoint.listens[0])
+        heard = a.status()["counters"]["messages received"]
+        rogue.gossip(node_of(a), Gossip([me, Suspect(node_of(b), 0, (node_of(b),))]))
+        room.until(lambda: a.status()["counters"]["messages received"] > heard, "it is heard")
+    finally:
+        rogue.endpoint.close()
+    room.until(lambda: state(a, rogue.node.hex()) == "dead", "the detector of all goes on")
+    assert state(a, b.status()["node_id"]) == "alive"
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("node", [b"probe \xff\xff", b"seed \xff\xff\xff", b"probes t", b"the seed"])
+def test_a_node_id_may_be_any_bytes(room: Room, node: bytes) -> None:
+    """Also such as lines to addresses are named by; what happens on its line is an event of a node."""
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    rogue = Rogue(room, place(a), node)
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        port.setblocking(False)
+        try:
+            where = f"127.0.0.1:{port.getsockname()[1]}"
+            rogue.say(node_of(a), Hello(PROTOCOL, a.keys.mesh.hex(), PYTHON, 1, [where]))
+            for _ in range(2):  # a handshake that fails, and again
+                room.until(lambda: refuse(port), "the port is dialled")
+                rogue.listen()
+            room.until(lambda: a.status()["refused_there"], "it was no port of a mesh")
+            me = rogue.join(node_of(a), rogue.endpoint.listens[0])
+            rogue.gossip(node_of(a), Gossip([me]))
+            room.until(lambda: rogue.listen() or state(a, node.hex()) == "alive", "it is a member")
+        finally:
+            rogue.endpoint.close()
+    room.until(lambda: state(a, node.hex()) == "dead", "and then a dead one")
+    assert a.lives == b.lives == 1
+
+
+def refuse(port: socket.socket) -> bool:
+    """Answer whoever dials there in another protocol."""
+    try:
+        connection, _ = port.accept()
+    except BlockingIOError:
+        return False
+    with connection:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4)
+    return True

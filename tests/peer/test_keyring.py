@@ -18,12 +18,14 @@ import pytest
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core.member_effects import MemberView
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import LOCK_FILE, MeshKey
+from meshray.peer.keyring import FAILED_AGAIN_S, Keyring
 from meshray.peer.mesh import Mesh, Resources
 from meshray.peer.mesh_life import Who
-from meshray.wire.rotation import GiveKey, UseKey
+from meshray.wire.rotation import GiveKey, RotationMessage, UseKey
 from tests.until import until
 
 CONFIG = msgspec.structs.replace(preset("test"), key_ask_again_s=0.2, key_ask_s=3.0, key_switch_after_s=0.2)
@@ -292,6 +294,43 @@ def test_files_that_are_locked_are_not_waited_for(room: Room) -> None:
 
 
 @pytest.mark.fault(47)
+class Nobody:
+    """A room without others."""
+
+    def members(self) -> list[MemberView]:
+        return []
+
+    def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
+        raise AssertionError("nobody is there")
+
+
+def test_a_switch_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path))
+    tmp_path.chmod(0o700)
+    meshkey.make(KEY)
+    following = MeshKey.generate()
+    meshkey.stage(following)
+    keyring = Keyring(meshkey.load(), CONFIG)
+
+    def fail(*paths: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", fail)
+        for now in (0.0, 1.0, FAILED_AGAIN_S, 2 * FAILED_AGAIN_S):
+            keyring.on_met_next(now)
+            keyring.tick(Nobody(), now)
+    assert keyring.keys.current == KEY
+    assert capsys.readouterr().err.count("Input/output error") == 1
+    due = keyring.next_at()
+    assert due == 3 * FAILED_AGAIN_S
+    keyring.tick(Nobody(), due)
+    assert keyring.keys.current == following
+    assert keyring.next_at() is None
+
+
 def test_what_a_member_should_not_say(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, _ = room.three()
     life = a.mesh._life

@@ -17,18 +17,21 @@ import zmq
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core.link_effects import TurnedAway
 from meshray.core.links import SEED
 from meshray.errors import MeshrayError
-from meshray.ids import new_node
+from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
+from meshray.peer import mesh as peer_mesh
 from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources
 from meshray.peer.mesh_life import Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
-from meshray.transport.discovery import Addresses
+from meshray.transport.discovery import Addresses, Discovery
+from meshray.wire.peers import Reason
 from tests.until import until
 
 CONFIG = preset("test")
@@ -118,6 +121,49 @@ def test_one_that_dies_without_a_word(room: Room) -> None:
     node = b.status()["node_id"]
     room.kill(b)
     room.until(lambda: state(a, node) == "dead", "it is declared dead")
+
+
+def test_a_guest_is_not_found_before_it_has_joined(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever finds it takes it in, whatever address it was given."""
+    a = room.member()
+    advertised: list[bytes] = []
+    monkeypatch.setattr(Discovery, "advertise", lambda discovery, advert: advertised.append(advert.node))
+    settings = MeshSettings(seeds=[place(a)], bind=["127.0.0.1"], port=0, guest=True)
+    who = Who("guest", "0.1.0", new_node())
+    guest = Mesh(settings, who, CONFIG, lambda: Resources({}, {}), time.monotonic())
+    room.members.append(guest)
+    assert advertised == []
+    room.agree()
+    guest.wait_joined()
+    assert [node.hex() for node in advertised] == [guest.status()["node_id"]]
+
+
+def test_troubles_in_the_words_of_others_move_no_cursor(room: Room) -> None:
+    life = room.member()._life
+    assert life is not None
+    life._on_told(TurnedAway("10.0.0.1:1", Reason.OTHER, "\x1b[2J\n"), time.monotonic())
+    assert life.troubles == ["no link with 10.0.0.1:1: ?[2J?"]
+
+
+def test_a_guest_is_not_remembered(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never again at that port."""
+    monkeypatch.setattr(peer_mesh, "DRAWN_PORT_MIN", 1)
+    a = room.member()
+    b = room.member(a)
+    settings = MeshSettings(seeds=[place(a)], bind=["127.0.0.1"], port=0, guest=True)
+    total = {"memory": 10_000}
+    guest = Mesh(settings, Who("guest", "0.1.0", new_node()), CONFIG, lambda: Resources(total, {}), time.monotonic())
+    room.members.append(guest)
+    room.agree()
+    room.until(lambda: all(place(each) in map(str, last_peers(a.keys.mesh)) for each in (a, b)), "they are")
+    assert place(guest) not in map(str, last_peers(a.keys.mesh))
+
+
+def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert room.member().warnings() == []
+    monkeypatch.setattr(mesh_life, "dialled", lambda interfaces: [])
+    (warning,) = room.member().warnings()
+    assert "no other host reaches it" in warning
 
 
 @pytest.mark.fault(11)
@@ -257,6 +303,7 @@ def test_what_libzmq_cannot_have_is_told_in_words_and_leaves_nothing(
 def test_what_a_line_is_called_after() -> None:
     assert address_of(PREFIX + b"10.0.0.1:7637") == address_of(SEED + b"10.0.0.1:7637") == "10.0.0.1:7637"
     assert address_of(b":ode--id") == ""  # one in thirty ids has a colon in it
+    assert min(len(PREFIX), len(SEED)) >= NODE_BYTES, "else an id could begin so"
 
 
 @pytest.mark.fault(28, 35)

@@ -11,8 +11,10 @@ from meshray.transport.interfaces import (
     _tentative,
     check_bind,
     choose,
+    dialled,
     look,
     reachable,
+    without_zones,
 )
 
 
@@ -49,13 +51,16 @@ def test_neither_is_what_cannot_serve() -> None:
 def test_bind_takes_what_it_names_and_nothing_else() -> None:
     vpn = seen("wg0", "10.8.0.2", flags="up,pointopoint")
     assert choose([LAN, vpn], ["10.8.0.2"]) == [vpn.interface]
-    assert choose([LAN, vpn], ["fe80::1%eth0"]) == [Interface("eth0", 1, ("fe80::1",))]
     assert choose([LAN, vpn], ["10.9.9.9"]) == []  # gone: nothing takes its place
     check_bind([LAN, vpn], ["10.8.0.2", "fd00:0::2"])
     with pytest.raises(InterfaceError, match=r"10\.9\.9\.9.*192\.168\.1\.2 \(eth0\).*10\.8\.0\.2 \(wg0\)"):
         check_bind([LAN, vpn], ["10.9.9.9"])
     with pytest.raises(InterfaceError, match="'eth0' is no IP address"):
         check_bind([LAN], ["eth0"])
+    for address in ("fe80::1", "fe80::1%eth0"):
+        with pytest.raises(InterfaceError, match="link-local IPv6 address"):
+            check_bind([LAN], [address])
+    check_bind([seen("eth0", "169.254.0.1")], ["169.254.0.1"])  # of IPv4 there is no zone to know
 
 
 def test_others_reach_us_by_ipv4_first_and_link_local_last() -> None:
@@ -68,6 +73,13 @@ def test_others_reach_us_by_ipv4_first_and_link_local_last() -> None:
     many = Interface("eth0", 1, tuple(f"fd00::{number}" for number in range(20)))
     assert len(reachable([many])) == 6
     assert reachable([]) == []
+
+
+def test_a_peer_listens_where_others_can_dial_it() -> None:
+    assert dialled([LAN.interface]) == ["192.168.1.2", "fd00::2"]
+    assert dialled([Interface("eth0", 1, ("fe80::1",))]) == []
+    assert dialled([Interface("eth0", 1, ("169.254.0.1", "fe80::1"))]) == ["169.254.0.1"]
+    assert without_zones(["fe80::1%eth0", "10.0.0.1"]) == ["10.0.0.1"]
 
 
 def test_an_address_that_is_not_ready_is_no_address_yet(tmp_path: Path) -> None:

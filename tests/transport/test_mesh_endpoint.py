@@ -207,7 +207,13 @@ def test_nobody_there_and_then_somebody(mesh: Mesh) -> None:
 
 
 @pytest.mark.fault(28)
-@pytest.mark.parametrize("address", ["localhost:7000", "127.0.0.1", "127.0.0.1:70000", "::1:7000", "127.0.0.1:7;1", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("localhost:7000", "127.0.0.1", "127.0.0.1:70000", "::1:7000", "127.0.0.1:7;1", ""),
+        *("[fe80::1%a b]:7000", "[fe80::1%eth0@if5]:7000", "[fe80::1%]:7000"),
+    ],
+)
 def test_what_is_no_numeric_address_is_never_connected(mesh: Mesh, address: str) -> None:
     """A name would be resolved in the thread that encrypts for everybody."""
     a = mesh.endpoint()

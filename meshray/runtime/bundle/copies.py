@@ -2,16 +2,21 @@
 
 ::
 
-    <node folder>/code.making   locked by whoever makes a copy. Not the copy's own lock: whoever waited to have that one
-                                alone would wait for the ends of all who use it
+    <node folder>/code.tidying  locked by whoever removes what nobody uses
     <node folder>/code/
         <hash>/         a copy
         <hash>.lock     locked (flock) by whoever removes it, shared by all who use it
+        <hash>.making   locked by whoever makes it, from the fetch, which may take long, to the end; then it goes. Not
+                        the copy's own lock: whoever waited to have that one alone would wait for the ends of all who
+                        use it
         <hash>.new/     a copy that is being made; <hash>.old/: one that is being removed
 
 A worker holds its lock until it ends, however it ends: the kernel lets go of it. So a copy that nobody uses can be told
 from one in use, and whoever makes one removes those that nobody has used for longest. The peer has no part in this, but
 that the folder goes with its own.
+
+Who has a lock waits for none but in this order: `<hash>.making`, `code.tidying`. Of `<hash>.lock` only users wait, who
+have none of the others then.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ class Copies:
 
     def __init__(self, node_folder: Path, entries_max: int, kept_max: int) -> None:
         self._folder = node_folder / FOLDER
-        self._making = node_folder / f"{FOLDER}.making"
+        self._tidying = node_folder / f"{FOLDER}.tidying"
         self._entries_max = entries_max
         self._kept_max = kept_max  # copies that nobody uses and that stay
 
@@ -50,18 +55,24 @@ class Copies:
                 os.utime(copy)
                 return copy, lock
             os.close(lock)
-            making = self._open_lock(self._making, fcntl.LOCK_EX)
+            path = copy.with_suffix(".making")
+            making = self._open_lock(path, fcntl.LOCK_EX)
             try:
                 if not copy.is_dir():
                     self._make(copy, content, fetch())
             finally:
+                path.unlink(missing_ok=True)  # who waits for it looks again
                 os.close(making)  # between this and the next turn somebody may remove it again: then it is made again
 
     def _make(self, copy: Path, content: bytes, archive: bytes | memoryview) -> None:
-        """All of it or nothing. Under its lock."""
+        """All of it or nothing. Its `.making` is ours."""
         if content_hash(archive) != content:
             raise ArchiveError(f"its hash is {content_hash(archive).hex()}")
-        self._tidy(copy.name)
+        tidying = self._open_lock(self._tidying, fcntl.LOCK_EX)
+        try:
+            self._tidy(copy.name)
+        finally:
+            os.close(tidying)
         new = copy.with_suffix(".new")
         remove_folder(new)  # of one who was killed while he made it
         try:
@@ -72,7 +83,7 @@ class Copies:
             raise
 
     def _tidy(self, but: str) -> None:
-        """Remove the copies that nobody has used for longest, beyond those that are kept."""
+        """Remove the copies that nobody has used for longest, beyond those that are kept. `code.tidying` is ours."""
         idle = []
         for path in self._folder.iterdir():
             if path.suffix == "" and path.name != but:

@@ -1,7 +1,8 @@
 """What belongs to a program's own folder, and what is left out?
 
 All files, folders, and links that lead to these. Not what is hidden (`.git`, `.env`), made by tools from what is there
-(`__pycache__`, `node_modules`, virtual environments), or no file (sockets, devices). Of a folder that is everybody's
+(`__pycache__`, `node_modules`, virtual environments), or no file (sockets, devices); and never the folders of meshray
+itself, with the keys of the mesh: whoever has the program shall not have these. Of a folder that is everybody's
 (`own.Own.shared`), and of one that is too large, Python sources alone.
 
 A program writes while its folder is read. A file that changes meanwhile is read again, a few times; one that is gone is
@@ -14,11 +15,11 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshray.runtime.bundle.archive import NAME_MAX_BYTES, PATH_MAX_BYTES, Entry
-from meshray.runtime.bundle.own import Own, is_within
+from meshray.runtime.bundle.own import Own, is_within, our_folders
 
 MADE_BY_TOOLS = frozenset({"__pycache__", "node_modules"})
 ENVIRONMENT_MARKS = ("pyvenv.cfg", "conda-meta")
@@ -89,6 +90,7 @@ class _Gathering:
 
     def __init__(self, own: Own, bounds: Bounds, stopped: Callable[[], bool], clock: Callable[[], float]) -> None:
         self._root = os.path.realpath(own.folder)
+        self._ours = our_folders()
         self._packages_only = bool(own.shared)
         self._bounds = bounds
         self._stopped = stopped
@@ -112,7 +114,7 @@ class _Gathering:
         self._size = 0
         for entry in found:
             self._take(entry)
-        self._take_links(links)
+        self._take_links(links, {})
         return self._result
 
     def sources(self, reason: str) -> Gathered:
@@ -138,7 +140,7 @@ class _Gathering:
                     self._take(entry)
         except TooMuchError as error:
             self._result.only_sources = f"{reason}, and not even all of its sources: it {error}"
-        self._take_links(links)
+        self._take_links(links, folders)
         return self._result
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -206,9 +208,8 @@ class _Gathering:
             return None
         return Entry(path, "link", target=os.path.relpath(target, self._root))
 
-    @staticmethod
-    def _is_part(path: str, folder: os.DirEntry[str]) -> bool:
-        if folder.name in MADE_BY_TOOLS:
+    def _is_part(self, path: str, folder: os.DirEntry[str]) -> bool:
+        if folder.name in MADE_BY_TOOLS or os.path.join(self._root, path) in self._ours:
             return False
         return not any(os.path.lexists(os.path.join(folder.path, mark)) for mark in ENVIRONMENT_MARKS)
 
@@ -255,12 +256,20 @@ class _Gathering:
                 break
         return content
 
-    def _take_links(self, links: list[Entry]) -> None:
-        """Those that lead to what goes along."""
+    def _take_links(self, links: list[Entry], folders: Mapping[str, Entry]) -> None:
+        """Those that lead to what goes along, each with those `folders` above it that do not go along anyway."""
         there = {entry.path for entry, _ in self._result.found}
+        above = set(there)
         for link in links:
-            if link.target in there:
-                self._result.found.append((link, b""))
+            if link.target not in there:
+                continue
+            missing = [path for path in _above(link.path) if path not in above]
+            if len(self._result.found) + len(missing) >= self._bounds.entries_max:
+                self._result.leave_out(link.path, "they are too many")
+                continue
+            above.update(missing)
+            self._result.found += [(folders[path], b"") for path in missing]
+            self._result.found.append((link, b""))
 
     # -- bounds ------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@
   directory.
 
 Some folders belong to nobody's program, even if one lies right there: `/`, a home, where everybody puts their
-temporary files. Of these only modules and packages go along, as far as they can be imported from there.
+temporary files, where meshray has its keys. Of these only modules and packages go along, as far as they can be imported
+from there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import tempfile
 from collections.abc import Iterable
 from types import ModuleType
 from typing import NamedTuple
+
+from meshray.local import places
 
 SHARED = (
     *("/", "/tmp", "/var/tmp", "/dev/shm", "/home", "/mnt", "/media", "/opt", "/srv", "/etc", "/var", "/run"),
@@ -91,7 +94,14 @@ def _why_shared(folder: str) -> str:
             return f"{folder} has homes in it"
     if real in {os.path.realpath(each) for each in (*SHARED, tempfile.gettempdir())}:
         return f"{folder} is everybody's"
+    if real in our_folders():
+        return f"{folder} is meshray's own"
     return ""
+
+
+def our_folders() -> set[str]:
+    """Where keys, logs and segments lie on this host, or would; real paths."""
+    return {os.path.realpath(place) for place in places()}
 
 
 def of_interpreter(sys_path: Iterable[str]) -> list[str]:

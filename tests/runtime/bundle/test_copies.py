@@ -81,6 +81,35 @@ def test_those_who_come_together_do_not_wait_for_each_others_ends(copies: Copies
     assert path.is_dir()
 
 
+def test_a_program_that_is_long_on_its_way_keeps_no_other_from_being_made(copies: Copies, held: list[int]) -> None:
+    slow = archive("slow")
+    asked, there = threading.Event(), threading.Event()
+
+    def fetch() -> bytes:
+        asked.set()
+        there.wait(WAIT_S)
+        return slow
+
+    user = threading.Thread(target=lambda: held.append(copies.use(content_hash(slow), fetch)[1]), daemon=True)
+    user.start()
+    assert asked.wait(WAIT_S)
+    quick: list[Path] = []
+
+    def use_another() -> None:
+        path, fd = use(copies, "quick")
+        quick.append(path)
+        held.append(fd)
+
+    other = threading.Thread(target=use_another, daemon=True)
+    other.start()
+    other.join(WAIT_S)
+    assert len(quick) == 1, "it waits for the other program"
+    there.set()
+    user.join(WAIT_S)
+    assert not user.is_alive()
+    assert not [path for path in quick[0].parent.iterdir() if path.suffix == ".making"]
+
+
 def test_what_could_not_be_fetched_or_unpacked_leaves_nothing(copies: Copies, tmp_path: Path) -> None:
     hostile = archive("x") + b"more"
 

@@ -14,7 +14,7 @@ import pytest
 from meshray.runtime.bundle import gather as module
 from meshray.runtime.bundle.archive import content_hash, pack
 from meshray.runtime.bundle.gather import Bounds, Gathered, StoppedError, gather
-from meshray.runtime.bundle.own import Own
+from meshray.runtime.bundle.own import Own, own_folder
 
 BOUNDS = Bounds(bytes_max=1 << 20, entries_max=100, looked_max=1000, look_s=60.0)
 
@@ -113,6 +113,39 @@ def test_too_much_leaves_the_sources(tmp_path: Path, bounds: Bounds, why: str) -
     else:
         assert paths(gathered) == ["main.py", "package", "package/__init__.py", "package/module.py"]
     assert f"of other files none, since {tmp_path} {why}" in gathered.complaint()
+
+
+def test_a_link_among_sources_comes_with_the_folders_that_it_lies_in(tmp_path: Path) -> None:
+    """In a folder of results, say, of which nothing else goes along."""
+    fill(tmp_path, "main.py", "model.py", "runs/first/data.bin", "runs/second/data.bin", "notes.txt")
+    (tmp_path / "runs" / "first" / "model.py").symlink_to("../../model.py")
+    (tmp_path / "runs" / "second" / "data.py").symlink_to("data.bin")
+    gathered = look(tmp_path, Bounds(25, 100, 1000, 60.0))
+    assert paths(gathered) == ["main.py", "model.py", "runs", "runs/first", "runs/first/model.py"]
+    pack(gathered.found)
+    few = look(tmp_path, Bounds(25, 4, 1000, 60.0))
+    assert paths(few) == ["main.py", "model.py"]
+    assert "not runs/first/model.py (they are too many)" in few.complaint()
+
+
+@pytest.mark.parametrize("variable", ["MESHRAY_HOME", "MESHRAY_RUNTIME_DIR"])
+def test_the_keys_of_the_mesh_never_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Nor logs and sockets: whoever has the program shall not have these."""
+    program = tmp_path / "program"
+    fill(
+        program, "main.py", "table.csv", "mesh/mesh.key", "mesh/mesh.key.next", "mesh/inner/peer.py", "other/mesh/a.py"
+    )
+    (tmp_path / "link").symlink_to(program / "mesh")
+    (program / "shown.key").symlink_to("mesh/mesh.key")
+    for place in (program / "mesh", tmp_path / "link"):
+        monkeypatch.setenv(variable, str(place))
+        whole, sources = look(program), look(program, Bounds(10, 100, 1000, 60.0))
+        assert paths(whole) == ["main.py", "other", "other/mesh", "other/mesh/a.py", "table.csv"]
+        assert {"mesh", "mesh/inner/peer.py"}.isdisjoint(paths(sources))
+    monkeypatch.setenv(variable, str(program / "mesh"))
+    own = own_folder(None, str(program / "mesh"))
+    assert own.shared == f"{program / 'mesh'} is meshray's own"
+    assert paths(gather(own, BOUNDS, lambda: False)) == []
 
 
 def test_too_many_sources(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import msgspec
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.ids import new_node
-from meshray.local import PeerRecord, remove_folder, sweep
+from meshray.local import PeerRecord, remove_folder_of, sweep
 
 SETTINGS_FD = 0
 READY_FD = 3
@@ -116,9 +116,8 @@ class Started:
 
     def _remove_folders(self) -> None:
         """A peer that ended by force leaves its folders."""
-        remove_folder(self.folder)
-        if self.record.store:
-            remove_folder(Path(self.record.store))
+        remove_folder_of(self.record.node, self.record.folder)
+        remove_folder_of(self.record.node, self.record.store)
         with contextlib.suppress(MeshrayError):
             sweep()  # it was the last one, maybe, and would have taken along what its folders lay in
 

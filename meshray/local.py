@@ -46,6 +46,9 @@ SOCKET_PATH_MAX = 107
 PARENT_LOCK_TIMEOUT_S = 10.0
 """Claims and sweeps take milliseconds; whoever holds the parent's lock longer is stopped or stuck."""
 
+REMOVABLE_PARTS = 3
+"""What is removed is at least so deep: `/`, a folder in it, and ours in that."""
+
 _NODE_NAME = re.compile(f"[0-9a-f]{{{2 * NODE_BYTES}}}")
 _PEER_SUFFIX = bytes(PROCESS_BYTES - NODE_BYTES)
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
@@ -181,16 +184,31 @@ def private_folder(folder: Path, *, follow: bool = False, hint: str = "") -> Pat
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and all in it, links as links. What cannot be removed stays, for the next sweep.
+    """Remove a folder of ours and all in it, links as links. What cannot be removed stays, for the next sweep.
 
-    (`shutil` would cost every program's start 4 ms.)
+    Raises `ValueError` for what meshray never makes: a relative path (the empty one is the working directory), `/` and
+    what lies directly in it. A mistake elsewhere must not cost a machine. (`shutil` would cost every program's start
+    4 ms.)
     """
+    if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) < REMOVABLE_PARTS:
+        raise ValueError(f"{str(folder)!r} is no folder of meshray's: it is not removed")
+    _remove(folder)
+
+
+def remove_folder_of(node: str, folder: str) -> None:
+    """Remove a folder of a peer, as its record names it, if it is left. `node`: hex of its id, which is a part of the
+    path; what a record says otherwise is not believed, and left alone."""
+    if _NODE_NAME.fullmatch(node) and node in Path(folder).parts:
+        remove_folder(Path(folder))
+
+
+def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError):
         with os.scandir(folder) as entries:
             inside = list(entries)
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
-                remove_folder(Path(entry.path))
+                _remove(Path(entry.path))
             else:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)

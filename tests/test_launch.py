@@ -71,7 +71,7 @@ def test_it_leads_a_session_and_is_killed(boot: Callable[[str], None]) -> None:
 
 
 def test_what_a_killed_peer_leaves_is_removed(boot: Callable[[str], None], tmp_path: Path) -> None:
-    folder = tmp_path / "node"
+    folder = tmp_path / str(RECORD["node"])
     folder.mkdir()
     (folder / "lock").touch()
     boot(ANSWER.replace("/nowhere/node", str(folder)) + "import signal; signal.pause()")

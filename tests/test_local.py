@@ -29,6 +29,32 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not runtime.exists()
 
 
+def test_only_what_is_ours_is_removed(host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    node = new_node().hex()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(local, "_remove", lambda folder: pytest.fail(f"{folder} would be gone"))
+        for folder in ("", ".", "kept", "..", "/", "/etc", "/tmp/..", f"{tmp_path}/kept/../kept"):
+            with pytest.raises(ValueError, match="is not removed"):
+                local.remove_folder(Path(folder))
+        for name, folder in ((node, ""), (node, str(kept)), ("", str(kept)), ("kept", str(kept)), ("/", "/")):
+            local.remove_folder_of(name, folder)  # what a record says
+
+
+def test_the_folder_of_a_peer_is_removed(host: Path, tmp_path: Path) -> None:
+    node = new_node().hex()
+    store = tmp_path / node / "store"
+    store.mkdir(parents=True)
+    (store / "segment").touch()
+    (tmp_path / "outside").touch()
+    (store / "link").symlink_to(tmp_path)
+    local.remove_folder_of(node, str(store))
+    assert not store.exists()
+    assert (tmp_path / "outside").exists()
+
+
 HOLD = """
 import os, sys
 from pathlib import Path

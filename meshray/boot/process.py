@@ -13,14 +13,13 @@ import signal
 import socket
 import sys
 import traceback
-from pathlib import Path
 
 import msgspec
 
 from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
-from meshray.local import Claim, PeerRecord, claim_peer, remove_folder
+from meshray.local import Claim, PeerRecord, claim_peer, remove_folder_of
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
@@ -79,7 +78,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
     _settle(settings)
     name = settings.name or socket.gethostname()
     claim, record = claim_peer(settings.node, name, private=settings.private, version=__version__, protocol=PROTOCOL)
-    stores: list[Path] = []  # the folder of the segments, once it is there
+    stores: list[str] = []  # the folder of the segments, once it is there
     try:
         if not settings.foreground:
             _open_log(claim)
@@ -89,7 +88,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
 
         def on_ready(store: str, warnings: list[str]) -> None:
             """The service serves now; `store` is the folder of its segments."""
-            stores.append(Path(store))
+            stores.append(store)
             mesh = settings.mesh if settings.mesh is not None else MeshSettings(port=0)
             complete = msgspec.structs.replace(
                 record, ready=True, store=store, mesh_port=mesh.port, mesh_bind=mesh.bind
@@ -102,7 +101,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         serve(settings, claim, name, zygote, on_ready)
     finally:
         for store in stores:  # left only when a second signal has cut the end of the service short
-            remove_folder(store)
+            remove_folder_of(record.node, store)
         claim.release()
 
 

@@ -41,11 +41,11 @@ def ask(address: str, port: int, count: int) -> None:
     give_up_at = time.monotonic() + count * GAP_S + 2 * PATIENCE_S
     while time.monotonic() < give_up_at and len(set(order)) < count:
         if len(sent_at) < count:
+            sent_at.append(time.monotonic())
             try:
-                asker.sendto(payloads[len(sent_at)], (address, port))
+                asker.sendto(payloads[len(sent_at) - 1], (address, port))
             except OSError:  # no way there, now: as good as lost
                 pass
-            sent_at.append(time.monotonic())
         if not selector.select(GAP_S if len(sent_at) < count else PATIENCE_S):
             continue
         data = asker.recv(65536)

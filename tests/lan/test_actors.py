@@ -204,6 +204,7 @@ class TestNames:
         until(lambda: not any(_finds(driver, "log") for driver in drivers), "the name is free")
         drivers[0].do("create", options={"name": "log"})
 
+    @pytest.mark.slow
     def test_a_detached_actor_outlives_its_driver_on_another_host(self, lan: MakeLan) -> None:
         network, _ = hosts(lan, "a", "b", "c", b=ONLY_B)
         a = Driver(network["a"])

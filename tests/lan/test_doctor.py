@@ -41,6 +41,7 @@ def test_all_is_well(lan: MakeLan) -> None:
     assert "A mesh can work here" in shown
 
 
+@pytest.mark.slow
 def test_multicast_that_the_switch_drops(lan: MakeLan) -> None:
     network = lan("a", "b", "c")
     network.everywhere(no_mdns=True)
@@ -68,7 +69,7 @@ def test_alone(lan: MakeLan) -> None:
 
 
 @pytest.mark.fault(33)
-@pytest.mark.parametrize("towards", ["a", "b"])
+@pytest.mark.parametrize("towards", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_a_way_that_drops_large_packets(lan: MakeLan, towards: str) -> None:
     network = lan("a", "b")
     a, b = (Peer(host) for host in network.hosts.values())
@@ -82,6 +83,7 @@ def test_a_way_that_drops_large_packets(lan: MakeLan, towards: str) -> None:
     assert examine(network["a"])[name][1][0] == "good"
 
 
+@pytest.mark.slow
 def test_an_address_of_a_member_to_which_there_is_no_way(lan: MakeLan) -> None:
     network = lan("a", "b")
     a, b = (Peer(host) for host in network.hosts.values())

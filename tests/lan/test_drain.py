@@ -71,6 +71,7 @@ def test_what_runs_there_ends_there_and_what_waits_goes_elsewhere(lan: MakeLan) 
     until(lambda: peers["a"].states()[peers["b"].first] == "left", "it has said goodbye")
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_handed_back_uncharged(lan: MakeLan) -> None:
     peers = members(lan, "a", "b", a=("--num-cpus", "2"))
     driver, there = Caller(peers["a"].host), home(peers["b"])
@@ -119,6 +120,7 @@ def test_sole_copies_go_to_their_owners_host(lan: MakeLan) -> None:
     until(lambda: not large_copies(peers["a"]) and not large_copies(peers["c"]), "the copies go with the objects")
 
 
+@pytest.mark.slow
 def test_a_copy_that_its_owners_host_has_no_room_for_goes_to_another_one(lan: MakeLan) -> None:
     small = ("--object-store-memory", str(8 * MB))
     peers = members(lan, "a", "b", "c", a=small)
@@ -133,6 +135,7 @@ def test_a_copy_that_its_owners_host_has_no_room_for_goes_to_another_one(lan: Ma
     until(lambda: not large_copies(peers["c"]), "the copy goes with the object")
 
 
+@pytest.mark.slow
 def test_programs_of_the_host_that_leaves_hear_why(lan: MakeLan) -> None:
     peers = members(lan, "a", "b")
     driver = Caller(peers["b"].host)

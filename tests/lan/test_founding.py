@@ -55,7 +55,7 @@ def test_the_first_makes_a_mesh_and_the_second_is_told_how_to_join(lan: MakeLan)
         host.run(*CLI, "stop")
 
 
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize("round_", [0, *(pytest.param(more, marks=pytest.mark.slow) for more in (1, 2))])
 def test_of_three_that_are_started_at_the_same_moment_one_makes_it(lan: MakeLan, round_: int) -> None:
     network = lan("a", "b", "c", seed=round_)
     programs = [host.start(*START) for host in network.hosts.values()]
@@ -91,6 +91,7 @@ def test_one_that_begins_to_listen_while_the_first_one_founds_hears_it(lan: Make
     assert a.lines[-1] == "made"
 
 
+@pytest.mark.slow
 def test_of_two_that_hear_each_other_the_smaller_name_goes_on(lan: MakeLan) -> None:
     network = lan("a", "b")
     program = (

@@ -192,6 +192,7 @@ class TestComingBack:
         agree(a, b, c)
         until(lambda: "[fd77::3]:7637" in c.mesh()["listens"], "it listens at all its addresses again")
 
+    @pytest.mark.slow
     @pytest.mark.fault(28)
     def test_a_host_that_has_no_network_when_its_peer_starts(self, lan: MakeLan) -> None:
         network = lan("a", "b")
@@ -203,6 +204,7 @@ class TestComingBack:
         network["b"].ip("link set eth0 up", "route replace 224.0.0.0/4 dev eth0")
         agree(a, b)
 
+    @pytest.mark.slow
     @pytest.mark.fault(28)
     def test_another_address(self, lan: MakeLan) -> None:
         network = lan("a", "b", "c")

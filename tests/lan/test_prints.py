@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.lan.network import Lan, Program
 from tests.lan.peers import Peer, agree
 from tests.until import until
@@ -62,6 +64,7 @@ def test_the_last_prints_come_before_shutdown_returns(lan: MakeLan) -> None:
     until(lambda: not b.status()["mesh"]["foreign_jobs"], "b knows nothing of it any more")
 
 
+@pytest.mark.slow
 def test_a_driver_that_shows_nothing_costs_no_memory_and_hears_what_was_left_out(lan: MakeLan, tmp_path: Path) -> None:
     lines = 20_000  # 20 MB
     done = tmp_path / "done"

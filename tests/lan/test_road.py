@@ -131,6 +131,7 @@ def test_a_receiver_that_is_stopped_costs_no_memory_and_holds_up_nobody(lan: Mak
     assert one.look()["waiting"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.fault(21)
 def test_a_short_partition_costs_nothing(lan: MakeLan) -> None:
     network = lan("a", "b")

@@ -19,8 +19,8 @@ from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
-from meshray.wire.envelopes import enclosed
-from meshray.wire.messages import Failure, Piece, Place
+from meshray.wire.envelopes import enclosed_piece
+from meshray.wire.messages import Failure, Place
 from meshray.wire.peers import Plane
 
 if TYPE_CHECKING:
@@ -107,8 +107,11 @@ class CopyHands:
         while left > 0 and (reading := serving.next(portion)) is not None:
             left -= reading.size
             served = True
+            payload, room = enclosed_piece(
+                reading.to, self._parts.process_id, reading.place, reading.offset, reading.size
+            )
             try:
-                data = read_piece(self._parts.store_folder, reading.segment, reading.offset, reading.size)
+                read_piece(self._parts.store_folder, reading.segment, reading.offset, room)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     serving.on_unread(reading)
@@ -118,8 +121,7 @@ class CopyHands:
                 note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
                 serving.on_unreadable(reading)
                 continue
-            piece = Piece(reading.place, reading.offset, memoryview(data))
-            if not mesh.send(lives[reading.to], Plane.BULK, enclosed(reading.to, self._parts.process_id, piece), now):
+            if not mesh.send(lives[reading.to], Plane.BULK, payload, now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
         return served

@@ -57,15 +57,14 @@ class CopyFiles:
             os.close(self._open.popitem()[1])
 
 
-def read_piece(folder: Path, name: str, offset: int, size: int) -> bytes:
-    """Bytes of a segment, whoever made it. Raises `OSError` when it is gone, or has fewer."""
+def read_piece(folder: Path, name: str, offset: int, room: memoryview) -> None:
+    """Fill `room` with bytes of a segment, whoever made it. Raises `OSError` when it is gone, or has fewer."""
     if not files.is_segment_name(name):
         raise FileNotFoundError(f"{name!r} is no name of a segment")
     descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        data = os.pread(descriptor, size, offset)
+        size = os.preadv(descriptor, [room], offset)
     finally:
         os.close(descriptor)
-    if len(data) != size:
-        raise OSError(f"{name} ends {size - len(data)} bytes too early")
-    return data
+    if size != len(room):
+        raise OSError(f"{name} ends {len(room) - size} bytes too early")

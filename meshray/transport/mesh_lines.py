@@ -26,6 +26,9 @@ from meshray.wire.peers import Plane
 RETRY_KNOWN_AFTER_S = 1.0
 """A connection ended, and libzmq has not said that it dials again (it says so at once): it never will."""
 
+COPY_BELOW_BYTES = 64 << 10
+"""Payloads that libzmq gets a copy of; larger ones are encrypted from where they lie, and told of when that is done."""
+
 SWEEP_S = 1.0
 """How often idle sockets are looked for."""
 
@@ -203,7 +206,10 @@ class MeshLines:
             _send(socket, head, _NOW)
         else:
             _send(socket, head, _NOW_MORE)
-            _send(socket, payload, _NOW)
+            if len(payload) < COPY_BELOW_BYTES:
+                _send(socket, payload, _NOW)
+            else:
+                _send(socket, payload, _NOW, copy=False)
 
     def _owe(self, line: _Line) -> None:
         """Watch for the moment when a socket that is full has room. One that is not connected has its monitor."""

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 from meshray.ids import PROCESS_BYTES
 from meshray.wire.codec import encode_into
-from meshray.wire.messages import Message
+from meshray.wire.messages import Message, Piece, Place
 
 ENVELOPE_BYTES = 2 * PROCESS_BYTES
+
+_NO_DATA = b"\xc4\x00"
+"""How an encoded Piece without data ends: `bin 8` of MessagePack, and the length."""
+
+_BIN_32 = b"\xc6"
+"""Begins bytes whose length follows in four bytes, the highest first (MessagePack specification, "bin format")."""
 
 
 def enclose(destination: bytes, source: bytes, data: bytes) -> bytes:
@@ -24,6 +30,18 @@ def enclosed(destination: bytes, source: bytes, message: Message) -> bytearray:
     payload = bytearray(destination + source)
     encode_into(message, payload, ENVELOPE_BYTES)
     return payload
+
+
+def enclosed_piece(
+    destination: bytes, source: bytes, place: Place, offset: int, size: int
+) -> tuple[bytearray, memoryview]:
+    """The payload for a stream, with a Piece whose `size` bytes are to be written into the view before it is sent."""
+    head = enclosed(destination, source, Piece(place, offset, memoryview(b"")))
+    assert head.endswith(_NO_DATA), "the data of a Piece is its last field"
+    head[-len(_NO_DATA) :] = _BIN_32 + size.to_bytes(4, "big")
+    payload = bytearray(len(head) + size)
+    payload[: len(head)] = head
+    return payload, memoryview(payload)[len(head) :]
 
 
 def opened(payload: bytes | bytearray | memoryview) -> tuple[bytes, bytes, bytes | memoryview] | None:

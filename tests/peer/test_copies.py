@@ -20,7 +20,7 @@ from meshray.peer.copies import CopyHands
 from meshray.peer.mesh import Mesh
 from meshray.peer.parts import Parts
 from meshray.peer.timers import Timers
-from meshray.store.copies import copy_capacity, read_piece
+from meshray.store.copies import copy_capacity
 from meshray.wire import messages as m
 
 NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
@@ -97,7 +97,7 @@ def assert_goes_on(peer: Peer) -> None:
     for number in (2, 3, 1):
         brought = peer.fetch(place(number))
         assert brought.place is not None, brought.failure
-        assert read_piece(peer.folder, brought.place.segment, 0, SIZE) == b"x" * SIZE
+        assert (peer.folder / brought.place.segment).read_bytes()[:SIZE] == b"x" * SIZE
     assert len(list(peer.folder.iterdir())) == 3
     peer.hands.close()
 

@@ -18,6 +18,12 @@ OBJECT = bytes(27) + b"x"
 PAYLOAD = bytes(range(256)) * 40
 
 
+def read(folder: Path, name: str, offset: int, size: int) -> bytearray:
+    data = bytearray(size)
+    read_piece(folder, name, offset, memoryview(data))
+    return data
+
+
 def write(files: CopyFiles, data: bytes, fresh: bool = True, capacity: int = 0) -> int:
     capacity = capacity or copy_capacity(len(data))
     files.open(NAME, capacity, fresh)
@@ -59,7 +65,7 @@ def test_one_that_was_given_up_halfway_serves_the_next(tmp_path: Path) -> None:
     files.write(NAME, 0, PAYLOAD[:500])
     write(files, PAYLOAD, fresh=False, capacity=capacity)
     files.seal(NAME, capacity, OBJECT, len(PAYLOAD))
-    assert read_piece(tmp_path, NAME, 0, len(PAYLOAD)) == PAYLOAD
+    assert read(tmp_path, NAME, 0, len(PAYLOAD)) == PAYLOAD
     assert (tmp_path / NAME).stat().st_blocks * 512 >= capacity, "no hole is left behind the value"
 
 
@@ -67,15 +73,15 @@ def test_pieces_are_read_also_while_it_is_written(tmp_path: Path) -> None:
     files = CopyFiles(tmp_path)
     files.open(NAME, copy_capacity(len(PAYLOAD)), True)
     files.write(NAME, 0, PAYLOAD[:2000])
-    assert read_piece(tmp_path, NAME, 500, 1500) == PAYLOAD[500:2000]
+    assert read(tmp_path, NAME, 500, 1500) == PAYLOAD[500:2000]
     with pytest.raises(OSError, match="too early"):
-        read_piece(tmp_path, NAME, 1500, 1000)
+        read(tmp_path, NAME, 1500, 1000)
     with pytest.raises(FileNotFoundError):
-        read_piece(tmp_path, "../secret", 0, 1)
+        read(tmp_path, "../secret", 0, 1)
     files.drop(NAME)
     files.drop(NAME)
     with pytest.raises(FileNotFoundError):
-        read_piece(tmp_path, NAME, 0, 1)
+        read(tmp_path, NAME, 0, 1)
     assert list(tmp_path.iterdir()) == []
 
 

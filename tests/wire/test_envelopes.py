@@ -6,7 +6,7 @@ import pytest
 
 from meshray.ids import NODE_BYTES, OBJECT_BYTES
 from meshray.wire.codec import decode
-from meshray.wire.envelopes import ENVELOPE_BYTES, enclose, enclosed, opened
+from meshray.wire.envelopes import ENVELOPE_BYTES, enclose, enclosed, enclosed_piece, opened
 from meshray.wire.messages import Piece, Place, ProcessDied
 
 TO, FROM = b"t" * 16, b"f" * 16
@@ -34,6 +34,17 @@ def test_a_piece_is_not_copied() -> None:
     assert isinstance(read, Piece)
     assert read == piece
     assert read.data.obj is payload.obj
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 100_000])
+def test_room_for_a_piece_is_filled_behind_its_envelope(size: int) -> None:
+    place = Place(b"o" * OBJECT_BYTES, b"n" * NODE_BYTES, "segment", 1 << 40)
+    payload, room = enclosed_piece(TO, FROM, place, 1 << 33, size)
+    room[:] = bytes(number % 251 for number in range(size))
+    found = opened(payload)
+    assert found is not None
+    assert found[:2] == (TO, FROM)
+    assert decode(found[2]) == Piece(place, 1 << 33, memoryview(bytes(number % 251 for number in range(size))))
 
 
 @pytest.mark.parametrize("size", [0, 1, ENVELOPE_BYTES])

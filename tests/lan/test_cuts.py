@@ -96,6 +96,7 @@ def test_tasks_run_where_they_can_be_reached(lan: MakeLan) -> None:
     assert {value["node"] for value in driver.get()} == {node_of(b), node_of(c)}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_values_come_from_where_they_can_be_reached(lan: MakeLan) -> None:
     network = lan("a", "b", "c", offload=True)
@@ -104,7 +105,7 @@ def test_values_come_from_where_they_can_be_reached(lan: MakeLan) -> None:
     driver = Sharer(network["a"])
     size = 5 * MB
     for name, seed in (("x", 1), ("y", 2)):
-        driver.tell("make", name=name, size=size, seed=seed, node=home(peers["b"]))
+        driver.tell("make", name=name, size=size, seed=seed, node=home(peers["b"]), retries=0)
     assert driver.tell("digest", names=["x"], nodes=[home(peers["c"])])["digests"] == [[expected(size, 1)]]
     driver.tell("wait", name="y")
     cut(network)
@@ -127,6 +128,7 @@ def test_values_come_from_where_they_can_be_reached(lan: MakeLan) -> None:
     until(made_there, "b makes and gives values again")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_an_actor_starts_where_its_owner_can_reach_it_and_lives_once(lan: MakeLan) -> None:
     network = lan("a", "b", "c")

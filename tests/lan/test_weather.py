@@ -74,6 +74,7 @@ class TestNobodyDies:
         scene.network.heal()
         end_with_the_same(scene)
 
+    @pytest.mark.slow
     @pytest.mark.fault(23)
     def test_a_block_in_one_direction(self, lan: MakeLan) -> None:
         scene = patient(lan)

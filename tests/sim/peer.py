@@ -326,6 +326,8 @@ class SimPeer:
             self.perform()
 
     def _tick(self) -> None:
+        if not self.alive:
+            return
         self._next_deadline = float("inf")
         self.leases.tick(self.world.now)
         self.actors.tick(self.world.now)

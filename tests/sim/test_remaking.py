@@ -23,7 +23,7 @@ from tests.sim.remaker import History, Remaker
 from tests.sim.world import World, name
 
 NODES = (b"host---a", b"host---b", b"host---c", b"host---d")
-SEEDS = 24
+SEEDS = 56
 CONFIG = replace(
     preset("test"),
     fetch_piece_bytes=16,
@@ -171,7 +171,7 @@ def run(seed: int) -> Counter[str]:
 
 
 @pytest.mark.fault(5, 9, 64)
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", [0, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (1, 3))])
 def test_who_needs_a_lost_value_gets_another_or_hears_why_not(block: int) -> None:
     told: Counter[str] = Counter()
     for seed in range(block, SEEDS, 4):

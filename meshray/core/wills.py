@@ -118,7 +118,7 @@ class Wills(Core):
                 self._actors.on_cut_off(actor_id)
             else:
                 self.on_changed(actor_id)
-        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if peer_of(awaited) == peer]:
+        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == peer]:
             del self._moving[actor_id]
 
     def _cut_off(self, now: float) -> bool:
@@ -186,8 +186,11 @@ class Wills(Core):
             self._say_inherit(actor_id, self._wills[actor_id])
 
     def _say_inherit(self, actor_id: bytes, will: Will) -> None:
-        heir = self._heirs[actor_id]
-        self._moving[actor_id] = heir
+        heir = self._heirs.get(actor_id) or peer_of(self._choose(actor_id, node_of(will.worker)) or b"")
+        if heir not in self._members:  # it went while the worker was being killed, and there is no other
+            self._moving.pop(actor_id, None)
+            return
+        self._heirs[actor_id] = self._moving[actor_id] = heir
         self._tell(heir, will)
         self._tell(heir, Inherit(actor_id))
 

@@ -115,6 +115,7 @@ class Wills(Core):
         for actor_id in [actor_id for actor_id, heir in self._heirs.items() if heir == peer]:
             del self._heirs[actor_id]
             if self._cut_off(now):
+                self._moving.pop(actor_id, None)  # whoever would have it instead of that one is cut off as well
                 self._actors.on_cut_off(actor_id)
             else:
                 self.on_changed(actor_id)

@@ -173,6 +173,52 @@ def test_nobody_waits_for_an_heir_that_is_gone() -> None:
     assert peer.wills.done
 
 
+@pytest.mark.fault(16)
+def test_an_heir_that_goes_while_the_worker_is_being_killed_has_a_successor() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.wills.leave()
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, True, 1.0)
+    assert not peer.wills.done
+    peer.wills.on_process_died(HERE)
+    will, inherit = peer.said(FAR)
+    assert (will.worker, inherit) == (b"", m.Inherit(A))
+    peer.wills.on_inherited(FAR, m.Inherited(A))
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_without_a_successor_nobody_is_waited_for() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.wills.leave()
+    peer.effects()
+    peer.wills.on_member_down(HEIR, True, 1.0)
+    peer.wills.on_process_died(HERE)
+    assert not any(isinstance(effect, Send) for effect in peer.effects())
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16, 22)
+def test_who_leaves_and_is_cut_off_gives_nothing_to_others_who_are() -> None:
+    peer = an_owner()
+    peer.wills.on_member_up(b"here-too" + bytes(8))
+    peer.effects()
+    peer.wills.leave()
+    peer.effects()
+    peer.heir = b"here-too"
+    for number in range(2):
+        peer.wills.on_member_up(b"member" + bytes([0, number]) + bytes(8))
+        peer.wills.on_member_down(b"member" + bytes([0, number]) + bytes(8), False, 1.0)
+    peer.wills.on_member_down(FAR, False, 1.0)
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert peer.wills.done
+    peer.wills.on_process_died(HERE)
+    assert peer.said(b"here-too" + bytes(8)) == []
+
+
 @pytest.mark.fault(5)
 def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
     peer = heir()

@@ -477,6 +477,8 @@ class Actors(Core):
         actor = self._actors.get(message.actor_id)
         if actor is not None:
             actor.watchers.discard(sender)
+        else:
+            self._early.drop_watch(sender, message.actor_id)
 
     def on_find(self, sender: bytes, message: FindActor) -> None:
         """The actor of a name; the sender holds its handle from now on."""

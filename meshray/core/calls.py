@@ -159,8 +159,10 @@ class Calls(Core):
     def on_state(self, message: ActorState) -> Done:
         """Where the actor lives now. Returns calls that are done by that."""
         link = self._links.get(message.actor_id)
-        if link is None or link.state == DEAD or message.incarnation < link.incarnation:
+        if link is None or link.state == DEAD:
             return []
+        if message.incarnation < link.incarnation and message.failure is None:
+            return []  # (who says that it is dead may not have known the incarnation: that of an heir)
         if message.worker and message.worker == link.worker:
             if link.cut and not link.doomed:  # its owner can see it: maybe so can we by now
                 link.state, link.cut = ALIVE, False

@@ -144,8 +144,9 @@ class Guests(Core):
         """A guest has another owner, which is told where its actor lives, and asked for the right to let it."""
         guest = self._workers.get(message.worker)
         if guest is None or guest.owner != owner or guest.leaving or guest.fenced:
-            why = "it ended while it got another owner"
-            self._tell(message.owner, GuestLost(message.actor_id, message.incarnation, message.worker, why))
+            why = "it ended while it got another owner"  # its journal went to the one that gave it away
+            lost = GuestLost(message.actor_id, message.incarnation, message.worker, why, all_started=True)
+            self._tell(message.owner, lost)
         else:
             guest.owner = message.owner
             self._count[message.owner] = self._count.get(message.owner, 0) + 1

@@ -207,6 +207,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
 
 def add_member(parts: Parts, peer: bytes) -> None:
     """Another peer is there. A repeat changes nothing."""
+    parts.cores.foreign_actors.on_node_there(node_of(peer))
     parts.cores.naming.on_member_up(peer)
     parts.cores.wills.on_member_up(peer)
 

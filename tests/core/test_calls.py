@@ -197,6 +197,11 @@ class TestRestart:
         alive.state(1, WORKERS[0])
         assert alive.link.worker == WORKERS[1]
 
+    def test_its_death_is_told_by_one_that_has_never_known_it(self, alive: Caller) -> None:
+        call = alive.call()
+        alive.state(0, failure=GONE)
+        assert alive.done[call.task_id].values == [GONE]
+
     def test_results_of_the_incarnation_before_are_stale(self, alive: Caller) -> None:
         alive.call()
         (task,) = alive.pushed()

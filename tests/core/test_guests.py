@@ -193,6 +193,7 @@ def test_the_new_owner_of_a_dead_guest_hears_of_its_death() -> None:
     guests.on_moves(O1, m.GuestMoves(A, 1, W1, O2))
     lost, moved = effects(guests)
     assert (lost.to, type(lost.message), moved) == (O2, m.GuestLost, Send(O1, m.GuestMoved(A)))
+    assert lost.message.all_started, "its journal was told to the old one"
 
 
 def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: Guests) -> None:

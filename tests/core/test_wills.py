@@ -235,6 +235,16 @@ def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
     assert (actor.life, actor.restarts) == (Life.PLACING, 1)
 
 
+@pytest.mark.fault(22)
+def test_who_asks_the_owner_again_hears_nothing_of_the_heir() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.actors.on_unwatch(FAR, m.UnwatchActor(A))
+    peer.wills.tick(10.0 + DEFAULT.heir_after_s)
+    assert not any(isinstance(message, m.ActorNews) for message in peer.said(FAR))
+
+
 @pytest.mark.fault(5)
 def test_without_restarts_its_end_is_told() -> None:
     peer = heir(max_restarts=0)

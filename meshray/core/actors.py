@@ -361,6 +361,12 @@ class Actors(Core):
         self._release_name(actor)
         self._announce(actor, journal or {})
         actor.watchers = set()
+        self._let_go(actor)
+        if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
+            self._bury(actor)  # it ended because its handle went
+
+    def _let_go(self, actor: Actor) -> None:
+        """It will not start again."""
         spec = actor.spec
         needs = _needs(spec)
         no_blob = Blob(spec.blob.hash, spec.blob.name, b"")  # the dead need no constructor
@@ -369,8 +375,6 @@ class Actors(Core):
             self._objects.unpin_for_actor(_handle(actor))
         for object_id in needs:
             self._objects.unpin_for_actor(object_id)
-        if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
-            self._bury(actor)  # it ended because its handle went
 
     def _bury(self, actor: Actor) -> None:
         assert actor.failure is not None, f"buried alive: {actor!r}"
@@ -397,6 +401,17 @@ class Actors(Core):
         self._release_name(actor)
         if not lives:
             self._effects.append(ReleaseActorSlot(actor_id))
+
+    def give_way(self, actor_id: bytes) -> list[bytes]:
+        """Another peer owns it, and has started it again: it ends here, and is not dead. Processes of this host that
+        watch it are the answer; other peers hear of the new owner by themselves."""
+        actor = self._actors.pop(actor_id)
+        self._hosts.pop(actor.worker, None)
+        self._release_name(actor)
+        if actor.life is not Life.DEAD:
+            self._effects.append(ReleaseActorSlot(actor_id))
+            self._let_go(actor)
+        return sorted(watcher for watcher in actor.watchers if watcher != peer_of(watcher))
 
     def on_inherit(self, spec: CreateActor, incarnation: int, restarts: int, worker: bytes, charged: bool) -> None:
         """A detached actor of a peer that is gone is ours. `worker`: where it goes on; b"": it starts again."""

@@ -161,8 +161,8 @@ class Calls(Core):
         link = self._links.get(message.actor_id)
         if link is None or link.state == DEAD:
             return []
-        if message.incarnation < link.incarnation and message.failure is None:
-            return []  # (who says that it is dead may not have known the incarnation: that of an heir)
+        if message.incarnation < link.incarnation and message.failure is None and not message.all_started:
+            return []  # (an heir, which counts from its will on, says all_started, or that it is dead)
         if message.worker and message.worker == link.worker:
             if link.cut and not link.doomed:  # its owner can see it: maybe so can we by now
                 link.state, link.cut = ALIVE, False

@@ -188,6 +188,13 @@ class ForeignActors(Core):
         if seen is not None and seen.owner != owner:
             self._ask(actor_id, seen, owner)
 
+    def on_given_way(self, actor_id: bytes, processes: list[bytes]) -> None:
+        """An actor of our own has another owner (`on_moved` said which); these have watched it here."""
+        for process in processes:
+            self.on_watch(process, WatchActor(actor_id))
+            if actor_id in self._seen:
+                self._seen[actor_id].unsure = True  # nobody tells them what the journal of its worker says
+
     # -- for people and tests ----------------------------------------------------------------------------------------
 
     def stats(self) -> ForeignStats:

@@ -194,6 +194,15 @@ def test_an_heir_that_is_gone_too_is_asked_no_more(core: ForeignActors) -> None:
     assert effects(core) == [Send(OWNER, m.WatchActor(A))]
 
 
+def test_who_has_watched_an_actor_of_our_own_watches_it_where_it_is_now(core: ForeignActors) -> None:
+    core.on_moved(A, OTHER, 1)
+    core.on_given_way(A, [ONE, TWO])
+    assert effects(core) == [Send(OTHER, m.WatchActor(A))]
+    core.on_news(OTHER, m.ActorNews(A, 2, W2))
+    state = m.ActorState(A, 2, W2, all_started=True)
+    assert effects(core) == [Send(ONE, state), Send(TWO, state)]
+
+
 def test_of_two_that_have_taken_it_over_the_later_one_counts(core: ForeignActors) -> None:
     watched(core)
     core.on_moved(A, OTHER, 2)

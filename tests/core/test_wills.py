@@ -9,11 +9,19 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.actors import Actors
-from meshray.core.effects import ActorSlot, DetachedChanged, KillProcess, NameChanged, RequestActorSlot, Send
+from meshray.core.effects import (
+    ActorSlot,
+    DetachedChanged,
+    KillProcess,
+    NameChanged,
+    ReleaseActorSlot,
+    RequestActorSlot,
+    Send,
+)
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
-from meshray.core.wills import Inherits, Wills
+from meshray.core.wills import GivesWay, Inherits, Wills
 from meshray.wire import messages as m
 
 SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
@@ -30,6 +38,7 @@ class Peer:
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
         self.actors = Actors(DEFAULT, node, self.objects)
         self.heir = heir
+        self.gave_way: list[list[bytes]] = []  # watchers of actors that have another owner
         self.wills = Wills(DEFAULT, node, self.actors, lambda actor_id, avoided: self.heir)
         self.objects.on_process_attached(DRIVER, 1, DRIVER)
 
@@ -44,6 +53,8 @@ class Peer:
                     worker = will.worker if effect.lives else b""
                     self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
                     told.append(effect)
+                elif isinstance(effect, GivesWay):
+                    self.gave_way.append(self.actors.give_way(effect.actor_id))
                 else:
                     told.append(effect)
         self.actors.check()
@@ -128,7 +139,7 @@ def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
     there.wills.on_inherit(OWNER, inherit)
     effects = there.effects()
     assert effects.count(Send(OWNER, m.Inherited(A))) == 2
-    assert Send(FAR, m.ActorsMoved([A])) in effects
+    assert Send(FAR, m.ActorsMoved([A], [1])) in effects
     assert NameChanged("ns", "log", A, True) in effects
     assert [effect.incarnation for effect in effects if isinstance(effect, RequestActorSlot)] == [2]
     actor = there.actors.actor(A)
@@ -311,7 +322,148 @@ def test_new_members_hear_what_has_moved() -> None:
     peer.effects()
     new = b"newcomer" + bytes(8)
     peer.wills.on_member_up(new)
-    assert m.ActorsMoved([A]) in peer.said(new)
+    assert m.ActorsMoved([A], [1]) in peer.said(new)
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_takes_no_more_says_so_and_another_one_is_asked() -> None:
+    full = Peer(H)
+    full.wills._config = msgspec.structs.replace(DEFAULT, wills_max=0)
+    full.wills.on_will(OWNER, heir(THERE).wills._estates[A].will)
+    full.wills.on_inherit(OWNER, m.Inherit(A))
+    (refused,) = full.said(OWNER)
+    assert refused == m.Inherited(A, False)
+
+    peer = an_owner(THERE)
+    peer.wills.on_member_up(b"another-" + bytes(8))
+    peer.effects()
+    peer.wills.leave()
+    peer.heir = b"another-"
+    peer.effects()
+    peer.wills.on_inherited(HEIR, refused)
+    will, inherit = peer.said(b"another-" + bytes(8))
+    assert (will.worker, will.reign, inherit) == (THERE, 2, m.Inherit(A))
+    assert not peer.wills.done
+    peer.wills.on_inherited(b"another-" + bytes(8), refused)
+    assert peer.wills.done, "two were asked"
+
+
+@pytest.mark.fault(16)
+def test_one_that_still_starts_on_a_third_host_ends_there_before_it_starts_elsewhere() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave()
+    effects = peer.effects()
+    assert ReleaseActorSlot(A) in effects
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in effects)
+    assert not peer.wills.done
+    peer.wills.on_process_died(THERE)  # says its host
+    will, inherit = peer.said(HEIR)
+    assert (will.worker, inherit) == (b"", m.Inherit(A))
+
+
+@pytest.mark.fault(16)
+def test_who_wants_it_killed_while_it_is_handed_over_reaches_its_new_owner() -> None:
+    peer = an_owner()
+    peer.effects()
+    kill = m.KillActor(A, True)
+    assert not peer.wills.passes_on(kill)
+    peer.wills.leave()
+    assert peer.wills.passes_on(kill)
+    assert peer.said(HEIR) == [kill]
+
+    there = heir()
+    there.actors.on_kill(OWNER, kill)
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.effects()
+    actor = there.actors.actor(A)
+    assert actor is not None
+    assert actor.life is Life.ENDING, "it is killed as soon as it is there"
+
+
+@pytest.mark.fault(16)
+def test_an_actor_that_ends_while_its_peer_leaves_is_not_inherited() -> None:
+    peer = an_owner(max_restarts=0)
+    peer.effects()
+    peer.wills.leave()
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    assert m.WillOver(A) in peer.said(HEIR)
+
+
+@pytest.mark.fault(16, 26)
+def test_an_heir_that_comes_back_while_its_testator_leaves_is_told_again() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave()
+    peer.effects()
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    peer.wills.on_member_up(HEIR)
+    peer.effects()
+    peer.wills.on_held(HEIR, m.WillsHeld(held=[A]))
+    assert [type(message) for message in peer.said(HEIR)] == [m.Will, m.Inherit]
+    assert not peer.wills.done
+
+
+def test_an_heir_says_which_wills_it_has_and_the_owner_which_are_over() -> None:
+    there = heir()
+    there.effects()
+    there.wills.on_member_down(OWNER, False, 10.0)
+    there.wills.on_member_up(OWNER)
+    assert there.said(OWNER) == [m.WillsHeld(held=[A])]
+    there.wills.on_over(OWNER, m.WillOver(A))
+    there.wills.on_over(OWNER, m.WillOver(A))
+    assert there.said(OWNER) == [m.WillsHeld(over=[A])] * 2
+    assert not there.wills.awaits(A)
+
+    peer = an_owner()
+    peer.effects()
+    peer.wills.on_held(FAR, m.WillsHeld(held=[A]))
+    peer.wills.on_held(HEIR, m.WillsHeld(held=[A], over=[A]))
+    assert [effect for effect in peer.effects() if isinstance(effect, Send)] == [Send(FAR, m.WillOver(A))]
+
+
+def test_nobody_has_a_will_of_what_it_owns() -> None:
+    """An owner that was held for gone does not know yet that it is one no more."""
+    there = heir()
+    will = there.wills._estates[A].will
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.wills.on_will(OWNER, will)
+    assert there.said(OWNER) == [m.ActorsMoved([A], [1])]
+    assert not there.wills.awaits(A)
+
+
+def test_the_will_of_the_later_owner_counts() -> None:
+    peer = Peer(X)
+    old = heir().wills._estates[A].will
+    new = msgspec.structs.replace(old, reign=2, own=1)
+    peer.wills.on_will(HEIR, new)
+    peer.wills.on_will(OWNER, msgspec.structs.replace(old, reign=7))
+    assert peer.wills._estates[A].testator == HEIR
+    peer.wills.on_moved(HEIR, A, 1)
+    assert peer.wills.awaits(A), "that is whose will it is"
+    peer.wills.on_moved(OWNER, A, 2)
+    assert not peer.wills.awaits(A)
+
+
+def test_who_gives_way_tells_nobody_that_it_is_dead() -> None:
+    peer = an_owner()
+    for watcher in (DRIVER, FAR):
+        peer.actors.on_watch(watcher, m.WatchActor(A))
+    peer.effects()
+    assert peer.wills.on_moved(HEIR, A, 1)
+    effects = peer.effects()
+    assert not any(isinstance(effect, Send) and effect.to in (DRIVER, FAR) for effect in effects)
+    assert ReleaseActorSlot(A) in effects
+    assert NameChanged("ns", "log", A, False) in effects
+    assert Send(HEIR, m.WillOver(A)) in effects
+    assert peer.gave_way == [[DRIVER]]
+    assert peer.wills.has_given_way(A)
 
 
 def test_wills_are_bounded() -> None:

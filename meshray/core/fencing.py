@@ -115,8 +115,9 @@ class Fencing(Core):
 
     def on_inherited(self, host: bytes, now: float) -> None:
         """An actor that goes on there has us for its owner from now on. Its host hears that from the one before, which
-        leaves, and may still answer for it until it has left: `leave_move_s` + `leave_say_s` from now at most, or T more
-        if it sleeps meanwhile (its host ends the actor then). Only what the host says to us itself makes that shorter."""
+        leaves, and may still answer for it until it has left: `leave_move_s` + `leave_say_s` from now at most, or T
+        more if it sleeps meanwhile (its host ends the actor then). Only what the host says to us itself makes that
+        shorter."""
         config = self._config
         self._answered[host] = now + config.leave_move_s + config.leave_say_s + config.fence_right_s
 

@@ -8,8 +8,8 @@ A detached actor may get another owner when its own is gone. There are two ways 
 
 - The new owner says so (`on_moved`). That stays, until a later owner says it: each has a higher number, its *reign*.
 - The owner is gone, and had named its heir. Then the heir is asked, which answers when it has taken over. That is a
-  *guess*: if the owner is there again it goes on being the owner, the heir has nothing to say, and so the owner is asked
-  again. Nor is an actor dead because an heir does not know it.
+  *guess*: if the owner is there again it goes on being the owner, the heir has nothing to say, and so the owner is
+  asked again. Nor is an actor dead because an heir does not know it.
 
 What became of calls in flight at the old owner's time nobody can tell: when another one is asked, and its first news is
 of another worker, they count as begun.

@@ -18,23 +18,24 @@ handle hear where it is now (`ActorsMoved`), like everybody.
 **No actor is inherited twice, nor after its end.** What could go wrong is a will that nobody remembers:
 
 - *A peer that was lost comes back with a will*, of an actor that has another heir now, or was killed meanwhile. Either
-  all that two peers say to each other arrives, in order, or each sees the other go and come (`core.road`). So whoever has
-  wills tells their owner which, each time that one is there (again): `WillsHeld`; the owner answers `WillOver` for each
-  that should not be. If any of that is lost, the two see each other go and come once more, and it begins anew; meanwhile
-  the owner is not there for that peer, and its wills wait `heir_after_s` again. The owner remembers nothing of the dead.
+  all that two peers say to each other arrives, in order, or each sees the other go and come (`core.road`). So whoever
+  has wills tells their owner which, each time that one is there (again): `WillsHeld`; the owner answers `WillOver` for
+  each that should not be. If any of that is lost, the two see each other go and come once more, and it begins anew;
+  meanwhile the owner is not there for that peer, and its wills wait `heir_after_s` again. The owner remembers nothing
+  of the dead.
 - *The owner and its present heir are cut off together*, and one that had the will before is not. So the owner
   remembers for each living actor who may have a will (`given`): whoever was sent one and has not answered WillOver
-  (`WillsHeld.over`). At each loss it looks whether it sees less than half, and has lost one of these. One that was lost
-  for twice `heir_after_s` has inherited, or has not: it is forgotten, as it is no part of any half.
+  (`WillsHeld.over`). At each loss it looks whether it sees less than half, and has lost one of these. One that was
+  lost for twice `heir_after_s` has inherited, or has not: it is forgotten, as it is no part of any half.
 - *The owner dies before it could say WillOver*, or is held for gone by most and does not know. Then two may own the
-  actor. Every owner has a *reign*: the creator's peer 0, each heir the number in its will, which an owner counts up with
-  each heir that it names. Whoever takes over says so to all, with its reign, and to each member that comes. Who has a will
-  of that actor and hears it drops the will: the actor is not to be had any more. Of two owners that with the lower reign
-  *gives way* (of the same, that with the lower id): its worker ends, its watchers watch at the other one. As long as
-  these two cannot hear each other the actor does live twice; that takes a mesh in which each of them sees more than half,
-  or one that comes back between the death of the owner and the end of the wait.
-- *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an old
-  owner nor an old will brings it back.
+  actor. Every owner has a *reign*: the creator's peer 0, each heir the number in its will, which an owner counts up
+  with each heir that it names. Whoever takes over says so to all, with its reign, and to each member that comes. Who
+  has a will of that actor and hears it drops the will: the actor is not to be had any more. Of two owners that with
+  the lower reign *gives way* (of the same, that with the lower id): its worker ends, its watchers watch at the other
+  one. As long as these two cannot hear each other the actor does live twice; that takes a mesh in which each of them
+  sees more than half, or one that comes back between the death of the owner and the end of the wait.
+- *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an
+  old owner nor an old will brings it back.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ class TestHeirs:
     @pytest.mark.slow
     @pytest.mark.fault(16)
     def test_an_actor_that_lives_with_its_heir_is_started_there_again(self, lan: MakeLan) -> None:
-        """Of two hosts one is stopped: the other one is asked for a place while the last worker there is being killed."""
+        """Of two hosts one is stopped: the other one is asked for a place while its last worker is being killed."""
         network, peers = hosts(lan, "a", "b", b=ONLY_B)
         a, b = Driver(network["a"]), Driver(network["b"])
         options = {"max_restarts": -1, "max_task_retries": -1, "resources": {"slot": 1}}

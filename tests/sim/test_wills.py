@@ -1,4 +1,4 @@
-"""Who owns a detached actor while members are cut off, come back, and die: nobody lives twice, and the dead stay dead."""
+"""Who owns a detached actor while members are cut off, come back, and die: one at most, and the dead stay dead."""
 
 from __future__ import annotations
 

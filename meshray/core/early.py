@@ -35,6 +35,13 @@ class EarlyQuestions:
         self._count -= len(asked)
         return asked
 
+    def withdraw(self, sender: bytes, actor_id: bytes) -> None:
+        """It watches that actor no more."""
+        asked = self.take(actor_id)
+        if left := [entry for entry in asked if entry[0] != sender or not isinstance(entry[1], WatchActor)]:
+            self._asked[actor_id] = left
+            self._count += len(left)
+
     def on_process_died(self, process: bytes) -> Asked:
         """It asks no more; and what it wanted to create will never be: the questions of others about that."""
         orphaned: Asked = []

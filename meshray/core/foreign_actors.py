@@ -4,7 +4,8 @@ A process speaks about actors to its own peer only. For one that another peer ow
 its processes (`WatchActor`, answered with `ActorNews`), tells each of them with `ActorState`, and answers later ones by
 what it knows. What was said to an owner that is gone will not be answered: its actors are dead then, for all of us.
 
-A detached actor may get another owner when its own is gone (`moved`): it is asked for there from then on.
+A detached actor may get another owner when its own is gone (`moved`): it is asked for there from then on. Before that
+one has said so, its heir is only asked for now: if its owner is there again, it is the one to ask.
 """
 
 from __future__ import annotations
@@ -95,18 +96,22 @@ class ForeignActors(Core):
             self._stale += 1
             return
         if message.failure is not None:
-            self._die(message.actor_id, seen, message.failure, journal_of(message.callers))
+            sure = owner == self.owner_of(message.actor_id)  # else that one may be there again, with the actor
+            self._die(message.actor_id, seen, message.failure, journal_of(message.callers), remembered=sure)
             return
         seen.heir = message.heir
         seen.state = ActorState(message.actor_id, message.incarnation, message.worker)
         self._tell(seen, seen.state, journal_of(message.callers), message.all_started)
 
-    def on_node_gone(self, node: bytes) -> None:
-        """A host is gone. Actors of its peer are dead, unless another one has taken them over."""
+    def on_node_gone(self, node: bytes, there: bool = False) -> None:
+        """A host is gone, or was only cut off and is `there`. Actors of its peer are dead, but for those that have an
+        heir: that one may take them over, or has."""
         for actor_id, seen in list(self._seen.items()):
-            if node_of(seen.owner) == node and seen.heir and node_of(seen.heir) != node:
-                self.on_moved(actor_id, seen.heir)
-            elif node_of(seen.owner) == node:
+            if node_of(seen.owner) != node:
+                continue
+            if seen.heir and node_of(seen.heir) != node:
+                self._ask(actor_id, seen, seen.owner if there else seen.heir)
+            else:
                 text = f"actor {actor_id.hex()} is dead: the peer that owned it is gone (node {node.hex()})"
                 failure = Failure("ActorDiedError", text, details={"actor_id": actor_id.hex()})
                 self._die(actor_id, seen, failure, {}, remembered=False)
@@ -131,8 +136,28 @@ class ForeignActors(Core):
         self._dead.pop(actor_id, None)
         seen = self._seen.get(actor_id)
         if seen is not None and seen.owner != owner:
-            seen.owner, seen.heir = owner, b""
-            self._effects.append(Send(owner, WatchActor(actor_id)))
+            self._ask(actor_id, seen, owner)
+
+    def on_node_there(self, node: bytes) -> None:
+        """A host is there, maybe again: what it owns is asked for there, and not at heirs."""
+        for actor_id, seen in self._seen.items():
+            owner = self.owner_of(actor_id)
+            if node_of(owner) == node and seen.owner != owner:
+                self._effects.append(Send(seen.owner, UnwatchActor(actor_id)))
+                self._ask(actor_id, seen, owner)
+
+    def has_moved(self, actor_id: bytes) -> bool:
+        """Whether another peer has taken it over."""
+        return actor_id in self._moved
+
+    def on_ours(self, actor_id: bytes) -> None:
+        """This peer has taken it over: whoever watches, does that here."""
+        self._moved.pop(actor_id, None)
+        self._dead.pop(actor_id, None)
+
+    def _ask(self, actor_id: bytes, seen: _Seen, owner: bytes) -> None:
+        seen.owner, seen.heir = owner, b""
+        self._effects.append(Send(owner, WatchActor(actor_id)))
 
     # -- for people and tests ----------------------------------------------------------------------------------------
 

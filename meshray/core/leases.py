@@ -82,6 +82,7 @@ class Leases(Core):
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
+        self._next_lives: dict[bytes, Wanted] = {}  # actor -> its next place, until the worker of its last life is dead
         self._look_again: float | None = None  # when a lease may have served its time
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self.leaving = False  # this peer is being stopped
@@ -187,7 +188,8 @@ class Leases(Core):
             if foreign and len(self._demands) >= self._config.foreign_classes_max:
                 self.stale += 1
                 return
-            wanted = self._new_class(key, job, demand, now)
+            wanted = self._make_class(key, job, demand, now)
+            self._demands.add(wanted)
         if not wanted.waits:
             wanted.wait_anew(now)
         elif demand.count > wanted.count:
@@ -216,14 +218,12 @@ class Leases(Core):
             self.workers.release(worker, now)
         self._pump(now)
 
-    def _new_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
+    def _make_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
         never = self.slots.why_never(demand.request) or self.placement.why_not_here(demand.strategy)
-        wanted = Wanted(
+        return Wanted(
             key, job, dict(demand.request), demand.profile, demand.depth, demand.name, since=now, never=never,
             strategy=demand.strategy, hops=max(demand.hops, self._is_foreign(key[0])),
         )  # fmt: skip
-        self._demands.add(wanted)
-        return wanted
 
     def _is_foreign(self, process: bytes) -> bool:
         """Whether it is of another host: its own peer tells of its end."""
@@ -365,17 +365,23 @@ class Leases(Core):
         now: float,
         strategy: Strategy = ANYWHERE,
     ) -> None:
-        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing."""
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
+        of an earlier life of it is being killed, it waits for that."""
         key = (actor_id, 0)
         if job not in self._jobs:
             self.stale += 1
             return
-        if self._demands.get(key) is None:
-            wanted = self._new_class(
-                key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy), now
-            )
-            wanted.running_request = dict(running_request)
-            wanted.count = 1
+        before = self._demands.get(key)
+        if before is not None and before.count:
+            return
+        demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy)
+        wanted = self._make_class(key, job, demand, now)
+        wanted.running_request = dict(running_request)
+        wanted.count = 1
+        if before is not None:
+            self._next_lives[actor_id] = wanted
+        else:
+            self._demands.add(wanted)
             self._pump(now)
 
     def actor_placed(self, actor_id: bytes, now: float) -> None:
@@ -389,6 +395,7 @@ class Leases(Core):
 
     def release_actor(self, actor_id: bytes, now: float) -> None:
         """It needs no place any more. A worker that still hosts it is killed."""
+        self._next_lives.pop(actor_id, None)
         wanted = self._demands.get((actor_id, 0))
         if wanted is not None:
             self._drop(wanted, "its actor ended")
@@ -588,6 +595,9 @@ class Leases(Core):
         """Its slots are free again."""
         self._grants.end(grant)
         self._demands.discard_if_empty(grant.wanted)
+        following = self._next_lives.pop(grant.wanted.submitter, None) if self._next_lives else None
+        if following is not None:
+            self._demands.add(following)
 
     # -- telling people ----------------------------------------------------------------------------------------------
 

@@ -3,13 +3,18 @@
 A detached actor outlives its driver; this is for the day on which it should outlive its owner, too. Each has an *heir*,
 another member, which has a `Will`: what it takes to start the actor again. There are two ways to inherit:
 
-- **The owner leaves** (it is stopped). It ends the actor if that lives on its own host, and says `Inherit`. An actor
-  that lives on a third host goes on: its host is told of the new owner (`GuestMoves`). The owner waits for all answers,
-  within a bound, before it goes.
+- **The owner leaves** (it is stopped). It ends the actor if that lives on its own host, and says `Inherit` once that is
+  over. An actor that lives elsewhere goes on: its host is told of the new owner (`GuestMoves`), by that one, too, since
+  the old one may not come to it. The owner waits for all answers, within a bound, before it goes. An heir that leaves
+  itself refuses, and another one is asked.
 - **The owner is gone** without a word. It may as well be cut off, and then it goes on being the owner. So the heir
   waits `heir_after_s`, longer than it takes to notice that one is cut off, and takes over only if it sees more than
-  half of the members that there were; and an owner that has lost its heir and sees less than half of them ends its
-  detached actors. In a mesh of two neither is more than half: there the actor stays with its owner, and dies with it.
+  half of the members that there were; and an owner that sees less than half of them ends those detached actors of
+  which somebody that it has lost may have the will, whoever has it now. In a mesh of two neither is more than half:
+  there the actor stays with its owner, and dies with it.
+
+Wills hold for one session: when owner and heir meet again after either held the other for gone, both forget them, and
+the owner chooses anew. So there is never an old heir that the owner does not think of.
 
 Callers are told of the heir in advance (`ActorNews`), and watch there when the owner is gone. Those who only have a
 handle hear where it is now (`ActorsMoved`), like everybody.
@@ -25,6 +30,7 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.effects import Core, Send
+from meshray.core.fencing import SKEW
 from meshray.core.lives import Actor, Life
 from meshray.ids import node_of, peer_of
 from meshray.wire.messages import (
@@ -37,6 +43,10 @@ from meshray.wire.messages import (
     Will,
     WillOver,
 )
+
+UNTOLD_MAX = 1000
+"""So often an owner that was cut off from its heir may have started the actor again, at most: the heir numbers its
+incarnations from there, since callers may have seen those."""
 
 MOVED_AT_ONCE = 256
 """At most so many ids travel in one ActorsMoved."""
@@ -78,6 +88,8 @@ class Wills(Core):
         self._estates: dict[bytes, _Estate] = {}  # actor of another peer -> its will; bounded
         self._inherited: dict[bytes, None] = {}  # actors that we have taken over
         self._members: set[bytes] = set()
+        self._former: dict[bytes, set[bytes]] = {}  # actor of ours -> lost heirs that may have its will; no empty sets
+        self._claimed: dict[bytes, bytes] = {}  # actor that we have taken over -> its host, until that knows it
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
@@ -92,10 +104,11 @@ class Wills(Core):
             return
         self._members.add(peer)
         self._lost.pop(peer, None)
-        for estate in self._estates.values():
-            if estate.testator == peer:
-                estate.due_at = None
-        moved = list(self._inherited)
+        for actor_id in [actor_id for actor_id, estate in self._estates.items() if estate.testator == peer]:
+            self._lose(actor_id)  # of the session before: it tells us again, if we are to have it
+        for actor_id in [actor_id for actor_id, former in self._former.items() if peer in former]:
+            self._forget_former(actor_id, peer)
+        moved = [actor_id for actor_id in self._inherited if actor_id not in self._wills]
         for begin in range(0, len(moved), MOVED_AT_ONCE):
             self._tell(peer, ActorsMoved(moved[begin : begin + MOVED_AT_ONCE]))
         for actor in self._actors.all():
@@ -112,14 +125,34 @@ class Wills(Core):
         for estate in self._estates.values():
             if estate.testator == peer and estate.due_at is None:
                 estate.due_at = now + self._config.heir_after_s
-        for actor_id in [actor_id for actor_id, heir in self._heirs.items() if heir == peer]:
+        orphaned = [actor_id for actor_id, heir in self._heirs.items() if heir == peer]
+        for actor_id in orphaned:
             del self._heirs[actor_id]
-            if self._cut_off(now):
+            if not left:
+                self._former.setdefault(actor_id, set()).add(peer)
+        if self._cut_off(now):
+            for actor_id in [*self._former]:
                 self._actors.on_cut_off(actor_id)
-            else:
-                self.on_changed(actor_id)
-        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if peer_of(awaited) == peer]:
-            del self._moving[actor_id]
+        for actor_id in orphaned:
+            self.on_changed(actor_id)
+        self._on_mover_down(peer)
+
+    def _on_mover_down(self, peer: bytes) -> None:
+        """Who was to answer is gone."""
+        self._claimed = {actor_id: host for actor_id, host in self._claimed.items() if host != peer}
+        for actor_id, awaited in list(self._moving.items()):
+            if awaited == peer:
+                del self._moving[actor_id]
+            elif peer_of(awaited) == peer:  # a worker there, which may live until its right is over
+                pause_s = SKEW * self._config.fence_right_s + self._config.fence_margin_s
+                will = self._wills[actor_id]
+                self._say_inherit(actor_id, msgspec.structs.replace(will, worker=b"", pause_s=pause_s))
+
+    def _forget_former(self, actor_id: bytes, peer: bytes) -> None:
+        former = self._former[actor_id]
+        former.discard(peer)
+        if not former:
+            del self._former[actor_id]
 
     def _cut_off(self, now: float) -> bool:
         """Whether this peer sees less than half of the members that there were."""
@@ -128,7 +161,10 @@ class Wills(Core):
 
     def _count(self, now: float) -> tuple[int, int]:
         recent = now - 2 * self._config.heir_after_s
-        self._lost = {peer: since for peer, since in self._lost.items() if since > recent}
+        for peer in [peer for peer, since in self._lost.items() if since <= recent]:
+            del self._lost[peer]
+            for actor_id in [actor_id for actor_id, former in self._former.items() if peer in former]:
+                self._forget_former(actor_id, peer)
         here = len(self._members) + 1
         return here, here + len(self._lost)
 
@@ -144,6 +180,7 @@ class Wills(Core):
             if self._heirs.pop(actor_id, None) is not None and heir is not None:
                 self._tell(heir, WillOver(actor_id))
             self._inherited.pop(actor_id, None)
+            self._former.pop(actor_id, None)
             return
         if heir is None or heir == peer_of(actor.worker):  # where it lives nobody should be needed to let it live
             chosen = peer_of(self._choose(actor_id, node_of(actor.worker)) or b"")
@@ -155,25 +192,43 @@ class Wills(Core):
         if heir is not None:
             self._tell(heir, _will(actor))
 
-    def leave(self) -> None:
+    def leave(self, now: float) -> None:
         """This peer is stopped: hand over what can be. `done` says when."""
         self.leaving = True
-        for actor_id, heir in list(self._heirs.items()):
+        for actor_id in list(self._heirs):
             actor = self._actors.actor(actor_id)
-            if heir not in self._members or actor is None or actor.life in (Life.ENDING, Life.DEAD):
+            if actor is None or actor.life in (Life.ENDING, Life.DEAD):
                 continue
             worker, will = actor.worker, _will(actor)
-            lives = bool(will.worker) and node_of(worker) not in (self._node, node_of(heir))
+            lives = bool(will.worker) and node_of(worker) != self._node
             if worker and not lives and not actor.spec.max_restarts:
                 continue  # it may not be started again
             if not lives:
-                will = msgspec.structs.replace(will, worker=b"")
+                pause_s = max(0.0, (actor.deadline or now) - now) if actor.life is Life.BACKOFF else 0.0
+                will = msgspec.structs.replace(will, worker=b"", pause_s=pause_s)
+            if not self._settle_heir(actor_id, node_of(worker)):
+                continue
             self._actors.hand_over(actor_id, lives)
             self._wills[actor_id] = will
-            if worker and node_of(worker) == self._node:
+            if worker and not lives:
                 self._moving[actor_id] = worker
+            elif actor_id in self._claimed:  # else its host may hear of the next owner before it hears of us
+                self._moving[actor_id] = peer_of(worker)
             else:
                 self._say_inherit(actor_id, will)
+
+    def _settle_heir(self, actor_id: bytes, avoided: bytes, refused: bytes = b"") -> bool:
+        """See to it that the heir is a member that does not leave, as far as is known. False: there is none."""
+        heir = self._heirs.get(actor_id)
+        chosen = peer_of(self._choose(actor_id, avoided) or b"")
+        if chosen not in self._members or chosen == refused:
+            return False
+        if chosen != heir:
+            if heir is not None:
+                self._tell(heir, WillOver(actor_id))
+            self._heirs[actor_id] = chosen
+            self._actors.set_heir(actor_id, chosen)
+        return True
 
     @property
     def done(self) -> bool:
@@ -181,13 +236,15 @@ class Wills(Core):
         return not self._moving
 
     def on_process_died(self, process: bytes) -> None:
-        """A worker of this host: what it hosted may be started elsewhere now."""
+        """A worker, here or elsewhere: what it hosted may be started again now."""
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
             self._say_inherit(actor_id, self._wills[actor_id])
 
-    def _say_inherit(self, actor_id: bytes, will: Will) -> None:
-        heir = self._heirs[actor_id]
-        self._moving[actor_id] = heir
+    def _say_inherit(self, actor_id: bytes, will: Will, refused: bytes = b"") -> None:
+        if not self._settle_heir(actor_id, node_of(will.worker), refused):
+            self._moving.pop(actor_id, None)
+            return
+        heir = self._moving[actor_id] = self._heirs[actor_id]
         self._tell(heir, will)
         self._tell(heir, Inherit(actor_id))
 
@@ -197,7 +254,9 @@ class Wills(Core):
         if self._moving.get(actor_id) != heir:
             return
         will = self._wills[actor_id]
-        if will.worker:
+        if message.refused:
+            self._say_inherit(actor_id, will, refused=heir)
+        elif will.worker and node_of(will.worker) != node_of(heir):
             self._moving[actor_id] = peer_of(will.worker)
             self._tell(peer_of(will.worker), GuestMoves(actor_id, will.incarnation, will.worker, heir))
         else:
@@ -205,8 +264,13 @@ class Wills(Core):
 
     def on_guest_moved(self, host: bytes, message: GuestMoved) -> None:
         """Its host knows of the new owner."""
-        if self._moving.get(message.actor_id) == host:
-            del self._moving[message.actor_id]
+        actor_id = message.actor_id
+        if self._claimed.get(actor_id) == host:
+            del self._claimed[actor_id]
+            if self._moving.get(actor_id) == host:  # which leaves by now
+                self._say_inherit(actor_id, self._wills[actor_id])
+        elif self._moving.get(actor_id) == host:
+            del self._moving[actor_id]
 
     # -- the heir ----------------------------------------------------------------------------------------------------
 
@@ -226,17 +290,37 @@ class Wills(Core):
 
     def on_inherit(self, testator: bytes, message: Inherit) -> None:
         """The testator leaves."""
-        estate = self._estates.get(message.actor_id)
+        actor_id = message.actor_id
+        estate = self._estates.get(actor_id)
         if estate is not None and estate.testator == testator:
-            self._take(message.actor_id, lives=bool(estate.will.worker), charged=False)
-        self._tell(testator, Inherited(message.actor_id))
+            if self.leaving:
+                self._lose(actor_id)
+            else:
+                self._take(actor_id, lives=bool(estate.will.worker), charged=False)
+        self._tell(testator, Inherited(actor_id, refused=not self.has_inherited(actor_id)))
 
     def _take(self, actor_id: bytes, lives: bool, charged: bool) -> None:
-        estate = self._estates.pop(actor_id)
+        will = self._estates.pop(actor_id).will
+        if charged:
+            will = msgspec.structs.replace(will, incarnation=will.incarnation + UNTOLD_MAX)
         self._inherited[actor_id] = None
-        self._effects.append(Inherits(estate.will, lives, charged))
+        self._effects.append(Inherits(will, lives, charged))
         for peer in sorted(self._members):
             self._tell(peer, ActorsMoved([actor_id]))
+        host = peer_of(will.worker)
+        if lives and host in self._members:
+            self._claimed[actor_id] = host
+            self._tell(host, GuestMoves(actor_id, will.incarnation, will.worker, peer_of(self._node)))
+
+    def on_moved(self, peer: bytes, actor_id: bytes) -> None:
+        """Another member has taken it over. If we have it, too, then one of us does no more: who owned it first; else
+        the one of the smaller id."""
+        estate = self._estates.get(actor_id)
+        if estate is not None and estate.testator != peer:
+            del self._estates[actor_id]
+        actor = self._actors.actor(actor_id)
+        if actor is not None and (not actor.inherited or peer > peer_of(self._node)):
+            self._actors.on_cut_off(actor_id)
 
     def needs(self, job: bytes) -> bool:
         """Whether an actor of this job may be started here some day."""

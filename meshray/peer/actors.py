@@ -93,9 +93,14 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
     actors, lodging, guests, fencing = cores.actors, cores.lodging, cores.guests, cores.fencing
     naming, wills = cores.naming, cores.wills
 
+    def guest_lost(source: bytes, message: m.GuestLost, now: float) -> None:
+        actors.on_guest_lost(source, message, now)
+        wills.on_process_died(message.worker)
+
     def moved(source: bytes, message: m.ActorsMoved, now: float) -> None:
         for actor_id in message.actor_ids:
             cores.foreign_actors.on_moved(actor_id, source)
+            wills.on_moved(source, actor_id)
 
     def hosted(source: bytes, message: m.ActorHosted, now: float) -> None:
         fencing.on_placed(source, boot_time())
@@ -109,7 +114,7 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.ActorWaitsThere: lodging.on_waits_there,
         m.GuestReady: actors.on_guest_said,
         m.GuestExit: actors.on_guest_said,
-        m.GuestLost: actors.on_guest_lost,
+        m.GuestLost: guest_lost,
         m.FenceRenew: lambda source, message, now: fencing.on_renew(source, message, boot_time()),
         m.FenceRenewed: lambda source, message, now: fencing.on_renewed(source, message, boot_time()),
         m.WatchActor: lambda source, message, now: actors.on_watch(source, message),
@@ -173,11 +178,17 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def inherits(effect: Inherits, now: float) -> None:
         will = effect.will
         spec = will.spec
-        if effect.lives:
-            lodging.on_inherited(request_for(spec, will.incarnation), will.worker, now)
-            fencing.on_placed(peer_of(will.worker), boot_time())
+        cores.foreign_actors.on_ours(spec.actor_id)
         worker = will.worker if effect.lives else b""
-        cores.actors.on_inherit(spec, will.incarnation, will.restarts, worker, effect.charged)
+        if not guests.take_over(spec.actor_id, worker):
+            leases.release_actor(spec.actor_id, now)
+            if node_of(worker) == parts.node:
+                worker = b""  # it has ended since
+        if worker:
+            lodging.on_inherited(request_for(spec, will.incarnation), worker, now)
+        if worker and node_of(worker) != parts.node:
+            fencing.on_placed(peer_of(worker), boot_time())
+        cores.actors.on_inherit(will, worker, effect.charged, now)
 
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
@@ -209,6 +220,7 @@ def add_member(parts: Parts, peer: bytes) -> None:
     """Another peer is there. A repeat changes nothing."""
     parts.cores.naming.on_member_up(peer)
     parts.cores.wills.on_member_up(peer)
+    parts.cores.foreign_actors.on_node_there(node_of(peer))
 
 
 def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
@@ -219,4 +231,6 @@ def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
 
 def _is_ours(parts: Parts, actor_id: bytes) -> bool:
     cores = parts.cores
-    return owner_node_of(actor_id) == parts.node or cores.wills.has_inherited(actor_id) or not cores.road.linked
+    if cores.wills.has_inherited(actor_id) or not cores.road.linked:
+        return True
+    return owner_node_of(actor_id) == parts.node and not cores.foreign_actors.has_moved(actor_id)

@@ -66,7 +66,7 @@ class Foreign:
         fence_s = cores.fencing.on_host_lost(peer, boot_time())
         cores.lodging.on_host_gone(home, now)
         cores.actors.on_host_gone(home, fence_s, now)
-        cores.foreign_actors.on_node_gone(home)
+        cores.foreign_actors.on_node_gone(home, cores.road.is_there(home))
         drop_member(self._parts, peer, reason == GOODBYE, now)
         if cores.road.is_there(home):  # it was only cut off
             add_member(self._parts, peer)

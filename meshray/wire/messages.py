@@ -966,6 +966,7 @@ class Will(Struct, frozen=True, array_like=True, tag=176):
     incarnation: Count
     restarts: Count
     worker: bytes = b""  # where it lives; b"" while it does not, or does not go on without O
+    pause_s: float = 0.0  # O leaves: so long it must not be started again, since it may still live where O lost it
 
 
 class WillOver(Struct, array_like=True, tag=177):
@@ -981,14 +982,15 @@ class Inherit(Struct, array_like=True, tag=178):
 
 
 class Inherited(Struct, array_like=True, tag=179):
-    """The heir -> O: done."""
+    """The heir -> O: done; or `refused`: it leaves as well."""
 
     actor_id: TaskId
+    refused: bool = False
 
 
 class GuestMoves(Struct, array_like=True, tag=180):
-    """O -> H: this actor of mine that lives with you has another owner from now on. Answered with GuestMoved. Unknown
-    ones are answered, too."""
+    """O -> H, its heir -> H: this actor that lives with you has another owner from now on. Answered with GuestMoved.
+    Unknown ones are answered, too. A repeat changes nothing."""
 
     actor_id: TaskId
     incarnation: Count
@@ -997,7 +999,7 @@ class GuestMoves(Struct, array_like=True, tag=180):
 
 
 class GuestMoved(Struct, array_like=True, tag=181):
-    """H -> O: done."""
+    """H -> O, the heir: done."""
 
     actor_id: TaskId
 

@@ -103,3 +103,46 @@ def test_an_actor_that_has_moved_is_watched_there(core: ForeignActors) -> None:
     assert effects(core) == [Send(ONE, m.ActorState(A, 3, W2))]
     core.on_kill(m.KillActor(A, True))
     assert effects(core) == [Send(OTHER, m.KillActor(A, True))]
+
+
+@pytest.mark.fault(24, 26)
+def test_who_was_only_cut_off_is_asked_again_and_not_the_heir(core: ForeignActors) -> None:
+    """The heir would wait for an end of the owner that does not come."""
+    core.on_watch(ONE, m.WatchActor(A))
+    core.on_news(OWNER, m.ActorNews(A, 1, W1, heir=OTHER))
+    effects(core)
+    core.on_node_gone(OWNER[:8], there=True)
+    assert effects(core) == [Send(OWNER, m.WatchActor(A))]
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_is_there_again_is_asked_unless_another_one_has_taken_over(core: ForeignActors) -> None:
+    core.on_watch(ONE, m.WatchActor(A))
+    core.on_news(OWNER, m.ActorNews(A, 1, W1, heir=OTHER))
+    effects(core)
+    core.on_node_gone(OWNER[:8])
+    assert effects(core) == [Send(OTHER, m.WatchActor(A))]
+    core.on_node_there(OWNER[:8])
+    assert effects(core) == [Send(OTHER, m.UnwatchActor(A)), Send(OWNER, m.WatchActor(A))]
+    core.on_moved(A, OTHER)
+    effects(core)
+    core.on_node_there(OWNER[:8])
+    assert effects(core) == []
+
+
+@pytest.mark.fault(22)
+def test_what_an_heir_does_not_know_is_not_dead_for_ever(core: ForeignActors) -> None:
+    core.on_watch(ONE, m.WatchActor(A))
+    core.on_news(OWNER, m.ActorNews(A, 1, W1, heir=OTHER))
+    core.on_node_gone(OWNER[:8])
+    core.on_news(OTHER, m.ActorNews(A, 0, b"", DIED))
+    effects(core)
+    core.on_watch(ONE, m.WatchActor(A))
+    assert effects(core) == [Send(OWNER, m.WatchActor(A))]
+
+
+def test_what_this_peer_has_taken_over_is_known_here(core: ForeignActors) -> None:
+    core.on_moved(A, OTHER)
+    assert core.has_moved(A)
+    core.on_ours(A)
+    assert not core.has_moved(A)

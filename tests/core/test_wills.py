@@ -13,13 +13,14 @@ from meshray.core.effects import ActorSlot, DetachedChanged, KillProcess, NameCh
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
-from meshray.core.wills import Inherits, Wills
+from meshray.core.wills import UNTOLD_MAX, Inherits, Wills
 from meshray.wire import messages as m
 
 SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
 OWNER, HEIR, FAR = (node + bytes(8) for node in (SELF, H, X))
 DRIVER = SELF + b"driver--"
 A = DRIVER + bytes(7) + b"\x01"
+NOW = 100.0
 HERE, THERE = SELF + b"worker--", X + b"worker--"
 
 
@@ -40,9 +41,8 @@ class Peer:
                 if isinstance(effect, DetachedChanged):
                     self.wills.on_changed(effect.actor_id)
                 elif isinstance(effect, Inherits):
-                    will = effect.will
-                    worker = will.worker if effect.lives else b""
-                    self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
+                    worker = effect.will.worker if effect.lives else b""
+                    self.actors.on_inherit(effect.will, worker, effect.charged, NOW)
                     told.append(effect)
                 else:
                     told.append(effect)
@@ -102,7 +102,7 @@ def test_the_heir_of_a_detached_actor_has_its_newest_will_and_watchers_know_it()
 def test_others_have_no_heir() -> None:
     peer = an_owner(detached=False)
     assert peer.said(HEIR) == []
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
@@ -110,7 +110,7 @@ def test_others_have_no_heir() -> None:
 def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
     peer = an_owner()
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert not any(isinstance(effect, Send) for effect in peer.effects()), "it lives"
     assert not peer.wills.done
     peer.wills.on_process_died(HERE)
@@ -140,7 +140,7 @@ def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
 def test_an_actor_of_a_third_host_goes_on() -> None:
     peer = an_owner(THERE, max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     will, inherit = peer.said(HEIR)
     assert will.worker == THERE
     peer.wills.on_inherited(HEIR, m.Inherited(A))
@@ -154,20 +154,20 @@ def test_an_actor_of_a_third_host_goes_on() -> None:
     there.wills.on_inherit(OWNER, inherit)
     there.effects()
     there.actors.on_watch(FAR, m.WatchActor(A))
-    assert there.said(FAR) == [m.ActorNews(A, 1, THERE)]
+    assert there.said(FAR) == [m.ActorNews(A, 1, THERE, all_started=True)]
 
 
 def test_what_may_not_start_again_ends_with_its_peer() -> None:
     peer = an_owner(max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
 def test_nobody_waits_for_an_heir_that_is_gone() -> None:
     peer = an_owner(THERE)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.wills.on_member_down(HEIR, False, 1.0)
     assert peer.wills.done
@@ -183,7 +183,8 @@ def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
     assert peer.wills.next_deadline() == due_at
     peer.wills.tick(due_at)
     effects = peer.effects()
-    assert Send(FAR, m.ActorNews(A, 2)) in effects
+    incarnation = 2 + UNTOLD_MAX
+    assert Send(FAR, m.ActorNews(A, incarnation, all_started=True)) in effects, "what had begun elsewhere is charged"
     actor = peer.actors.actor(A)
     assert actor is not None
     assert (actor.life, actor.restarts) == (Life.PLACING, 1)
@@ -275,7 +276,7 @@ def test_a_slot_is_asked_for_where_the_new_owner_is() -> None:
     slot = ActorSlot(A, worker)
     peer.actors.on_slot(slot.actor_id, slot.worker, 100.0)
     start = next(message for message in peer.said(worker) if isinstance(message, m.StartActor))
-    assert start.incarnation == 2
+    assert start.incarnation == 2 + UNTOLD_MAX, "its owner may have started it again since"
 
 
 def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
@@ -291,3 +292,171 @@ def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
     assert [effect.message.worker for effect in effects if isinstance(effect, Send) and effect.to == FAR] == [
         H + b"worker--"
     ]
+
+
+# -- what simulated meshes have found (tests/sim/test_heirs.py) --------------------------------------------------------
+
+
+@pytest.mark.fault(16)
+def test_who_leaves_waits_for_the_death_of_a_worker_elsewhere_whose_constructor_runs() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    assert not peer.said(HEIR), "it would live twice"
+    peer.wills.on_process_died(THERE)
+    assert m.Inherit(A) in peer.said(HEIR)
+
+
+@pytest.mark.fault(16, 24)
+def test_an_heir_is_told_how_long_an_actor_may_still_live_where_it_was_lost() -> None:
+    peer = an_owner(THERE, max_restarts=-1)
+    peer.effects()
+    peer.actors.on_host_gone(X, 11.0, NOW)
+    peer.effects()
+    peer.wills.leave(NOW + 4.0)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.pause_s, inherit) == (7.0, m.Inherit(A))
+    there = heir()
+    there.wills.on_will(OWNER, will)
+    there.wills.on_inherit(OWNER, inherit)
+    effects = there.effects()
+    assert not any(isinstance(effect, RequestActorSlot) for effect in effects), "not yet"
+    assert there.actors.next_deadline() == NOW + 7.0
+    there.actors.tick(NOW + 7.0)
+    assert any(isinstance(effect, RequestActorSlot) for effect in there.effects())
+
+
+@pytest.mark.fault(16, 24)
+def test_a_host_that_is_lost_while_its_worker_is_ended_is_waited_for_by_the_heir() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(FAR, False, NOW)
+    will = next(message for message in peer.said(HEIR) if isinstance(message, m.Will))
+    assert will.pause_s > DEFAULT.fence_right_s
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_leaves_as_well_refuses_and_another_one_is_asked() -> None:
+    leaving = heir()
+    leaving.wills.leave(NOW)
+    leaving.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.Inherited(A, refused=True) in leaving.said(OWNER)
+
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_inherited(HEIR, m.Inherited(A, refused=True))
+    effects = peer.effects()
+    assert Send(FAR, m.Inherit(A)) in effects
+    assert Send(HEIR, m.WillOver(A)) in effects
+    peer.wills.on_inherited(FAR, m.Inherited(A, refused=True))
+    assert peer.wills.done, "nobody is left"
+
+
+def test_an_heir_that_is_gone_before_the_worker_is_dead_has_a_successor_or_none() -> None:
+    """It was a KeyError, with which the peer ended."""
+    for successor in (X, None):
+        peer = an_owner()
+        peer.effects()
+        peer.wills.leave(NOW)
+        peer.heir = successor
+        peer.wills.on_member_down(HEIR, False, NOW)
+        peer.effects()
+        peer.wills.on_process_died(HERE)
+        assert (m.Inherit(A) in peer.said(FAR)) == bool(successor)
+        assert peer.wills.done == (not successor)
+
+
+@pytest.mark.fault(16)
+def test_an_actor_of_the_heirs_own_host_goes_on_there() -> None:
+    peer = an_owner(H + b"worker--", max_restarts=0)
+    peer.heir = H
+    peer.wills.on_member_down(FAR, True, 1.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.worker, inherit) == (H + b"worker--", m.Inherit(A))
+    peer.wills.on_inherited(HEIR, m.Inherited(A))
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_the_heir_tells_the_host_itself_whose_actor_it_has() -> None:
+    """The owner may not come to that host any more; it would end the actor, and the heir never hear of that."""
+    there = heir(THERE)
+    there.heir = SELF
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.GuestMoves(A, 1, THERE, HEIR) in there.said(FAR)
+    there.wills.leave(NOW)
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in there.effects()), (
+        "that host may not know yet whose it is"
+    )
+    there.wills.on_guest_moved(FAR, m.GuestMoved(A))
+    assert m.Inherit(A) in there.said(OWNER)
+
+
+@pytest.mark.fault(22, 26)
+def test_wills_are_of_one_session() -> None:
+    """An owner that meets an old heir again has another one by now: both would inherit."""
+    there = heir()
+    there.wills.on_member_down(OWNER, False, 10.0)
+    there.wills.on_member_up(OWNER)
+    assert not there.wills.awaits(A)
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_is_cut_off_ends_what_an_earlier_heir_may_inherit() -> None:
+    """Its present one is on its own side."""
+    others = [b"other--%d" % number + bytes(8) for number in range(2)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert any(isinstance(message, m.Will) for message in peer.said(FAR))
+    peer.wills.on_member_down(others[0], False, 2.0)
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+    peer.wills.on_member_down(others[1], False, 3.0)
+    assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "they are more over there"
+
+
+def test_of_two_that_have_inherited_one_gives_in_and_an_estate_that_somebody_has_is_over() -> None:
+    peer = heir()
+    peer.wills.on_moved(FAR, A)
+    assert not peer.wills.awaits(A)
+    for other, ends in ((FAR, True), (b"a-lesser" + bytes(8), False)):
+        peer = heir()
+        peer.wills.on_inherit(OWNER, m.Inherit(A))
+        peer.effects()
+        peer.wills.on_moved(other, A)
+        actor = peer.actors.actor(A)
+        assert actor is not None
+        assert (actor.life is Life.ENDING) == ends
+
+
+@pytest.mark.fault(16)
+def test_who_has_handed_it_over_keeps_its_name_and_says_where_to_ask() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    assert not any(isinstance(effect, NameChanged) for effect in peer.effects()), "nobody else may take it now"
+    peer.actors.on_find(FAR, m.FindActor(3, "log", "ns"))
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    effects = peer.effects()
+    assert Send(FAR, m.ActorFound(3, A, b"methods")) in effects
+    assert Send(FAR, m.ActorNews(A, 1, THERE, all_started=True, heir=HEIR)) in effects
+    assert Send(HEIR, m.KillActor(A, True)) in effects

@@ -3,9 +3,11 @@
 A detached actor outlives its driver; this is for the day on which it should outlive its owner, too. Each has an *heir*,
 another member, which has a `Will`: what it takes to start the actor again. There are two ways to inherit:
 
-- **The owner leaves** (it is stopped). It ends the actor if that lives on its own host, and says `Inherit`. An actor
-  that lives on a third host goes on: its host is told of the new owner (`GuestMoves`). The owner waits for all answers,
-  within a bound, before it goes.
+- **The owner leaves** (it is stopped). It ends the actor if that lives on its own host, or is still being started
+  somewhere, and says `Inherit` once that is over. Where that cannot be seen, since the host was lost, the will says how
+  long the heir has to wait (`pause_s`). An actor that lives on another host goes on: that is told of the new owner
+  (`GuestMoves`), by the new one, too, since the old one may not come to it. The owner waits for all answers, within a
+  bound, before it goes. An heir that leaves as well, or has too many wills, does not take it, and another one is asked.
 - **The owner is gone** without a word. It may as well be cut off, and then it goes on being the owner. So the heir
   waits `heir_after_s`, longer than it takes to notice that one is cut off, and takes over only if it sees more than
   half of the members that there were; and an owner that sees less than half of them ends its detached actors, if one of
@@ -34,6 +36,10 @@ handle hear where it is now (`ActorsMoved`), like everybody.
   the lower reign *gives way* (of the same, that with the lower id): its worker ends, its watchers watch at the other
   one. As long as these two cannot hear each other the actor does live twice; that takes a mesh in which each of them
   sees more than half, or one that comes back between the death of the owner and the end of the wait.
+- *Hosts and callers may have seen incarnations that the heir was not told of.* They go by the highest. So whoever takes
+  over from one that is gone counts on from further above, the further the higher its reign (`UNTOLD_MAX`).
+- *A new owner leaves before its actor's host knows it.* That might hear of the next owner first, and then go back to
+  this one. So it waits for that host (`_claimed`) before it hands over.
 - *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an
   old owner nor an old will brings it back.
 """
@@ -48,6 +54,7 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.actors import Actors
 from meshray.core.effects import Core, Send
+from meshray.core.fencing import SKEW
 from meshray.core.gone import remember
 from meshray.core.lives import Actor, Life
 from meshray.ids import node_of, owner_node_of, peer_of
@@ -69,6 +76,11 @@ IDS_AT_ONCE = 256
 
 ENDED_MAX = 1024
 """Actors that were taken over, and have ended or went to another owner, that are remembered."""
+
+
+UNTOLD_MAX = 1000
+"""So often an owner that was cut off from its heir may have started the actor again, at most: the heir numbers its
+incarnations from there, and of a later reign from further on. Callers and hosts may have seen those of others."""
 
 
 class Inherits(Struct, frozen=True):
@@ -124,12 +136,13 @@ class Wills(Core):
         self._estates: dict[bytes, _Estate] = {}  # actor of another peer -> its will; bounded
         self._inherited: dict[bytes, int] = {}  # living actors that we have taken over -> our reign
         self._ended: dict[bytes, int] = {}  # the same, of those that are dead; bounded
-        self._given_way: dict[bytes, None] = {}  # actors of ours that another peer has taken over; bounded
+        self._given_way: dict[bytes, bytes] = {}  # actors of ours that another peer has taken over, and which; bounded
+        self._claimed: dict[bytes, bytes] = {}  # actor that we have taken over -> its host, until that knows it
         self._members: set[bytes] = set()
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
-        self._refused: set[bytes] = set()  # actors of these that one heir did not take
+        self._refused: dict[bytes, set[bytes]] = {}  # of these -> heirs that did not take them
         self.leaving = False  # this peer is stopped
         self.left_out = 0  # wills that were too many
 
@@ -168,7 +181,7 @@ class Wills(Core):
                 estate.due_at = now + self._config.heir_after_s
         cut_off = self._cut_off(now)
         for actor_id, bequest in list(self._bequests.items()):
-            was_heir = bequest.heir == peer
+            was_heir = bequest.heir == peer and actor_id not in self._wills
             if was_heir:
                 bequest.heir = b""
             bequest.given &= self._members | self._lost.keys()
@@ -177,8 +190,17 @@ class Wills(Core):
                 self._actors.on_cut_off(actor_id)
             elif was_heir:
                 self.on_changed(actor_id)
-        for actor_id in [actor_id for actor_id, awaited in self._moving.items() if peer_of(awaited) == peer]:
-            del self._moving[actor_id]
+        self._claimed = {actor_id: host for actor_id, host in self._claimed.items() if host != peer}
+        for actor_id, awaited in list(self._moving.items()):
+            if awaited == peer:
+                del self._moving[actor_id]
+            elif peer_of(awaited) == peer:  # a worker there, which may live until its right is over
+                self._wills[actor_id] = _paused(self._wills[actor_id], self._right_s())
+                self._say_inherit(actor_id)
+
+    def _right_s(self) -> float:
+        """How long an actor may live on a host that nobody answers."""
+        return SKEW * self._config.fence_right_s + self._config.fence_margin_s
 
     def _cut_off(self, now: float) -> bool:
         """Whether this peer sees less than half of the members that there were."""
@@ -207,11 +229,8 @@ class Wills(Core):
             self._end(actor_id)
         elif actor.spec.detached:
             bequest = self._bequests.setdefault(actor_id, _Bequest(self._inherited.get(actor_id, 0)))
-            heir = bequest.heir
-            if not heir or heir == peer_of(actor.worker):  # where it lives nobody should be needed to let it live
-                self._name_heir(actor_id, bequest, node_of(actor.worker))
-            if bequest.heir != heir:
-                self._actors.set_heir(actor_id, bequest.heir)
+            if not bequest.heir or bequest.heir == peer_of(actor.worker):  # where it lives nobody should be needed
+                self._settle_heir(actor_id, node_of(actor.worker))
             if bequest.heir:
                 self._tell(bequest.heir, self._will(actor, bequest.reign))
 
@@ -220,6 +239,7 @@ class Wills(Core):
         bequest = self._bequests.pop(actor_id, None)
         for peer in sorted(bequest.given & self._members) if bequest is not None else ():
             self._tell(peer, WillOver(actor_id))
+        self._claimed.pop(actor_id, None)
         reign = self._inherited.pop(actor_id, None)
         if reign is not None:
             remember(self._ended, actor_id, reign, ENDED_MAX)
@@ -229,50 +249,56 @@ class Wills(Core):
         own = self._inherited.get(actor.spec.actor_id, 0)
         return Will(actor.spec, actor.incarnation, actor.restarts, worker, reign, own)
 
-    def _name_heir(self, actor_id: bytes, bequest: _Bequest, avoided: bytes) -> bool:
-        """Another heir, if there is any other."""
+    def _settle_heir(self, actor_id: bytes, avoided: bytes) -> bool:
+        """Choose its heir, maybe the same again: a member that does not leave, as far as is known. False: there is
+        none."""
+        bequest = self._bequests[actor_id]
         chosen = peer_of(self._choose(actor_id, avoided) or b"")
-        if chosen not in self._members or chosen == bequest.heir:
+        if chosen not in self._members or chosen in self._refused.get(actor_id, ()):
             return False
-        if bequest.heir:
-            self._tell(bequest.heir, WillOver(actor_id))
-        bequest.heir = chosen
-        bequest.reign += 1
-        bequest.given.add(chosen)
+        if chosen != bequest.heir:
+            if bequest.heir in self._members:
+                self._tell(bequest.heir, WillOver(actor_id))
+            bequest.heir = chosen
+            bequest.reign += 1
+            bequest.given.add(chosen)
+            self._actors.set_heir(actor_id, chosen)
         return True
 
     def on_held(self, peer: bytes, message: WillsHeld) -> None:
         """It is there (again) with wills of ours; or it has none of these any more."""
         for actor_id in message.held:
             heir = self.heir_of(actor_id)
-            if not heir and actor_id in self._wills:  # it was handed over, to this one, and that was lost
-                self._bequests[actor_id].heir = peer
-                if actor_id not in self._moving:
-                    self._say_inherit(actor_id)
-            elif heir != peer:
+            if heir != peer:
                 self._tell(peer, WillOver(actor_id))
+            elif actor_id in self._wills and actor_id not in self._moving:  # that was lost
+                self._ask_heir(actor_id)
         for actor_id in message.over:
             bequest = self._bequests.get(actor_id)
             if bequest is not None and bequest.heir != peer:
                 bequest.given.discard(peer)
 
-    def leave(self) -> None:
+    def leave(self, now: float) -> None:
         """This peer is stopped: hand over what can be. `done` says when."""
         self.leaving = True
         for actor_id, bequest in list(self._bequests.items()):
-            actor, heir = self._actors.actor(actor_id), bequest.heir
-            if heir not in self._members or actor is None or actor.life in (Life.ENDING, Life.DEAD):
+            actor = self._actors.actor(actor_id)
+            if actor is None or actor.life in (Life.ENDING, Life.DEAD):
                 continue
             worker, will = actor.worker, self._will(actor, bequest.reign)
-            lives = bool(will.worker) and node_of(worker) not in (self._node, node_of(heir))
+            lives = bool(will.worker) and node_of(worker) != self._node
             if worker and not lives and not actor.spec.max_restarts:
                 continue  # it may not be started again
             if not lives:
-                will = msgspec.structs.replace(will, worker=b"")
+                will = _paused(will, max(0.0, (actor.deadline or now) - now) if actor.life is Life.BACKOFF else 0.0)
+            if not self._settle_heir(actor_id, node_of(worker)):
+                continue
             self._wills[actor_id] = will
             self._actors.hand_over(actor_id, lives)
-            if worker and not lives and node_of(worker) != node_of(heir):
+            if worker and not lives:
                 self._moving[actor_id] = worker  # it may not live elsewhere before that is dead
+            elif actor_id in self._claimed:
+                self._moving[actor_id] = peer_of(worker)  # else it may hear of the next owner before it hears of us
             else:
                 self._say_inherit(actor_id)
 
@@ -286,30 +312,30 @@ class Wills(Core):
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
             self._say_inherit(actor_id)
 
-    def _say_inherit(self, actor_id: bytes) -> None:
-        bequest, will = self._bequests[actor_id], self._wills[actor_id]
-        if not bequest.heir and not self._name_heir(actor_id, bequest, node_of(will.worker)):
-            self._moving.pop(actor_id, None)  # its heir has gone meanwhile, and there is no other
-            return
-        will = self._wills[actor_id] = msgspec.structs.replace(will, reign=bequest.reign)
+    def _say_inherit(self, actor_id: bytes, refused: bytes = b"") -> None:
+        """To its heir; or to another one, if that is gone meanwhile, leaves, or has `refused`."""
+        if self._settle_heir(actor_id, node_of(refused or self._wills[actor_id].worker)):
+            self._ask_heir(actor_id)
+        else:
+            self._moving.pop(actor_id, None)  # there is no other
+
+    def _ask_heir(self, actor_id: bytes) -> None:
+        bequest = self._bequests[actor_id]
+        will = self._wills[actor_id] = msgspec.structs.replace(self._wills[actor_id], reign=bequest.reign)
         self._moving[actor_id] = bequest.heir
         self._tell(bequest.heir, will)
         self._tell(bequest.heir, Inherit(actor_id))
 
     def on_inherited(self, heir: bytes, message: Inherited) -> None:
-        """It has taken over, or has not: then one other is asked."""
+        """It has taken over, or has not: then another one is asked."""
         actor_id = message.actor_id
         if self._moving.get(actor_id) != heir:
             return
         will = self._wills[actor_id]
         if not message.taken:
-            again = actor_id not in self._refused
-            self._refused.add(actor_id)
-            if again and self._name_heir(actor_id, self._bequests[actor_id], node_of(heir)):
-                self._say_inherit(actor_id)
-            else:
-                del self._moving[actor_id]
-        elif will.worker:
+            self._refused.setdefault(actor_id, set()).add(heir)
+            self._say_inherit(actor_id, refused=heir)
+        elif will.worker and node_of(will.worker) != node_of(heir):
             self._moving[actor_id] = peer_of(will.worker)
             self._tell(peer_of(will.worker), GuestMoves(actor_id, will.incarnation, will.worker, heir))
         else:
@@ -317,16 +343,21 @@ class Wills(Core):
 
     def on_guest_moved(self, host: bytes, message: GuestMoved) -> None:
         """Its host knows of the new owner."""
-        if self._moving.get(message.actor_id) == host:
-            del self._moving[message.actor_id]
+        actor_id = message.actor_id
+        if self._claimed.get(actor_id) == host:
+            del self._claimed[actor_id]
+            if self._moving.get(actor_id) == host:  # this peer leaves by now
+                self._say_inherit(actor_id)
+        elif self._moving.get(actor_id) == host:
+            del self._moving[actor_id]
 
     def passes_on(self, message: KillActor) -> bool:
         """Whether that actor was handed over: then its new owner is told, who kills it as soon as it has it."""
         if message.actor_id not in self._wills:
             return False
-        heir = self.heir_of(message.actor_id)
-        if heir:
-            self._tell(heir, message)
+        owner = self._given_way.get(message.actor_id) or self.heir_of(message.actor_id)
+        if owner:
+            self._tell(owner, message)
         return True
 
     # -- the heir ----------------------------------------------------------------------------------------------------
@@ -358,17 +389,30 @@ class Wills(Core):
         actor_id = message.actor_id
         estate = self._estates.get(actor_id)
         if estate is not None and estate.testator == testator:
-            self._take(actor_id, lives=bool(estate.will.worker), charged=False)
+            if self.leaving:
+                self._lose(actor_id)
+            else:
+                self._take(actor_id, lives=bool(estate.will.worker), charged=False)
         self._tell(testator, Inherited(actor_id, self.has_inherited(actor_id)))
 
     def _take(self, actor_id: bytes, lives: bool, charged: bool) -> None:
         will = self._estates.pop(actor_id).will
+        host = peer_of(will.worker)
+        if charged:
+            first = max(will.incarnation, UNTOLD_MAX * (will.reign - 1)) + UNTOLD_MAX
+            will = msgspec.structs.replace(will, incarnation=first)
+        elif lives and host not in self._members and node_of(host) != self._node:
+            lives, leave_s = False, self._config.leave_move_s + self._config.leave_say_s
+            will = _paused(will, leave_s + self._right_s())  # out of our sight; the testator may still answer for it
         self._inherited[actor_id] = will.reign
         self._ended.pop(actor_id, None)
         self._given_way.pop(actor_id, None)
         self._effects.append(Inherits(will, lives, charged))
         for peer in sorted(self._members):
             self._tell(peer, ActorsMoved([actor_id], [will.reign]))
+        if lives and host in self._members:
+            self._claimed[actor_id] = host
+            self._tell(host, GuestMoves(actor_id, will.incarnation, will.worker, peer_of(self._node)))
 
     def _lose(self, actor_id: bytes) -> None:
         del self._estates[actor_id]
@@ -387,7 +431,7 @@ class Wills(Core):
         if (reign, owner) < (own, peer_of(self._node)):
             self._tell(owner, ActorsMoved([actor_id], [own]))
             return False
-        remember(self._given_way, actor_id, None, ENDED_MAX)
+        remember(self._given_way, actor_id, owner, ENDED_MAX)
         self._end(actor_id)
         self._ended.pop(actor_id, None)
         if self._actors.actor(actor_id) is not None:
@@ -436,6 +480,11 @@ class Wills(Core):
 
     def _tell(self, process: bytes, message: Message) -> None:
         self._effects.append(Send(process, message))
+
+
+def _paused(will: Will, seconds: float) -> Will:
+    """It is started again, not before so long."""
+    return msgspec.structs.replace(will, worker=b"", pause_s=seconds)
 
 
 def _parts(ids: list[bytes]) -> Iterable[list[bytes]]:

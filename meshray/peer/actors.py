@@ -186,11 +186,17 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def inherits(effect: Inherits, now: float) -> None:
         will = effect.will
         spec = will.spec
-        if effect.lives:
-            lodging.on_inherited(request_for(spec, will.incarnation), will.worker, now)
-            fencing.on_inherited(peer_of(will.worker), boot_time())
+        cores.foreign_actors.on_moved(spec.actor_id, peer_of(parts.node), will.reign)
         worker = will.worker if effect.lives else b""
-        cores.actors.on_inherit(spec, will.incarnation, will.restarts, worker, effect.charged)
+        if not guests.take_over(spec.actor_id, worker):
+            leases.release_actor(spec.actor_id, now)
+            if node_of(worker) == parts.node:
+                worker = b""  # it has ended since
+        if worker:
+            lodging.on_inherited(request_for(spec, will.incarnation), worker, now)
+        if worker and node_of(worker) != parts.node:
+            fencing.on_inherited(peer_of(worker), boot_time())
+        cores.actors.on_inherit(will, worker, effect.charged, now)
 
     def gives_way(effect: GivesWay, now: float) -> None:
         note(f"actor {effect.actor_id.hex()} ends here: another peer has taken it over")
@@ -225,9 +231,9 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
 
 def add_member(parts: Parts, peer: bytes) -> None:
     """Another peer is there. A repeat changes nothing."""
-    parts.cores.foreign_actors.on_node_there(node_of(peer))
     parts.cores.naming.on_member_up(peer)
     parts.cores.wills.on_member_up(peer)
+    parts.cores.foreign_actors.on_node_there(node_of(peer))
 
 
 def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:

@@ -968,6 +968,7 @@ class Will(Struct, frozen=True, array_like=True, tag=176):
     worker: bytes = b""  # where it lives; b"" while it does not, or does not go on without O
     reign: Count = 0  # of the heir, if it inherits: higher than that of O and of all heirs that O has named before
     own: Count = 0  # of O: 0 if it was created there
+    pause_s: float = 0.0  # O leaves: so long it must not be started again, since it may still live where O lost it
 
 
 class WillOver(Struct, array_like=True, tag=177):
@@ -983,15 +984,15 @@ class Inherit(Struct, array_like=True, tag=178):
 
 
 class Inherited(Struct, array_like=True, tag=179):
-    """The heir -> O: done; or not `taken`, since it has too many wills already."""
+    """The heir -> O: done; or not `taken`, since it leaves as well, or has too many wills already."""
 
     actor_id: TaskId
     taken: bool = True
 
 
 class GuestMoves(Struct, array_like=True, tag=180):
-    """O -> H: this actor of mine that lives with you has another owner from now on. Answered with GuestMoved. Unknown
-    ones are answered, too."""
+    """O -> H, its heir -> H: this actor that lives with you has another owner from now on. Answered with GuestMoved.
+    Unknown ones are answered, too. A repeat changes nothing."""
 
     actor_id: TaskId
     incarnation: Count
@@ -1000,7 +1001,7 @@ class GuestMoves(Struct, array_like=True, tag=180):
 
 
 class GuestMoved(Struct, array_like=True, tag=181):
-    """H -> O: done."""
+    """H -> O, the heir: done."""
 
     actor_id: TaskId
 

@@ -133,9 +133,17 @@ def test_an_heir_is_asked_only_until_the_owner_is_there_again(core: ForeignActor
     assert effects(core) == [Send(ONE, state), Send(TWO, state)]
     core.on_process_died(ONE)
     core.on_process_died(TWO)
-    effects(core)
+
+
+@pytest.mark.fault(24, 26)
+def test_who_was_only_cut_off_is_asked_again_and_not_the_heir(core: ForeignActors) -> None:
+    """The heir would wait for an end of the owner that does not come."""
     core.on_watch(ONE, m.WatchActor(A))
-    assert effects(core) == [Send(OWNER, m.WatchActor(A))]
+    core.on_news(OWNER, m.ActorNews(A, 1, W1, heir=OTHER))
+    effects(core)
+    core.on_node_gone(OWNER[:8])
+    core.on_node_there(OWNER[:8])
+    assert effects(core)[1:] == [Send(OTHER, m.UnwatchActor(A)), Send(OWNER, m.WatchActor(A))]
 
 
 @pytest.mark.fault(22)
@@ -227,3 +235,12 @@ def test_calls_in_flight_count_as_begun_when_another_owner_has_started_it_again(
         m.ActorState(A, 2, worker, all_started=True),
         m.ActorState(A, 3, started=[4]),
     ]
+
+
+def test_what_this_peer_has_taken_over_is_known_here(core: ForeignActors) -> None:
+    watched(core, heir=THIRD)
+    core.on_node_gone(OWNER[:8])
+    core.on_moved(A, THIRD, 1)
+    assert effects(core) == [Send(THIRD, m.WatchActor(A))]
+    core.on_node_there(OWNER[:8])
+    assert effects(core) == [], "that one is no owner any more"

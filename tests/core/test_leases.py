@@ -652,6 +652,24 @@ def test_an_actor_that_comes_again_and_goes_leaves_nothing() -> None:
     host.perform()
     host.die(slot.worker)
     assert len(host.slots) == 1
+
+
+def test_an_actors_next_place_waits_for_the_death_of_the_worker_of_its_last_life() -> None:
+    host = Host(CPU=2)
+    request_actor(host, 1)
+    host.leases.release_actor(actor(1), host.now)
+    request_actor(host, 1)
+    request_actor(host, 1)
+    assert len(host.slots) == 1
+    host.die(host.slots[0].worker)
+    assert [slot.actor_id for slot in host.slots] == [actor(1), actor(1)]
+    assert host.available() == 1
+    host.leases.release_actor(actor(1), host.now)
+    request_actor(host, 1)
+    host.leases.release_actor(actor(1), host.now)
+    host.perform()
+    host.die(host.slots[1].worker)
+    assert len(host.slots) == 2, "it is wanted no more"
     assert host.available() == 2
 
 

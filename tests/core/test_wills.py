@@ -21,13 +21,14 @@ from meshray.core.effects import (
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
-from meshray.core.wills import GivesWay, Inherits, Wills
+from meshray.core.wills import UNTOLD_MAX, GivesWay, Inherits, Wills
 from meshray.wire import messages as m
 
 SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
 OWNER, HEIR, FAR = (node + bytes(8) for node in (SELF, H, X))
 DRIVER = SELF + b"driver--"
 A = DRIVER + bytes(7) + b"\x01"
+NOW = 100.0
 HERE, THERE = SELF + b"worker--", X + b"worker--"
 
 
@@ -49,9 +50,8 @@ class Peer:
                 if isinstance(effect, DetachedChanged):
                     self.wills.on_changed(effect.actor_id)
                 elif isinstance(effect, Inherits):
-                    will = effect.will
-                    worker = will.worker if effect.lives else b""
-                    self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
+                    worker = effect.will.worker if effect.lives else b""
+                    self.actors.on_inherit(effect.will, worker, effect.charged, NOW)
                     told.append(effect)
                 elif isinstance(effect, GivesWay):
                     self.gave_way.append(self.actors.give_way(effect.actor_id))
@@ -113,7 +113,7 @@ def test_the_heir_of_a_detached_actor_has_its_newest_will_and_watchers_know_it()
 def test_others_have_no_heir() -> None:
     peer = an_owner(detached=False)
     assert peer.said(HEIR) == []
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
@@ -121,7 +121,7 @@ def test_others_have_no_heir() -> None:
 def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
     peer = an_owner()
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert not any(isinstance(effect, Send) for effect in peer.effects()), "it lives"
     assert not peer.wills.done
     peer.wills.on_process_died(HERE)
@@ -151,7 +151,7 @@ def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
 def test_an_actor_of_a_third_host_goes_on() -> None:
     peer = an_owner(THERE, max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     will, inherit = peer.said(HEIR)
     assert will.worker == THERE
     peer.wills.on_inherited(HEIR, m.Inherited(A))
@@ -171,14 +171,14 @@ def test_an_actor_of_a_third_host_goes_on() -> None:
 def test_what_may_not_start_again_ends_with_its_peer() -> None:
     peer = an_owner(max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
 def test_nobody_waits_for_an_heir_that_is_gone() -> None:
     peer = an_owner(THERE)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.wills.on_member_down(HEIR, False, 1.0)
     assert peer.wills.done
@@ -188,7 +188,7 @@ def test_nobody_waits_for_an_heir_that_is_gone() -> None:
 def test_an_heir_that_goes_while_the_worker_is_being_killed_has_a_successor() -> None:
     peer = an_owner()
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.heir = X
     peer.wills.on_member_down(HEIR, True, 1.0)
@@ -204,7 +204,7 @@ def test_an_heir_that_goes_while_the_worker_is_being_killed_has_a_successor() ->
 def test_without_a_successor_nobody_is_waited_for() -> None:
     peer = an_owner()
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.wills.on_member_down(HEIR, True, 1.0)
     peer.wills.on_process_died(HERE)
@@ -217,7 +217,7 @@ def test_who_leaves_and_is_cut_off_gives_nothing_to_others_who_are() -> None:
     peer = an_owner()
     peer.wills.on_member_up(b"here-too" + bytes(8))
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.heir = b"here-too"
     for number in range(2):
@@ -240,7 +240,8 @@ def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
     assert peer.wills.next_deadline() == due_at
     peer.wills.tick(due_at)
     effects = peer.effects()
-    assert Send(FAR, m.ActorNews(A, 2)) in effects
+    incarnation = 2 + UNTOLD_MAX
+    assert Send(FAR, m.ActorNews(A, incarnation)) in effects
     actor = peer.actors.actor(A)
     assert actor is not None
     assert (actor.life, actor.restarts) == (Life.PLACING, 1)
@@ -337,7 +338,7 @@ def test_an_heir_that_takes_no_more_says_so_and_another_one_is_asked() -> None:
     peer = an_owner(THERE)
     peer.wills.on_member_up(b"another-" + bytes(8))
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.heir = b"another-"
     peer.effects()
     peer.wills.on_inherited(HEIR, refused)
@@ -356,7 +357,7 @@ def test_one_that_still_starts_on_a_third_host_ends_there_before_it_starts_elsew
     peer.create()
     peer.actors.on_slot(A, THERE, 0.0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     effects = peer.effects()
     assert ReleaseActorSlot(A) in effects
     assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in effects)
@@ -372,7 +373,7 @@ def test_who_wants_it_killed_while_it_is_handed_over_reaches_its_new_owner() -> 
     peer.effects()
     kill = m.KillActor(A, True)
     assert not peer.wills.passes_on(kill)
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.passes_on(kill)
     assert peer.said(HEIR) == [kill]
 
@@ -390,7 +391,7 @@ def test_who_wants_it_killed_while_it_is_handed_over_reaches_its_new_owner() -> 
 def test_an_actor_that_ends_while_its_peer_leaves_is_not_inherited() -> None:
     peer = an_owner(max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.actors.on_kill(DRIVER, m.KillActor(A, True))
     assert m.WillOver(A) in peer.said(HEIR)
 
@@ -399,7 +400,7 @@ def test_an_actor_that_ends_while_its_peer_leaves_is_not_inherited() -> None:
 def test_an_heir_that_comes_back_while_its_testator_leaves_is_told_again() -> None:
     peer = an_owner(THERE)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.wills.on_member_down(HEIR, False, 1.0)
     peer.wills.on_member_up(HEIR)
@@ -483,7 +484,7 @@ def test_a_slot_is_asked_for_where_the_new_owner_is() -> None:
     slot = ActorSlot(A, worker)
     peer.actors.on_slot(slot.actor_id, slot.worker, 100.0)
     start = next(message for message in peer.said(worker) if isinstance(message, m.StartActor))
-    assert start.incarnation == 2
+    assert start.incarnation == 2 + UNTOLD_MAX, "its owner may have started it again since"
 
 
 def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
@@ -499,3 +500,170 @@ def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
     assert [effect.message.worker for effect in effects if isinstance(effect, Send) and effect.to == FAR] == [
         H + b"worker--"
     ]
+
+
+# -- what simulated meshes have found (tests/sim/test_heirs.py) --------------------------------------------------------
+
+
+@pytest.mark.fault(16, 24)
+def test_an_heir_is_told_how_long_an_actor_may_still_live_where_it_was_lost() -> None:
+    peer = an_owner(THERE, max_restarts=-1)
+    peer.effects()
+    peer.actors.on_host_gone(X, 11.0, NOW)
+    peer.effects()
+    peer.wills.leave(NOW + 4.0)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.pause_s, inherit) == (7.0, m.Inherit(A))
+    there = heir()
+    there.wills.on_will(OWNER, will)
+    there.wills.on_inherit(OWNER, inherit)
+    effects = there.effects()
+    assert not any(isinstance(effect, RequestActorSlot) for effect in effects), "not yet"
+    assert there.actors.next_deadline() == NOW + 7.0
+    there.actors.tick(NOW + 7.0)
+    assert any(isinstance(effect, RequestActorSlot) for effect in there.effects())
+
+
+@pytest.mark.fault(16, 24)
+def test_a_host_that_is_lost_while_its_worker_is_ended_is_waited_for_by_the_heir() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(FAR, False, NOW)
+    will = next(message for message in peer.said(HEIR) if isinstance(message, m.Will))
+    assert will.pause_s > DEFAULT.fence_right_s
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_leaves_as_well_refuses_and_another_one_is_asked() -> None:
+    leaving = heir()
+    leaving.wills.leave(NOW)
+    leaving.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.Inherited(A, False) in leaving.said(OWNER)
+
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    effects = peer.effects()
+    assert Send(FAR, m.Inherit(A)) in effects
+    assert Send(HEIR, m.WillOver(A)) in effects
+    peer.wills.on_inherited(FAR, m.Inherited(A, False))
+    assert peer.wills.done, "nobody is left"
+
+
+@pytest.mark.fault(16)
+def test_an_actor_of_the_heirs_own_host_goes_on_there() -> None:
+    peer = an_owner(H + b"worker--", max_restarts=0)
+    peer.heir = H
+    peer.wills.on_member_down(FAR, True, 1.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.worker, inherit) == (H + b"worker--", m.Inherit(A))
+    peer.wills.on_inherited(HEIR, m.Inherited(A))
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_the_heir_tells_the_host_itself_whose_actor_it_has() -> None:
+    """The owner may not come to that host any more; it would end the actor, and the heir never hear of that."""
+    there = heir(THERE)
+    there.heir = SELF
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.GuestMoves(A, 1, THERE, HEIR) in there.said(FAR)
+    there.wills.leave(NOW)
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in there.effects()), (
+        "that host may not know yet whose it is"
+    )
+    there.wills.on_guest_moved(FAR, m.GuestMoved(A))
+    assert m.Inherit(A) in there.said(OWNER)
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_is_cut_off_ends_what_an_earlier_heir_may_inherit() -> None:
+    """Its present one is on its own side."""
+    others = [b"other--%d" % number + bytes(8) for number in range(2)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert any(isinstance(message, m.Will) for message in peer.said(FAR))
+    peer.wills.on_member_down(others[0], False, 2.0)
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+    peer.wills.on_member_down(others[1], False, 3.0)
+    assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "they are more over there"
+
+
+@pytest.mark.fault(16)
+def test_who_has_handed_it_over_keeps_its_name_and_says_where_to_ask() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    assert not any(isinstance(effect, NameChanged) for effect in peer.effects()), "nobody else may take it now"
+    peer.actors.on_find(FAR, m.FindActor(3, "log", "ns"))
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    effects = peer.effects()
+    assert Send(FAR, m.ActorFound(3, A, b"methods")) in effects
+    assert Send(FAR, m.ActorNews(A, 1, THERE, heir=HEIR)) in effects
+
+
+@pytest.mark.fault(16)
+def test_a_kill_reaches_the_owner_after_the_next_one_too() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_moved(FAR, A, 5)
+    kill = m.KillActor(A, True)
+    peer.effects()
+    assert peer.wills.passes_on(kill)
+    assert peer.said(FAR) == [kill]
+
+
+@pytest.mark.fault(16, 26)
+def test_an_older_heir_that_is_there_again_is_not_asked_when_the_one_that_was_asked_is_away() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(HEIR, False, NOW)
+    peer.wills.on_held(FAR, m.WillsHeld(held=[A]))
+    assert peer.said(FAR) == [m.WillOver(A)], "it may be the other one's by now"
+
+
+@pytest.mark.fault(16, 24)
+def test_an_heir_that_does_not_see_the_host_starts_it_again_when_it_cannot_live_there_any_more() -> None:
+    there = heir(THERE)
+    there.wills.on_member_down(FAR, False, NOW)
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    effects = there.effects()
+    assert not any(isinstance(effect, RequestActorSlot) for effect in effects), "it may live there still"
+    actor = there.actors.actor(A)
+    assert actor is not None
+    assert (actor.life, actor.restarts) == (Life.BACKOFF, 0)
+    pause_s = DEFAULT.leave_move_s + DEFAULT.leave_say_s + DEFAULT.fence_right_s
+    due_at = there.actors.next_deadline()
+    assert due_at is not None
+    assert due_at > NOW + pause_s
+
+
+@pytest.mark.fault(22)
+def test_a_later_owner_counts_incarnations_from_further_above() -> None:
+    """A host keeps the guest of the highest one, and drops what is asked for others."""
+    peer = heir()
+    first = peer.wills._estates[A].will
+    peer.wills.on_will(OWNER, msgspec.structs.replace(first, reign=3))
+    peer.wills.on_member_down(OWNER, False, 0.0)
+    peer.wills.tick(DEFAULT.heir_after_s)
+    (inherits,) = [effect for effect in peer.effects() if isinstance(effect, Inherits)]
+    assert inherits.will.incarnation == 3 * UNTOLD_MAX

@@ -96,7 +96,7 @@ class Peer:
             self.told.append(effect)
             will = effect.will
             worker = will.worker if effect.lives else b""
-            self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
+            self.actors.on_inherit(will, worker, effect.charged, now)
         elif isinstance(effect, GivesWay):
             self.told.append(effect)
             self.actors.give_way(effect.actor_id)

@@ -202,6 +202,14 @@ class Wills(Core):
         """How long an actor may live on a host that nobody answers."""
         return SKEW * self._config.fence_right_s + self._config.fence_margin_s
 
+    def on_member_leaves(self, peer: bytes) -> None:
+        """It is being stopped: another one should inherit from us, before both are gone."""
+        for actor_id in [actor_id for actor_id, bequest in self._bequests.items() if bequest.heir == peer]:
+            actor = self._actors.actor(actor_id)
+            if actor is not None and self._settle_heir(actor_id, node_of(actor.worker)):
+                bequest = self._bequests[actor_id]
+                self._tell(bequest.heir, self._will(actor, bequest.reign))
+
     def _cut_off(self, now: float) -> bool:
         """Whether this peer sees less than half of the members that there were."""
         here, all_ = self._count(now)

@@ -667,3 +667,21 @@ def test_a_later_owner_counts_incarnations_from_further_above() -> None:
     peer.wills.tick(DEFAULT.heir_after_s)
     (inherits,) = [effect for effect in peer.effects() if isinstance(effect, Inherits)]
     assert inherits.will.incarnation == 3 * UNTOLD_MAX
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_is_being_stopped_has_a_successor_at_once() -> None:
+    """Its owner may die before it has left."""
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.on_member_leaves(FAR)
+    assert peer.effects() == []
+    peer.heir = X
+    peer.wills.on_member_leaves(HEIR)
+    effects = peer.effects()
+    assert Send(HEIR, m.WillOver(A)) in effects
+    (will,) = [effect.message for effect in effects if isinstance(effect, Send) and effect.to == FAR]
+    assert (type(will), will.reign) == (m.Will, 2)
+    peer.heir = None
+    peer.wills.on_member_leaves(FAR)
+    assert peer.effects() == [], "it is the only one"

@@ -201,6 +201,7 @@ class Net:
 
         def lost() -> None:
             if other in host.members:
+                self.sessions[one, other] += 1  # what it has said meanwhile is lost, too
                 host.on_gone(other)
             self._settle(one, other)
 

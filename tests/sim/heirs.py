@@ -190,6 +190,7 @@ class HeirHost(Host):
             super().on_envelope(destination, source, message)
         elif isinstance(message, m.PeerLeaves):
             self.placement.on_leaves(node_of(source))
+            self.wills.on_member_leaves(source)
         elif isinstance(message, m.GuestLost):
             super().on_envelope(destination, source, message)
             if peer_of(message.worker) == source:

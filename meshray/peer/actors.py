@@ -188,15 +188,16 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         spec = will.spec
         cores.foreign_actors.on_moved(spec.actor_id, peer_of(parts.node), will.reign)
         worker = will.worker if effect.lives else b""
-        if not guests.take_over(spec.actor_id, worker):
-            leases.release_actor(spec.actor_id, now)
-            if node_of(worker) == parts.node:
-                worker = b""  # it has ended since
+        lives_here = guests.take_over(spec.actor_id, worker)
+        if not lives_here and node_of(worker) == parts.node:
+            worker = b""  # it has ended since
         if worker:
             lodging.on_inherited(request_for(spec, will.incarnation), worker, now)
         if worker and node_of(worker) != parts.node:
             fencing.on_inherited(peer_of(worker), boot_time())
         cores.actors.on_inherit(will, worker, effect.charged, now)
+        if not lives_here:
+            leases.release_actor(spec.actor_id, now)  # now that its job is needed for it, which is forgotten else
 
     def gives_way(effect: GivesWay, now: float) -> None:
         note(f"actor {effect.actor_id.hex()} ends here: another peer has taken it over")

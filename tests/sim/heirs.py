@@ -78,7 +78,7 @@ class HeirNet(Net):
             return
         story = f"{run} at {run.at:.3f}, and since then {later}"
         assert run.at <= run.awake_since + WAKING_S + KILLING_S, story
-        accepted = [worker for worker in self.accepted.get(run.task_id, ()) if worker[:8] == run.host]
+        accepted = [worker for worker in self.accepted.get(run.task_id, ()) if worker == run.worker]
         assert not accepted or run.caller[:8] == run.host, f"and its result was taken: {story}"
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
@@ -258,15 +258,16 @@ class HeirHost(Host):
         actor_id = will.spec.actor_id
         self.foreign.on_moved(actor_id, self.peer, will.reign)
         worker = will.worker if effect.lives else b""
-        if not self.guests.take_over(actor_id, worker):
-            self._free_slot(actor_id)
-            if node_of(worker) == self.node:
-                worker = b""
+        lives_here = self.guests.take_over(actor_id, worker)
+        if not lives_here and node_of(worker) == self.node:
+            worker = b""
         if worker:
             self.lodging.on_inherited(request_for(will.spec, will.incarnation), worker, now)
         if worker and node_of(worker) != self.node:
             self.fencing.on_inherited(peer_of(worker), now)
         self.actors.on_inherit(will, worker, effect.charged, now)
+        if not lives_here:
+            self._free_slot(actor_id)
 
     def _send(self, effect: Send) -> None:
         if effect.to != self.peer:

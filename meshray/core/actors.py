@@ -65,6 +65,7 @@ from meshray.wire.messages import (
     StartActor,
     UnwatchActor,
     WatchActor,
+    Will,
 )
 
 BURIED_MAX = 4096
@@ -96,6 +97,7 @@ class Actors(Core):
         self._actors: dict[bytes, Actor] = {}
         self._hosts: dict[bytes, Actor] = {}  # worker -> the actor it hosts
         self._early = EarlyQuestions(config.early_messages_max)
+        self._handed: dict[bytes, Actor] = {}  # another peer owns them, since this one leaves
         self._buried: dict[bytes, Failure] = {}  # dead and out of everybody's hands; bounded, the oldest go first
         self._stale = 0
 
@@ -138,7 +140,7 @@ class Actors(Core):
             self._effects.append(NameChanged(message.namespace, message.name, message.actor_id, True))
             return True
         if message.get_if_exists:
-            self._found(sender, message.request_id, self._actors[holder])
+            self._found(sender, message.request_id, self._named(holder))
         else:
             failure = name_taken(message.namespace, message.name)
             self._tell(sender, ActorFound(message.request_id, failure=failure))
@@ -362,6 +364,12 @@ class Actors(Core):
         self._release_name(actor)
         self._announce(actor, journal or {})
         actor.watchers = set()
+        self._let_go(actor)
+        if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
+            self._bury(actor)  # it ended because its handle went
+
+    def _let_go(self, actor: Actor) -> None:
+        """It will not start again."""
         spec = actor.spec
         needs = _needs(spec)
         no_blob = Blob(spec.blob.hash, spec.blob.name, b"")  # the dead need no constructor
@@ -370,8 +378,6 @@ class Actors(Core):
             self._objects.unpin_for_actor(_handle(actor))
         for object_id in needs:
             self._objects.unpin_for_actor(object_id)
-        if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
-            self._bury(actor)  # it ended because its handle went
 
     def _bury(self, actor: Actor) -> None:
         assert actor.failure is not None, f"buried alive: {actor!r}"
@@ -384,7 +390,7 @@ class Actors(Core):
 
     def set_heir(self, actor_id: bytes, heir: bytes) -> None:
         """Who will own a detached actor when this peer is gone: its watchers are told."""
-        actor = self._actors[actor_id]
+        actor = self._actors.get(actor_id) or self._handed[actor_id]
         actor.heir = heir
         state = self._state(actor)
         for watcher in sorted(actor.watchers):
@@ -392,15 +398,28 @@ class Actors(Core):
                 self._tell(watcher, news(watcher, state, {}, heir=heir))
 
     def hand_over(self, actor_id: bytes, lives: bool) -> None:
-        """Another peer owns it from now on. `lives`: its worker, on a third host, goes on; else it is killed."""
+        """Another peer owns it from now on. `lives`: its worker, on another host, goes on; else it is killed. Until
+        this peer is gone it keeps the name for the other one, and tells who asks where to ask."""
+        actor = self._handed[actor_id] = self._actors.pop(actor_id)
+        self._hosts.pop(actor.worker, None)
+        if not lives:
+            actor.worker = b""
+            self._effects.append(ReleaseActorSlot(actor_id))
+
+    def give_way(self, actor_id: bytes) -> list[bytes]:
+        """Another peer owns it, and has started it again: it ends here, and is not dead. Processes of this host that
+        watch it are the answer; other peers hear of the new owner by themselves."""
         actor = self._actors.pop(actor_id)
         self._hosts.pop(actor.worker, None)
         self._release_name(actor)
-        if not lives:
+        if actor.life is not Life.DEAD:
             self._effects.append(ReleaseActorSlot(actor_id))
+            self._let_go(actor)
+        return sorted(watcher for watcher in actor.watchers if watcher != peer_of(watcher))
 
-    def on_inherit(self, spec: CreateActor, incarnation: int, restarts: int, worker: bytes, charged: bool) -> None:
+    def on_inherit(self, will: Will, worker: bytes, charged: bool, now: float) -> None:
         """A detached actor of a peer that is gone is ours. `worker`: where it goes on; b"": it starts again."""
+        spec, incarnation, restarts = will.spec, will.incarnation, will.restarts
         if spec.actor_id in self._actors:
             return
         actor = self._actors[spec.actor_id] = Actor(spec, owner_process_of(spec.actor_id))
@@ -412,10 +431,10 @@ class Actors(Core):
         elif not worker and charged and not actor.may_restart():
             self._die(actor, _died(actor, "the peer that owned it is gone, and it has no restarts left"))
         else:
-            self._go_on(actor, worker, charged)
+            self._go_on(actor, worker, charged, now + will.pause_s if will.pause_s else None)
         self._answer_early(spec.actor_id)
 
-    def _go_on(self, actor: Actor, worker: bytes, charged: bool) -> None:
+    def _go_on(self, actor: Actor, worker: bytes, charged: bool, not_before: float | None) -> None:
         spec = actor.spec
         if spec.name:
             self._effects.append(NameChanged(spec.namespace, spec.name, spec.actor_id, True))
@@ -427,7 +446,11 @@ class Actors(Core):
         else:
             actor.restarts += charged
             actor.incarnation += 1
-            self._request_slot(actor)
+            if not_before is None:
+                self._request_slot(actor)
+            else:
+                actor.enter(Life.BACKOFF)
+                actor.deadline = not_before
         self._effects.append(DetachedChanged(spec.actor_id))
 
     def on_never(self, actor_id: bytes) -> None:
@@ -465,7 +488,7 @@ class Actors(Core):
 
     def on_watch(self, sender: bytes, message: WatchActor) -> None:
         """Tell the sender where the actor lives, now and whenever that changes."""
-        actor = self._actors.get(message.actor_id)
+        actor = self._actors.get(message.actor_id) or self._handed.get(message.actor_id)
         if actor is None:
             self._come_early(sender, message)
             return
@@ -475,15 +498,17 @@ class Actors(Core):
 
     def on_unwatch(self, sender: bytes, message: UnwatchActor) -> None:
         """Nobody on that host is to be told any more."""
-        actor = self._actors.get(message.actor_id)
+        actor = self._actors.get(message.actor_id) or self._handed.get(message.actor_id)
         if actor is not None:
             actor.watchers.discard(sender)
+        else:
+            self._early.drop_watch(sender, message.actor_id)
 
     def on_find(self, sender: bytes, message: FindActor) -> None:
         """The actor of a name; the sender holds its handle from now on."""
         actor_id = self._names.find(message.namespace, message.name)
         if actor_id is not None:
-            self._found(sender, message.request, self._actors[actor_id])
+            self._found(sender, message.request, self._named(actor_id))
             return
         others = self._names.others(message.namespace, message.name)
         failure = no_such_name(message.namespace, message.name, others)
@@ -496,6 +521,9 @@ class Actors(Core):
     def named(self, namespace: str | None = None) -> Iterator[tuple[str, str, bytes]]:
         """(namespace, name, actor id) of all named actors, or of those of one namespace."""
         return (entry for entry in self._names if namespace is None or entry[0] == namespace)
+
+    def _named(self, actor_id: bytes) -> Actor:
+        return self._actors.get(actor_id) or self._handed[actor_id]
 
     def _found(self, sender: bytes, request: int, actor: Actor) -> None:
         if not actor.inherited and (self._objects.is_attached(sender) or self._objects.foreign.is_peer(sender)):
@@ -588,7 +616,7 @@ class Actors(Core):
             assert not actor.inherited or actor.life is not Life.DEAD, f"unburied: {actor!r}"
         assert len(self._hosts) == sum(1 for actor in self._actors.values() if actor.worker), "a host of nobody"
         for namespace, name, actor_id in self._names:
-            life = self._actors[actor_id].life
+            life = self._named(actor_id).life
             assert life not in (Life.ENDING, Life.DEAD), (
                 f"{namespace}/{name} is the name of an actor that is {life.value}"
             )

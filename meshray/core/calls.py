@@ -159,8 +159,10 @@ class Calls(Core):
     def on_state(self, message: ActorState) -> Done:
         """Where the actor lives now. Returns calls that are done by that."""
         link = self._links.get(message.actor_id)
-        if link is None or link.state == DEAD or message.incarnation < link.incarnation:
+        if link is None or link.state == DEAD:
             return []
+        if message.incarnation < link.incarnation and message.failure is None and not message.all_started:
+            return []  # (an heir, which counts from its will on, says all_started, or that it is dead)
         if message.worker and message.worker == link.worker:
             if link.cut and not link.doomed:  # its owner can see it: maybe so can we by now
                 link.state, link.cut = ALIVE, False

@@ -35,6 +35,14 @@ class EarlyQuestions:
         self._count -= len(asked)
         return asked
 
+    def drop_watch(self, sender: bytes, actor_id: bytes) -> None:
+        """It does not want to know any more."""
+        asked = self.take(actor_id)
+        kept = [entry for entry in asked if entry[0] != sender or not isinstance(entry[1], WatchActor)]
+        if kept:
+            self._asked[actor_id] = kept
+            self._count += len(kept)
+
     def on_process_died(self, process: bytes) -> Asked:
         """It asks no more; and what it wanted to create will never be: the questions of others about that."""
         orphaned: Asked = []

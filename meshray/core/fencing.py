@@ -13,6 +13,9 @@ on while a machine is suspended (`CLOCK_BOOTTIME`): a host that slept sees at it
 the shell looks here before it passes anything on. What such a host has already given to the network is refused by
 incarnation.
 
+An actor that goes on under a new owner (`core.wills`) lives by its right from the old one until its host hears of the
+change. Where that cannot be known (`on_inherited`), the new owner's pause begins when the old one must be gone.
+
 An owner that has lost a host answers it no more until the pause is over: what still runs there would otherwise get its
 right anew. A host may then be asked again.
 """
@@ -109,6 +112,14 @@ class Fencing(Core):
         """A host has a place for an actor, and asked for its right before it said so. What is sent there from now on
         counts as an answer: the actor may run before the next request comes."""
         self._answered[host] = now
+
+    def on_inherited(self, host: bytes, now: float) -> None:
+        """An actor that goes on there has us for its owner from now on. Its host hears that from the one before, which
+        leaves, and may still answer for it until it has left: `leave_move_s` + `leave_say_s` from now at most, or T
+        more if it sleeps meanwhile (its host ends the actor then). Only what the host says to us itself makes that
+        shorter."""
+        config = self._config
+        self._answered[host] = now + config.leave_move_s + config.leave_say_s + config.fence_right_s
 
     def on_host_lost(self, host: bytes, now: float) -> float:
         """The host is gone, or cannot be heard. How long to wait, in seconds, until nothing of ours runs there."""

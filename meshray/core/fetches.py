@@ -526,6 +526,10 @@ class Fetches(Core):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    def kept(self) -> list[Place]:
+        """What this peer keeps for other owners, since it lay on hosts that have left (`core.moves`)."""
+        return [place for place, copy in self._copies.items() if self._peer in copy.users and copy.owner != self._peer]
+
     def look_up(self, place: Place) -> tuple[str, int] | None:
         """The file of our copy, and how much of the value is in it; None when there is none."""
         copy = self._copies.get(place)

@@ -140,19 +140,37 @@ class Guests(Core):
         else:
             self._stale += 1
 
-    def on_moves(self, owner: bytes, message: GuestMoves) -> None:
-        """A guest has another owner, which is told where its actor lives, and asked for the right to let it."""
+    def on_moves(self, sender: bytes, message: GuestMoves) -> None:
+        """A guest has another owner, which is told where its actor lives, and asked for the right to let it. Both say
+        so, the owner that leaves and the new one, which may be the only one that is heard."""
         guest = self._workers.get(message.worker)
-        if guest is None or guest.owner != owner or guest.leaving or guest.fenced:
+        lives = guest is not None and not guest.leaving and not guest.fenced
+        if guest is None or not lives or not (message.owner in (sender, guest.owner) or guest.owner == sender):
             why = "it ended while it got another owner"
-            self._tell(message.owner, GuestLost(message.actor_id, message.incarnation, message.worker, why))
-        else:
-            guest.owner = message.owner
+            lost = GuestLost(message.actor_id, message.incarnation, message.worker, why, all_started=True)
+            self._tell(message.owner, lost)  # its journal has gone to the owner before
+        elif guest.owner != message.owner:
+            before, guest.owner = guest.owner, message.owner
             self._count[message.owner] = self._count.get(message.owner, 0) + 1
             self._effects.append(GuestsCame(message.owner))
             self._tell(message.owner, ActorHosted(message.actor_id, message.incarnation, message.worker))
-            self._drop(owner)
-        self._tell(owner, GuestMoved(message.actor_id))
+            self._drop(before)
+        self._tell(sender, GuestMoved(message.actor_id))
+
+    def take_over(self, actor_id: bytes, worker: bytes) -> bool:
+        """An actor is our own from now on. Whether it lives here, as this worker. If not, what else there is of it
+        goes: whoever calls this frees its slot, before it asks for another one."""
+        guest = self._guests.get(actor_id)
+        if guest is None:
+            return False
+        if worker and guest.worker == worker and not guest.leaving and not guest.fenced:
+            del self._guests[actor_id], self._workers[worker]
+            self._drop(guest.owner)
+            return True
+        guest.following, guest.leaving = None, True
+        if not guest.worker:
+            self._go(guest)
+        return False
 
     def on_kill(self, owner: bytes, message: KillGuest) -> None:
         """The owner wants this worker dead, and to hear of it."""

@@ -80,6 +80,9 @@ class Leases(Core):
         self.workers = Workers(config, interpreter, cpus, self._emit)
         self._assignment = Assignment(self._grants, self.workers, devices, self._emit)
         self._demands = Demands()
+        # Actors that want a place again while the worker of their last one is being killed: job, what is asked for,
+        # what it keeps. No class is in here that wants anything.
+        self._following: dict[Key, tuple[bytes, Demand, dict[str, int]]] = {}
         self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
@@ -388,18 +391,28 @@ class Leases(Core):
         now: float,
         strategy: Strategy = ANYWHERE,
     ) -> None:
-        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing."""
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
+        that it had here is being killed, it waits for that."""
         key = (actor_id, 0)
         if job not in self._jobs:
             self.stale += 1
             return
-        if self._demands.get(key) is None:
-            wanted = self._new_class(
-                key, job, Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy), now
-            )
-            wanted.running_request = dict(running_request)
-            wanted.count = 1
+        known = self._demands.get(key)
+        if known is None or not known.count:
+            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy)
+            self._following[key] = (job, demand, dict(running_request))
             self._pump(now)
+
+    def _admit_following(self, now: float) -> None:
+        """Actors whose last worker here is dead, or that had none."""
+        for key in [key for key in self._following if self._demands.get(key) is None]:
+            job, demand, running_request = self._following.pop(key)
+            if job not in self._jobs:
+                self.stale += 1
+                continue
+            wanted = self._new_class(key, job, demand, now)
+            wanted.running_request = running_request
+            wanted.count = 1
 
     def actor_placed(self, actor_id: bytes, now: float) -> None:
         """Its constructor has run: it keeps only what it needs while it lives."""
@@ -412,6 +425,7 @@ class Leases(Core):
 
     def release_actor(self, actor_id: bytes, now: float) -> None:
         """It needs no place any more. A worker that still hosts it is killed."""
+        self._following.pop((actor_id, 0), None)
         wanted = self._demands.get((actor_id, 0))
         if wanted is not None:
             self._drop(wanted, "its actor ended")
@@ -552,6 +566,8 @@ class Leases(Core):
     # -- granting ----------------------------------------------------------------------------------------------------
 
     def _pump(self, now: float) -> None:
+        if self._following:
+            self._admit_following(now)
         if self._ended:
             self._forget_ended()
         if self._news_at is not None and now >= self._news_at:

@@ -28,7 +28,7 @@ class Life(Enum):
 
 
 NEXT: dict[Life, frozenset[Life]] = {
-    Life.PLACING: frozenset({Life.STARTING, Life.DEAD}),
+    Life.PLACING: frozenset({Life.STARTING, Life.BACKOFF, Life.DEAD}),
     Life.STARTING: frozenset({Life.ALIVE, Life.PLACING, Life.BACKOFF, Life.ENDING, Life.DEAD}),
     Life.ALIVE: frozenset({Life.PLACING, Life.BACKOFF, Life.ENDING, Life.DEAD}),
     Life.BACKOFF: frozenset({Life.PLACING, Life.DEAD}),

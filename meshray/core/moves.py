@@ -6,7 +6,7 @@ user of it itself: so it stays when the store is full, until the owner's peer sa
 Readers find it as they find every copy: the owner's peer knows who has some (`core.whereabouts`).
 
 What L itself owns is not moved: it ends with its owner. That copies lie elsewhere already counts for nothing: they go
-when there is no room.
+when there is no room. But what L keeps for hosts that have left before it is moved on, and nothing more is kept there.
 """
 
 from __future__ import annotations
@@ -65,13 +65,18 @@ class Moves(Core):
         self._choose = choose
         self._moves: dict[Place, _Move] = {}
         self._keeping: dict[int, tuple[bytes, Place]] = {}  # request -> who asked for it, and what
+        self._leaving = False  # nothing is kept here any more
         self._numbers = 0
         self._moved = self._left_behind = 0
 
     # -- the host that leaves ----------------------------------------------------------------------------------------
 
     def leave(self, places: list[Place]) -> None:
-        """These lie here, and their owners on other hosts."""
+        """This host leaves. These lie here, made here or kept, and their owners on other hosts."""
+        self._leaving = True
+        for asker, place in self._keeping.values():
+            self._tell(asker, place, missing=True)  # it would come too late to be moved on
+        self._keeping.clear()
         for place in places:
             self._moves[place] = _Move()
             self._ask(place, peer_of(place.object_id))
@@ -130,7 +135,7 @@ class Moves(Core):
                 self._tell(sender, place)
             elif place in under_way:
                 continue
-            elif len(self._keeping) >= self._config.keeps_max:
+            elif self._leaving or len(self._keeping) >= self._config.keeps_max:
                 self._tell(sender, place, missing=True)
             else:
                 self._numbers += 1

@@ -30,7 +30,7 @@ from meshray.core.effects import (
     TakeSlot,
 )
 from meshray.core.fencing import Fenced
-from meshray.core.wills import Inherits
+from meshray.core.wills import GivesWay, Inherits
 from meshray.ids import node_of, owner_node_of, peer_of
 from meshray.observe.notes import note
 from meshray.peer.parts import Parts
@@ -58,6 +58,8 @@ def actors_of_processes(parts: Parts) -> dict[type, Handler]:
             cores.foreign_actors.on_watch(source, message)
 
     def kill(source: bytes, message: m.KillActor, now: float) -> None:
+        if cores.wills.passes_on(message):
+            return
         if _is_ours(parts, message.actor_id):
             cores.actors.on_kill(source, message)
         else:
@@ -94,8 +96,21 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
     naming, wills = cores.naming, cores.wills
 
     def moved(source: bytes, message: m.ActorsMoved, now: float) -> None:
-        for actor_id in message.actor_ids:
-            cores.foreign_actors.on_moved(actor_id, source)
+        if len(message.actor_ids) != len(message.reigns):
+            parts.counters["messages out of place"] += 1
+            return
+        for actor_id, reign in zip(message.actor_ids, message.reigns, strict=True):
+            if wills.on_moved(source, actor_id, reign):
+                cores.foreign_actors.on_moved(actor_id, source, reign)
+
+    def lost(source: bytes, message: m.GuestLost, now: float) -> None:
+        actors.on_guest_lost(source, message, now)
+        if peer_of(message.worker) == source:
+            wills.on_process_died(message.worker)
+
+    def kill(source: bytes, message: m.KillActor, now: float) -> None:
+        if not wills.passes_on(message):
+            actors.on_kill(source, message)
 
     def moves(source: bytes, message: m.GuestMoves, now: float) -> None:
         if message.owner == parts.process_id:
@@ -115,12 +130,12 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.ActorWaitsThere: lodging.on_waits_there,
         m.GuestReady: actors.on_guest_said,
         m.GuestExit: actors.on_guest_said,
-        m.GuestLost: actors.on_guest_lost,
+        m.GuestLost: lost,
         m.FenceRenew: lambda source, message, now: fencing.on_renew(source, message, boot_time()),
         m.FenceRenewed: lambda source, message, now: fencing.on_renewed(source, message, boot_time()),
         m.WatchActor: lambda source, message, now: actors.on_watch(source, message),
         m.UnwatchActor: lambda source, message, now: actors.on_unwatch(source, message),
-        m.KillActor: lambda source, message, now: actors.on_kill(source, message),
+        m.KillActor: kill,
         m.FindActor: lambda source, message, now: actors.on_find(source, message),
         m.ActorNews: lambda source, message, now: cores.foreign_actors.on_news(source, message),
         m.ActorFound: naming.on_found,
@@ -135,6 +150,7 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.GuestMoves: moves,
         m.GuestMoved: lambda source, message, now: wills.on_guest_moved(source, message),
         m.ActorsMoved: moved,
+        m.WillsHeld: lambda source, message, now: wills.on_held(source, message),
     }
 
 
@@ -179,11 +195,22 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def inherits(effect: Inherits, now: float) -> None:
         will = effect.will
         spec = will.spec
-        if effect.lives:
-            lodging.on_inherited(request_for(spec, will.incarnation), will.worker, now)
-            fencing.on_placed(peer_of(will.worker), boot_time())
+        cores.foreign_actors.on_moved(spec.actor_id, peer_of(parts.node), will.reign)
         worker = will.worker if effect.lives else b""
-        cores.actors.on_inherit(spec, will.incarnation, will.restarts, worker, effect.charged)
+        lives_here = guests.take_over(spec.actor_id, worker)
+        if not lives_here and node_of(worker) == parts.node:
+            worker = b""  # it has ended since
+        if worker:
+            lodging.on_inherited(request_for(spec, will.incarnation), worker, now)
+        if worker and node_of(worker) != parts.node:
+            fencing.on_inherited(peer_of(worker), boot_time())
+        cores.actors.on_inherit(will, worker, effect.charged, now)
+        if not lives_here:
+            leases.release_actor(spec.actor_id, now)  # now that its job is needed for it, which is forgotten else
+
+    def gives_way(effect: GivesWay, now: float) -> None:
+        note(f"actor {effect.actor_id.hex()} ends here: another peer has taken it over")
+        cores.foreign_actors.on_given_way(effect.actor_id, cores.actors.give_way(effect.actor_id))
 
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
@@ -206,6 +233,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         NameConflict: lambda effect, now: cores.actors.on_name_conflict(effect.actor_id, effect.failure),
         DetachedChanged: lambda effect, now: cores.wills.on_changed(effect.actor_id),
         Inherits: inherits,
+        GivesWay: gives_way,
         HoldFor: lambda effect, now: cores.objects.hold(effect.object_id, effect.process),
         LetGo: let_go,
     }
@@ -216,6 +244,7 @@ def add_member(parts: Parts, peer: bytes) -> None:
     parts.cores.naming.on_member_up(peer)
     parts.cores.wills.on_member_up(peer)
     parts.cores.objects.foreign.on_host_there(peer)
+    parts.cores.foreign_actors.on_node_there(node_of(peer))
 
 
 def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
@@ -226,4 +255,6 @@ def drop_member(parts: Parts, peer: bytes, left: bool, now: float) -> None:
 
 def _is_ours(parts: Parts, actor_id: bytes) -> bool:
     cores = parts.cores
-    return owner_node_of(actor_id) == parts.node or cores.wills.has_inherited(actor_id) or not cores.road.linked
+    wills = cores.wills
+    created_here = owner_node_of(actor_id) == parts.node and not wills.has_given_way(actor_id)
+    return created_here or wills.has_inherited(actor_id) or not cores.road.linked

@@ -65,9 +65,13 @@ class Dispatcher:
             m.JobDone: _timeless(road.on_job_done),
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
-            m.PeerLeaves: lambda source, message, now: parts.cores.leases.on_member_leaves(source[:NODE_BYTES], now),
+            m.PeerLeaves: self._on_peer_leaves,
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
         self._of_peers |= self._for_copies() | actors_of_peers(parts)
+
+    def _on_peer_leaves(self, source: bytes, message: m.PeerLeaves, now: float) -> None:
+        self._parts.cores.leases.on_member_leaves(source[:NODE_BYTES], now)
+        self._parts.cores.wills.on_member_leaves(source)
 
     def _for_cores(self) -> dict[type, Handler]:
         cores = self._parts.cores

@@ -105,8 +105,9 @@ class Draining:
             cores.leases.end_work(now)
         elif phase is Phase.MOVES:
             cores.guests.send_home()
-            cores.wills.leave()
-            cores.moves.leave([place for place in cores.store.lodged(parts.node) if self._is_kept(place.object_id)])
+            cores.wills.leave(now)
+            lodged = [place for place in cores.store.lodged(parts.node) if self._is_kept(place.object_id)]
+            cores.moves.leave(lodged + cores.fetches.kept())
         elif phase is Phase.SAYS:
             moved = cores.moves.stats()
             if moved.moved or moved.left_behind or moved.moving:

@@ -22,7 +22,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
                  FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed,
-                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved
+                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved, WillsHeld
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
@@ -995,10 +995,13 @@ class Will(Struct, frozen=True, array_like=True, tag=176):
     incarnation: Count
     restarts: Count
     worker: bytes = b""  # where it lives; b"" while it does not, or does not go on without O
+    reign: Count = 0  # of the heir, if it inherits: higher than that of O and of all heirs that O has named before
+    own: Count = 0  # of O: 0 if it was created there
+    pause_s: float = 0.0  # O leaves: so long it must not be started again, since it may still live where O lost it
 
 
 class WillOver(Struct, array_like=True, tag=177):
-    """O -> its heir: it has ended, or has another heir. Unknown ones are ignored."""
+    """O -> a peer that had its will: it has ended, or has another heir. Answered with WillsHeld, unknown ones, too."""
 
     actor_id: TaskId
 
@@ -1010,14 +1013,15 @@ class Inherit(Struct, array_like=True, tag=178):
 
 
 class Inherited(Struct, array_like=True, tag=179):
-    """The heir -> O: done."""
+    """The heir -> O: done; or not `taken`, since it leaves as well, or has too many wills already."""
 
     actor_id: TaskId
+    taken: bool = True
 
 
 class GuestMoves(Struct, array_like=True, tag=180):
-    """O -> H: this actor of mine that lives with you has another owner from now on. Answered with GuestMoved. Unknown
-    ones are answered, too."""
+    """O -> H, its heir -> H: this actor that lives with you has another owner from now on. Answered with GuestMoved.
+    Unknown ones are answered, too. A repeat changes nothing."""
 
     actor_id: TaskId
     incarnation: Count
@@ -1026,16 +1030,26 @@ class GuestMoves(Struct, array_like=True, tag=180):
 
 
 class GuestMoved(Struct, array_like=True, tag=181):
-    """H -> O: done."""
+    """H -> O, the heir: done."""
 
     actor_id: TaskId
 
 
 class ActorsMoved(Struct, array_like=True, tag=182):
     """P -> P, to every member, and to new ones: the sender has taken over these detached actors, whatever owner stands
-    in their ids. A repeat changes nothing."""
+    in their ids. Of two that have taken over the same one, that of the lower reign gives way. A repeat changes
+    nothing."""
 
     actor_ids: Annotated[list[TaskId], Meta(max_length=1024)]
+    reigns: Annotated[list[Count], Meta(max_length=1024)] = []  # one for each
+
+
+class WillsHeld(Struct, array_like=True, tag=183):
+    """A peer -> O: of these detached actors of yours I have the wills, of those I have none (any more). When O is there
+    again, and as the answer to WillOver. O answers with WillOver for each that is held and should not be."""
+
+    held: Annotated[list[TaskId], Meta(max_length=1024)] = []
+    over: Annotated[list[TaskId], Meta(max_length=1024)] = []
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -1264,6 +1278,7 @@ Message = (
     | GuestMoves
     | GuestMoved
     | ActorsMoved
+    | WillsHeld
     | Ask
     | Answer
     | LogLines

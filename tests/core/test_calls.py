@@ -197,6 +197,20 @@ class TestRestart:
         alive.state(1, WORKERS[0])
         assert alive.link.worker == WORKERS[1]
 
+    def test_a_new_owner_may_count_from_an_older_one_on(self, alive: Caller) -> None:
+        """Two had taken it over, and this caller has seen one give way to the other."""
+        alive.state(3, WORKERS[1])
+        call = alive.call()
+        alive.pushed()
+        alive.state(2, WORKERS[2], all_started=True)
+        assert alive.done[call.task_id].values[0].kind == "ActorUnavailableError"  # type: ignore[union-attr]
+        assert alive.link.worker == WORKERS[2]
+
+    def test_its_death_is_told_by_one_that_has_never_known_it(self, alive: Caller) -> None:
+        call = alive.call()
+        alive.state(0, failure=GONE)
+        assert alive.done[call.task_id].values == [GONE]
+
     def test_results_of_the_incarnation_before_are_stale(self, alive: Caller) -> None:
         alive.call()
         (task,) = alive.pushed()

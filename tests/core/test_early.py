@@ -33,6 +33,20 @@ def test_a_dead_asker_asks_no_more() -> None:
     assert early.take(ACTOR) == [(OTHER, WatchActor(ACTOR))]
 
 
+def test_who_does_not_want_to_know_any_more_is_not_told() -> None:
+    early = EarlyQuestions(10)
+    for asker in (ASKER, OTHER):
+        early.add(asker, WatchActor(ACTOR))
+    early.add(ASKER, KillActor(ACTOR, True))
+    early.drop_watch(ASKER, ACTOR)
+    early.drop_watch(ASKER, ANOTHER)
+    assert len(early) == 2
+    assert early.take(ACTOR) == [(OTHER, WatchActor(ACTOR)), (ASKER, KillActor(ACTOR, True))]
+    early.add(ASKER, WatchActor(ACTOR))
+    early.drop_watch(ASKER, ACTOR)
+    assert early.take(ACTOR) == []
+
+
 def test_questions_about_what_a_dead_process_never_made_are_given_back() -> None:
     early = EarlyQuestions(10)
     early.add(ASKER, WatchActor(ACTOR))
@@ -40,3 +54,14 @@ def test_questions_about_what_a_dead_process_never_made_are_given_back() -> None
     early.add(ASKER, WatchActor(ANOTHER))
     assert early.on_process_died(CREATOR) == [(ASKER, WatchActor(ACTOR))]
     assert len(early) == 1
+
+
+def test_who_watches_no_more_is_forgotten_but_its_kill_is_not() -> None:
+    early = EarlyQuestions(10)
+    early.add(ASKER, WatchActor(ACTOR))
+    early.add(ASKER, KillActor(ACTOR, True))
+    early.add(OTHER, WatchActor(ACTOR))
+    early.drop_watch(ASKER, ACTOR)
+    early.drop_watch(ASKER, ANOTHER)
+    assert len(early) == 2
+    assert early.take(ACTOR) == [(ASKER, KillActor(ACTOR, True)), (OTHER, WatchActor(ACTOR))]

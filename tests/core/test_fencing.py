@@ -100,6 +100,18 @@ def test_an_owner_waits_from_its_last_answer_on() -> None:
     assert owner.pause_s(HOST, 100.0 + PAUSE) == 0.0
 
 
+def test_the_pause_for_an_inherited_actor_begins_when_the_owner_before_must_be_gone() -> None:
+    """Its host may hear of the new owner late, and be cut off from it just then."""
+    owner = Fencing(DEFAULT)
+    owner.on_inherited(HOST, 100.0)
+    late = 100.0 + DEFAULT.leave_move_s + DEFAULT.leave_say_s + T
+    assert owner.on_host_lost(HOST, 101.0) == late + PAUSE - 101.0
+    owner = Fencing(DEFAULT)
+    owner.on_inherited(HOST, 100.0)
+    owner.on_placed(HOST, 101.0)  # it has heard
+    assert owner.on_host_lost(HOST, 102.0) == 101.0 + PAUSE - 102.0
+
+
 def test_a_host_that_never_asked_runs_nothing() -> None:
     assert Fencing(DEFAULT).on_host_lost(HOST, 3.0) == 0.0
 

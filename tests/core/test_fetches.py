@@ -430,3 +430,16 @@ def test_copies_of_a_dead_owner_go_when_nobody_uses_them(peer: Peer) -> None:
     assert peer.core.stats().whole == 1
     peer.core.on_unused(A, m.Unused([local.segment]))
     assert peer.core.stats().whole == 0
+
+
+@pytest.mark.fault(16)
+def test_what_this_peer_keeps_for_others_is_known(peer: Peer) -> None:
+    what = place(1)
+    fetched(peer, place(2))
+    assert peer.core.kept() == []
+    peer.core.on_bring(peer_of(NEAR), m.Bring(7, what), peer.now)
+    assert peer.core.kept() == [], "it has not come yet"
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    peer.serve_all()
+    assert peer.core.kept() == [what]

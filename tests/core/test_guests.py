@@ -193,6 +193,50 @@ def test_the_new_owner_of_a_dead_guest_hears_of_its_death() -> None:
     guests.on_moves(O1, m.GuestMoves(A, 1, W1, O2))
     lost, moved = effects(guests)
     assert (lost.to, type(lost.message), moved) == (O2, m.GuestLost, Send(O1, m.GuestMoved(A)))
+    assert lost.message.all_started, "its journal went to the other one, and no call may run twice"
+
+
+@pytest.mark.fault(16)
+def test_the_new_owner_may_be_the_first_to_say_whose_guest_it_is(guests: Guests) -> None:
+    hosted(guests, detached=True)
+    moves = m.GuestMoves(A, 1, W1, O2)
+    guests.on_moves(O2, moves)
+    assert effects(guests) == [
+        GuestsCame(O2),
+        Send(O2, m.ActorHosted(A, 1, W1)),
+        GuestsLeft(O1),
+        Send(O2, m.GuestMoved(A)),
+    ]
+    guests.on_moves(O1, moves)
+    assert effects(guests) == [Send(O1, m.GuestMoved(A))], "that is so already"
+    guests.on_owner_gone(O1)
+    assert effects(guests) == []
+
+
+@pytest.mark.fault(16)
+def test_a_guest_that_lives_becomes_our_own(guests: Guests) -> None:
+    hosted(guests)
+    assert not guests.take_over(B, W2)
+    assert guests.take_over(A, W1)
+    assert effects(guests) == [GuestsLeft(O1)]
+    assert not guests.knows(A)
+    guests.on_process_died(W1, "killed", {})
+    assert effects(guests) == []
+
+
+@pytest.mark.fault(16, 58)
+def test_one_that_may_not_live_on_does_not_become_our_own(guests: Guests) -> None:
+    hosted(guests)
+    guests.on_owner_gone(O1)
+    effects(guests)
+    assert not guests.take_over(A, W1), "it has lost its right"
+    guests.on_process_died(W1, "killed", {})
+    assert FreeSlot(A) not in effects(guests), "that slot is wanted for its next life"
+    guests.on_host(O1, wish())
+    effects(guests)
+    assert not guests.take_over(A, b"")
+    assert effects(guests) == [GuestsLeft(O1)]
+    assert not guests.knows(A)
 
 
 def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: Guests) -> None:

@@ -626,6 +626,54 @@ def test_an_actor_is_placed_and_keeps_only_what_it_needs() -> None:
     assert host.available() == 1
 
 
+@pytest.mark.fault(16)
+def test_an_actor_that_comes_again_waits_for_the_end_of_its_last_worker_here() -> None:
+    """Its owner gave the place back, and this peer has become its owner."""
+    host = Host(CPU=2)
+    request_actor(host, 1)
+    (slot,) = host.slots
+    host.leases.release_actor(actor(1), host.now)
+    host.perform()
+    assert host.killed == [slot.worker]
+    request_actor(host, 1)
+    assert len(host.slots) == 1, "nobody lives twice"
+    host.die(slot.worker)
+    assert len(host.slots) == 2
+    assert host.slots[1].worker != slot.worker
+
+
+def test_an_actor_that_comes_again_and_goes_leaves_nothing() -> None:
+    host = Host(CPU=2)
+    request_actor(host, 1)
+    (slot,) = host.slots
+    for _ in range(2):
+        host.leases.release_actor(actor(1), host.now)
+        request_actor(host, 1)
+    host.leases.release_actor(actor(1), host.now)
+    host.perform()
+    host.die(slot.worker)
+    assert len(host.slots) == 1
+
+
+def test_an_actors_next_place_waits_for_the_death_of_the_worker_of_its_last_life() -> None:
+    host = Host(CPU=2)
+    request_actor(host, 1)
+    host.leases.release_actor(actor(1), host.now)
+    request_actor(host, 1)
+    request_actor(host, 1)
+    assert len(host.slots) == 1
+    host.die(host.slots[0].worker)
+    assert [slot.actor_id for slot in host.slots] == [actor(1), actor(1)]
+    assert host.available() == 1
+    host.leases.release_actor(actor(1), host.now)
+    request_actor(host, 1)
+    host.leases.release_actor(actor(1), host.now)
+    host.perform()
+    host.die(host.slots[1].worker)
+    assert len(host.slots) == 2, "it is wanted no more"
+    assert host.available() == 2
+
+
 def test_an_actor_comes_before_queued_tasks_of_its_job() -> None:
     host = Host(CPU=2)
     host.demand(A, 1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.effects import Send
@@ -98,3 +99,17 @@ def test_what_nobody_needs_or_what_is_too_much_is_not_brought() -> None:
     rig.moves.on_host_gone(OTHER)
     rig.moves.on_brought(Brought(1, None))
     assert rig.says() == [], "nobody is left to be told"
+
+
+@pytest.mark.fault(16)
+def test_a_host_that_leaves_keeps_nothing_more() -> None:
+    """What it had promised would be lost with it."""
+    rig = Rig()
+    first, second = (place(number, node=OTHER) for number in (1, 2))
+    rig.moves.on_keep(PEER_OTHER, Keep([first]))
+    rig.says()
+    rig.moves.leave([])
+    rig.moves.on_keep(PEER_OTHER, Keep([second]))
+    assert rig.says() == [(PEER_OTHER, Kept([first], missing=True)), (PEER_OTHER, Kept([second], missing=True))]
+    rig.moves.on_brought(Brought(1, first))
+    assert rig.says() == []

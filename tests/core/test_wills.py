@@ -9,17 +9,26 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.actors import Actors
-from meshray.core.effects import ActorSlot, DetachedChanged, KillProcess, NameChanged, RequestActorSlot, Send
+from meshray.core.effects import (
+    ActorSlot,
+    DetachedChanged,
+    KillProcess,
+    NameChanged,
+    ReleaseActorSlot,
+    RequestActorSlot,
+    Send,
+)
 from meshray.core.lives import Life
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
-from meshray.core.wills import Inherits, Wills
+from meshray.core.wills import UNTOLD_MAX, GivesWay, Inherits, Wills
 from meshray.wire import messages as m
 
 SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
 OWNER, HEIR, FAR = (node + bytes(8) for node in (SELF, H, X))
 DRIVER = SELF + b"driver--"
 A = DRIVER + bytes(7) + b"\x01"
+NOW = 100.0
 HERE, THERE = SELF + b"worker--", X + b"worker--"
 
 
@@ -30,6 +39,7 @@ class Peer:
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
         self.actors = Actors(DEFAULT, node, self.objects)
         self.heir = heir
+        self.gave_way: list[list[bytes]] = []  # watchers of actors that have another owner
         self.wills = Wills(DEFAULT, node, self.actors, lambda actor_id, avoided: self.heir)
         self.objects.on_process_attached(DRIVER, 1, DRIVER)
 
@@ -40,10 +50,11 @@ class Peer:
                 if isinstance(effect, DetachedChanged):
                     self.wills.on_changed(effect.actor_id)
                 elif isinstance(effect, Inherits):
-                    will = effect.will
-                    worker = will.worker if effect.lives else b""
-                    self.actors.on_inherit(will.spec, will.incarnation, will.restarts, worker, effect.charged)
+                    worker = effect.will.worker if effect.lives else b""
+                    self.actors.on_inherit(effect.will, worker, effect.charged, NOW)
                     told.append(effect)
+                elif isinstance(effect, GivesWay):
+                    self.gave_way.append(self.actors.give_way(effect.actor_id))
                 else:
                     told.append(effect)
         self.actors.check()
@@ -102,7 +113,7 @@ def test_the_heir_of_a_detached_actor_has_its_newest_will_and_watchers_know_it()
 def test_others_have_no_heir() -> None:
     peer = an_owner(detached=False)
     assert peer.said(HEIR) == []
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
@@ -110,7 +121,7 @@ def test_others_have_no_heir() -> None:
 def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
     peer = an_owner()
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert not any(isinstance(effect, Send) for effect in peer.effects()), "it lives"
     assert not peer.wills.done
     peer.wills.on_process_died(HERE)
@@ -128,7 +139,7 @@ def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
     there.wills.on_inherit(OWNER, inherit)
     effects = there.effects()
     assert effects.count(Send(OWNER, m.Inherited(A))) == 2
-    assert Send(FAR, m.ActorsMoved([A])) in effects
+    assert Send(FAR, m.ActorsMoved([A], [1])) in effects
     assert NameChanged("ns", "log", A, True) in effects
     assert [effect.incarnation for effect in effects if isinstance(effect, RequestActorSlot)] == [2]
     actor = there.actors.actor(A)
@@ -140,7 +151,7 @@ def test_who_leaves_ends_it_here_and_has_it_started_there() -> None:
 def test_an_actor_of_a_third_host_goes_on() -> None:
     peer = an_owner(THERE, max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     will, inherit = peer.said(HEIR)
     assert will.worker == THERE
     peer.wills.on_inherited(HEIR, m.Inherited(A))
@@ -160,17 +171,63 @@ def test_an_actor_of_a_third_host_goes_on() -> None:
 def test_what_may_not_start_again_ends_with_its_peer() -> None:
     peer = an_owner(max_restarts=0)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     assert peer.wills.done
 
 
 def test_nobody_waits_for_an_heir_that_is_gone() -> None:
     peer = an_owner(THERE)
     peer.effects()
-    peer.wills.leave()
+    peer.wills.leave(NOW)
     peer.effects()
     peer.wills.on_member_down(HEIR, False, 1.0)
     assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_goes_while_the_worker_is_being_killed_has_a_successor() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, True, 1.0)
+    assert not peer.wills.done
+    peer.wills.on_process_died(HERE)
+    will, inherit = peer.said(FAR)
+    assert (will.worker, inherit) == (b"", m.Inherit(A))
+    peer.wills.on_inherited(FAR, m.Inherited(A))
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_without_a_successor_nobody_is_waited_for() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(HEIR, True, 1.0)
+    peer.wills.on_process_died(HERE)
+    assert not any(isinstance(effect, Send) for effect in peer.effects())
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16, 22)
+def test_who_leaves_and_is_cut_off_gives_nothing_to_others_who_are() -> None:
+    peer = an_owner()
+    peer.wills.on_member_up(b"here-too" + bytes(8))
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = b"here-too"
+    for number in range(2):
+        peer.wills.on_member_up(b"member" + bytes([0, number]) + bytes(8))
+        peer.wills.on_member_down(b"member" + bytes([0, number]) + bytes(8), False, 1.0)
+    peer.wills.on_member_down(FAR, False, 1.0)
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert peer.wills.done
+    peer.wills.on_process_died(HERE)
+    assert peer.said(b"here-too" + bytes(8)) == []
 
 
 @pytest.mark.fault(5)
@@ -183,10 +240,21 @@ def test_an_owner_that_dies_is_inherited_after_a_while() -> None:
     assert peer.wills.next_deadline() == due_at
     peer.wills.tick(due_at)
     effects = peer.effects()
-    assert Send(FAR, m.ActorNews(A, 2)) in effects
+    incarnation = 2 + UNTOLD_MAX
+    assert Send(FAR, m.ActorNews(A, incarnation)) in effects
     actor = peer.actors.actor(A)
     assert actor is not None
     assert (actor.life, actor.restarts) == (Life.PLACING, 1)
+
+
+@pytest.mark.fault(22)
+def test_who_asks_the_owner_again_hears_nothing_of_the_heir() -> None:
+    peer = heir()
+    peer.wills.on_member_down(OWNER, False, 10.0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.actors.on_unwatch(FAR, m.UnwatchActor(A))
+    peer.wills.tick(10.0 + DEFAULT.heir_after_s)
+    assert not any(isinstance(message, m.ActorNews) for message in peer.said(FAR))
 
 
 @pytest.mark.fault(5)
@@ -255,7 +323,148 @@ def test_new_members_hear_what_has_moved() -> None:
     peer.effects()
     new = b"newcomer" + bytes(8)
     peer.wills.on_member_up(new)
-    assert m.ActorsMoved([A]) in peer.said(new)
+    assert m.ActorsMoved([A], [1]) in peer.said(new)
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_takes_no_more_says_so_and_another_one_is_asked() -> None:
+    full = Peer(H)
+    full.wills._config = msgspec.structs.replace(DEFAULT, wills_max=0)
+    full.wills.on_will(OWNER, heir(THERE).wills._estates[A].will)
+    full.wills.on_inherit(OWNER, m.Inherit(A))
+    (refused,) = full.said(OWNER)
+    assert refused == m.Inherited(A, False)
+
+    peer = an_owner(THERE)
+    peer.wills.on_member_up(b"another-" + bytes(8))
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.heir = b"another-"
+    peer.effects()
+    peer.wills.on_inherited(HEIR, refused)
+    will, inherit = peer.said(b"another-" + bytes(8))
+    assert (will.worker, will.reign, inherit) == (THERE, 2, m.Inherit(A))
+    assert not peer.wills.done
+    peer.wills.on_inherited(b"another-" + bytes(8), refused)
+    assert peer.wills.done, "two were asked"
+
+
+@pytest.mark.fault(16)
+def test_one_that_still_starts_on_a_third_host_ends_there_before_it_starts_elsewhere() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    effects = peer.effects()
+    assert ReleaseActorSlot(A) in effects
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in effects)
+    assert not peer.wills.done
+    peer.wills.on_process_died(THERE)  # says its host
+    will, inherit = peer.said(HEIR)
+    assert (will.worker, inherit) == (b"", m.Inherit(A))
+
+
+@pytest.mark.fault(16)
+def test_who_wants_it_killed_while_it_is_handed_over_reaches_its_new_owner() -> None:
+    peer = an_owner()
+    peer.effects()
+    kill = m.KillActor(A, True)
+    assert not peer.wills.passes_on(kill)
+    peer.wills.leave(NOW)
+    assert peer.wills.passes_on(kill)
+    assert peer.said(HEIR) == [kill]
+
+    there = heir()
+    there.actors.on_kill(OWNER, kill)
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.effects()
+    actor = there.actors.actor(A)
+    assert actor is not None
+    assert actor.life is Life.ENDING, "it is killed as soon as it is there"
+
+
+@pytest.mark.fault(16)
+def test_an_actor_that_ends_while_its_peer_leaves_is_not_inherited() -> None:
+    peer = an_owner(max_restarts=0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    assert m.WillOver(A) in peer.said(HEIR)
+
+
+@pytest.mark.fault(16, 26)
+def test_an_heir_that_comes_back_while_its_testator_leaves_is_told_again() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    peer.wills.on_member_up(HEIR)
+    peer.effects()
+    peer.wills.on_held(HEIR, m.WillsHeld(held=[A]))
+    assert [type(message) for message in peer.said(HEIR)] == [m.Will, m.Inherit]
+    assert not peer.wills.done
+
+
+def test_an_heir_says_which_wills_it_has_and_the_owner_which_are_over() -> None:
+    there = heir()
+    there.effects()
+    there.wills.on_member_down(OWNER, False, 10.0)
+    there.wills.on_member_up(OWNER)
+    assert there.said(OWNER) == [m.WillsHeld(held=[A])]
+    there.wills.on_over(OWNER, m.WillOver(A))
+    there.wills.on_over(OWNER, m.WillOver(A))
+    assert there.said(OWNER) == [m.WillsHeld(over=[A])] * 2
+    assert not there.wills.awaits(A)
+
+    peer = an_owner()
+    peer.effects()
+    peer.wills.on_held(FAR, m.WillsHeld(held=[A]))
+    peer.wills.on_held(HEIR, m.WillsHeld(held=[A], over=[A]))
+    assert [effect for effect in peer.effects() if isinstance(effect, Send)] == [Send(FAR, m.WillOver(A))]
+
+
+def test_nobody_has_a_will_of_what_it_owns() -> None:
+    """An owner that was held for gone does not know yet that it is one no more."""
+    there = heir()
+    will = there.wills._estates[A].will
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.wills.on_will(OWNER, will)
+    assert there.said(OWNER) == [m.ActorsMoved([A], [1])]
+    assert not there.wills.awaits(A)
+
+
+def test_the_will_of_the_later_owner_counts() -> None:
+    peer = Peer(X)
+    old = heir().wills._estates[A].will
+    new = msgspec.structs.replace(old, reign=2, own=1)
+    peer.wills.on_will(HEIR, new)
+    peer.wills.on_will(OWNER, msgspec.structs.replace(old, reign=7))
+    assert peer.wills._estates[A].testator == HEIR
+    peer.wills.on_moved(HEIR, A, 1)
+    assert peer.wills.awaits(A), "that is whose will it is"
+    peer.wills.on_moved(OWNER, A, 2)
+    assert not peer.wills.awaits(A)
+
+
+def test_who_gives_way_tells_nobody_that_it_is_dead() -> None:
+    peer = an_owner()
+    for watcher in (DRIVER, FAR):
+        peer.actors.on_watch(watcher, m.WatchActor(A))
+    peer.effects()
+    assert peer.wills.on_moved(HEIR, A, 1)
+    effects = peer.effects()
+    assert not any(isinstance(effect, Send) and effect.to in (DRIVER, FAR) for effect in effects)
+    assert ReleaseActorSlot(A) in effects
+    assert NameChanged("ns", "log", A, False) in effects
+    assert Send(HEIR, m.WillOver(A)) in effects
+    assert peer.gave_way == [[DRIVER]]
+    assert peer.wills.has_given_way(A)
 
 
 def test_wills_are_bounded() -> None:
@@ -275,7 +484,7 @@ def test_a_slot_is_asked_for_where_the_new_owner_is() -> None:
     slot = ActorSlot(A, worker)
     peer.actors.on_slot(slot.actor_id, slot.worker, 100.0)
     start = next(message for message in peer.said(worker) if isinstance(message, m.StartActor))
-    assert start.incarnation == 2
+    assert start.incarnation == 2 + UNTOLD_MAX, "its owner may have started it again since"
 
 
 def test_the_heir_is_rather_not_where_the_actor_lives() -> None:
@@ -309,3 +518,188 @@ def test_an_heir_that_alone_cannot_reach_the_owner_lets_go_of_the_will() -> None
     peer.wills.on_member_up(OWNER)
     peer.wills.on_will(OWNER, an_owner().said(HEIR)[-1])
     assert peer.wills.awaits(A), "they have found each other again"
+
+
+# -- what simulated meshes have found (tests/sim/test_heirs.py) --------------------------------------------------------
+
+
+@pytest.mark.fault(16, 24)
+def test_an_heir_is_told_how_long_an_actor_may_still_live_where_it_was_lost() -> None:
+    peer = an_owner(THERE, max_restarts=-1)
+    peer.effects()
+    peer.actors.on_host_gone(X, 11.0, NOW)
+    peer.effects()
+    peer.wills.leave(NOW + 4.0)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.pause_s, inherit) == (7.0, m.Inherit(A))
+    there = heir()
+    there.wills.on_will(OWNER, will)
+    there.wills.on_inherit(OWNER, inherit)
+    effects = there.effects()
+    assert not any(isinstance(effect, RequestActorSlot) for effect in effects), "not yet"
+    assert there.actors.next_deadline() == NOW + 7.0
+    there.actors.tick(NOW + 7.0)
+    assert any(isinstance(effect, RequestActorSlot) for effect in there.effects())
+
+
+@pytest.mark.fault(16, 24)
+def test_a_host_that_is_lost_while_its_worker_is_ended_is_waited_for_by_the_heir() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create()
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(FAR, False, NOW)
+    will = next(message for message in peer.said(HEIR) if isinstance(message, m.Will))
+    assert will.pause_s > DEFAULT.fence_right_s
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_leaves_as_well_refuses_and_another_one_is_asked() -> None:
+    leaving = heir()
+    leaving.wills.leave(NOW)
+    leaving.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.Inherited(A, False) in leaving.said(OWNER)
+
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    effects = peer.effects()
+    assert Send(FAR, m.Inherit(A)) in effects
+    assert Send(HEIR, m.WillOver(A)) in effects
+    peer.wills.on_inherited(FAR, m.Inherited(A, False))
+    assert peer.wills.done, "nobody is left"
+
+
+@pytest.mark.fault(16)
+def test_an_actor_of_the_heirs_own_host_goes_on_there() -> None:
+    peer = an_owner(H + b"worker--", max_restarts=0)
+    peer.heir = H
+    peer.wills.on_member_down(FAR, True, 1.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    will, inherit = peer.said(HEIR)[-2:]
+    assert (will.worker, inherit) == (H + b"worker--", m.Inherit(A))
+    peer.wills.on_inherited(HEIR, m.Inherited(A))
+    assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_the_heir_tells_the_host_itself_whose_actor_it_has() -> None:
+    """The owner may not come to that host any more; it would end the actor, and the heir never hear of that."""
+    there = heir(THERE)
+    there.heir = SELF
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    assert m.GuestMoves(A, 1, THERE, HEIR) in there.said(FAR)
+    there.wills.leave(NOW)
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, m.Inherit) for effect in there.effects()), (
+        "that host may not know yet whose it is"
+    )
+    there.wills.on_guest_moved(FAR, m.GuestMoved(A))
+    assert m.Inherit(A) in there.said(OWNER)
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_is_cut_off_ends_what_an_earlier_heir_may_inherit() -> None:
+    """Its present one is on its own side."""
+    others = [b"other--%d" % number + bytes(8) for number in range(2)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    assert any(isinstance(message, m.Will) for message in peer.said(FAR))
+    peer.wills.on_member_down(others[0], False, 2.0)
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+    peer.wills.on_member_down(others[1], False, 3.0)
+    assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "they are more over there"
+
+
+@pytest.mark.fault(16)
+def test_who_has_handed_it_over_keeps_its_name_and_says_where_to_ask() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    assert not any(isinstance(effect, NameChanged) for effect in peer.effects()), "nobody else may take it now"
+    peer.actors.on_find(FAR, m.FindActor(3, "log", "ns"))
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    effects = peer.effects()
+    assert Send(FAR, m.ActorFound(3, A, b"methods")) in effects
+    assert Send(FAR, m.ActorNews(A, 1, THERE, heir=HEIR)) in effects
+
+
+@pytest.mark.fault(16)
+def test_a_kill_reaches_the_owner_after_the_next_one_too() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_moved(FAR, A, 5)
+    kill = m.KillActor(A, True)
+    peer.effects()
+    assert peer.wills.passes_on(kill)
+    assert peer.said(FAR) == [kill]
+
+
+@pytest.mark.fault(16, 26)
+def test_an_older_heir_that_is_there_again_is_not_asked_when_the_one_that_was_asked_is_away() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_member_down(HEIR, False, NOW)
+    peer.wills.on_held(FAR, m.WillsHeld(held=[A]))
+    assert peer.said(FAR) == [m.WillOver(A)], "it may be the other one's by now"
+
+
+@pytest.mark.fault(16, 24)
+def test_an_heir_that_does_not_see_the_host_starts_it_again_when_it_cannot_live_there_any_more() -> None:
+    there = heir(THERE)
+    there.wills.on_member_down(FAR, False, NOW)
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    effects = there.effects()
+    assert not any(isinstance(effect, RequestActorSlot) for effect in effects), "it may live there still"
+    actor = there.actors.actor(A)
+    assert actor is not None
+    assert (actor.life, actor.restarts) == (Life.BACKOFF, 0)
+    pause_s = DEFAULT.leave_move_s + DEFAULT.leave_say_s + DEFAULT.fence_right_s
+    due_at = there.actors.next_deadline()
+    assert due_at is not None
+    assert due_at > NOW + pause_s
+
+
+@pytest.mark.fault(22)
+def test_a_later_owner_counts_incarnations_from_further_above() -> None:
+    """A host keeps the guest of the highest one, and drops what is asked for others."""
+    peer = heir()
+    first = peer.wills._estates[A].will
+    peer.wills.on_will(OWNER, msgspec.structs.replace(first, reign=3))
+    peer.wills.on_member_down(OWNER, False, 0.0)
+    peer.wills.tick(DEFAULT.heir_after_s)
+    (inherits,) = [effect for effect in peer.effects() if isinstance(effect, Inherits)]
+    assert inherits.will.incarnation == 3 * UNTOLD_MAX
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_is_being_stopped_has_a_successor_at_once() -> None:
+    """Its owner may die before it has left."""
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.on_member_leaves(FAR)
+    assert peer.effects() == []
+    peer.heir = X
+    peer.wills.on_member_leaves(HEIR)
+    effects = peer.effects()
+    assert Send(HEIR, m.WillOver(A)) in effects
+    (will,) = [effect.message for effect in effects if isinstance(effect, Send) and effect.to == FAR]
+    assert (type(will), will.reign) == (m.Will, 2)
+    peer.heir = None
+    peer.wills.on_member_leaves(FAR)
+    assert peer.effects() == [], "it is the only one"

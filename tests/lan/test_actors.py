@@ -284,3 +284,43 @@ class TestHeirs:
         network["a"].power_off()
         assert c.do("notes")["node"] in (c.node, node_of(peers["b"]))
         c.do("find", "again", name="log")
+
+    @pytest.mark.slow
+    @pytest.mark.fault(16)
+    def test_an_actor_that_lives_with_its_heir_goes_on_there(self, lan: MakeLan) -> None:
+        """Of two hosts one is stopped: the guest of the other one is its own from then on."""
+        network, peers = hosts(lan, "a", "b", b=ONLY_B)
+        a, b = Driver(network["a"]), Driver(network["b"])
+        options = {"max_restarts": -1, "max_task_retries": -1, "resources": {"slot": 1}}
+        a.do("create", options={"name": "log", "lifetime": "detached", **options})
+        b.do("find", name="log")
+        before = b.do("notes")
+        assert before["node"] == b.node
+        a.leave()
+        peers["a"].stop()
+        after = b.do("notes")
+        assert (after["node"], after["pid"]) == (b.node, before["pid"])
+
+    @pytest.mark.slow
+    @pytest.mark.fault(22)
+    def test_who_has_lost_sight_of_an_owner_for_a_while_calls_its_actor_again(self, lan: MakeLan) -> None:
+        """The heir of the actor is asked meanwhile, and has nothing to say."""
+        network, peers = hosts(lan, "a", "b", "c")
+        a, c = Driver(network["a"]), Driver(network["c"])
+        options = {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
+        a.do("create", options={"name": "log", "lifetime": "detached", **options})
+        c.do("find", name="log")
+        assert c.do("notes")["node"] == a.node
+        network.partition("c", ("a", "b"))
+        until(
+            lambda: len(peers["a"].alive()) == 2 and len(peers["c"].alive()) == 1, "each side holds the other for dead"
+        )
+        network.heal()
+        until(lambda: all(len(peer.alive()) == 3 for peer in peers.values()), "healed")
+        assert a.do("notes")["node"] == a.node
+        c.do("find", "again", name="log")
+        assert c.do("notes", "again")["node"] == a.node
+        c.leave()
+        later = Driver(network["c"])
+        later.do("find", name="log")
+        assert later.do("notes")["node"] == a.node

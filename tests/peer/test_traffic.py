@@ -66,7 +66,10 @@ class Peer:
         naming = SimpleNamespace(on_member_up=nothing, on_member_down=nothing, members=list)
         wills = SimpleNamespace(on_member_up=nothing, on_member_down=nothing)
         objects = SimpleNamespace(foreign=SimpleNamespace(on_host_there=nothing))
-        cores = SimpleNamespace(road=self.road, leases=self.leases, naming=naming, wills=wills, objects=objects)
+        actors = SimpleNamespace(on_node_there=nothing)
+        cores = SimpleNamespace(
+            road=self.road, leases=self.leases, naming=naming, wills=wills, objects=objects, foreign_actors=actors
+        )
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
         copies = SimpleNamespace(turn=lambda mesh, now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)

@@ -11,6 +11,7 @@ starts workers, and a clock of its own, which is up to 1 % too quick or too slow
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
@@ -66,14 +67,18 @@ class Run(NamedTuple):
     caller: bytes
     task_id: bytes
     at: float  # true time
-    host: bytes
+    worker: bytes
     awake_since: float
+
+    @property
+    def host(self) -> bytes:
+        return node_of(self.worker)
 
 
 class Net:
-    """True time, links and fate."""
+    """True time, links and fate. `make_host`: other hosts than plain ones."""
 
-    def __init__(self, seed: int, hosts: int) -> None:
+    def __init__(self, seed: int, hosts: int, make_host: Callable[[Net, bytes], Host] | None = None) -> None:
         self.random = Random(seed)
         self.now = 0.0
         self.hosts: dict[bytes, Host] = {}  # by node
@@ -88,13 +93,18 @@ class Net:
         self._waiting: dict[tuple[bytes, bytes], list[tuple[bytes, bytes, Any]]] = {}  # for hosts that are not known
         self._held: dict[tuple[bytes, bytes], list[Callable[[], None]]] = {}  # of cut links, in order
         self.sessions: dict[tuple[bytes, bytes], int] = {}  # (from, to) -> counts up each time `from` loses `to`
+        self.flying: Counter[tuple[bytes, bytes]] = Counter()  # (from, to) -> envelopes on their way
         for index in range(hosts):
-            host = Host(self, b"host%04d" % index)
+            host = (make_host or Host)(self, b"host%04d" % index)
             self.hosts[host.node] = host
         for host in self.hosts.values():
             for other in self.hosts.values():
                 if other is not host:
-                    host.meet(other.node)
+                    self.sessions[host.node, other.node] = 0
+                    host.members.add(other.node)
+        for host in self.hosts.values():
+            for node in sorted(host.members):
+                host.greet(node)
 
     def at(self, delay: float, event: Callable[[], None]) -> None:
         self._next += 1
@@ -116,21 +126,30 @@ class Net:
     def note(self, text: str) -> None:
         self.log.append(f"{self.now:.4f} {text}")
 
+    def on_begin(self, worker: Worker, start: m.StartActor) -> None:
+        """An incarnation begins to construct itself."""
+        began = self.began.setdefault(start.actor_id, {})
+        assert start.incarnation not in began, f"incarnation {start.incarnation} began twice"
+        began[start.incarnation] = self.now
+
     # -- links -------------------------------------------------------------------------------------------------------
 
     def carry(self, source: bytes, to: bytes, envelope: tuple[bytes, bytes, Any]) -> None:
         """From peer to peer, if they have each other."""
         there, back = self.sessions[source, to], self.sessions[to, source]
 
+        def goes_on() -> bool:
+            return (self.sessions[source, to], self.sessions[to, source]) == (there, back) and self.linked(source, to)
+
         def arrive() -> None:
-            if (self.sessions[source, to], self.sessions[to, source]) != (there, back) or not self.linked(source, to):
-                return  # the session is over
-            if frozenset((source, to)) in self._cut:
+            if goes_on() and frozenset((source, to)) in self._cut:
                 self._held.setdefault((source, to), []).append(arrive)
-            else:
-                self.hosts[to].to_peer(lambda: self.hosts[to].on_envelope(*envelope))
+                return
+            self.flying[source, to] -= 1
+            self.hosts[to].to_peer(lambda: self.hosts[to].on_envelope(*envelope) if goes_on() else None)
 
         if self.linked(source, to):
+            self.flying[source, to] += 1
             scale = self.random.choice((0.001, 0.005, 0.1))
             self.in_order((source, to), scale, arrive)
         elif to not in self.hosts[source].members:  # else the session is over, which `source` will hear
@@ -146,6 +165,10 @@ class Net:
 
     def linked(self, one: bytes, other: bytes) -> bool:
         return other in self.hosts[one].members and one in self.hosts[other].members
+
+    def apart(self, one: bytes, other: bytes) -> bool:
+        """Whether they cannot meet."""
+        return frozenset((one, other)) in self._cut
 
     def cut(self, one: bytes, other: bytes, seconds: float) -> None:
         """Nothing passes for so long; who notices in time holds the other for gone."""
@@ -169,23 +192,29 @@ class Net:
         self.note(f"HEALED {one!r} {other!r}")
         for a, b in ((one, other), (other, one)):
             for event in self._held.pop((a, b), []):
-                self.in_order((a, b), 0.001, event)
+                self.at(0.0, event)  # before what is on its way behind it
         self._settle(one, other)
 
     def lose(self, one: bytes, other: bytes) -> None:
         """`one` holds `other` for gone; the other hears of that when they meet."""
         host = self.hosts[one]
+
+        def lost() -> None:
+            if other in host.members:
+                self.sessions[one, other] += 1  # what it has said meanwhile is lost, too
+                host.on_gone(other)
+            self._settle(one, other)
+
         if other in host.members:
             self.sessions[one, other] += 1
-            host.to_peer(lambda: host.on_gone(other) if other in host.members else None)
-        self._settle(one, other)
+            host.to_peer(lost)
 
     def _settle(self, one: bytes, other: bytes) -> None:
         """Two that can hear each other: if one holds the other for gone, so does the other soon, and they meet anew."""
         self.at(self.random.uniform(0.01, 0.5), lambda: self._agree(one, other))
 
     def _agree(self, one: bytes, other: bytes) -> None:
-        if frozenset((one, other)) in self._cut or self.linked(one, other):
+        if self.apart(one, other) or self.linked(one, other):
             return
         a, b = self.hosts[one], self.hosts[other]
         if a.asleep or b.asleep or not (a.alive and b.alive):
@@ -194,8 +223,10 @@ class Net:
             if peer in host.members:
                 self.sessions[host.node, peer] += 1
                 host.on_gone(peer)
-        a.meet(other)
-        b.meet(one)
+        a.members.add(other)
+        b.members.add(one)
+        a.greet(other)
+        b.greet(one)
         for source, to in ((one, other), (other, one)):
             for envelope in self._waiting.pop((source, to), []):
                 self.carry(source, to, envelope)
@@ -264,9 +295,7 @@ class Worker(Process):
         host, net = self.host, self.host.net
         if isinstance(message, m.StartActor):
             self.start = message
-            began = net.began.setdefault(message.actor_id, {})
-            assert message.incarnation not in began, f"incarnation {message.incarnation} began twice"
-            began[message.incarnation] = net.now
+            net.on_begin(self, message)
             ready = m.ActorReady(message.actor_id, message.incarnation)
             host.later(self, net.random.random() * 0.05, lambda: self.say(host.peer, ready))
         elif isinstance(message, m.Push):
@@ -288,7 +317,7 @@ class Worker(Process):
         assert start is not None, "a call overtook the start"
         finished, started = self.journal[source]
         started.append(task.seq)
-        run = Run(start.actor_id, start.incarnation, source, task.task_id, net.now, host.node, host.awake_since)
+        run = Run(start.actor_id, start.incarnation, source, task.task_id, net.now, self.id, host.awake_since)
         net.runs.append(run)
 
         def end() -> None:
@@ -311,6 +340,8 @@ class Caller(Process):
         self.made: dict[bytes, Pending] = {}
         self.done: dict[bytes, m.Result] = {}
         self.found: dict[int, m.ActorFound] = {}
+        self.unfound: dict[int, str] = {}  # questions for names that are not answered
+        self.named: list[tuple[str, m.ActorFound]] = []  # and those that are
 
     def call(self, actor_id: bytes, retries: int = 0) -> bytes:
         link = self.core.link(actor_id)
@@ -327,10 +358,16 @@ class Caller(Process):
         blob = m.Blob(bytes(16), "Actor", b"")
         message = m.CreateActor(
             actor_id, blob, b"", [], {"CPU": 1}, {}, m.Profile(actor=True), options.get("max_restarts", 0), 0, 0,
-            self.id, b"methods", name, "ns", get_if_exists=get_if_exists, request_id=number if name else 0,
+            self.id, b"methods", name, "ns", options.get("detached", False), get_if_exists, number if name else 0,
         )  # fmt: skip
         self.say(self.host.peer, message)
         return actor_id
+
+    def find(self, name: str) -> None:
+        """By its name; what is found is called."""
+        request = 1000 + len(self.unfound) + len(self.named)
+        self.unfound[request] = name
+        self.say(self.host.peer, m.FindActor(request, name, "ns"))
 
     def receive(self, source: bytes, message: Any) -> None:
         if isinstance(message, m.ActorState):
@@ -343,6 +380,10 @@ class Caller(Process):
         elif isinstance(message, m.ActorFound):
             assert message.request not in self.found, "answered twice"
             self.found[message.request] = message
+            if message.request in self.unfound:
+                self.named.append((self.unfound.pop(message.request), message))
+                if message.failure is None:
+                    self.call(message.actor_id)
         self._flush()
 
     def on_node_gone(self, node: bytes) -> None:
@@ -378,6 +419,8 @@ class Host:
         self._deferred: list[tuple[Process | None, Callable[[], None]]] = []  # while it sleeps
         self._waking: dict[bytes, int] = {}  # process -> how much it still has to do of what came while it slept
         self._slots: dict[bytes, bytes] = {}  # actor -> worker; b"" while that is on its way
+        self._ending: dict[bytes, bytes] = {}  # actor -> worker that is being killed, its slot being wanted back
+        self._next_lives: set[bytes] = set()  # actors whose next slot waits for that
         self._workers = 0
         self._ticking = False
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 40))
@@ -390,6 +433,7 @@ class Host:
         self.cores: list[Any] = [
             self.fencing, self.actors, self.lodging, self.guests, self.foreign, self.naming, self.objects
         ]  # fmt: skip
+        self.timed: list[Any] = [self.actors, self.lodging, self.naming]  # besides the fences, which come first
         self.waits: list[str] = []
         self.chosen: list[bytes | None] = []  # where its next actors go; after that, anywhere
 
@@ -474,7 +518,7 @@ class Host:
         now = self.clock()
         self.fencing.tick(now)
         self.settle()
-        for core in (self.actors, self.lodging, self.naming):
+        for core in self.timed:
             due = core.next_deadline()
             if due is not None and due <= now:
                 core.tick(now)
@@ -483,8 +527,7 @@ class Host:
     def _tick_later(self) -> None:
         if self._ticking or self.asleep or not self.alive:
             return
-        cores = (self.fencing, self.actors, self.lodging, self.naming)
-        due = [at for core in cores if (at := core.next_deadline()) is not None]
+        due = [at for core in (self.fencing, *self.timed) if (at := core.next_deadline()) is not None]
         if due:
             self._ticking = True
             delay = max(0.0, (min(due) - self.clock()) / self.rate) + self.net.random.random() * 0.01
@@ -498,16 +541,27 @@ class Host:
 
     # -- members -----------------------------------------------------------------------------------------------------
 
-    def meet(self, node: bytes) -> None:
-        self.net.sessions.setdefault((self.node, node), 0)
-        if node not in self.members:
-            self.members.add(node)
-            self.naming.on_member_up(peer_of(node))
-            self.settle()
+    def greet(self, node: bytes) -> None:
+        """A member is there, maybe again."""
+        self.find(node)
+        self.settle()
 
-    def on_gone(self, node: bytes) -> None:
-        """A host is gone, for this one."""
-        self.members.discard(node)
+    def find(self, node: bytes) -> None:
+        self.naming.on_member_up(peer_of(node))
+
+    def on_gone(self, node: bytes, there: bool = False, left: bool = False) -> None:
+        """A host is gone, for this one: it has `left`, or was only cut off and is `there`."""
+        if not there:
+            self.members.discard(node)
+        self.lose(node, there, left)
+        self.settle()
+        for process in list(self.processes.values()):
+            self.local(
+                (self.peer, process.id),
+                lambda process=process: self._act(process, lambda: process.on_node_gone(node)),  # type: ignore[misc]
+            )
+
+    def lose(self, node: bytes, there: bool, left: bool) -> None:
         now = self.clock()
         self.net.note(f"{self.node!r} holds {node!r} for gone")
         self.guests.on_owner_gone(peer_of(node))
@@ -516,12 +570,6 @@ class Host:
         self.actors.on_host_gone(node, fence_s, now)
         self.foreign.on_node_gone(node)
         self.naming.on_member_down(peer_of(node), now)
-        self.settle()
-        for process in list(self.processes.values()):
-            self.local(
-                (self.peer, process.id),
-                lambda process=process: self._act(process, lambda: process.on_node_gone(node)),  # type: ignore[misc]
-            )
 
     def _choose(self, request: RequestActorSlot, waits_at: bytes) -> bytes | None:
         now = self.clock()
@@ -638,12 +686,12 @@ class Host:
         elif isinstance(effect, ReleaseActorSlot):
             self.lodging.on_released(effect)
         elif isinstance(effect, TakeSlot):
-            self._slots[effect.actor_id] = b""
-            self.net.at(self.net.random.random() * 0.05, lambda: self.to_peer(lambda: self._grant(effect.actor_id)))
+            if effect.actor_id in self._ending:
+                self._next_lives.add(effect.actor_id)
+            else:
+                self._take_slot(effect.actor_id)
         elif isinstance(effect, FreeSlot):
-            worker = self._slots.pop(effect.actor_id, b"")
-            if worker:
-                self.kill(worker, "its slot is free")
+            self._free_slot(effect.actor_id)
         elif isinstance(effect, ActorSlot):
             self.actors.on_slot(effect.actor_id, effect.worker, now)
         elif isinstance(effect, KillProcess):
@@ -672,6 +720,17 @@ class Host:
             self.local((self.peer, to), lambda: self.to_process(to, self.peer, message))
         elif node_of(to) in self.net.hosts:
             self.net.carry(self.node, node_of(to), (to, self.peer, message))
+
+    def _free_slot(self, actor_id: bytes) -> None:
+        self._next_lives.discard(actor_id)
+        worker = self._slots.pop(actor_id, b"")
+        if worker:
+            self._ending[actor_id] = worker
+            self.kill(worker, "its slot is free")
+
+    def _take_slot(self, actor_id: bytes) -> None:
+        self._slots[actor_id] = b""
+        self.net.at(self.net.random.random() * 0.05, lambda: self.to_peer(lambda: self._grant(actor_id)))
 
     def _grant(self, actor_id: bytes) -> None:
         if self._slots.get(actor_id) != b"":
@@ -704,6 +763,11 @@ class Host:
         now = self.clock()
         for actor_id in [actor_id for actor_id, its in self._slots.items() if its == worker.id]:
             del self._slots[actor_id]
+        for actor_id in [actor_id for actor_id, its in self._ending.items() if its == worker.id]:
+            del self._ending[actor_id]
+            if actor_id in self._next_lives:
+                self._next_lives.remove(actor_id)
+                self._take_slot(actor_id)
         self.guests.on_process_died(worker.id, "killed", worker.journal)
         self.actors.on_process_died(worker.id, "killed", worker.journal, now)
         self.objects.on_process_died(worker.id)

@@ -10,6 +10,7 @@ and tells its processes who is gone; `Program` stands for a driver or a worker. 
 many children, whether it waits for them.
 
 Hosts are killed, stopped beyond their death sentence, cut off for short and for long; workers and drivers are killed.
+A host that drains (`core.drain`) goes through its steps, and says goodbye once all it had said has arrived.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from random import Random
 from typing import Any
 
 from meshray.config import Config
+from meshray.core.drain import Drain, Left, Phase
 from meshray.core.effects import AbandonStart, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
 from meshray.core.pending import DONE, Mean, Pending
@@ -62,6 +64,7 @@ class Net:
         self.begun: Counter[bytes] = Counter()  # task -> executions
         self.plans: dict[bytes, Plan] = {}  # task -> what it does
         self.ran_at: Counter[bytes] = Counter()  # home node -> tasks that began there
+        self.handed_back: Counter[bytes] = Counter()  # task -> executions that a drain has ended
         self.seen: Counter[str] = Counter()  # messages by kind
         self._log: deque[tuple[float, bytes, Any, Any]] = deque(maxlen=LOG_MAX)  # time, who, to whom or "", what
         self.cut: set[frozenset[bytes]] = set()  # pairs of nodes that do not hear each other
@@ -187,6 +190,11 @@ class Net:
             for source, to, message in self._held.pop((here, there), ()):
                 self._onto_link(here, there, source, to, message)
 
+    def has_unsaid(self, here: bytes) -> bool:
+        """Whether something that this host has said is on its way."""
+        late = any(at > self.now for link, at in self._last.items() if link[0] == here and len(link[1]) == len(here))
+        return late or any(held for (source, _), held in self._held.items() if source == here)
+
     def end_session(self, a: bytes, b: bytes) -> None:
         """One of them holds the other for dead."""
         self._epochs[frozenset((a, b))] += 1
@@ -222,6 +230,7 @@ class Host:
         self.told_of: dict[bytes, set[bytes]] = {}  # job of a driver here -> hosts that know it
         self.waits: set[bytes] = set()  # processes whose last word was Blocked
         self.numbers = 0
+        self.drain = Drain(config)
         self._tick_at = float("inf")
         net.hosts[self.node] = self
         self.leases.start(net.now)
@@ -332,6 +341,8 @@ class Host:
                 leases.on_thawed(source, message.process, kill, now)
             case m.LoadNow():
                 leases.on_load_now(source, message, now)
+            case m.PeerLeaves():
+                leases.on_member_leaves(source[:8], now)
             case m.JobWanted():
                 if leases.serves(message.job) and source[:8] in self.knows:
                     self.net.send(self.process, source, m.JobThere(leases._jobs[message.job], ""))
@@ -404,6 +415,41 @@ class Host:
         self.net.note(self.node, "HOST GOES ON")
         for event in waiting:
             self.net.act(self, 0.0, event)
+
+    # -- drain -------------------------------------------------------------------------------------------------------
+
+    def begin_drain(self, work_s: float, gone: Callable[[], None]) -> None:
+        """It is told to end; what runs has so long. `gone()` once it has."""
+        if self.drain.phase is not Phase.SERVES or not self.alive:
+            return
+        self.net.note(self.node, f"LEAVES, WORKS {work_s}")
+        self.drain.begin(work_s, self.net.now)
+        for node in list(self.knows):
+            self.net.send(self.process, peer_of(node), m.PeerLeaves())
+        self.leases.leave(self.net.now)
+        self.perform()
+        self._look(gone)
+
+    def _look(self, gone: Callable[[], None]) -> None:
+        tasks = self.leases.works()
+        left = Left(works=tasks, tasks=tasks, moves=False, unsaid=self.net.has_unsaid(self.node))
+        phase = self.drain.next(left, self.net.now)
+        if phase is Phase.ENDS:
+            self._end_work()
+        if phase is Phase.OVER:
+            self.die()
+            gone()
+        else:
+            self.net.act(self, 0.002, lambda: self._look(gone))
+
+    def _end_work(self) -> None:
+        self.net.note(self.node, "ENDS WHAT RUNS")
+        before = [program for program in self._programs() if program.running is not None]
+        self.leases.end_work(self.net.now)
+        self.perform()
+        for program in before:
+            if program.running is not None and not program.alive:
+                self.net.handed_back[program.running[2].task_id] += 1
 
     def check(self) -> None:
         """I4: the books, and what runs."""

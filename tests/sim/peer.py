@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from meshray.config import Config
@@ -32,6 +32,7 @@ from meshray.core.fetches import Fetches
 from meshray.core.foreigners import Foreigners
 from meshray.core.leases import Leases
 from meshray.core.lives import Life
+from meshray.core.moves import Moves
 from meshray.core.object_table import Record, Stage
 from meshray.core.objects import Objects
 from meshray.core.serving import Serving
@@ -58,6 +59,10 @@ class SimPeer:
         self.fetches = Fetches(config, node, lambda size: size)
         self.whereabouts = Whereabouts(self.objects.knows)
         self.serving = Serving(config, self._find)
+        self.moves = Moves(config, node, self.objects.knows, self._keeper)
+        self.leaving: set[bytes] = set()  # hosts that are being stopped
+        self.asked_to_move: set[m.Place] = set()
+        self.moved: dict[m.Place, bytes] = {}  # values that were taken from here -> by which peer
         self.data: dict[str, bytes] = {}  # segment -> what is in its file
         self._serves_again = False
         if not alone:
@@ -164,6 +169,26 @@ class SimPeer:
         self.whereabouts.on_host_gone(node)
         self.serving.on_host_gone(node)
         self.fetches.on_host_gone(node, self.world.now)
+        self.moves.on_host_gone(node)
+        self.perform()
+
+    def _keeper(self, tried: Collection[bytes]) -> bytes | None:
+        """As `core.placement` does it."""
+        peers = [party.process for party in self.world.parties.values() if isinstance(party, SimPeer)]
+        there = [peer for peer in sorted(peers) if node_of(peer) not in self.gone | self.leaving | {self.node}]
+        others = [peer for peer in there if peer not in tried]
+        return self.world.random.choice(others) if others else None
+
+    def leave(self) -> None:
+        """It is stopped, and no task runs here any more: values go elsewhere (`meshray.peer.draining`)."""
+        places = [
+            place
+            for place in self.store.lodged(self.node)
+            if node_of(place.object_id) not in self.gone
+            and peer_of(place.object_id) in self.objects.holders_of(place.object_id)
+        ]
+        self.asked_to_move = {*places, *self.fetches.kept()}
+        self.moves.leave(sorted(self.asked_to_move, key=lambda place: (place.object_id, place.segment)))
         self.perform()
 
     def _nowhere(self, node: bytes) -> None:
@@ -171,6 +196,7 @@ class SimPeer:
         if self.alive:
             self.objects.foreign.on_unreachable(node, "it was killed")
             self.fetches.on_host_gone(node, self.world.now)
+            self.moves.on_host_gone(node)
             self.perform()
 
     def foreign_death(self, process: bytes) -> None:
@@ -226,7 +252,7 @@ class SimPeer:
             case m.DeathSettled():
                 for witness in self.foreigners.on_settled(message.process):
                     self.world.send(self.process, witness, message)
-            case m.Bring() if objects.is_attached(source):
+            case m.Bring() if objects.is_attached(source) or source == self.process:
                 self.fetches.on_bring(source, message, now)
             case m.Unused():
                 self.fetches.on_unused(source, message)
@@ -250,6 +276,16 @@ class SimPeer:
                 self.whereabouts.on_whole(source, message)
             case m.CopiesGone():
                 self.whereabouts.on_copies_gone(source, message)
+            case m.Keep():
+                self.moves.on_keep(source, message)
+            case m.Kept():
+                if not message.missing:
+                    self.moved.update(dict.fromkeys(message.places, source))
+                self.moves.on_kept(source, message)
+            case m.Brought():
+                self.moves.on_brought(message)
+            case m.PeerLeaves():
+                self.leaving.add(node_of(source))
             case m.Pull():
                 self.serving.on_pull(source, message)
             case m.CreditRequest():
@@ -275,7 +311,8 @@ class SimPeer:
     def perform(self) -> None:
         """Effects of all cores, until there are none."""
         cores = (
-            self.leases, self.actors, self.objects, self.store, self.fetches, self.whereabouts, self.serving
+            self.leases, self.actors, self.objects, self.store, self.fetches, self.whereabouts, self.serving,
+            self.moves,
         )  # fmt: skip
         while effects := next((found for core in cores if (found := core.take_effects())), None):
             for effect in effects:

@@ -89,7 +89,7 @@ class Story:
             return
         story = f"incarnation {run.incarnation} ran at {run.at:.3f}, a later one since {min(later):.3f}: {run}"
         assert run.at <= run.awake_since + WAKING_S + KILLING_S, story
-        accepted = [worker for worker in net.accepted.get(run.task_id, ()) if worker[:8] == run.host]
+        accepted = [worker for worker in net.accepted.get(run.task_id, ()) if worker == run.worker]
         assert not accepted or run.caller[:8] == run.host, f"and its result was taken: {story}"
 
 

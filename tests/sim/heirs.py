@@ -1,0 +1,341 @@
+"""Detached actors while their owners are stopped, die, or are cut off: hosts with wills, which drain.
+
+General layout. `HeirNet` adds to `actor_hosts.Net` what membership does: the mesh may fall into two parts that hold
+each other for dead until it heals; two hosts that only cannot reach each other stay members, for others see them both,
+and at worst their session begins anew. A host that has drained says goodbye. `HeirHost` is the shell of the cores that
+hand over and inherit, and of `core.drain`.
+
+`HeirNet.lives` records each start of an actor: when one begins, all earlier ones must be over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from meshray.config import DEFAULT
+from meshray.core.actors import request_for
+from meshray.core.drain import Drain, Left, Phase
+from meshray.core.effects import DetachedChanged, RequestActorSlot, Send
+from meshray.core.placement import Here, Member, Placement
+from meshray.core.slots import Slots
+from meshray.core.wills import GivesWay, Inherits, Wills
+from meshray.ids import node_of, owner_node_of, peer_of
+from meshray.wire import messages as m
+from tests.sim.actor_hosts import KILLING_S, WAKING_S, Caller, Host, Net, Run, Worker
+
+RUMOUR_S = 0.5
+"""How long it may take until all have heard what one has told the mesh."""
+
+LOOK_S = 0.05
+"""How often a host that leaves looks whether it is done."""
+
+CPU = {"CPU": 1_000_000}
+
+
+class Life(NamedTuple):
+    """One start of an actor."""
+
+    worker: bytes
+    incarnation: int
+    began: float  # true time
+
+
+class HeirNet(Net):
+    """See the head of this file."""
+
+    def __init__(self, seed: int, hosts: int) -> None:
+        self.lives: dict[bytes, list[Life]] = {}  # by actor, in order
+        self.parted: set[frozenset[bytes]] = set()  # pairs that no third host sees both of
+        super().__init__(seed, hosts, HeirHost)
+
+    def host(self, node: bytes) -> HeirHost:
+        host = self.hosts[node]
+        assert isinstance(host, HeirHost)
+        return host
+
+    def living(self) -> list[HeirHost]:
+        return [self.host(node) for node, host in sorted(self.hosts.items()) if host.alive]
+
+    def on_begin(self, worker: Worker, start: m.StartActor) -> None:
+        lives = self.lives.setdefault(start.actor_id, [])
+        for life in lives:
+            other = self.hosts[node_of(life.worker)]
+            before = other.processes.get(life.worker)
+            late = other.asleep or self.now <= other.awake_since + WAKING_S + KILLING_S
+            assert before is None or not before.alive or late, (
+                f"{start.actor_id!r} begins as {worker.id!r}, and {life} lives"
+            )
+        lives.append(Life(worker.id, start.incarnation, self.now))
+
+    def check_alone(self, run: Run) -> None:
+        """Nothing runs in a life once a later one has begun; but a host that has just woken may not know yet, and then
+        nothing of that gets out."""
+        lives = self.lives[run.actor_id]
+        began = next(life.began for life in lives if life.worker == run.worker)
+        later = [life for life in lives if began < life.began <= run.at]
+        if not later:
+            return
+        story = f"{run} at {run.at:.3f}, and since then {later}"
+        assert run.at <= run.awake_since + WAKING_S + KILLING_S, story
+        accepted = [worker for worker in self.accepted.get(run.task_id, ()) if worker == run.worker]
+        assert not accepted or run.caller[:8] == run.host, f"and its result was taken: {story}"
+
+    # -- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def part(self, ones: Iterable[bytes], seconds: float) -> None:
+        """These see none of the others, for so long."""
+        ones = set(ones)
+        pairs = {frozenset((one, other)) for one in ones for other in self.hosts if other not in ones}
+        if pairs & self._cut:
+            return
+        self.parted |= pairs
+        for one in ones:
+            for other in self.hosts:
+                if other not in ones:
+                    self.cut(one, other, seconds)
+
+    def _detect(self, one: bytes, other: bytes, seconds: float) -> None:
+        pair = frozenset((one, other))
+        if pair in self.parted or self.hosts[other].asleep:
+            super()._detect(one, other, seconds)
+        elif pair in self._cut and self.random.random() < 0.3:  # others see both, so at worst the session ends
+            self.at(self.random.uniform(0.0, seconds), lambda: self.begin_anew(one, other))
+
+    def apart(self, one: bytes, other: bytes) -> bool:
+        return frozenset((one, other)) in self.parted
+
+    def _heal(self, one: bytes, other: bytes) -> None:
+        self.parted.discard(frozenset((one, other)))
+        super()._heal(one, other)
+
+    def begin_anew(self, one: bytes, other: bytes) -> None:
+        """The session of two members ends; each hears of that before it hears anything of the next one."""
+        a, b = self.host(one), self.host(other)
+        if not (self.linked(one, other) and a.alive and b.alive) or a.asleep or b.asleep:
+            return
+        self.note(f"ANEW {one!r} {other!r}")
+        self.sessions[one, other] += 1
+        self.sessions[other, one] += 1
+        a.on_gone(other, there=True)
+        b.on_gone(one, there=True)
+
+    def goodbye(self, node: bytes) -> None:
+        """It has drained. Who cannot hear it takes it for dead, later."""
+        host = self.host(node)
+        host.alive = False
+        self.note(f"LEFT {node!r}")
+        for process in host.processes.values():
+            process.alive = False
+        for other in self.hosts:
+            if other == node:
+                continue
+            hears = frozenset((node, other)) not in self._cut
+            delay = self.random.random() * RUMOUR_S if hears else self.random.uniform(5.0, 25.0)
+            self.at(delay, lambda other=other, hears=hears: self._hear_goodbye(other, node, hears))  # type: ignore[misc]
+
+    def _hear_goodbye(self, one: bytes, node: bytes, left: bool) -> None:
+        host = self.host(one)
+        if node in host.members:
+            self.sessions[one, node] += 1
+            host.to_peer(lambda: host.on_gone(node, left=left) if node in host.members else None)
+
+
+class HeirHost(Host):
+    """One peer that has wills and can drain."""
+
+    def __init__(self, net: Net, node: bytes) -> None:
+        super().__init__(net, node)
+        slots = Slots(CPU)
+        self.placement = Placement(Here(node, {}, net.random), slots, DEFAULT)
+        self.wills = Wills(DEFAULT, node, self.actors, self.placement.heir)
+        self.cores.insert(self.cores.index(self.naming) + 1, self.wills)
+        self.timed.append(self.wills)
+        self.drain = Drain(DEFAULT)
+        self.drained_at = 0.0  # true time at which it began
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    def find(self, node: bytes) -> None:
+        self.placement.on_member(Member(node, repr(node), CPU, {}, {}))
+        super().find(node)
+        self.wills.on_member_up(peer_of(node))
+        self.foreign.on_node_there(node)
+        if self.drain.phase is not Phase.SERVES:
+            self.net.carry(self.node, node, (peer_of(node), self.peer, m.PeerLeaves()))
+
+    def lose(self, node: bytes, there: bool, left: bool) -> None:
+        if not there:
+            self.placement.on_gone(node, "gone")
+        super().lose(node, there, left)
+        self.wills.on_member_down(peer_of(node), left, self.clock())
+        if there:
+            self.find(node)
+
+    def _choose(self, request: RequestActorSlot, waits_at: bytes) -> bytes | None:
+        now = self.clock()
+        there = [
+            node
+            for node in sorted(self.members - self.placement.leaving - {waits_at})
+            if not self.fencing.pause_s(peer_of(node), now)
+        ]
+        here = [None] if not waits_at and self.drain.phase is Phase.SERVES else []
+        choices: list[bytes | None] = [*there, *here]
+        return self.net.random.choice(choices) if choices else None
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def on_envelope(self, destination: bytes, source: bytes, message: Any) -> None:
+        if destination != self.peer:
+            super().on_envelope(destination, source, message)
+        elif isinstance(message, m.PeerLeaves):
+            self.placement.on_leaves(node_of(source))
+            self.wills.on_member_leaves(source)
+        elif isinstance(message, m.GuestLost):
+            super().on_envelope(destination, source, message)
+            if peer_of(message.worker) == source:
+                self.wills.on_process_died(message.worker)
+        elif isinstance(message, m.KillActor) and self.wills.passes_on(message):
+            self.settle()
+        elif isinstance(message, m.WillsHeld):
+            self.wills.on_held(source, message)
+        elif isinstance(message, m.Will):
+            self.wills.on_will(source, message)
+        elif isinstance(message, m.WillOver):
+            self.wills.on_over(source, message)
+        elif isinstance(message, m.Inherit):
+            self.wills.on_inherit(source, message)
+        elif isinstance(message, m.Inherited):
+            self.wills.on_inherited(source, message)
+        elif isinstance(message, m.GuestMoves):
+            self.guests.on_moves(source, message)
+        elif isinstance(message, m.GuestMoved):
+            self.wills.on_guest_moved(source, message)
+        elif isinstance(message, m.ActorsMoved):
+            for actor_id, reign in zip(message.actor_ids, message.reigns, strict=True):
+                if self.wills.on_moved(source, actor_id, reign):
+                    self.foreign.on_moved(actor_id, source, reign)
+        else:
+            super().on_envelope(destination, source, message)
+
+    def on_local(self, source: bytes, message: Any) -> None:
+        if isinstance(message, m.KillActor) and self.wills.passes_on(message):
+            return
+        if isinstance(message, m.WatchActor | m.KillActor):
+            if self._is_ours(message.actor_id):
+                core: Any = self.actors
+            else:
+                core = self.foreign
+            if isinstance(message, m.WatchActor):
+                core.on_watch(source, message)
+            elif core is self.actors:
+                core.on_kill(source, message)
+            else:
+                core.on_kill(message)
+        else:
+            super().on_local(source, message)
+
+    def _is_ours(self, actor_id: bytes) -> bool:
+        if self.wills.has_inherited(actor_id):
+            return True
+        return owner_node_of(actor_id) == self.node and not self.wills.has_given_way(actor_id)
+
+    # -- effects -----------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Any) -> None:
+        now = self.clock()
+        if isinstance(effect, DetachedChanged):
+            self.wills.on_changed(effect.actor_id)
+        elif isinstance(effect, Inherits):
+            self._inherit(effect, now)
+        elif isinstance(effect, GivesWay):
+            self.foreign.on_given_way(effect.actor_id, self.actors.give_way(effect.actor_id))
+        else:
+            super()._perform(effect)
+
+    def _inherit(self, effect: Inherits, now: float) -> None:
+        will = effect.will
+        actor_id = will.spec.actor_id
+        self.foreign.on_moved(actor_id, self.peer, will.reign)
+        worker = will.worker if effect.lives else b""
+        lives_here = self.guests.take_over(actor_id, worker)
+        if not lives_here and node_of(worker) == self.node:
+            worker = b""
+        if worker:
+            self.lodging.on_inherited(request_for(will.spec, will.incarnation), worker, now)
+        if worker and node_of(worker) != self.node:
+            self.fencing.on_inherited(peer_of(worker), now)
+        self.actors.on_inherit(will, worker, effect.charged, now)
+        if not lives_here:
+            self._free_slot(actor_id)
+
+    def _send(self, effect: Send) -> None:
+        if effect.to != self.peer:
+            super()._send(effect)
+            return
+        message = effect.message
+        if isinstance(message, m.WatchActor):
+            self.actors.on_watch(self.peer, message)
+        elif isinstance(message, m.UnwatchActor):
+            self.actors.on_unwatch(self.peer, message)
+        elif isinstance(message, m.KillActor):
+            self.actors.on_kill(self.peer, message)
+        else:
+            assert isinstance(message, m.ActorNews), f"it says to itself {message!r}"
+            self.foreign.on_news(self.peer, message)
+
+    def _grant(self, actor_id: bytes) -> None:
+        if self.drain.phase is Phase.SERVES:  # else it waits, and moves on
+            super()._grant(actor_id)
+
+    def _on_death(self, worker: Worker) -> None:
+        super()._on_death(worker)
+        self.wills.on_process_died(worker.id)
+
+    def end_driver(self, caller: Caller) -> None:
+        """A driver ends, and its job."""
+        caller.alive = False
+        self.processes.pop(caller.id, None)
+        self.to_peer(lambda: self._on_driver_ended(caller.id))
+
+    def _on_driver_ended(self, job: bytes) -> None:
+        self.actors.on_job_ended(job)
+        self.objects.on_job_ended(job, self.actors.survivors_of(job))
+        self.actors.on_process_died(job, "its driver has ended", {}, self.clock())
+        self.foreign.on_process_died(job)
+        self.naming.on_process_died(job, self.clock())
+        self.objects.on_process_died(job)
+
+    # -- drain -------------------------------------------------------------------------------------------------------
+
+    def begin_drain(self, work_s: float) -> None:
+        """`meshray stop`."""
+        if self.drain.phase is Phase.SERVES:
+            self.net.note(f"STOPPED {self.node!r}")
+            self.drained_at = self.net.now
+            self.to_peer(lambda: self._begin_drain(work_s))
+
+    def _begin_drain(self, work_s: float) -> None:
+        self.drain.begin(work_s, self.clock())
+        self.placement.on_leaves(self.node)
+        for node in sorted(self.members):
+            self.net.carry(self.node, node, (peer_of(node), self.peer, m.PeerLeaves()))
+        self.guests.close()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        self.net.at(LOOK_S, lambda: self.to_peer(self._look))
+
+    def _look(self) -> None:
+        """`meshray.peer.draining`."""
+        busy = any(isinstance(process, Worker) and process.busy for process in self.processes.values())
+        moves = not self.wills.done or bool(self.guests.hosted())
+        unsaid = any(self.net.flying[self.node, node] for node in self.members)
+        phase = self.drain.next(Left(busy, False, moves, unsaid), self.clock())
+        if phase is Phase.MOVES:
+            self.guests.send_home()
+            self.wills.leave(self.clock())
+        if phase is Phase.OVER:
+            self.net.goodbye(self.node)
+        else:
+            self._look_soon()

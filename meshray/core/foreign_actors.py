@@ -135,6 +135,9 @@ class ForeignActors(Core):
         us alone, so nobody takes over anything; who asks later may be told otherwise."""
         for actor_id in [actor_id for actor_id, heir in self._guessed.items() if node_of(heir) == node]:
             del self._guessed[actor_id]
+        if not out_of_reach:  # an earlier heir may inherit; and an owner that lives says so again when we meet
+            for actor_id in [actor_id for actor_id, moved in self._moved.items() if node_of(moved.owner) == node]:
+                del self._moved[actor_id]
         for actor_id, seen in list(self._seen.items()):
             if node_of(seen.owner) == node and seen.heir and node_of(seen.heir) != node and not out_of_reach:
                 remember(self._guessed, actor_id, seen.heir, MOVED_MAX)

@@ -239,6 +239,19 @@ def test_of_two_that_have_taken_it_over_the_later_one_counts(core: ForeignActors
 
 
 @pytest.mark.fault(5, 16)
+def test_an_earlier_heir_inherits_from_a_later_owner_that_is_gone(core: ForeignActors) -> None:
+    """It has an older will, and so a lower reign (tests/sim/test_heirs.py, seed 2813)."""
+    watched(core)
+    core.on_moved(A, OTHER, 2)
+    core.on_process_died(ONE)
+    core.on_node_gone(OTHER[:8], out_of_reach=True)
+    assert core.owner_of(A) == OTHER, "it lives, and goes on to own it"
+    core.on_node_gone(OTHER[:8])
+    core.on_moved(A, THIRD, 1)
+    assert core.owner_of(A) == THIRD
+
+
+@pytest.mark.fault(5, 16)
 @pytest.mark.parametrize("worker", [b"", W2])
 def test_calls_in_flight_count_as_begun_when_another_owner_has_started_it_again(
     core: ForeignActors, worker: bytes

@@ -225,5 +225,5 @@ def test_a_detached_actor_goes_on_once_or_ends(block: int) -> None:
 @pytest.mark.fault(5, 16, 22)
 @pytest.mark.parametrize("seed", [593, 1258, 2363, 2813])
 def test_seeds_that_have_failed(seed: int) -> None:
-    """593, 2363: the simulation itself; 1258: an heir that was being stopped; 2813: an earlier heir after a later owner."""
+    """593, 2363: the simulation itself; 1258: an heir that is being stopped; 2813: an earlier heir, a later owner."""
     tell(seed)

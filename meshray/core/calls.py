@@ -374,6 +374,11 @@ class Calls(Core):
                 link.told = link.acknowledged
                 self._effects.append(Send(link.worker, Push(0, link.acknowledged, [])))
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether any call of this process has no answer yet."""
+        return any(link.queue or link.in_flight for link in self._links.values())
+
     def outstanding(self, actor_id: bytes) -> bool:
         """Whether calls of this process to the actor are not done."""
         link = self._links.get(actor_id)

@@ -48,6 +48,9 @@ from meshray.worker.streams import announce
 SEND_TASKS = 64
 SEND_AFTER_S = 0.001
 
+ANSWERS_LOOK_S = 0.005
+"""How often an actor that ends looks whether its own calls are answered."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _monotonic = time.monotonic
 
@@ -391,6 +394,8 @@ class Executor:
 
     def leave(self) -> None:
         """Send what is unsent, write what was printed."""
+        if self.actor is not None:
+            self._await_answers()
         if not self.engine.pump.closed:
             raised = self.engine.pump.enter()
             try:
@@ -398,6 +403,22 @@ class Executor:
             finally:
                 self.engine.pump.leave(raised)
         self.engine.close()
+
+    def _await_answers(self) -> None:
+        """An actor that ends in good order may have made calls of others and not waited for them. Those that have not
+        begun when the news of its death comes never will: so it stays until they are answered, for half of the time
+        that it has."""
+        pump = self.engine.pump
+        give_up_at = _monotonic() + self.engine.config.actor_exit_timeout_s / 2
+        while not pump.closed and _monotonic() < give_up_at:
+            raised = pump.enter()
+            try:
+                unanswered = self.engine.calls.unanswered
+            finally:
+                pump.leave(raised)
+            if not unanswered:
+                return
+            pump.wait(Waiter(pump, 1), _monotonic() + ANSWERS_LOOK_S)
 
     def wait_for_work(self) -> None:
         """Until something was pushed, an actor came to be hosted, or it is time to go."""

@@ -42,8 +42,13 @@ def speaks(one: Speaker, other: Speaker) -> bool:
     return told()[0] > before[0]
 
 
-@pytest.mark.parametrize("both_ways", [pytest.param(True, marks=pytest.mark.fault(24)),
-                                       pytest.param(False, marks=pytest.mark.fault(23))])  # fmt: skip
+@pytest.mark.parametrize(
+    "both_ways",
+    [
+        pytest.param(True, marks=pytest.mark.fault(24)),
+        pytest.param(False, marks=[pytest.mark.slow, pytest.mark.fault(23)]),
+    ],
+)
 def test_a_pair_gives_each_other_up_and_speaks_anew(lan: MakeLan, both_ways: bool) -> None:
     network = lan("a", "b", "c")
     a, b, c = (Peer(host) for host in network.hosts.values())

@@ -166,6 +166,7 @@ def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) ->
     assert answer.get("digest") == expected(size, 5), answer
 
 
+@pytest.mark.slow
 @pytest.mark.fault(22)
 def test_results_stay_on_a_host_that_was_cut_off_while_they_are_needed(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", offload=True)

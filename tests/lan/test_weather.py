@@ -142,8 +142,9 @@ class TestNobodyDies:
         scene.go_on()
         end_with_the_same(scene)
 
+    @pytest.mark.slow
     @pytest.mark.fault(12, 46, 56, 58)
-    @pytest.mark.parametrize("name", ["a", pytest.param("c", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", ["a", "c"])
     def test_a_host_that_is_suspended(self, lan: MakeLan, name: str) -> None:
         scene = patient(lan)
         scene.network[name].suspend()

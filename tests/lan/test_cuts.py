@@ -71,6 +71,7 @@ def test_a_pair_gives_each_other_up_and_speaks_anew(lan: MakeLan, both_ways: boo
     assert third.look()["gone"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_tasks_run_where_they_can_be_reached(lan: MakeLan) -> None:
     network = lan("a", "b", "c")

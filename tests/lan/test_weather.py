@@ -178,6 +178,7 @@ def ways(network: Lan, name: str, how: str) -> tuple[Callable[[], None], Callabl
 
 
 class TestSomeDie:
+    @pytest.mark.slow
     @pytest.mark.fault(17)
     def test_a_peer_that_starts_again_within_a_second(self, lan: MakeLan) -> None:
         scene = hasty(lan)

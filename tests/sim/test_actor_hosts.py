@@ -11,6 +11,7 @@ from meshray.config import DEFAULT
 from meshray.core.calls import DEAD
 from meshray.core.lives import Life
 from tests.sim.actor_hosts import KILLING_S, WAKING_S, Caller, Net, Run
+from tests.sim.seeds import seeds
 
 QUIET_S = 200.0
 """After the last fault: detection (25 s), fences (11 s), pauses before restarts, and some."""
@@ -106,7 +107,7 @@ def tell(seed: int, power: bool) -> Story:
 
 
 @pytest.mark.fault(5, 21, 22, 24, 26, 57, 58)
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(0, 60))
 def test_no_actor_lives_twice(seed: int) -> None:
     power = seed % 2 == 0
     story = tell(seed, power)
@@ -161,7 +162,7 @@ def tell_of_three(seed: int) -> Story:
 
 
 @pytest.mark.fault(22, 24, 57, 58)
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", seeds(0, 150))
 def test_a_host_that_has_lost_its_right_does_not_answer(seed: int) -> None:
     story = tell_of_three(seed)
     assert story.net.runs

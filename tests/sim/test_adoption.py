@@ -14,6 +14,7 @@ from meshray.config import preset
 from meshray.wire import messages as m
 from tests.sim.nested import Driver, History, Plan, Process
 from tests.sim.nested_peer import NestedPeer
+from tests.sim.seeds import seeds
 from tests.sim.world import World
 
 SEEDS = 240
@@ -148,14 +149,14 @@ def test_without_a_kill_every_value_is_there() -> None:
 @pytest.mark.fault(8, 9)
 @pytest.mark.parametrize("block", range(8))
 def test_what_a_dead_submitter_promised_is_kept(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         run(seed)
 
 
 @pytest.mark.fault(8, 10)
 @pytest.mark.parametrize("block", range(8))
 def test_those_who_are_stopped_keep_nobody_waiting_for_ever(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         run(seed, stops=3)
 
 

@@ -20,6 +20,7 @@ from meshray.ids import node_of, owner_process_of
 from meshray.wire.messages import Place
 from tests.sim.model import LARGE, Process, Rules, excused
 from tests.sim.peer import SimPeer, lost_in
+from tests.sim.seeds import seeds
 from tests.sim.world import World, name
 
 NODES = (b"host---a", b"host---b", b"host---c")
@@ -203,7 +204,7 @@ def run(seed: int, rules: Rules | None = None) -> None:
 @pytest.mark.fault(1, 5, 7, 8, 61)
 @pytest.mark.parametrize("block", range(8))
 def test_nothing_is_freed_while_a_process_of_any_host_holds_it_and_nothing_is_left(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         run(seed)
 
 

@@ -11,6 +11,7 @@ from meshray.core.drain import Phase
 from meshray.core.lives import Life
 from tests.sim.actor_hosts import Caller, Worker
 from tests.sim.heirs import HeirHost, HeirNet
+from tests.sim.seeds import seeds
 
 SEEDS = 40
 
@@ -218,7 +219,7 @@ def tell(seed: int) -> Story:
 @pytest.mark.fault(5, 7, 16, 21, 22, 58)
 @pytest.mark.parametrize("block", range(8))
 def test_a_detached_actor_goes_on_once_or_ends(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         tell(seed)
 
 

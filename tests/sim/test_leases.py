@@ -22,6 +22,7 @@ from meshray.config import preset
 from meshray.wire import messages as m
 from tests.sim.nested import Driver, History, Plan, Process
 from tests.sim.nested_peer import NestedPeer, StartFaults
+from tests.sim.seeds import seeds
 from tests.sim.world import World
 
 SEEDS = 240
@@ -244,7 +245,7 @@ def run(seed: int, faults: bool = True) -> Mesh:
 @pytest.mark.fault(1, 3, 4, 7, 8, 9)
 @pytest.mark.parametrize("block", range(8))
 def test_whatever_happens_to_leases(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         run(seed)
 
 
@@ -281,7 +282,7 @@ def busy_mesh(seed: int, *first: Plan) -> tuple[Mesh, Driver]:
     return mesh, driver
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(0, 10))
 def test_a_second_job_begins_soon(seed: int) -> None:
     mesh, _ = busy_mesh(seed)
     second = mesh.add_driver()
@@ -292,7 +293,7 @@ def test_a_second_job_begins_soon(seed: int) -> None:
     assert begun < max(mesh.history.first_begun.values()) - 0.05, "the first was done by then: nothing was shown"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(0, 10))
 def test_the_task_of_a_task_comes_before_more_of_its_driver(seed: int) -> None:
     parent = Plan(0, 0.004, children=[Plan(0, 0.004)])  # it does not wait, so no CPU is lent
     mesh, _ = busy_mesh(seed, parent)

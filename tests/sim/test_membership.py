@@ -15,9 +15,10 @@ from meshray.core.gossip import copies
 from meshray.core.member_effects import MemberView
 from meshray.core.suspicion import shortest_s
 from tests.sim.mesh import FALL_BACK_S, MeshHost, MeshWorld
+from tests.sim.seeds import seeds
 from tests.sim.traffic import busy, joined, measure
 
-SEEDS = range(36)
+SEEDS = seeds(0, 36)
 SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 15)
 
 
@@ -82,7 +83,7 @@ def test_every_crash_is_known_to_all_within_the_bound(seed: int) -> None:
     assert world.rejoins == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_half_of_the_mesh_crashes_at_once(seed: int) -> None:
     world = mesh(seed, (6, 8, 10))
     victims = world.random.sample(world.hosts, len(world.hosts) // 2)
@@ -92,7 +93,7 @@ def test_half_of_the_mesh_crashes_at_once(seed: int) -> None:
     assert world.false_deaths() == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_who_says_goodbye_is_not_suspected(seed: int) -> None:
     world = mesh(seed)
     leaver = world.random.choice(world.hosts)
@@ -114,7 +115,7 @@ def test_a_partition_of_five_seconds_kills_nobody(seed: int) -> None:
     nobody_died(world)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_the_test_preset_is_five_times_as_quick_and_as_patient(seed: int) -> None:
     config = preset("test")
     world = MeshWorld(seed, config)
@@ -141,7 +142,7 @@ def test_a_short_stop_kills_nobody(seed: int) -> None:
 
 
 @pytest.mark.fault(46)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_a_stopped_peer_that_suspected_somebody_accuses_nobody_when_it_goes_on(seed: int) -> None:
     world = mesh(seed, (3, 5, 8))
     world.loss = 0.3  # so that there are suspicions and probes under way, though not for long enough to die of them
@@ -156,7 +157,7 @@ def test_a_stopped_peer_that_suspected_somebody_accuses_nobody_when_it_goes_on(s
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", seeds(0, 24))
 @pytest.mark.parametrize("loss", [0.01, 0.05])
 def test_lost_and_doubled_messages_kill_nobody(seed: int, loss: float) -> None:
     world = mesh(seed)
@@ -167,7 +168,7 @@ def test_lost_and_doubled_messages_kill_nobody(seed: int, loss: float) -> None:
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_with_a_fifth_of_all_messages_lost_there_is_one_mesh_again_in_the_end(seed: int) -> None:
     world = mesh(seed)
     world.loss = 0.2
@@ -177,7 +178,7 @@ def test_with_a_fifth_of_all_messages_lost_there_is_one_mesh_again_in_the_end(se
 
 
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_slow_links_with_jitter_kill_nobody(seed: int) -> None:
     world = MeshWorld(seed)
     world.latency_s = (0.001, 0.2)
@@ -187,7 +188,7 @@ def test_slow_links_with_jitter_kill_nobody(seed: int) -> None:
 
 
 @pytest.mark.fault(23)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_a_block_in_one_direction_kills_nobody_while_others_see_both(seed: int) -> None:
     world = mesh(seed, (3, 4, 5, 6, 10))
     one, other = world.random.sample(range(len(world.hosts)), 2)
@@ -198,7 +199,7 @@ def test_a_block_in_one_direction_kills_nobody_while_others_see_both(seed: int) 
 
 
 @pytest.mark.fault(24)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_two_that_are_cut_from_each_other_live_for_each_other_while_others_see_both(seed: int) -> None:
     world = mesh(seed, (3, 4, 5, 6, 10))
     one, other = world.random.sample(world.hosts, 2)
@@ -213,7 +214,7 @@ def test_two_that_are_cut_from_each_other_live_for_each_other_while_others_see_b
 
 
 @pytest.mark.fault(25)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_a_bridge_between_two_halves_keeps_them_together(seed: int) -> None:
     world = mesh(seed, (3, 5, 6, 7, 10))
     order = list(range(len(world.hosts)))
@@ -226,7 +227,7 @@ def test_a_bridge_between_two_halves_keeps_them_together(seed: int) -> None:
 
 
 @pytest.mark.fault(25)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_after_a_ring_of_links_there_is_one_mesh_again(seed: int) -> None:
     world = mesh(seed, (5, 6, 7, 8, 10))
     count = len(world.hosts)
@@ -238,7 +239,7 @@ def test_after_a_ring_of_links_there_is_one_mesh_again(seed: int) -> None:
 
 
 @pytest.mark.fault(26)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_a_link_that_flaps_kills_nobody_and_does_not_keep_the_mesh_talking(seed: int) -> None:
     world = mesh(seed, (3, 4, 6, 10))
     one, other = world.random.sample(world.hosts, 2)
@@ -278,7 +279,7 @@ def test_who_was_stopped_past_its_death_sentence_comes_back_as_new(seed: int) ->
 
 @pytest.mark.fault(58)
 @pytest.mark.parametrize("clock_stands", [False, True])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_a_suspended_laptop_accuses_nobody_and_comes_back_as_new(seed: int, clock_stands: bool) -> None:
     world = mesh(seed, (2, 3, 4, 5, 6))
     laptop = world.random.choice(world.hosts)
@@ -332,7 +333,7 @@ def test_after_any_partition_there_is_one_mesh(seed: int) -> None:
 
 
 @pytest.mark.fault(57)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_clocks_at_different_rates_kill_nobody(seed: int) -> None:
     world = mesh(seed)
     for host in world.hosts:
@@ -344,7 +345,7 @@ def test_clocks_at_different_rates_kill_nobody(seed: int) -> None:
 
 
 @pytest.mark.fault(55, 56)
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", seeds(0, 24))
 def test_clocks_that_jump_kill_nobody(seed: int) -> None:
     world = mesh(seed)
     for _ in range(10):
@@ -412,7 +413,7 @@ class Chaos:
 
 
 @pytest.mark.fault(20, 22, 23, 25, 26)
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", seeds(0, 60))
 def test_after_chaos_there_is_one_mesh(seed: int) -> None:
     world = mesh(seed)
     chaos = Chaos(world)
@@ -426,7 +427,7 @@ def test_after_chaos_there_is_one_mesh(seed: int) -> None:
 
 
 @pytest.mark.fault(42)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(0, 3))
 def test_a_hundred_join_within_a_second(seed: int) -> None:
     world, took_s = joined(100, seed)
     assert took_s < DEFAULT.sync_interval_s
@@ -442,7 +443,7 @@ def test_a_thousand_join_at_once() -> None:
     assert world.deaths == []
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(0, 6))
 def test_two_meshes_with_one_key_become_one(seed: int) -> None:
     world = MeshWorld(seed)
     world.add_hosts(9)
@@ -456,7 +457,7 @@ def test_two_meshes_with_one_key_become_one(seed: int) -> None:
 
 
 @pytest.mark.fault(51)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(0, 6))
 def test_another_minor_version_of_python_is_a_marked_member(seed: int) -> None:
     world = MeshWorld(seed)
     world.add_hosts(4)
@@ -470,7 +471,7 @@ def test_another_minor_version_of_python_is_a_marked_member(seed: int) -> None:
         assert marked == {other.node for other in world.hosts if other.python != host.python}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", seeds(0, 12))
 def test_the_newest_load_of_each_reaches_all(seed: int) -> None:
     world = mesh(seed)
     world.loss, world.doubling, world.latency_s = 0.05, 0.1, (0.0002, 0.1)

@@ -16,6 +16,7 @@ from meshray.wire import messages as m
 from meshray.wire.messages import Place
 from tests.sim.model import Process
 from tests.sim.peer import SimPeer
+from tests.sim.seeds import seeds
 from tests.sim.test_borrows import Hosts
 
 SEEDS = 18
@@ -99,7 +100,7 @@ def run(seed: int) -> Drains:
 @pytest.mark.fault(5, 16, 30)
 @pytest.mark.parametrize("block", range(6))
 def test_values_outlive_the_host_on_which_they_lay(block: int) -> None:
-    for seed in range(block, SEEDS, 6):
+    for seed in seeds(block, SEEDS, 6):
         run(seed)
 
 

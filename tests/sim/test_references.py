@@ -16,6 +16,7 @@ from meshray.core.object_table import Record
 from meshray.wire.messages import Failure, Place
 from tests.sim.model import Process, Rules, excused
 from tests.sim.peer import SimPeer, lost_in
+from tests.sim.seeds import seeds
 from tests.sim.world import World, name
 
 SEEDS = 240
@@ -180,14 +181,14 @@ def run(seed: int, rules: Rules | None = None, actors: bool = False) -> None:
 @pytest.mark.fault(1, 7, 8, 61)
 @pytest.mark.parametrize("block", range(8))
 def test_nothing_is_freed_while_held_and_nothing_is_left(block: int) -> None:
-    for seed in range(block, SEEDS, 8):
+    for seed in seeds(block, SEEDS, 8):
         run(seed)
 
 
 @pytest.mark.fault(3, 7, 8)
 @pytest.mark.parametrize("block", range(4))
 def test_actors_live_as_long_as_somebody_can_call_them(block: int) -> None:
-    for seed in range(block, SEEDS_WITH_ACTORS, 4):
+    for seed in seeds(block, SEEDS_WITH_ACTORS, 4):
         run(seed, actors=True)
 
 

@@ -20,6 +20,7 @@ from meshray.wire.messages import Failure
 from tests.sim.model import Process, excused
 from tests.sim.peer import SimPeer, lost_in
 from tests.sim.remaker import History, Remaker
+from tests.sim.seeds import seeds
 from tests.sim.world import World, name
 
 NODES = (b"host---a", b"host---b", b"host---c", b"host---d")
@@ -174,7 +175,7 @@ def run(seed: int) -> Counter[str]:
 @pytest.mark.parametrize("block", [0, 2, *(pytest.param(more, marks=pytest.mark.slow) for more in (1, 3))])
 def test_who_needs_a_lost_value_gets_another_or_hears_why_not(block: int) -> None:
     told: Counter[str] = Counter()
-    for seed in range(block, SEEDS, 4):
+    for seed in seeds(block, SEEDS, 4):
         told += run(seed)
     for event in ("lost", "starved", "found", "asked"):
         assert told[event], f"never {event}: the simulation does not reach it any more ({told})"

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from tests.sim.road import Net
+from tests.sim.seeds import seeds
 
 SEEDS = 200
 FAULTS_S = 2.0
@@ -58,7 +59,7 @@ def run(seed: int) -> Net:
 @pytest.mark.parametrize("block", range(4))
 def test_what_is_said_is_heard_or_its_sender_is_told(block: int) -> None:
     heard = 0
-    for seed in range(block * SEEDS // 4, (block + 1) * SEEDS // 4):
+    for seed in seeds(block * SEEDS // 4, (block + 1) * SEEDS // 4):
         try:
             net = run(seed)
         except AssertionError as error:

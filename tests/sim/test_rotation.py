@@ -21,6 +21,7 @@ from meshray.peer import keyring
 from meshray.peer.keyring import Keyring
 from meshray.wire.gossip_codec import decode_datagram, encode_datagram
 from meshray.wire.rotation import RotationMessage
+from tests.sim.seeds import seeds
 
 KEY = MeshKey(bytes(range(32)))
 MESH = KEY.founded_mesh()
@@ -201,7 +202,7 @@ def check(world: World) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_a_death_between_any_two_messages_leaves_one_mesh(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = {"nothing": 0, "all": 0, "some": 0}
-    for seed in range(part * SEEDS, (part + 1) * SEEDS):
+    for seed in seeds(part * SEEDS, (part + 1) * SEEDS):
         with monkeypatch.context() as patch:
             world = World(seed, patch)
             random = world.random

@@ -12,6 +12,7 @@ import pytest
 
 from meshray.wire.peers import STREAMS
 from tests.sim.links import HASTY, Net
+from tests.sim.seeds import seeds
 
 SEEDS = 200
 FAULTS_S = 1.2
@@ -60,7 +61,7 @@ def run(seed: int) -> Net:
 @pytest.mark.parametrize("block", range(4))
 def test_what_is_sent_arrives_once_and_in_order_or_its_sender_is_told(block: int) -> None:
     arrived = 0
-    for seed in range(block * SEEDS // 4, (block + 1) * SEEDS // 4):
+    for seed in seeds(block * SEEDS // 4, (block + 1) * SEEDS // 4):
         try:
             arrived += sum(run(seed).arrived.values())
         except AssertionError as error:
@@ -141,7 +142,7 @@ def run_cuts(seed: int) -> Net:
 @pytest.mark.parametrize("block", range(4))
 def test_a_pair_that_was_cut_off_begins_anew_and_both_ends_agree(block: int) -> None:
     arrived = 0
-    for seed in range(block * SEEDS // 4, (block + 1) * SEEDS // 4):
+    for seed in seeds(block * SEEDS // 4, (block + 1) * SEEDS // 4):
         try:
             arrived += sum(run_cuts(seed).arrived.values())
         except AssertionError as error:

@@ -7,6 +7,7 @@ import pytest
 from meshray.config import DEFAULT
 from meshray.core.wills import Inherits
 from meshray.wire import messages as m
+from tests.sim.seeds import seeds
 from tests.sim.wills import NOTICED_S, Mesh
 
 QUIET_S = NOTICED_S[1] + DEFAULT.heir_after_s + 1.0
@@ -141,7 +142,7 @@ def test_an_old_owner_does_not_bring_back_what_its_heir_has_ended() -> None:
 
 
 @pytest.mark.fault(5, 22, 24, 26)
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", seeds(0, 150))
 def test_in_the_end_there_is_one_at_most(seed: int) -> None:
     """Links are cut and healed one by one and by parts, peers die, messages are lost with each; then all is well."""
     mesh = Mesh(3 + seed % 3, seed)
@@ -183,7 +184,7 @@ def test_in_the_end_there_is_one_at_most(seed: int) -> None:
 
 
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", seeds(0, 100))
 def test_a_partition_in_two_parts_has_one_at_any_time(seed: int) -> None:
     mesh = Mesh(3 + seed % 5, seed)
     random = mesh.random

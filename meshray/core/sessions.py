@@ -189,7 +189,7 @@ class Session:
 
     def advance(self, frame: Data | Ack, now: float) -> None:
         """The socket has taken what `peek` gave."""
-        if type(frame) is Ack:
+        if isinstance(frame, Ack):
             self._on_said(frame, now)
         else:
             alone = not self._flight

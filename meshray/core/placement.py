@@ -412,11 +412,11 @@ class Placement:
                 return self._promised(self._better_of_two(tier, request), request)
         return None
 
-    def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
+    def heir(self, actor_id: bytes, avoided: Collection[bytes]) -> bytes | None:
         """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
-        members, another one for another actor. Rather not `avoided`, where it lives."""
+        members, another one for another actor. Rather none of `avoided`: where it lives, and who has refused."""
         all_ = sorted(node for node, member in self.members.items() if member.compatible and node not in self.leaving)
-        nodes = [node for node in all_ if node != avoided] or all_
+        nodes = [node for node in all_ if node not in avoided] or all_
         return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
 
     def keeper(self, tried: Collection[bytes]) -> bytes | None:

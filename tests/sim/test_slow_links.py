@@ -39,7 +39,7 @@ class Pipe:
 
 
 class Way:
-    """Messages of one size from `one` to `other`, over a slow link; `lost`: of so many frames one vanishes, each way."""
+    """Messages of one size from `one` to `other`, over a slow link; `lost`: of so many frames one vanishes."""
 
     def __init__(self, rate: float, size: int, ahead: int, lost: int = 0) -> None:
         self.one, self.other = Session(Plane.CONTROL, DEFAULT), Session(Plane.CONTROL, DEFAULT)

@@ -264,14 +264,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How long the quickest acknowledgement counts; a way through the network may become longer."""
 
     link_replay_after_s: float = 2.0
-    """Without progress for so long, a stream begins again after the last acknowledged message. It doubles with each
-    vain time. Rarely needed: a lost connection replays at once; a socket may also swallow messages in silence."""
+    """Without progress for so long, a stream asks what has arrived, and begins again if something has not. It doubles
+    with each question. Rarely needed: a lost connection replays at once; a socket may also swallow messages in
+    silence."""
 
     link_replay_max_s: float = 16.0
     """The longest of these pauses."""
 
     link_slowest_bytes_per_s: int = 1 << 20
-    """What a slow link (10 Mbit/s) carries: a replay also waits for so long as what is on its way may take."""
+    """What a slow link (10 Mbit/s) carries: a question also waits for so long as what is on its way may take."""
 
     link_hello_again_s: float = 1.0
     """A Hello without an answer is repeated; doubles up to `link_replay_max_s`."""

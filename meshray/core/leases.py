@@ -288,9 +288,9 @@ class Leases(Core):
         if now >= self._news_at:
             self._pump(now)
 
-    def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
-        """It is no member any more."""
-        self.placement.on_gone(node, reason)
+    def on_member_gone(self, node: bytes, reason: str, now: float, out_of_reach: bool = False) -> None:
+        """It is no member any more; or it is one for others, and for us `out_of_reach`."""
+        self.placement.on_gone(node, reason, out_of_reach)
         for job in [job for job in self._codeless if job.startswith(node)]:
             self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
             self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)

@@ -132,6 +132,7 @@ class Placement:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
+        self.out_of_reach: set[bytes] = set()  # nodes that live, and may be members for us again
         self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
         self.version = 0  # grows with them, and when loads that were told are to be looked at
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
@@ -149,6 +150,7 @@ class Placement:
         before = self.members.get(member.node)
         self.members[member.node] = member
         self.gone.pop(member.node, None)
+        self.out_of_reach.discard(member.node)
         if before is not None and before.is_like(member):
             return False
         self.version += 1
@@ -170,12 +172,17 @@ class Placement:
         """Loads were told: `asks` looks at them, for each class."""
         self.version += 1
 
-    def on_gone(self, node: bytes, reason: str) -> None:
-        """It is dead, or left."""
+    def on_gone(self, node: bytes, reason: str, out_of_reach: bool = False) -> None:
+        """It is dead, or left; or it is only `out_of_reach`, and may be a member again under this very node."""
         self.leaving.discard(node)
+        was_out_of_reach = node in self.out_of_reach
+        self.out_of_reach.discard(node)
         member = self.members.pop(node, None)
         if member is not None:
             remember(self.gone, node, (member, reason), GONE_MAX)
+        if out_of_reach and (member is not None or was_out_of_reach):
+            self.out_of_reach.add(node)
+        if member is not None or was_out_of_reach:
             self.version += 1
 
     # -- this host ---------------------------------------------------------------------------------------------------
@@ -405,11 +412,11 @@ class Placement:
                 return self._promised(self._better_of_two(tier, request), request)
         return None
 
-    def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
+    def heir(self, actor_id: bytes, avoided: Collection[bytes]) -> bytes | None:
         """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
-        members, another one for another actor. Rather not `avoided`, where it lives."""
+        members, another one for another actor. Rather none of `avoided`: where it lives, and who has refused."""
         all_ = sorted(node for node, member in self.members.items() if member.compatible and node not in self.leaving)
-        nodes = [node for node in all_ if node != avoided] or all_
+        nodes = [node for node in all_ if node not in avoided] or all_
         return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
 
     def keeper(self, tried: Collection[bytes]) -> bytes | None:
@@ -443,9 +450,12 @@ class Placement:
         return any(self._rank(member, wanted) for member in self.members.values())
 
     def is_hopeless(self, wanted: Wanted) -> bool:
-        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one."""
+        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one. That
+        node is not out of reach."""
         strategy = wanted.strategy
-        return bool(strategy.node) and not strategy.soft and not self._target_could(wanted)
+        if not strategy.node or strategy.soft or strategy.node in self.out_of_reach:
+            return False
+        return not self._target_could(wanted)
 
     def why_nobody(self, wanted: Wanted) -> str:
         """What it asks for, and what is there, for people. `wanted.never`, unless there are others."""
@@ -454,6 +464,8 @@ class Placement:
         asked = describe(wanted.request)
         if str(wanted.strategy):
             asked += f" on {wanted.strategy}"
+        if wanted.strategy.node in self.out_of_reach and not wanted.strategy.soft:
+            return f"it asks for {asked}, which cannot be reached from here now"
         if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
             return f"it asks for {asked}, and there is no such node (any more)"
         hosts = [self._here, *sorted(self.members.values(), key=lambda member: member.name)]

@@ -10,8 +10,14 @@ sender seems to have missed that. A larger one is behind a *gap*: dropped, and t
 the sender begins again:
 
 1. a connection was made anew (`on_connected`): what the old one held is gone;
-2. the receiver asks for it (`Ack.again`): at once;
-3. no progress for a time that doubles, plus what a slow link needs for what is on its way (`tick`).
+2. the receiver asks for it (`Ack.again`): at once, but once for one gap;
+3. the answer to a question shows that something is missing (`Ack.answers`). It is asked when there was no progress for
+   a time that doubles, plus what a slow link needs for what is on its way (`tick`).
+
+Why a question, and not the messages themselves? A connection is first in, first out, so what left ahead of the question
+and is not acknowledged in its answer is lost. Where there is no answer yet the link may just be slow. What is sent once
+more then waits behind the first copies, so it comes later still, and is sent once more again (Karn and Partridge,
+SIGCOMM 1987, have that problem with what has no order). A question costs next to nothing, however often it is asked.
 
 At most a window of messages and bytes is on its way; what exceeds it waits here. The stream has a pull face, so that a
 socket that is not ready stops it without a loss: `peek` gives the next frame, `advance` says that it was taken.
@@ -56,6 +62,7 @@ class Session:
         "_ack_at",
         "_acked",
         "_again",
+        "_answer",
         "_asked_at",
         "_config",
         "_flight",
@@ -65,7 +72,11 @@ class Session:
         "_owed_bytes",
         "_patience_s",
         "_progress_at",
+        "_question",
+        "_question_due",
+        "_question_up_to",
         "_received",
+        "_rewound_at",
         "_waiting",
         "_waiting_bytes",
         "duplicates",
@@ -89,8 +100,12 @@ class Session:
         self._waiting: deque[Payload] = deque()  # not given to the socket, or to be given again
         self._waiting_bytes = 0
         self._highest = 0  # the largest number that was ever given to the socket
-        self._progress_at = 0.0  # the last acknowledgement of something, or the first message of a flight
-        self._patience_s = config.link_replay_after_s  # doubles with each vain replay
+        self._progress_at = 0.0  # the last acknowledgement of something, question, or first message of a flight
+        self._patience_s = config.link_replay_after_s  # doubles with each question
+        self._question = 0  # the number of the last question
+        self._question_due = False  # it is to be given to the socket now
+        self._question_up_to: int | None = None  # what had left ahead of it; None: its answer does not matter any more
+        self._rewound_at: int | None = None  # `_acked` when the receiver asked to begin again
         self.silent_since = 0.0  # the last acknowledgement, or the first message after all were; kept with the table
         self.pace = Pace(config)  # how much should be on its way
         # receiving
@@ -100,6 +115,7 @@ class Session:
         self._ack_at: float | None = None  # when an acknowledgement of its own is due; None: nothing to acknowledge
         self._again = False  # the next one asks the other side to begin again
         self._asked_at: float | None = None  # the last time it asked for the number after `_received`
+        self._answer = 0  # the question that the next one answers; 0: none
         # counted
         self.duplicates = 0  # dropped, since delivered before
         self.gaps = 0  # dropped, since something before them is missing
@@ -154,8 +170,10 @@ class Session:
     def peek(self, now: float) -> tuple[Data | Ack, Payload | None] | None:
         """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
         due. None: nothing now. It stays the next one until `advance`."""
-        if self._ack_at is not None and self._again:
-            return Ack(self.plane, self._received, True, self.epoch), None
+        if self._ack_at is not None and (self._again or self._answer):
+            return Ack(self.plane, self._received, self._again, self.epoch, 0, self._answer), None
+        if self._question_due:
+            return Ack(self.plane, self._received, False, self.epoch, self._question), None
         if self._waiting and self._fits(len(self._waiting[0])):
             sequence = self._acked + len(self._flight) + 1
             return Data(self.plane, sequence, self._received, self.epoch), self._waiting[0]
@@ -171,10 +189,9 @@ class Session:
 
     def advance(self, frame: Data | Ack, now: float) -> None:
         """The socket has taken what `peek` gave."""
-        if type(frame) is Ack and frame.again:
-            self._again = False
-            self._asked_at = now
-        elif type(frame) is Data:
+        if isinstance(frame, Ack):
+            self._on_said(frame, now)
+        else:
             alone = not self._flight
             if alone:
                 self._progress_at = now
@@ -190,12 +207,24 @@ class Session:
         self._ack_at = None
         self._owed = self._owed_bytes = 0
 
+    def _on_said(self, frame: Ack, now: float) -> None:
+        if frame.again:
+            self._again = False
+            self._asked_at = now
+        if frame.answers:
+            self._answer = 0
+        if frame.asks:
+            self._question_due = False
+            self._question_up_to = self._acked + len(self._flight)
+
     # -- what happens ------------------------------------------------------------------------------------------------
 
     def on_connected(self, now: float) -> None:
         """A connection to the peer stands, and none before it will deliver anything: replay, and say again what has
         arrived. (What an old one does deliver all the same is dropped by its number.)"""
         self._rewind()
+        self._rewound_at = None
+        self._patience_s = self._config.link_replay_after_s
         if self._received:
             self._ack_at = now
 
@@ -222,20 +251,37 @@ class Session:
         return True
 
     def on_ack(self, frame: Ack, now: float) -> None:
-        """The other side says what has arrived."""
+        """The other side says what has arrived, or asks for that."""
         self._acknowledged(frame.ack, now)
-        if frame.again and frame.ack == self._acked:  # an older one speaks of a gap that is filled
+        if frame.again and frame.ack == self._acked != self._rewound_at:  # an older one speaks of a gap that is filled
+            self._rewound_at = self._acked
+            self._rewind()
+        if frame.answers and frame.answers == self._question and self._question_up_to is not None:
+            self._on_answer(now)
+        if frame.asks:
+            self._answer = frame.asks
+            self._ack_at = now
+
+    def _on_answer(self, now: float) -> None:
+        """To our last question, and nothing was sent once more since."""
+        lost = self._acked < (self._question_up_to or 0)
+        self._question_up_to = None
+        self._patience_s = self._config.link_replay_after_s
+        self._progress_at = now
+        if lost:
             self._rewind()
 
     def tick(self, now: float) -> None:
-        """Time has passed: replay what shows no progress."""
-        if self._flight and now >= self._replay_at():
-            self._rewind()
+        """Time has passed: ask about what shows no progress."""
+        if self._flight and now >= self._asks_at():
+            self._question += 1
+            self._question_due = True
+            self._progress_at = now
             self._patience_s = min(2 * self._patience_s, self._config.link_replay_max_s)
 
     def next_at(self) -> float | None:
         """When `tick` or `peek` will have something to do, if nothing else happens; None: never."""
-        times = [self._replay_at()] if self._flight else []
+        times = [self._asks_at()] if self._flight else []
         if self._ack_at is not None:
             times.append(self._ack_at)
         return min(times, default=None)
@@ -249,7 +295,7 @@ class Session:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _replay_at(self) -> float:
+    def _asks_at(self) -> float:
         return self._progress_at + self._patience_s + self._flight_bytes / self._config.link_slowest_bytes_per_s
 
     def _ask(self, now: float) -> None:
@@ -276,7 +322,8 @@ class Session:
         self._patience_s = self._config.link_replay_after_s
 
     def _rewind(self) -> None:
-        """All that is not acknowledged waits again."""
+        """All that is not acknowledged waits again. What was asked about it does not matter any more."""
+        self._question_due, self._question_up_to = False, None
         self.pace.on_lost()
         self._waiting.extendleft(reversed(self._flight))
         self._flight.clear()

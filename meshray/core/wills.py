@@ -124,10 +124,11 @@ class _Bequest:
 
 
 class Wills(Core):
-    """See the head of this file. `choose(actor_id, avoided)`: the home node of a member, if there is any."""
+    """See the head of this file. `choose(actor_id, avoided)`: the home node of a member, if there is any; one of
+    `avoided` only if there is no other."""
 
     def __init__(
-        self, config: Config, node: bytes, actors: Actors, choose: Callable[[bytes, bytes], bytes | None]
+        self, config: Config, node: bytes, actors: Actors, choose: Callable[[bytes, frozenset[bytes]], bytes | None]
     ) -> None:
         super().__init__()
         actors.awaited = self.awaits
@@ -269,8 +270,12 @@ class Wills(Core):
         """Choose its heir, maybe the same again: a member that does not leave, as far as is known. False: there is
         none."""
         bequest = self._bequests[actor_id]
-        chosen = peer_of(self._choose(actor_id, avoided) or b"")
-        if chosen not in self._members or chosen in self._refused.get(actor_id, ()):
+        refused = frozenset(node_of(peer) for peer in self._refused.get(actor_id, ()))
+        node = self._choose(actor_id, refused | {avoided})
+        if node in refused:
+            node = self._choose(actor_id, refused)
+        chosen = peer_of(node or b"")
+        if chosen not in self._members or node in refused:
             return False
         if chosen != bequest.heir:
             if bequest.heir in self._members:
@@ -328,9 +333,9 @@ class Wills(Core):
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
             self._say_inherit(actor_id)
 
-    def _say_inherit(self, actor_id: bytes, refused: bytes = b"") -> None:
-        """To its heir; or to another one, if that is gone meanwhile, leaves, or has `refused`."""
-        if self._settle_heir(actor_id, node_of(refused or self._wills[actor_id].worker)):
+    def _say_inherit(self, actor_id: bytes) -> None:
+        """To its heir; or to another one, if that is gone meanwhile, leaves, or has refused."""
+        if self._settle_heir(actor_id, node_of(self._wills[actor_id].worker)):
             self._ask_heir(actor_id)
         else:
             self._moving.pop(actor_id, None)  # there is no other
@@ -350,7 +355,7 @@ class Wills(Core):
         will = self._wills[actor_id]
         if not message.taken:
             self._refused.setdefault(actor_id, set()).add(heir)
-            self._say_inherit(actor_id, refused=heir)
+            self._say_inherit(actor_id)
         elif will.worker and node_of(will.worker) != node_of(heir):
             self._moving[actor_id] = peer_of(will.worker)
             self._tell(peer_of(will.worker), GuestMoves(actor_id, will.incarnation, will.worker, heir))
@@ -449,6 +454,8 @@ class Wills(Core):
             return False
         remember(self._given_way, actor_id, owner, ENDED_MAX)
         self._end(actor_id)
+        if self._moving.get(actor_id) != owner:  # else that is the heir that was asked, and will say so
+            self._moving.pop(actor_id, None)
         self._ended.pop(actor_id, None)
         if self._actors.actor(actor_id) is not None:
             self._effects.append(GivesWay(actor_id))

@@ -91,8 +91,9 @@ class Traffic:
         for peer in self._parts.cores.naming.members():
             if not self._road.is_there(peer[:NODE_BYTES]):
                 drop_member(self._parts, peer, why == GOODBYE, now)
-        for home in [home for home in leases.placement.members if not self._road.is_there(home)]:
-            leases.on_member_gone(home, why, now)
+        placement = leases.placement
+        for home in [home for home in [*placement.members, *placement.out_of_reach] if not self._road.is_there(home)]:
+            leases.on_member_gone(home, why, now, self._road.is_out_of_reach(home))
 
     def _on_load(self, event: LoadTold, now: float) -> None:
         """What a member has, and how much of it is in use: for placement."""

@@ -130,12 +130,18 @@ class Data(Struct, frozen=True, array_like=True, tag=4, gc=False):
 
 
 class Ack(Struct, frozen=True, array_like=True, tag=5, gc=False):
-    """P -> P: all up to here have arrived. A repeat changes nothing, unless it asks `again`."""
+    """P -> P: all up to here have arrived. A repeat changes nothing, unless it asks `again`.
+
+    It may ask the receiver to say what has arrived of that direction, and is answered by another one: what had left
+    ahead of the question and is not acknowledged in the answer will not arrive. A repeat is answered again.
+    """
 
     plane: Stream
     ack: Count
     again: bool = False  # something is missing after `ack`: send from there on
     epoch: Epoch = 0  # as in Data
+    asks: Count = 0  # the number of a question; 0: none
+    answers: Count = 0  # the question that this is the answer to; 0: none
 
 
 class Datagram(Struct, frozen=True, array_like=True, tag=6, gc=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -177,23 +179,106 @@ def test_a_new_connection_says_again_what_has_arrived() -> None:
     assert drain(one, 2.0) == [(Ack(Plane.CONTROL, 1), None)]
 
 
-def test_silence_replays_with_growing_patience() -> None:
+def asked(one: Session) -> Ack:
+    """The question that it asks when it has waited long enough."""
+    at = one.next_at()
+    assert at is not None
+    one.tick(at - 0.001)
+    assert drain(one, at - 0.001) == []
+    one.tick(at)
+    ((question, payload),) = drain(one, at)
+    assert payload is None
+    assert isinstance(question, Ack)
+    return question
+
+
+def test_silence_is_asked_about_with_growing_patience() -> None:
     one = session()
     one.send(b"a")
     drain(one)
-    times = []
-    for _ in range(5):
-        at = one.next_at()
-        assert at is not None
-        one.tick(at - 0.001)
-        assert drain(one, at - 0.001) == []
-        one.tick(at)
-        assert len(drain(one, at)) == 1
-        times.append(at)
-    pauses = [round(after - before, 3) for before, after in zip([0.0, *times], times, strict=False)]
+    times = [0.0]
+    for number in range(1, 6):
+        times.append(one.next_at() or 0.0)
+        assert asked(one).asks == number
+    pauses = [round(after - before, 3) for before, after in pairwise(times)]
     assert pauses == [2.0, 4.0, 8.0, 16.0, 16.0]
     one.on_ack(Ack(Plane.CONTROL, 1), times[-1])
     assert one.next_at() is None
+    assert one.replayed == 0
+
+
+def test_a_question_is_answered_at_once_and_ahead_of_messages() -> None:
+    one = session()
+    one.on_data(data(1)[0], 1, 0.0)
+    one.send(b"a")
+    one.on_ack(Ack(Plane.CONTROL, 0, asks=7), 0.0)
+    assert drain(one) == [(Ack(Plane.CONTROL, 1, answers=7), None), (data(1, ack=1)[0], b"a")]
+
+
+@pytest.mark.fault(29)
+def test_without_an_answer_nothing_is_sent_once_more() -> None:
+    """The link may just be slow; then second copies would make it slower."""
+    one = session()
+    sent(one, 3)
+    drain(one)
+    for _ in range(4):
+        asked(one)
+    one.on_ack(Ack(Plane.CONTROL, 2), 99.0)
+    assert drain(one, 99.0) == []
+    assert one.replayed == 0
+
+
+@pytest.mark.fault(32)
+def test_an_answer_that_lacks_something_brings_it_once_more() -> None:
+    one = session()
+    sent(one, 3)
+    drain(one)
+    question = asked(one)
+    one.on_ack(Ack(Plane.CONTROL, 1, answers=question.asks), 3.0)
+    assert [frame for frame, _ in drain(one, 3.0)] == data(2, 3)
+    one.on_ack(Ack(Plane.CONTROL, 1, answers=question.asks), 3.0)  # a second one tells nothing new
+    assert drain(one, 3.0) == []
+
+
+def test_an_answer_says_nothing_of_what_has_left_behind_the_question() -> None:
+    one = session()
+    sent(one, 1)
+    drain(one)
+    question = asked(one)
+    sent(one, 1)
+    drain(one, 2.0)
+    one.on_ack(Ack(Plane.CONTROL, 1, answers=question.asks), 3.0)
+    assert drain(one, 3.0) == []
+    assert one.kept == 1
+
+
+def test_the_answer_to_an_earlier_question_tells_nothing() -> None:
+    """Of one before the last, or before all was sent once more over another connection."""
+    one = session()
+    sent(one, 2)
+    drain(one)
+    first, second = asked(one), asked(one)
+    one.on_ack(Ack(Plane.CONTROL, 0, answers=first.asks), 9.0)
+    assert drain(one, 9.0) == []
+    one.on_connected(9.0)
+    drain(one, 9.0)
+    one.on_ack(Ack(Plane.CONTROL, 0, answers=second.asks), 9.0)
+    assert drain(one, 9.0) == []
+
+
+def test_who_asks_again_and_again_for_one_gap_is_answered_once() -> None:
+    """What comes of it is behind all that is on its way; whether it is lost as well is for a question to find out."""
+    one = session()
+    sent(one, 3)
+    drain(one)
+    for _ in range(3):
+        one.on_ack(Ack(Plane.CONTROL, 1, True), 1.0)
+        drain(one, 1.0)
+    assert one.replayed == 2
+    question = asked(one)
+    one.on_ack(Ack(Plane.CONTROL, 1, answers=question.asks), 4.0)
+    drain(one, 4.0)
+    assert one.replayed == 4
 
 
 def test_a_large_message_on_its_way_has_the_time_of_a_slow_link() -> None:

@@ -578,6 +578,24 @@ def test_an_heir_that_leaves_as_well_refuses_and_another_one_is_asked() -> None:
 
 
 @pytest.mark.fault(16)
+def test_who_has_refused_is_not_asked_instead_of_the_next_one() -> None:
+    peer = an_owner(THERE)
+    third = b"another-"
+    peer.wills.on_member_up(third + bytes(8))
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    members = [H, X, third]  # the first one that is not avoided, or the first one
+    peer.wills._choose = lambda actor_id, avoided: min(members, key=lambda node: node in avoided)
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    assert Send(third + bytes(8), m.Inherit(A)) in peer.effects()
+    peer.wills.on_inherited(third + bytes(8), m.Inherited(A, False))
+    assert Send(FAR, m.Inherit(A)) in peer.effects(), "rather where it lives than nowhere"
+    peer.wills.on_inherited(FAR, m.Inherited(A, False))
+    assert peer.wills.done, "nobody is left"
+
+
+@pytest.mark.fault(16)
 def test_an_actor_of_the_heirs_own_host_goes_on_there() -> None:
     peer = an_owner(H + b"worker--", max_restarts=0)
     peer.heir = H
@@ -646,6 +664,22 @@ def test_a_kill_reaches_the_owner_after_the_next_one_too() -> None:
     peer.effects()
     assert peer.wills.passes_on(kill)
     assert peer.said(FAR) == [kill]
+
+
+@pytest.mark.fault(16, 22)
+@pytest.mark.parametrize("worker", [HERE, THERE])
+def test_who_hands_over_what_another_one_has_taken_meanwhile_hands_over_nothing(worker: bytes) -> None:
+    """It had forgotten its heir by then, and ended with an error."""
+    peer = an_owner(worker)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.wills.on_moved(FAR, A, 5)
+    assert peer.wills.done
+    peer.effects()
+    peer.wills.on_process_died(worker)
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    assert peer.effects() == []
 
 
 @pytest.mark.fault(16, 26)

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.timeout(400)
 
 MakeLan = Callable[..., Lan]
 
-SMALL = 120_000
-"""Bytes of an array where the network is slow: TCP makes little of a way that loses frames, or mixes their order. Just
-too large to travel inside of a message."""
+SMALL = 400_000
+"""Bytes of an array where the network is slow: TCP makes little of a way that loses frames, or mixes their order. Some
+pieces of what is then on its way at one time."""
 
 
 def patient(lan: MakeLan, *names: str, **options: Any) -> Scene:

@@ -257,6 +257,22 @@ def test_a_host_that_dies_before_anybody_here_has_dealt_with_it(room: Room) -> N
     assert not [told for told in a.told if isinstance(told, HostGone)], "nobody had dealt with it"
 
 
+@pytest.mark.fault(24)
+def test_a_host_that_is_out_of_reach_may_be_waited_for_until_it_is_dead(room: Room) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    room.until(lambda: b.home in a.leases.placement.members, "it has told what it has")
+    life = a.road.life_of(b.home)
+    assert life is not None
+    a.road.on_cut(life, "no link")
+    room.kill(b)
+    a.leases.on_member_gone(b.home, "no link", 0.0, out_of_reach=True)  # as `peer.foreign` does
+    assert b.home not in a.leases.placement.members
+    room.until(lambda: a.road.life_of(b.home) is None, "it is dead")
+    assert not a.leases.placement.out_of_reach
+
+
 @pytest.mark.fault(11)
 def test_one_that_was_declared_dead_is_spoken_to_anew(room: Room) -> None:
     a = room.peer()

@@ -43,9 +43,9 @@ class Peer:
         self.told: list[Any] = []  # Inherits, GivesWay
         self._started = 0
 
-    def _choose(self, actor_id: bytes, avoided: bytes) -> bytes | None:
+    def _choose(self, actor_id: bytes, avoided: frozenset[bytes]) -> bytes | None:
         others = [node_of(peer) for peer in sorted(self.members)]
-        return next(iter([node for node in others if node != avoided] or others), None)
+        return next(iter([node for node in others if node not in avoided] or others), None)
 
     def owns(self, actor_id: bytes) -> bool:
         """Whether the actor lives here, or is about to."""

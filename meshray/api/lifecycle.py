@@ -9,6 +9,7 @@ after one of these. Whatever else ends the process, the peer notices by itself.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import logging
 import os
@@ -171,9 +172,14 @@ def _auto_init() -> None:
 
 
 def _at_exit() -> None:
-    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh."""
+    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh.
+
+    Ctrl-C now (the second one, mostly) shortens the end, in which nothing is left out; the interpreter would ignore it,
+    and print where in our code it came.
+    """
     context.on_missing(_refuse_at_exit)
-    shutdown()
+    with contextlib.suppress(KeyboardInterrupt):
+        shutdown()
 
 
 def _refuse_at_exit() -> Never:

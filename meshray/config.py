@@ -324,6 +324,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     actor_exit_timeout_s: float = 2.0
     """How long a worker that was told to end its actor may take before it is killed."""
 
+    exit_handlers_timeout_s: float = 1.0
+    """How long what user code has registered with `atexit` may take in a worker that ends in good order: less than
+    `actor_exit_timeout_s`, of which an actor has spent half at most when its handlers begin."""
+
     actor_backoff_s: float = 0.1
     """Pause before the second restart of an actor whose lives were short; it doubles with each (the first is free)."""
 

@@ -12,7 +12,9 @@ Theory. Nothing central lists the peers of a host; the file system does. A *clai
 Claiming and sweeping happen under a lock of the parent folder (flock on the folder itself), so that no sweep takes a
 folder that is just being claimed. Whoever leaves last takes the parent along, unless the user named it. Two parents::
 
-    <runtime>/                        MESHRAY_RUNTIME_DIR, or $XDG_RUNTIME_DIR/meshray, or <temp>/meshray-<uid>
+    <runtime>/                        MESHRAY_RUNTIME_DIR, or $XDG_RUNTIME_DIR/meshray, or
+                                      $TMPDIR/meshray-<uid>, or /tmp/meshray-<uid>: the first that is there and
+                                      short enough for the paths of sockets
         <node hex>/                   one peer: lock, peer.json, peer.log
             <process hex>             one Unix socket per process; the peer's own is 0000000000000000
         <name>.crashed.log            what a crashed peer has left (`crashes`)
@@ -107,9 +109,18 @@ def _runtime_place() -> tuple[Path, bool]:
     if chosen:
         return Path(chosen).absolute(), True
     system = os.environ.get("XDG_RUNTIME_DIR")
-    if system and _owned_by_us(Path(system)):
+    if system and _owned_by_us(Path(system)) and _has_room_for_sockets(Path(system) / "meshray"):
         return Path(system) / "meshray", False
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"meshray-{os.getuid()}", False
+    temporary, name = Path(os.environ.get("TMPDIR") or "/tmp"), f"meshray-{os.getuid()}"
+    if not temporary.is_dir() or not _has_room_for_sockets(temporary / name):
+        temporary = Path("/tmp")
+    return temporary / name, False
+
+
+def _has_room_for_sockets(runtime: Path) -> bool:
+    """Whether the paths of the sockets in a runtime folder are short enough. Batch systems like to make long ones."""
+    longest = runtime / bytes(NODE_BYTES).hex() / bytes(PROCESS_BYTES - NODE_BYTES).hex()
+    return len(os.fsencode(longest)) <= SOCKET_PATH_MAX
 
 
 def home_folder() -> Path:

@@ -37,8 +37,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def member(name: str, **changes: Any) -> dict[str, Any]:
     return {
-        "name": name, "node_id": name * 16, "is_self": False, "state": "alive", "addresses": ["127.0.0.1:1"],
-        "python": "3.11", "incompatible": False, "version": of_network.__version__,
+        "name": name, "node_id": name * 16, "home": "", "is_self": False, "state": "alive",
+        "addresses": ["127.0.0.1:1"], "python": "3.11", "incompatible": False, "version": of_network.__version__,
     } | changes  # fmt: skip
 
 

@@ -125,20 +125,35 @@ class TestFolders:
     ) -> None:
         monkeypatch.delenv("MESHRAY_RUNTIME_DIR")
         monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        host.mkdir(mode=0o700)
+        monkeypatch.setenv("TMPDIR", str(host))
         target = tmp_path / "target"
         target.mkdir(mode=0o700)
-        (tmp_path / f"meshray-{os.getuid()}").symlink_to(target)
+        (host / f"meshray-{os.getuid()}").symlink_to(target)
         with pytest.raises(FolderError, match="no folder"):
             local.runtime_folder()
 
-    def test_the_order_of_places(self, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_order_of_places(self, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("MESHRAY_RUNTIME_DIR")
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
-        assert local.runtime_folder() == tmp_path / f"meshray-{os.getuid()}"
-        (tmp_path / "missing").mkdir()
-        assert local.runtime_folder() == tmp_path / "missing" / "meshray"
+        host.mkdir(mode=0o700)
+        monkeypatch.setenv("TMPDIR", str(host))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(host / "missing"))
+        assert local.runtime_folder() == host / f"meshray-{os.getuid()}"
+        (host / "missing").mkdir()
+        assert local.runtime_folder() == host / "missing" / "meshray"
+
+    def test_a_folder_in_which_sockets_have_no_room_is_passed_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long = tmp_path / ("x" * 100)
+        long.mkdir(mode=0o700)
+        monkeypatch.delenv("MESHRAY_RUNTIME_DIR")
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+        monkeypatch.setenv("TMPDIR", str(long))
+        assert local.runtime_place() == Path(f"/tmp/meshray-{os.getuid()}")
+        assert local.socket_path(local.runtime_place() / ("0" * 16), bytes(16))
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+        assert local.runtime_place() == Path(f"/tmp/meshray-{os.getuid()}"), "as for every other program"
 
     def test_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MESHRAY_HOME", str(tmp_path / "home"))
@@ -252,11 +267,12 @@ class TestSweep:
 
     @pytest.mark.fault(18)
     def test_the_last_of_the_dead_takes_along_what_its_folders_lay_in(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, host: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("MESHRAY_RUNTIME_DIR")
         monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        host.mkdir(mode=0o700)
+        monkeypatch.setenv("TMPDIR", str(host))
         place = local.runtime_folder()
         local.sweep()
         assert not place.exists(), "somebody else has removed the folder of the dead before"

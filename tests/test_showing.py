@@ -107,8 +107,8 @@ def test_a_mesh() -> None:
         member("b", "alive", incompatible=True, python="3.12"),
         member("c", "suspect", reachable=False, total={}, used={}, version=""),
         member("d", "alive", round_trip_s=None),
-        member("e", "dead", reason="no answer", total={}, used={}, version=""),
-        member("f", "left", reason="left", total={}, used={}, version="", python=""),
+        member("e", "dead", home="", reason="no answer", total={}, used={}, version=""),
+        member("f", "left", home="", reason="left", total={}, used={}, version="", python=""),
         refused={"unknown key": 3},
     ) == [
         "Mesh 00ff: 4 members; this one listens at 10.0.0.1:7637",
@@ -120,9 +120,9 @@ def test_a_mesh() -> None:
         "Python 3.11",
         "  d  dddddddddddddddd  alive 1 min 1 s    ?              CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
         "Python 3.11",
-        "  e  eeeeeeeeeeeeeeee  dead 1 min 1 s                    no answer                                       "
+        "  e                    dead 1 min 1 s                    no answer                                       "
         "Python 3.11",
-        "  f  ffffffffffffffff  left 1 min 1 s",
+        "  f                    left 1 min 1 s",
         "  refused here: 3 unknown key",
     ]
 

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from meshray import meshkey
 from meshray.cli import commands, starting
-from meshray.launch import PeerSettings
+from meshray.launch import PeerSettings, Ready, Started
+from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
 
 
@@ -62,3 +63,16 @@ def test_what_is_no_quantity(started: list[PeerSettings], quantity: str) -> None
 def test_a_large_quantity(started: list[PeerSettings]) -> None:
     start("--local", "--resources", '{"memory": 1e14}')
     assert started[0].resources == {"memory": 1e14}
+
+
+def test_what_to_type_next_names_the_peer_where_several_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = PeerRecord(node="ab" * 8, pid=1, name="my desk", private=False, ready=True, folder="/run/ab")
+    monkeypatch.setattr(starting, "find_peers", lambda: [record])
+    told = starting._described(Started(1, Ready(record)))
+    assert "meshray.init()\n" in told
+    assert "--name" not in told
+    monkeypatch.setattr(starting, "find_peers", lambda: [record, record])
+    told = starting._described(Started(1, Ready(record)))
+    assert "meshray.init('/run/ab')\n" in told
+    assert "meshray status --name 'my desk'\n" in told
+    assert "meshray stop --name 'my desk'\n" in told

@@ -9,6 +9,7 @@ after one of these. Whatever else ends the process, the peer notices by itself.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import logging
 import os
@@ -171,9 +172,14 @@ def _auto_init() -> None:
 
 
 def _at_exit() -> None:
-    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh."""
+    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh.
+
+    Ctrl-C now (the second one, mostly) shortens the end, in which nothing is left out; the interpreter would ignore it,
+    and print where in our code it came.
+    """
     context.on_missing(_refuse_at_exit)
-    shutdown()
+    with contextlib.suppress(KeyboardInterrupt):
+        shutdown()
 
 
 def _refuse_at_exit() -> Never:
@@ -300,17 +306,30 @@ def _check_environment(value: object) -> tuple[tuple[str, str], ...]:
     return env_vars({"runtime_env": value})
 
 
+class _LastResort(logging.Handler):
+    """What `logging` itself does with warnings where a program has configured nothing, but saying whose they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.getLogger().handlers or sys.stderr is None:
+            return  # whatever is configured there shows it
+        try:
+            sys.stderr.write(f"meshray: {self.format(record)}\n")
+        except Exception:  # as every handler: a log line is no reason to fail
+            self.handleError(record)
+
+
 def _configure_logging(level: int | str | None, line_format: str | None) -> None:
     """Set the level of our logger, and its format, on a handler of its own that replaces an earlier one of ours."""
     if level is not None:
         _logger.setLevel(level.upper() if isinstance(level, str) else level)
-    if line_format is not None:
-        for handler in [each for each in _logger.handlers if each.get_name() == "meshray.init"]:
-            _logger.removeHandler(handler)
-        handler = logging.StreamHandler()
-        handler.set_name("meshray.init")
-        handler.setFormatter(logging.Formatter(line_format))
-        _logger.addHandler(handler)
+    if line_format is None and _logger.handlers:
+        return
+    for handler in [each for each in _logger.handlers if each.get_name() == "meshray.init"]:
+        _logger.removeHandler(handler)
+    handler = _LastResort(logging.WARNING) if line_format is None else logging.StreamHandler()
+    handler.set_name("meshray.init")
+    handler.setFormatter(logging.Formatter(line_format))
+    _logger.addHandler(handler)
 
 
 context.on_missing(_auto_init)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 
 from meshray import context
 from meshray.api.actors import ActorHandle
+from meshray.errors import MeshrayError
 from meshray.refs import ObjectRef
 
 T = TypeVar("T")
@@ -28,12 +29,18 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     """
     if timeout is not None:
         _check_timeout(timeout)
-    if isinstance(refs, ObjectRef):
-        return context.runtime().get([refs], timeout)[0]
-    if not isinstance(refs, list):
-        raise ValueError(f"get takes an ObjectRef or a list of them, got {_describe(refs)}")
-    _check_references("get", refs)
-    return context.runtime().get(refs, timeout) if refs else []
+    single = isinstance(refs, ObjectRef)
+    if not single:
+        if not isinstance(refs, list):
+            raise ValueError(f"get takes an ObjectRef or a list of them, got {_describe(refs)}")
+        _check_references("get", refs)
+        if not refs:
+            return refs.copy()
+    try:
+        values = context.runtime().get([refs] if single else refs, timeout)
+    except MeshrayError as error:  # the same one, without our frames: its text says what happened
+        raise error.with_traceback(None)  # noqa: B904
+    return values[0] if single else values
 
 
 def put(value: T) -> ObjectRef[T]:

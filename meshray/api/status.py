@@ -77,6 +77,10 @@ class RuntimeContext:
     def __init__(self, runtime: context.Runtime) -> None:
         self._runtime = runtime
 
+    def __repr__(self) -> str:
+        facts = {"job": self.get_job_id(), "node": self.get_node_id(), "task": self.get_task_name()}
+        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in facts.items() if value)})"
+
     def get_job_id(self) -> str:
         return self._runtime.job_id.hex()
 

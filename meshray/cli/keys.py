@@ -96,7 +96,7 @@ def _tell_members(told: dict[str, Any], judge: Judge) -> int:
     for member in told["members"]:
         good, text = judge(told, member) if member["answered"] else (False, "no answer")
         lacking += not good
-        click.echo(printable(f"  {member['name']}  {member['node_id'][:8]}  {text}"))  # some is in its words
+        click.echo(printable(f"  {member['name']}  {member['home'][:8] or '?'}  {text}"))  # some is in its words
     return lacking
 
 

@@ -59,7 +59,7 @@ def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[st
     if member["incompatible"]:
         python += " (another version: gets no closures)"
     about = member["reason"] if member["state"] == "dead" else _resources(member, amount)
-    home = member["home"] or member["node_id"]
+    home = member["home"]  # not known of one that has ended: that of its last life is another id, and a riddle here
     said = (member["name"], home, state, trip, about, member["version"], python)
     return tuple(map(printable, said))  # some of it is in the words of others
 

@@ -103,7 +103,7 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _member(member: dict[str, Any]) -> Iterator[Finding]:
-    about = f"member {printable(member['name'])} ({member['node_id'][:8]})"
+    about = f"member {printable(member['name'])} ({member['home'][:8] or '?'})"
     reached: list[tuple[str, str, str]] = []
     failed: list[tuple[str, str, str]] = []
     for place in member["addresses"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import socket
 from collections.abc import Callable
 
@@ -144,11 +145,11 @@ def _make_key() -> None:
 def _described(started: Started) -> str:
     record = started.record
     alone = len(find_peers()) == 1
-    option = "" if alone or record.name == socket.gethostname() else f" --name {record.name}"
-    attach = "meshray.init()" if alone else f"meshray.init({str(started.folder)!r})"
+    option = "" if alone else f" --name {shlex.quote(record.name)}"
+    attach = "by themselves: meshray.init()" if alone else f"to this one: meshray.init({str(started.folder)!r})"
     lines = [
         f"Peer {record.name!r} serves (pid {record.pid}).",
-        f"  programs on this host attach by themselves: {attach}",
+        f"  programs on this host attach {attach}",
         f"  look at it:  meshray status{option}",
         f"  stop it:     meshray stop{option}",
         f"  its log:     {started.folder / 'peer.log'}",

@@ -1,4 +1,5 @@
 """Lines of workers as the driver prints them: `(name pid=1, host=h) text`, repetitions folded.
+Without a name, nobody knows whose it is: a subprocess of a task wrote it, or C code.
 
 As in Ray: a text is printed at once the first time. While the same text comes from several processes within a window,
 it is counted instead, and printed once more at the window's end with `[repeated 3x across cluster]`. One process that
@@ -41,7 +42,8 @@ class LineFolder:
     def on_line(self, text: str, *, name: str, pid: int, host: str, stderr: bool, now: float) -> list[Line]:
         """A worker printed `text`. `host` is "" on the driver's own host."""
         lines = self.tick(now)
-        prefix = f"({name} pid={pid}, host={host})" if host else f"({name} pid={pid})"
+        who = f"{name} pid={pid}" if name else f"pid={pid}"
+        prefix = f"({who}, host={host})" if host else f"({who})"
         window = self._windows.get((text, stderr))
         if window is None or not text:
             if text:

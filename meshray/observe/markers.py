@@ -2,12 +2,13 @@
 
 A marker is `\\x01meshray:<name>\\n`, written into the stream only when something is printed under another name than
 before, so tasks that print nothing cost nothing. The peer takes markers out again. What a subprocess or C code writes
-itself goes under the last name that was written.
+itself goes under the last name that was written, or under none once a task of another name has begun.
 """
 
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 
 _BEGIN = b"\x01meshray:"
 _NAME_MAX = 200
@@ -31,7 +32,8 @@ def split_markers(line: bytes) -> tuple[bytes, str | None]:
 class SourceStream(io.TextIOWrapper):
     """stdout or stderr of a worker: lines are written as they end, under the name of the task that prints.
 
-    Set `source` before each task: an assignment, nothing more.
+    Call `announce` before each task. It is not closed before its process ends, whatever tasks do to it: those that run
+    there afterwards print, too.
     """
 
     def __init__(self, fd: int) -> None:
@@ -41,8 +43,17 @@ class SourceStream(io.TextIOWrapper):
             errors="backslashreplace",
             line_buffering=True,
         )
-        self.source = ""  # who prints; set by the worker's main loop
+        self.source = ""  # who prints; changes by `announce`
         self._announced = ""  # the name of the last marker; changes with the first text under another one
+
+    def announce(self, source: str) -> None:
+        """From here on, `source` prints. Costs nothing, but after a text under another name: what is written past this
+        stream must not go under that one."""
+        self.source = source
+        if self._announced and self._announced != source:
+            self._announced = ""
+            with suppress(OSError):  # a task has closed the descriptor: one that prints nothing need not know
+                super().write(encode_marker("").decode())
 
     def write(self, text: str, /) -> int:
         if self.source != self._announced:
@@ -50,3 +61,7 @@ class SourceStream(io.TextIOWrapper):
             super().write(encode_marker(self.source).decode() + text)
             return len(text)
         return super().write(text)
+
+    def close(self) -> None:
+        """`sys.stdout.close()` in a task: what was printed is written."""
+        self.flush()

@@ -21,6 +21,7 @@ from meshray.errors import MeshrayError
 from meshray.meshkey import KeysBusyError, MeshKey, MeshKeyError, MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.mesh_life import LIVING
+from meshray.wire.loads import decode_load
 from meshray.wire.rotation import GiveKey, KeysHere, RotationMessage, UseKey, WhichKeys
 
 AGAIN, EXPEL = "again", "expel"
@@ -60,6 +61,7 @@ class Keyring:
         self._rotation: Rotation | None = None  # what a person of this host has asked for
         self._reply: Reply | None = None  # with `_rotation`
         self._names: dict[bytes, str] = {}  # of those whom `_rotation` asks, for its report
+        self._homes: dict[bytes, str] = {}  # and the node ids of their hosts, as people see them elsewhere
         self._number = 0  # of the last question of ours
 
     # -- what members say ----------------------------------------------------------------------------------------------
@@ -139,6 +141,7 @@ class Keyring:
         key = self.keys.current if following is None else following
         others = [member for member in room.members() if member.state in LIVING and not member.is_self]
         self._names = {member.node: member.name for member in others}
+        self._homes = {member.node: _home_of(member) for member in others}
         number, self._number = self._number + 1, self._number + STEPS
         self._rotation = Rotation(
             kind, self._names, key.id, key.secret, self.keys.mesh, number, self._config, now, expel=argument == EXPEL
@@ -163,6 +166,7 @@ class Keyring:
     def _member(self, node: bytes, answer: KeysHere | None) -> dict[str, Any]:
         return {
             "node_id": node.hex(),
+            "home": self._homes.get(node, ""),
             "name": self._names.get(node, ""),
             "answered": answer is not None,
             "current": answer.current.hex() if answer is not None else "",
@@ -230,3 +234,9 @@ class Keyring:
             note(f"keys in use: {keys.current.id.hex()}{following}")
             self.keys = keys
             self._switch_to, self._switch_at, self._trouble = b"", None, ""
+
+
+def _home_of(member: MemberView) -> str:
+    """The node id of a member's host as programs have it; "" as long as it has not said it."""
+    load = decode_load(member.load)
+    return load.home.hex() if load is not None else ""

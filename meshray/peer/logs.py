@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from meshray.config import Config
 from meshray.observe.markers import split_markers
@@ -20,6 +22,11 @@ _READ_MAX_BYTES = 64 * 1024
 """Per pipe and turn, so that one worker that prints without end does not stop the peer's loop."""
 
 _NAME_MAX = 1024
+
+_OURS = re.escape(os.fsencode(Path(__file__).parents[1]))
+_OURS_IN_A_CRASH = re.compile(rb'Extension modules: |  File "%b/[^"]*", line \d+ in ' % _OURS)
+"""Of what `faulthandler` writes, what says nothing about the user's program: our own frames (a traceback of Python's
+has a comma before `in`), and all modules in C that are loaded."""
 
 
 class Logs:
@@ -167,6 +174,8 @@ class _WorkerLog:
         self._tail_max_bytes = tail_max_bytes
 
     def remember(self, line: bytes) -> None:
+        if _OURS_IN_A_CRASH.match(line):
+            return  # a segfault says where it was: with the user's lines first, and then so many of ours that his are lost
         self._tail.append(line)
         self._tail_bytes += len(line) + 1
         while self._tail_bytes > self._tail_max_bytes and len(self._tail) > 1:

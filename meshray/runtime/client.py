@@ -77,7 +77,10 @@ class Client:
         engine = self.engine
         if engine.pump.closed:
             engine.check()
-        payload = payloads.dumps(value)
+        try:
+            payload = payloads.dumps(value)
+        except payloads.UnpicklableError as error:
+            raise TypeError(f"put: {payloads.explain_unpicklable(value, error)}") from None
         object_id = self.tasks.new_task_id() + FIRST_RETURN
         contained = self.values.pin_contained(payload) if payload.contained else None
         record = Record(object_id, True, 1)

@@ -159,7 +159,7 @@ class Tasks:
         try:
             payload = payloads.dumps(value)
         except payloads.UnpicklableError as error:
-            raise TypeError(payloads.explain_argument(error, function.target, function.name)) from error
+            raise TypeError(payloads.explain_argument(error, function.target, function.name)) from None
         except Exception as error:
             error.add_note(f"(raised while the arguments of {function.name} were pickled)")
             raise
@@ -195,8 +195,11 @@ class Tasks:
                 try:
                     pickled = payloads.dumps_function(function.target)
                 except Exception as error:
-                    text = payloads.explain_unpicklable(function.target, error)
-                    raise TypeError(f"{function.name} cannot be sent to workers: {text}") from error
+                    text = payloads.explain_unpicklable(function.target, error, function.name)
+                    cause = (
+                        None if isinstance(error, payloads.UnpicklableError) else error
+                    )  # of the user's own pickling
+                    raise TypeError(f"{function.name} cannot be sent to workers: {text}") from cause
                 at_most = self._engine.config.function_max_bytes
                 if len(pickled) > at_most:
                     raise ValueError(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshray.core.records import Carrier
-from meshray.errors import ObjectStoreFullError
+from meshray.errors import ObjectLostError, ObjectStoreFullError
 from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
 from meshray.runtime.copies import NotHere
@@ -168,8 +168,10 @@ class Values:
             engine.queue.append((object_id, carrier))
             try:
                 return engine.store.open(place, lambda: dropped(object_id))
-            except BaseException:
+            except BaseException as error:
                 dropped(object_id)
+                if isinstance(error, ObjectLostError):
+                    engine.check()  # a mesh that has ended has taken its segments along: that is what to say
                 raise
         finally:
             engine.pump.shield.lower_if(shield)

@@ -42,8 +42,11 @@ def choose_folder(
     except OSError as error:
         return StoreFolder(fallback, False, f"There is no shared memory at {shared_memory} ({error.strerror}). {slow}")
     parent = shared_memory / f"meshray-{uid}"
-    if not os.access(shared_memory, os.W_OK | os.X_OK) or not _is_free_or_ours(parent, uid):
-        why = f"{parent} belongs to somebody else, or lets others in, or cannot be made"
+    if not os.access(shared_memory, os.W_OK | os.X_OK):
+        why = f"nothing can be made in {shared_memory} by this user (is it mounted read-only?)"
+        return StoreFolder(fallback, False, f"Shared memory cannot be used: {why}. {slow}")
+    if not _is_free_or_ours(parent, uid):
+        why = f"{parent} belongs to somebody else, or lets others in"
         return StoreFolder(
             fallback, False, f"Shared memory cannot be used: {why}. {slow} Remove {parent} to mend this."
         )

@@ -209,13 +209,15 @@ def _run_pickler(value: Any, chunks: list[Buffer], buffers: list[memoryview] | N
     """Pickle into `chunks`; buffers go beside them, or into them when `buffers` is None."""
     try:
         _Pickler(chunks, buffers).dump_plainly(value)
-    except RecursionError as error:
-        raise UnpicklableError("it is nested too deeply to be pickled", []) from error
+    except RecursionError:
+        raise UnpicklableError("it is nested too deeply to be pickled", []) from None
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         if raised_by_user_code(error):
             raise
         reason, steps = find_culprit(value, error)
-        raise UnpicklableError(reason, steps) from error
+        raise UnpicklableError(
+            reason, steps
+        ) from None  # its traceback has frames of picklers alone, and it says it all
 
 
 class _Sink:

@@ -13,5 +13,6 @@ General layout::
     orphans       what it owes to the peer when a submitter dies
     streams       whose line it is that was printed
     forked        user code that forks and comes back
+    exits         its own end in good order: what user code has registered for it
     descendants   the end of what a dead worker left running
 """

@@ -101,7 +101,7 @@ def _settle(request: Fork, stdout: int, stderr: int, zygote: int) -> None:
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.FileIO(0, closefd=False))  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = SourceStream(1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = SourceStream(2)  # type: ignore[misc]
-    faulthandler.enable(file=2)  # a segfault shows where it was, in the last lines of stderr
+    faulthandler.enable(file=2, all_threads=False)  # a segfault shows where it was, in the last lines of stderr
     set_name("meshray-worker")
     os.environ.update(request.env)
     os.environ[PROCESS_VARIABLE] = request.process_id.hex()

@@ -38,6 +38,7 @@ from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.worker.children import Children
+from meshray.worker.exits import run_exit_handlers
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
 from meshray.worker.orphans import Item, Orphanage
@@ -389,7 +390,10 @@ class Executor:
                 if self.exiting and not self.queue:
                     break
         finally:
+            in_order = not self.engine.pump.closed  # else the peer is gone, and so is this process in a moment
             self.leave()
+        if in_order:
+            run_exit_handlers(0, self.engine.config.exit_handlers_timeout_s)
         os._exit(0)
 
     def leave(self) -> None:
@@ -565,6 +569,7 @@ class Executor:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
         if error.code and not isinstance(error.code, int):
             os.write(2, f"{error.code}\n".encode("utf-8", "replace"))
+        run_exit_handlers(code & 0xFF, self.engine.config.exit_handlers_timeout_s)
         os._exit(code & 0xFF)
 
     def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:

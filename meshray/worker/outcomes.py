@@ -33,13 +33,21 @@ def _dumps(name: str, which: str, value: Any) -> payloads.Payload:
 
 
 def _without_own_frames(error: BaseException) -> TracebackType | None:
-    """The traceback from the user's first frame on; all of it when none is his."""
+    """The traceback from the user's first frame on. When none is his: none where what went wrong was foreseen and is
+    said in words (here, or by an error of ours), else all of it, for whoever has to mend us."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("meshray.worker."):
+    while trace is not None and _module(trace).startswith("meshray.worker."):
         if trace.tb_next is None:
-            return error.__traceback__
+            return None if _module(trace) == __name__ else error.__traceback__
         trace = trace.tb_next
-    return trace
+    rest = trace
+    while rest is not None and isinstance(error, MeshrayError) and _module(rest).startswith("meshray."):
+        rest = rest.tb_next
+    return None if rest is None else trace
+
+
+def _module(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
 class Outcomes:
@@ -118,6 +126,8 @@ class Outcomes:
         if isinstance(error, MeshrayError) and getattr(error, "_meshray_passes", False):
             return to_failure(error)
         error.__traceback__ = _without_own_frames(error)
+        if error.__traceback__ is None:
+            error.__cause__ = None  # and what is below it is ours as well
         if isinstance(error, ModuleNotFoundError) and self._host not in str(error):
             error.add_note(f"(a worker on host {self._host} cannot import it)")
         failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host)

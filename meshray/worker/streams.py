@@ -17,4 +17,4 @@ def announce(name: str) -> None:
     _announced = name
     for stream in (sys.stdout, sys.stderr):
         if type(stream) is SourceStream:
-            stream.source = name
+            stream.announce(name)

@@ -292,3 +292,24 @@ def test_the_hook_for_forks_does_nothing_without_a_mesh() -> None:
     lifecycle._in_forked_child()
     assert not ray.is_initialized()
     assert context._initialise is lifecycle._auto_init
+
+
+def test_warnings_say_whose_they_are_where_nothing_is_configured(
+    attached: list[InitSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger, root = logging.getLogger("meshray"), logging.getLogger()
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(root, "handlers", [])
+    for _ in range(2):
+        ray.shutdown()
+        ray.init()
+    logger.info("a detail")
+    logger.warning("a thing of %s", "note")
+    assert capsys.readouterr().err == "meshray: a thing of note\n"
+    heard: list[str] = []
+    own = logging.Handler()
+    monkeypatch.setattr(own, "emit", lambda record: heard.append(record.getMessage()))
+    root.addHandler(own)
+    logger.warning("another")
+    assert heard == ["another"]
+    assert capsys.readouterr().err == "", "the program shows it as it likes"

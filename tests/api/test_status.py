@@ -32,6 +32,7 @@ def test_the_context_of_a_driver(fake: FakeRuntime) -> None:
     assert here.get_accelerator_ids() == {"GPU": []}
     assert ray.get_gpu_ids() == []
     assert "task_id" not in here.get()
+    assert repr(here) == f"RuntimeContext(job={fake.job_id.hex()}, node={fake.process_id[:8].hex()})"
     with pytest.raises(RuntimeError, match="driver"):
         here.get_assigned_resources()
     with pytest.raises(RuntimeError, match="actors"):

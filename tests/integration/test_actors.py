@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 
 import meshray as ray
 from meshray.actor import exit_actor
+from meshray.exceptions import ActorDiedError
 from tests.until import until
 
 LIMIT_S = 30.0
@@ -606,6 +610,37 @@ class TestEnd:
         del held
         until(lambda: not psutil.pid_exists(pid))
         until(lambda: not _actors_alive(before))
+
+    @pytest.mark.parametrize("how", ["exit_actor", "terminate", "sys.exit", "last handle"])
+    @pytest.mark.parametrize("ends", [True, False])
+    def test_what_was_registered_for_the_end_runs(self, how: str, ends: bool, tmp_path: Path) -> None:
+        """As in every program; but a handler that does not end keeps no actor alive."""
+
+        @ray.remote
+        class Leaver:
+            def __init__(self, file: Path, ends: bool) -> None:
+                if not ends:
+                    atexit.register(threading.Event().wait)
+                atexit.register(file.touch)
+
+            def leave(self, how: str) -> None:
+                if how == "sys.exit":
+                    sys.exit(3)
+                if how == "exit_actor":
+                    exit_actor()
+
+            def pid(self) -> int:
+                return os.getpid()
+
+        leaver = Leaver.remote(tmp_path / "ended", ends)
+        pid = get(leaver.pid.remote())
+        if how == "last handle":
+            del leaver
+        else:
+            with pytest.raises(ActorDiedError):
+                get(leaver.__ray_terminate__.remote() if how == "terminate" else leaver.leave.remote(how))
+        until(lambda: not psutil.pid_exists(pid))
+        assert (tmp_path / "ended").exists()
 
     def test_exit_actor(self) -> None:
         counter = Counter.remote()

@@ -117,6 +117,7 @@ class TestThePeerIsKilled:
         with standing_peer() as record:
             ray.init()
             ref = wait_for.remote(tmp_path / "go on")
+            large = ray.put(b"x" * 1_000_000)
             until((tmp_path / "go on.begun").exists)
             if by == "a signal":
                 os.kill(record.pid, signal.SIGTERM)
@@ -126,6 +127,9 @@ class TestThePeerIsKilled:
                 ray.get(ref, timeout=LIMIT_S)
             with pytest.raises(NodeDiedError, match="was stopped"):
                 ray.put(1)
+            until(lambda: not Path(record.store).exists())
+            with pytest.raises(NodeDiedError, match="was stopped"):
+                ray.get(large)
             ray.shutdown()
 
     @pytest.mark.fault(6, 18)

@@ -224,6 +224,28 @@ class TestOneInterrupt:
         assert told.count("Traceback") == 1
         assert "KeyboardInterrupt" in told
 
+    def test_a_second_one_while_the_program_ends(self, tmp_path: Path) -> None:
+        """It shortens the end; where in our code it came is of no use to anybody."""
+        program = write(
+            tmp_path / "program.py",
+            """
+            import os, signal
+            import meshray as ray
+            import meshray.runtime.joining as joining
+
+            end = joining._end_private
+
+            def press_and_end(*about):
+                os.kill(os.getpid(), signal.SIGINT)
+                end(*about)
+
+            joining._end_private = press_and_end
+            ray.init(num_cpus=1)
+            """,
+        )
+        with running(*python(program), cwd=tmp_path) as run:
+            assert run.end(0) == ""
+
     @pytest.mark.parametrize("delay_ms", [0, 20, 60, 120, 250])
     def test_while_the_mesh_starts_or_ends(self, tmp_path: Path, delay_ms: int) -> None:
         """Whenever it comes: the program goes on, a new mesh works, nothing is left (the leak check sees to that)."""

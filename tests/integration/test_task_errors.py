@@ -6,13 +6,14 @@ import gc
 import os
 import pickle
 import threading
+import traceback
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from meshray.exceptions import ActorDiedError, TaskError, WorkerCrashedError
+from meshray.exceptions import ActorDiedError, ObjectStoreFullError, TaskError, WorkerCrashedError
 from tests.until import until
 
 GET_S = 30.0
@@ -209,6 +210,32 @@ def test_exceptions_that_cannot_travel(shared_mesh: ModuleType) -> None:
         assert "in fail (pid=" in str(caught.value)
 
 
+def test_an_error_is_shown_without_our_frames(shared_mesh: ModuleType) -> None:
+    """But for the call itself: where we were when it came says nothing to anybody."""
+    ray = shared_mesh
+
+    @ray.remote
+    def fail() -> None:
+        raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom") as caught:
+        ray.get(fail.remote(), timeout=GET_S)
+    functions = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert functions == ["test_an_error_is_shown_without_our_frames", "get"]
+
+
+def test_a_full_store_shows_none_of_our_frames(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    @ray.remote
+    def make() -> bytes:
+        return bytes(int(ray.cluster_resources()["object_store_memory"]) + 1)
+
+    with pytest.raises(ObjectStoreFullError, match="does not fit") as caught:
+        ray.get(make.remote(), timeout=GET_S)
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.mark.fault(49)
 def test_arguments_that_cannot_be_pickled(shared_mesh: ModuleType) -> None:
     ray = shared_mesh
@@ -222,14 +249,16 @@ def test_arguments_that_cannot_be_pickled(shared_mesh: ModuleType) -> None:
         task.remote(1, [lock])
     with pytest.raises(TypeError, match="second"):
         task.remote(1, second={"x": lock})
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(TypeError, match=r"^put: .*lock"):
         ray.put(lock)
     with pytest.raises(ArithmeticError, match="while it was pickled") as caught:
         task.remote(Bomb("pickled"))
     assert any("the arguments of" in note and "task" in note for note in caught.value.__notes__)
     captured = ray.remote(lambda: lock)
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(TypeError, match="lock") as refused:
         captured.remote()
+    assert refused.value.__cause__ is None, "frames of picklers explain nothing"
+    assert refused.value.__suppress_context__
     assert ray.get(task.remote(1), timeout=GET_S) == 1
 
 
@@ -245,8 +274,9 @@ def test_results_that_cannot_be_pickled(shared_mesh: ModuleType) -> None:
     def one(how: str) -> Any:
         return Bomb("pickled") if how == "bomb" else {"deep": [threading.Lock()]}
 
-    with pytest.raises(TypeError, match=r"the result of one: .*lock.*\(at result\['deep'\]\[0\]\)"):
+    with pytest.raises(TypeError, match=r"the result of one: .*lock.*\(at result\['deep'\]\[0\]\)") as caught:
         ray.get(one.remote("lock"), timeout=GET_S)
+    assert "Traceback" not in str(caught.value), "no line of the user's is to blame, and ours are none of his business"
     with pytest.raises(ArithmeticError, match="while it was pickled"):
         ray.get(one.remote("bomb"), timeout=GET_S)
     for ref in two.remote(1):

@@ -255,8 +255,10 @@ def test_ways_to_end_a_worker(shared_mesh: ModuleType) -> None:
     for how, text in (("os._exit", "3"), ("sys.exit", "4"), ("segfault", "SIGSEGV")):
         with pytest.raises(WorkerCrashedError, match=text):
             ray.get(end.remote(how), timeout=GET_S)
-    with pytest.raises(WorkerCrashedError, match="last words"):
+    with pytest.raises(WorkerCrashedError, match="last words") as caught:
         ray.get(end.remote("segfault"), timeout=GET_S)
+    assert "test_tasks.py" in str(caught.value)
+    assert "executor.py" not in str(caught.value)
 
 
 @pytest.mark.fault(2)

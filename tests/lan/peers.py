@@ -39,7 +39,10 @@ class Peer:
         self._asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
         until(lambda: self.serves() or not self.program.running(), f"the peer on {host.name} starts")
         assert self.program.running(), self.program
-        mesh = self.status()["mesh"]
+        status = self.status()
+        mesh = status["mesh"]
+        self.home = str(status["node_id"])
+        """The node id of its host, as programs and people see it."""
         self.first = "" if mesh is None else str(mesh["node_id"])
         """Its node id in the mesh, until it was declared dead."""
 

@@ -34,7 +34,7 @@ def test_all_is_well(lan: MakeLan) -> None:
     assert found["multicast on eth0, IPv4"][0][0] == "good"
     assert [level for level, _ in found["port"]] == ["good", "good"]
     for name, peer in (("b", b), ("c", c)):
-        reached, passed = found[f"member {name} ({peer.first[:8]})"]
+        reached, passed = found[f"member {name} ({peer.home[:8]})"]
         assert reached == ("good", f"reached at {network[name].ipv4}:7637, [{network[name].ipv6}]:7637")
         assert passed == ("good", "packets of 1500 bytes, the MTU here, pass")
     shown = network["a"].run(*CLI, "doctor")
@@ -76,7 +76,7 @@ def test_a_way_that_drops_large_packets(lan: MakeLan, towards: str) -> None:
     a, b = (Peer(host) for host in network.hosts.values())
     agree(a, b)
     network.rule("b" if towards == "a" else "a", towards, frame_max_bytes=1400 + 14)
-    name = f"member b ({b.first[:8]})"
+    name = f"member b ({b.home[:8]})"
     level, text = examine(network["a"], status=1)[name][1]
     assert level == "bad"
     assert text == "packets of 1500 bytes, the MTU here, vanish; 1400 bytes pass: connections are made, and then hang"
@@ -91,6 +91,6 @@ def test_an_address_of_a_member_to_which_there_is_no_way(lan: MakeLan) -> None:
     agree(a, b)
     network["b"].ip("address add 10.99.0.1/24 dev eth0")
     until(lambda: any("10.99.0.1:7637" in m["addresses"] for m in a.mesh()["members"]), "a knows of it")
-    level, text = examine(network["a"])[f"member b ({b.first[:8]})"][0]
+    level, text = examine(network["a"])[f"member b ({b.home[:8]})"][0]
     assert level == "good"
     assert "; not 10.99.0.1:7637:" in text

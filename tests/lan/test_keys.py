@@ -67,4 +67,4 @@ def test_one_is_expelled_by_keeping_the_next_key_from_it(lan: Callable[..., Lan]
     assert {a.first, b.first} == a.living()
     assert key_of(network["c"]) == first != key_of(network["a"])
     shown = network["a"].run(*CLI, "key", "show", "--all")
-    assert f"b  {b.first[:8]}  key {key_of(network['a'])}, next none" in shown
+    assert f"b  {b.home[:8]}  key {key_of(network['a'])}, next none" in shown

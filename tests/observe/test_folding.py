@@ -19,6 +19,14 @@ def test_first_line_comes_at_once() -> None:
     assert folder.next_tick() == WINDOW_S
 
 
+def test_a_line_of_nobody() -> None:
+    """What a subprocess of a task wrote, before its worker printed anything."""
+    (line,) = LineFolder().on_line("hello", name="", pid=1, host="", stderr=False, now=0.0)
+    assert line.text == "(pid=1) hello"
+    (line,) = LineFolder().on_line("hello", name="", pid=1, host="other", stderr=False, now=0.0)
+    assert line.text == "(pid=1, host=other) hello"
+
+
 def test_the_same_from_several_processes_is_folded() -> None:
     folder = LineFolder()
     say(folder, "hello", 1, 0.0)

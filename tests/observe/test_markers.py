@@ -31,10 +31,56 @@ def test_nothing_is_written_for_tasks_that_print_nothing() -> None:
     out, into = os.pipe()
     stream = SourceStream(into)
     for name in ("a", "b", "c"):
-        stream.source = name
+        stream.announce(name)
     assert stream.write("text\n") == 5
     print("more", file=stream)
     stream.close()
     os.close(into)
     with open(out, "rb") as file:
         assert file.read() == encode_marker("c") + b"text\nmore\n"
+
+
+def test_what_is_written_past_the_stream_does_not_go_under_the_name_of_an_earlier_task() -> None:
+    out, into = os.pipe()
+    stream = SourceStream(into)
+    stream.announce("a")
+    stream.write("one\n")
+    stream.announce("a")
+    os.write(into, b"still under a\n")
+    for name in ("b", "c"):
+        stream.announce(name)
+    os.write(into, b"under none\n")
+    stream.write("two\n")
+    os.close(into)
+    with open(out, "rb") as file:
+        told = [split_markers(line) for line in file.read().splitlines()]
+    assert told == [
+        (b"", "a"), (b"one", None), (b"still under a", None),
+        (b"", ""), (b"under none", None), (b"", "c"), (b"two", None),
+    ]  # fmt: skip
+
+
+def test_a_task_that_closes_it_silences_no_other() -> None:
+    out, into = os.pipe()
+    stream = SourceStream(into)
+    stream.announce("a")
+    stream.write("one, not flushed")
+    stream.close()
+    assert not stream.closed
+    stream.announce("b")
+    print("two", file=stream)
+    os.close(into)
+    with open(out, "rb") as file:
+        assert (
+            file.read() == encode_marker("a") + b"one, not flushed" + encode_marker("") + encode_marker("b") + b"two\n"
+        )
+
+
+def test_a_task_that_closes_the_descriptor_fails_none_that_is_silent() -> None:
+    out, into = os.pipe()
+    stream = SourceStream(into)
+    stream.announce("a")
+    stream.write("one\n")
+    os.close(into)
+    os.close(out)
+    stream.announce("b")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 import pytest
 
+import meshray
 from meshray.config import Config
 from meshray.observe.markers import encode_marker
 from meshray.peer.logs import Logs
@@ -99,6 +101,24 @@ def test_last_words(pipes: Pipes) -> None:
     os.write(pipes.err, b"at the end")
     pipes.end()
     assert pipes.last_words == "line 99\nat the end"
+
+
+def test_last_words_of_a_crash_are_the_users_lines() -> None:
+    """What `faulthandler` writes last, and at length, would push them out."""
+    logs = Logs(Config())
+    out, err = logs.open(WORKER)
+    logs.on_forked(WORKER, 42)
+    ours = Path(meshray.__file__).parent / "worker" / "executor.py"
+    users = ["Fatal Python error: Segmentation fault", "", "Current thread 0x1 (most recent call first):"]
+    users += [
+        '  File "/home/user/program.py", line 3 in crash',
+        f'  File "{ours}", line 3, in a traceback that was printed',
+    ]
+    os.write(err, "\n".join([*users, *([f'  File "{ours}", line 529 in attempt'] * 100), ""]).encode())
+    os.write(err, b"Extension modules: " + b"numpy.core.x, " * 1000 + b"(total: 1000)\n")
+    assert logs.close(WORKER).splitlines() == users
+    os.close(out)
+    os.close(err)
 
 
 def test_end_of_a_pipe(pipes: Pipes) -> None:

@@ -30,6 +30,14 @@ def test_no_shared_memory(tmp_path: Path) -> None:
     assert "no shared memory" in chosen.warning
 
 
+def test_a_shared_memory_in_which_nothing_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # permissions do not keep root out
+    chosen = folders.choose_folder("ab", os.getuid(), 1, tmp_path / "store", tmp_path)
+    assert chosen.folder == tmp_path / "store"
+    assert "read-only" in chosen.warning
+    assert "Remove" not in chosen.warning, "there is nothing to remove"
+
+
 @pytest.mark.parametrize("intruder", ["link", "open", "file"])
 def test_a_parent_that_is_not_ours_alone(tmp_path: Path, intruder: str) -> None:
     parent = tmp_path / f"meshray-{os.getuid()}"

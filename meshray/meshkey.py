@@ -196,8 +196,9 @@ def join(mesh: bytes, key: MeshKey, *, replace: bool = False) -> bool:
         return True
 
 
-def stage(key: MeshKey, mesh: bytes | None = None, wait_s: float = _LOCK_TIMEOUT_S) -> bool:
-    """Keep `key` as the next one of this host's mesh. False when it is staged, or current, already.
+def stage(key: MeshKey, mesh: bytes | None = None, wait_s: float = _LOCK_TIMEOUT_S) -> tuple[MeshKeys, bool]:
+    """Keep `key` as the next one of this host's mesh. The keys that it has now, and whether this call changed them:
+    not when that one is staged, or current, already.
 
     Raises `NoMeshKeyError`; `MeshKeyError` when another key is staged, or `mesh` is given and is not ours.
     """
@@ -206,7 +207,7 @@ def stage(key: MeshKey, mesh: bytes | None = None, wait_s: float = _LOCK_TIMEOUT
         if mesh is not None and mesh != keys.mesh:
             raise MeshKeyError(f"that is a key of mesh {mesh.hex()}; this host belongs to mesh {keys.mesh.hex()}")
         if keys.by_id(key.id) is not None:
-            return False
+            return keys, False
         if keys.next is not None:
             raise MeshKeyError(
                 f"another next key is staged already (key {keys.next.id.hex()}): finish that change by `meshray key "
@@ -214,7 +215,7 @@ def stage(key: MeshKey, mesh: bytes | None = None, wait_s: float = _LOCK_TIMEOUT
             )
         _write(home / MESH_ID_FILE, keys.mesh.hex().encode() + b"\n")  # before the key that it will outlive changes
         _write(home / NEXT_FILE, key.secret)
-        return True
+        return MeshKeys(keys.mesh, keys.current, key), True
 
 
 def unstage() -> MeshKey | None:

@@ -229,9 +229,10 @@ class TestRotation:
     def test_stage_and_switch(self, home: Path) -> None:
         keys, _ = meshkey.load_or_make()
         following = MeshKey.generate()
-        assert meshkey.stage(following, keys.mesh)
-        assert not meshkey.stage(following, keys.mesh)
-        staged = meshkey.load()
+        staged, changed = meshkey.stage(following, keys.mesh)
+        assert changed
+        assert meshkey.stage(following, keys.mesh) == (staged, False)
+        assert staged == meshkey.load()
         assert (staged.mesh, staged.current, staged.next) == (keys.mesh, keys.current, following)
         assert staged.by_id(keys.current.id) == keys.current
         assert staged.by_id(following.id) == following
@@ -247,7 +248,7 @@ class TestRotation:
         keys, _ = meshkey.load_or_make()
         with pytest.raises(MeshKeyError, match="no next key is staged"):
             meshkey.switch()
-        assert not meshkey.stage(keys.current)
+        assert meshkey.stage(keys.current) == (keys, False)
         stranger = MeshKey.generate()
         with pytest.raises(MeshKeyError, match=stranger.founded_mesh().hex()):
             meshkey.stage(stranger, stranger.founded_mesh())

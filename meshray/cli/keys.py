@@ -144,7 +144,8 @@ def stage_here() -> None:
 def stage_given(file: str) -> None:
     """Stage the key of a token. Raises `TokenError`, `TokenSourceError`, `MeshKeyError`."""
     given = read_given(file)
-    _staged(given.key, meshkey.stage(given.key, given.mesh))
+    _, changed = meshkey.stage(given.key, given.mesh)
+    _staged(given.key, changed)
 
 
 def _staged(key: MeshKey, changed: bool) -> None:

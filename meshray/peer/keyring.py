@@ -87,9 +87,10 @@ class Keyring:
         """What is asked for; why not, if not. Raises what `meshkey` does, and `ValueError` for what is no key."""
         if isinstance(message, GiveKey):
             key = MeshKey(message.secret)
-            if meshkey.stage(key, message.mesh, wait_s=0):
+            keys, changed = meshkey.stage(key, message.mesh, wait_s=0)
+            if changed:
                 note(f"the next key of the mesh, {key.id.hex()}, was given by a member")
-            self._take(meshkey.load(wait_s=0))
+            self._take(keys)  # not read once more: the files may be locked by then, and nobody may ask again
         elif isinstance(message, UseKey):
             if self.keys.by_id(message.key_id) is None:  # perhaps in the files: staged by hand, or by a peer beside us
                 self._take(meshkey.load(wait_s=0))
@@ -127,8 +128,8 @@ class Keyring:
     def _begin(self, kind: Kind, argument: str, room: Room, now: float) -> None:
         if kind is Kind.STAGE:
             if self.keys.next is None:
-                meshkey.stage(MeshKey.generate(), wait_s=0)
-                self._take(meshkey.load(wait_s=0))
+                keys, _ = meshkey.stage(MeshKey.generate(), wait_s=0)
+                self._take(keys)
             elif argument != AGAIN:
                 raise MeshKeyError(
                     f"the next key {self.keys.next.id.hex()} is staged here already: `meshray key stage --again` gives "

@@ -25,7 +25,7 @@ from meshray.meshkey import LOCK_FILE, MeshKey
 from meshray.peer.keyring import FAILED_AGAIN_S, Keyring
 from meshray.peer.mesh import Mesh, Resources
 from meshray.peer.mesh_life import Who
-from meshray.wire.rotation import GiveKey, RotationMessage, UseKey
+from meshray.wire.rotation import GiveKey, KeysHere, RotationMessage, UseKey, WhichKeys
 from tests.until import until
 
 CONFIG = msgspec.structs.replace(preset("test"), key_ask_again_s=0.2, key_ask_s=3.0, key_switch_after_s=0.2)
@@ -293,15 +293,38 @@ def test_files_that_are_locked_are_not_waited_for(room: Room) -> None:
     assert b.files().current.id.hex() == told["key_id"]
 
 
-@pytest.mark.fault(47)
 class Nobody:
-    """A room without others."""
+    """A room without others; what is said in it nobody hears."""
+
+    def __init__(self) -> None:
+        self.said: list[RotationMessage] = []
 
     def members(self) -> list[MemberView]:
         return []
 
     def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
-        raise AssertionError("nobody is there")
+        self.said.append(message)
+
+
+def test_a_key_that_was_given_is_in_use_though_the_files_are_locked_right_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may give it again, and who asks which keys are here hears of those in use: it would be left behind."""
+    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path))
+    tmp_path.chmod(0o700)
+    meshkey.make(KEY)
+    following, room = MeshKey.generate(), Nobody()
+    keyring = Keyring(meshkey.load(), CONFIG)
+
+    def busy(wait_s: float) -> meshkey.MeshKeys:
+        raise meshkey.KeysBusyError("busy")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(meshkey, "load", busy)
+        keyring.on_message(b"giver---", GiveKey(1, KEY.founded_mesh(), following.secret), room, 0.0)
+        keyring.on_message(b"giver---", WhichKeys(2), room, 1.0)
+    assert [answer for answer in room.said if answer.number == 2] == [KeysHere(2, KEY.id, following.id)]
+    assert keyring.keys == meshkey.load()
 
 
 def test_a_switch_that_failed_is_tried_again(
@@ -312,7 +335,7 @@ def test_a_switch_that_failed_is_tried_again(
     meshkey.make(KEY)
     following = MeshKey.generate()
     meshkey.stage(following)
-    keyring = Keyring(meshkey.load(), CONFIG)
+    keyring, room = Keyring(meshkey.load(), CONFIG), Nobody()
 
     def fail(*paths: Path) -> None:
         raise OSError(5, "Input/output error")
@@ -321,16 +344,18 @@ def test_a_switch_that_failed_is_tried_again(
         broken.setattr(os, "replace", fail)
         for now in (0.0, 1.0, FAILED_AGAIN_S, 2 * FAILED_AGAIN_S):
             keyring.on_met_next(now)
-            keyring.tick(Nobody(), now)
+            keyring.tick(room, now)
     assert keyring.keys.current == KEY
     assert capsys.readouterr().err.count("Input/output error") == 1
     due = keyring.next_at()
     assert due == 3 * FAILED_AGAIN_S
-    keyring.tick(Nobody(), due)
+    keyring.tick(room, due)
     assert keyring.keys.current == following
     assert keyring.next_at() is None
+    assert not room.said
 
 
+@pytest.mark.fault(47)
 def test_what_a_member_should_not_say(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, _ = room.three()
     life = a.mesh._life

@@ -71,7 +71,7 @@ class Net:
         self.introduced: dict[bytes, set[bytes]] = {}  # host -> processes of others that have spoken to it
         self.gone: set[bytes] = set()  # processes whose peers know that they are dead
         self.barred: set[tuple[bytes, bytes]] = set()  # (process, host): it has not seen yet that the host was gone
-        self._held: dict[tuple[bytes, bytes], list[tuple[bytes, bytes, Any]]] = {}
+        self._held: dict[tuple[bytes, bytes], list[Callable[[], None]]] = {}  # what has come as far as the cut
         self._epochs: Counter[frozenset[bytes]] = Counter()  # sessions between two hosts that have ended
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._last: dict[Any, float] = {}  # the time of the last delivery, by link
@@ -110,15 +110,11 @@ class Net:
             self._in_order((source, host.process), 0.001, relay)
 
     def _onto_link(self, here: bytes, there: bytes, source: bytes, to: bytes, message: Any) -> None:
-        pair = frozenset((here, there))
         if there not in self.hosts[here].knows:
             return  # no session
-        if pair in self.cut:
-            self._held.setdefault((here, there), []).append((source, to, message))
-            return
-        if source != peer_of(here):
+        if source != peer_of(here):  # also while it is cut: what the session holds arrives later
             self._introduce(self.programs[source], here, there)
-        epoch = self._epochs[pair]
+        epoch = self._epochs[frozenset((here, there))]
         scale = self.random.choice((0.001, 0.005, 0.02))
         self._in_order((here, there), scale, lambda: self._off_link(here, there, epoch, source, to, message))
 
@@ -127,7 +123,8 @@ class Net:
         if self._epochs[pair] != epoch or here not in self.hosts[there].knows:
             return  # nobody hears the dead
         if pair in self.cut:
-            self._held.setdefault((here, there), []).append((source, to, message))
+            again = lambda: self._off_link(here, there, epoch, source, to, message)  # noqa: E731
+            self._held.setdefault((here, there), []).append(again)
         elif to == peer_of(there):
             self._deliver(source, to, message)
         else:
@@ -187,8 +184,8 @@ class Net:
         """What the session held goes on."""
         self.cut.discard(frozenset((a, b)))
         for here, there in ((a, b), (b, a)):
-            for source, to, message in self._held.pop((here, there), ()):
-                self._onto_link(here, there, source, to, message)
+            for held in self._held.pop((here, there), ()):
+                self.at(0.0, held)  # in order, and before what was sent later
 
     def has_unsaid(self, here: bytes) -> bool:
         """Whether something that this host has said is on its way."""

@@ -72,8 +72,10 @@ class Mesh:
         return host
 
     def introduce(self, host: Host) -> None:
-        """It and all that live find each other."""
+        """It and all that live find each other, but for those that it is cut off from."""
         for other in self.hosts:
+            if frozenset((host.node, other.node)) in self.net.cut:
+                continue
             if other is not host and host.alive and other.alive and other.node not in host.knows:
                 host.meet(other)
                 other.meet(host)

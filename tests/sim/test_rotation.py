@@ -94,14 +94,14 @@ class World:
     def load(self, wait_s: float = 1.0) -> MeshKeys:
         return self._files(wait_s).keys
 
-    def stage(self, key: MeshKey, mesh: bytes | None = None, wait_s: float = 1.0) -> bool:
+    def stage(self, key: MeshKey, mesh: bytes | None = None, wait_s: float = 1.0) -> tuple[MeshKeys, bool]:
         files = self._files(wait_s)
         if files.keys.by_id(key.id) is not None:
-            return False
+            return files.keys, False
         if files.keys.next is not None:
             raise MeshKeyError("another next key is staged already")
         files.keys = MeshKeys(MESH, files.keys.current, key)
-        return True
+        return files.keys, True
 
     def switch(self, to: bytes | None = None, wait_s: float = 1.0) -> MeshKeys:
         files = self._files(wait_s)
@@ -193,7 +193,7 @@ def check(world: World) -> None:
     assert len(currents) <= 2
     for member in world.members:
         assert member.keyring is not None
-        assert member.keyring.keys == member.files.keys or member.keyring.keys.current == member.files.keys.current
+        assert member.keyring.keys == member.files.keys
     if len(currents) == 2:
         behind = [member for member in world.members if member.files.keys.current == KEY]
         assert all(member.files.keys.next is None for member in behind), "one that has the new key was left behind"

@@ -10,7 +10,8 @@ that were wished for; most bytes of large arguments). Then, in this order:
 1. *Locality.* Where most bytes of its large arguments lie is preferred for as long as fetching them would take.
 2. *Room.* Preferred hosts with free slots, then others: this one first, then again and again the less loaded of two
    random ones, until all that waits has a place. What was promised is taken off the hint (`debit`) until the host
-   tells its load the next time: else a burst would all go to one.
+   tells its load the next time: else a burst would all go to one. It may have nothing to tell, when what was promised
+   was not wanted after all, or came and went: so a promise is forgotten after `promise_s`.
 3. *Queues.* Nobody has room: one more of them each `ask_again_s`, so its turn comes somewhere, and its job has its
    share on every host.
 
@@ -113,6 +114,10 @@ class Member:
         for name, amount in request.items():
             self.debit[name] = self.debit.get(name, 0) + amount * count
 
+    def forget_promises(self) -> None:
+        """What it has told last is all that is known."""
+        self.debit, self.queued = {}, 0
+
     def __repr__(self) -> str:
         return f"Member({self.name}, {describe(self.used)} of {describe(self.total)} used)"
 
@@ -139,6 +144,7 @@ class Placement:
         self._config = config
         self._random = here.random
         self._turn = 0  # of SPREAD, over all classes
+        self._promised: dict[bytes, float] = {}  # node -> when what was promised of it is forgotten; in that order
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -164,14 +170,26 @@ class Placement:
         """What is in use there now, told directly."""
         member = self.members.get(node)
         if member is not None:
-            member.used, member.debit, member.queued = dict(used), {}, 0
+            member.used = dict(used)
+            member.forget_promises()
 
     def look_anew(self) -> None:
         """Loads were told: `asks` looks at them, for each class."""
         self.version += 1
 
+    def forget_promises(self, now: float) -> None:
+        """Those that are old. To be called before anybody is asked for."""
+        while self._promised:
+            node, until = next(iter(self._promised.items()))
+            if now < until:
+                return
+            del self._promised[node]
+            self.members[node].forget_promises()
+            self.version += 1
+
     def on_gone(self, node: bytes, reason: str) -> None:
         """It is dead, or left."""
+        self._promised.pop(node, None)
         self.leaving.discard(node)
         member = self.members.pop(node, None)
         if member is not None:
@@ -271,7 +289,7 @@ class Placement:
             best = self._better_of_two(free, request)
             free.remove(best)
             count = min(left, best.room(request))
-            best.promise(request, count)
+            self._promise(best, request, count, now)
             wanted.asked[best.node] = now
             asks.append(Ask(best.node, count))
             left -= count
@@ -288,8 +306,14 @@ class Placement:
             return []
         best = self._better_of_two(candidates, wanted.request)
         best.queued += 1
+        self._promise(best, {}, 0, now)
         wanted.asked[best.node] = now
         return [Ask(best.node, min(left, best.capacity(wanted.request)))]
+
+    def _promise(self, member: Member, request: Amounts, count: int, now: float) -> None:
+        member.promise(request, count)
+        self._promised.pop(member.node, None)
+        self._promised[member.node] = now + self._config.promise_s
 
     def _better_of_two(self, members: list[Member], request: Amounts) -> Member:
         assert self._random is not None, "a peer without a home has met others"
@@ -374,35 +398,36 @@ class Placement:
         shares, wanted.shares = wanted.shares, {}
         asks = [Ask(node, share) for node, share in shares.items() if share and node in self.members]
         for ask in asks:
-            self.members[ask.node].promise(wanted.request, ask.count)
+            self._promise(self.members[ask.node], wanted.request, ask.count, now)
             wanted.asked[ask.node] = now
         return asks
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
-    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes], now: float) -> bytes | None:
         """The node for an actor, which asks one host at a time: preferred ones with room, others with room, preferred
         ones, others; this one first among equals. None: nobody could have it. `waits_at`: it waits there already, and
         moves for room only; None: to none. Not on a host of `avoided`."""
+        self.forget_promises(now)
         ranks = self._ranked(wanted)
         tiers = [[each for each in ranks.get(rank, ()) if each.node not in avoided] for rank in (PREFERRED, WILL_DO)]
         here = self._rank(self._here, wanted)
         request = wanted.request
         if wanted.strategy.spread and not waits_at:
-            return self._next_in_turn([*tiers[0], *tiers[1]], here, request)
+            return self._next_in_turn([*tiers[0], *tiers[1]], here, request, now)
         for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
             if here == rank and self._slots.fits(request) and waits_at != self.node:
                 return self.node
             free = [member for member in tier if member.room(request) and member.node != waits_at]
             if free:
-                return self._promised(self._better_of_two(free, request), request)
+                return self._sent_to(self._better_of_two(free, request), request, now)
         if waits_at:
             return None
         for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
             if here == rank:
                 return self.node
             if tier:
-                return self._promised(self._better_of_two(tier, request), request)
+                return self._sent_to(self._better_of_two(tier, request), request, now)
         return None
 
     def heir(self, actor_id: bytes, avoided: bytes) -> bytes | None:
@@ -420,7 +445,7 @@ class Placement:
         assert self._random is not None, "a peer without a home has met others"
         return peer_of(self._random.choice(sorted(nodes)))
 
-    def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
+    def _next_in_turn(self, members: list[Member], here: int, request: Amounts, now: float) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""
         free = sorted(member.node for member in members if member.room(request))
         if here and self._slots.fits(request):
@@ -430,10 +455,10 @@ class Placement:
             return None
         node = nodes[self._turn % len(nodes)]
         self._turn += 1
-        return node if node == self.node else self._promised(self.members[node], request)
+        return node if node == self.node else self._sent_to(self.members[node], request, now)
 
-    def _promised(self, member: Member, request: Amounts) -> bytes:
-        member.promise(request, 1)
+    def _sent_to(self, member: Member, request: Amounts, now: float) -> bytes:
+        self._promise(member, request, 1, now)
         return member.node
 
     # -- what nobody can do ------------------------------------------------------------------------------------------

@@ -100,6 +100,35 @@ def test_what_was_promised_is_not_promised_again_before_the_next_load() -> None:
     assert view.asks(view.wants(3))[B] == 1
 
 
+def test_a_promise_is_forgotten_when_nobody_tells_of_it() -> None:
+    """What came and went between two loads changes none, so that host would be held for full for ever."""
+    view = View()
+    view.tell(B, 1)
+    assert view.asks(view.wants(1)) == {B: 1}
+    assert view.placement.members[B].room(to_amounts({"CPU": 1})) == 0
+    view.now += view.config.promise_s - 0.1
+    wanted = view.wants(1)
+    view.asks(wanted)  # it queues there: one more promise
+    view.now += 0.2
+    view.placement.forget_promises(view.now)
+    assert view.placement.members[B].room(to_amounts({"CPU": 1})) == 0, "the last one counts"
+    view.now += view.config.promise_s
+    view.placement.forget_promises(view.now)
+    assert view.asks(wanted) == {B: 1}
+    assert view.placement.members[B].queued == 0
+
+
+def test_promises_of_hosts_that_are_gone_are_forgotten_with_them() -> None:
+    view = View()
+    view.tell(B, 1)
+    view.tell(C, 1)
+    view.asks(view.wants(2))
+    view.placement.on_gone(B, "dead")
+    view.now += view.config.promise_s
+    view.placement.forget_promises(view.now)
+    assert view.placement.members[C].room(to_amounts({"CPU": 1})) == 1
+
+
 def test_a_burst_goes_to_all_not_to_one() -> None:
     view = View()
     nodes = [b"n%07d" % number for number in range(10)]

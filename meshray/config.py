@@ -72,8 +72,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A class that still waits asks a peer anew after this time: it may have come to know the job only now."""
 
     promise_s: float = 1.0
-    """What a submitter was sent to a host for is believed to be taken there for so long, twice the time after which a
-    change of load is told (`load_interval_s`): what came and went in between changes no load, and nobody tells of it."""
+    """What a submitter was sent to a host for is believed to be taken there for so long: twice the time after which a
+    change of load is told (`load_interval_s`). What came and went in between changes no load; nobody tells of it."""
 
     look_again_s: float = 0.05
     """Loads that were told are looked at together, at most so often, for all classes that wait: what one of them has

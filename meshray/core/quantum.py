@@ -30,7 +30,6 @@ from meshray.core.grants import Grant
 from meshray.core.slots import subtract
 from meshray.resources import fits
 
-
 Share = tuple[bytes, str]
 """A job, and a resource of which it holds some."""
 

@@ -667,8 +667,9 @@ class Submission(Core):
         self._effects.append(Send(peer, message))
 
     def tick(self, now: float, idle_s: float) -> None:
-        """Time has passed: follow hints that had seemed not to be worth it. Give back leases that had nothing to do for `idle_s`, or for `lease_idle_wanted_s` where somebody waits for
-        them and that is less; at once when another class of ours has none at all."""
+        """Time has passed: follow hints that had not seemed to be worth it. Give back leases that had nothing to do for
+        `idle_s`, or for `lease_idle_wanted_s` where somebody waits for them and that is less; at once when another
+        class of ours has none at all."""
         self.pressed = False
         wanted_s = min(idle_s, self._config.lease_idle_wanted_s)
         starving = any(cls.ready and not cls.leases for cls in self._classes.values())

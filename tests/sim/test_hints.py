@@ -1,5 +1,5 @@
-"""How long does a task wait while another host has room? The hosts and their gossip are those of `hosts`, with the times
-of a real mesh; nothing goes wrong.
+"""How long does a task wait while another host has room? The hosts and their gossip are those of `hosts`, with the
+times of a real mesh; nothing goes wrong.
 
 Loads are told when they change, and only then. So what one host believes of another may be wrong for long, and nobody
 may rely on being told again.

@@ -171,9 +171,16 @@ def _auto_init() -> None:
 
 
 def _at_exit() -> None:
-    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh."""
+    """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh.
+
+    Another Ctrl-C by now ends what is waited for, and leaves no traceback: what it asks for is happening."""
     context.on_missing(_refuse_at_exit)
-    shutdown()
+    while True:
+        try:
+            shutdown()
+            return
+        except KeyboardInterrupt:
+            continue  # all was ended, unless it came before anything was
 
 
 def _refuse_at_exit() -> Never:

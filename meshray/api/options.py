@@ -93,8 +93,8 @@ def _returns(name: str, value: Any) -> None:
     _whole(name, value, least=0)
     if value > RETURNS_MAX:
         raise ValueError(
-            f"option 'num_returns' is at most {RETURNS_MAX}, got {value}: return a list as one value, or put() its parts "
-            "in the task and return the references"
+            f"option 'num_returns' is at most {RETURNS_MAX}, got {value}: return a list as one value, or put() its "
+            "parts in the task and return the references"
         )
 
 

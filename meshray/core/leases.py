@@ -302,10 +302,10 @@ class Leases(Core):
         if now >= self._news_at:
             self._pump(now)
 
-    def on_member_gone(self, node: bytes, reason: str, now: float) -> None:
-        """It is no member any more."""
+    def on_member_gone(self, node: bytes, reason: str, now: float, out_of_reach: bool = False) -> None:
+        """It is no member any more; or only not for us (`out_of_reach`)."""
         self._refused.pop(peer_of(node), None)
-        self.placement.on_gone(node, reason)
+        self.placement.on_gone(node, reason, out_of_reach)
         for job in [job for job in self._codeless if job.startswith(node)]:
             self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
             self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
@@ -680,7 +680,8 @@ class Leases(Core):
         """Why no member can ever meet it; "" when one can, or when that is for the submitter's own peer to tell."""
         if not wanted.never or wanted.hops or self.placement.somebody_could(wanted):
             return ""
-        return self.placement.why_nobody(wanted)
+        why = self.placement.why_nobody(wanted)
+        return why if self.placement.waits_for_reach(wanted) else f"no member can ever run it: {why}"
 
     def _is_hopeless(self, wanted: Wanted) -> bool:
         return self.placement.is_hopeless(wanted)

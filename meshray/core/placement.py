@@ -137,6 +137,7 @@ class Placement:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
+        self.out_of_reach: dict[bytes, Member] = {}  # of those, the ones that live on, for others
         self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
         self.version = 0  # grows with them, and when loads that were told are to be looked at
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
@@ -155,6 +156,7 @@ class Placement:
         before = self.members.get(member.node)
         self.members[member.node] = member
         self.gone.pop(member.node, None)
+        self.out_of_reach.pop(member.node, None)
         if before is not None and before.is_like(member):
             return False
         self.version += 1
@@ -187,13 +189,15 @@ class Placement:
             self.members[node].forget_promises()
             self.version += 1
 
-    def on_gone(self, node: bytes, reason: str) -> None:
-        """It is dead, or left."""
+    def on_gone(self, node: bytes, reason: str, out_of_reach: bool = False) -> None:
+        """It is dead, or left. `out_of_reach`: it is neither, but there is no way to it from here."""
         self._promised.pop(node, None)
         self.leaving.discard(node)
-        member = self.members.pop(node, None)
+        member = self.members.pop(node, None) or self.out_of_reach.pop(node, None)
         if member is not None:
             remember(self.gone, node, (member, reason), GONE_MAX)
+            if out_of_reach:
+                self.out_of_reach[node] = member
             self.version += 1
 
     # -- this host ---------------------------------------------------------------------------------------------------
@@ -468,9 +472,16 @@ class Placement:
         return any(self._rank(member, wanted) for member in self.members.values())
 
     def is_hopeless(self, wanted: Wanted) -> bool:
-        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one."""
+        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one. One
+        that is only out of reach may be in reach again."""
         strategy = wanted.strategy
-        return bool(strategy.node) and not strategy.soft and not self._target_could(wanted)
+        asks_in_vain = bool(strategy.node) and not strategy.soft and not self._target_could(wanted)
+        return asks_in_vain and not self.waits_for_reach(wanted)
+
+    def waits_for_reach(self, wanted: Wanted) -> bool:
+        """Whether the node that it asks for could run it, and is only out of reach."""
+        member = self.out_of_reach.get(wanted.strategy.node)
+        return member is not None and not wanted.strategy.soft and self._could(member, wanted)
 
     def why_nobody(self, wanted: Wanted) -> str:
         """What it asks for, and what is there, for people. `wanted.never`, unless there are others."""
@@ -479,6 +490,10 @@ class Placement:
         asked = describe(wanted.request)
         if str(wanted.strategy):
             asked += f" on {wanted.strategy}"
+        if self.waits_for_reach(wanted):
+            member = self.out_of_reach[wanted.strategy.node]
+            why = self.gone.get(member.node, (member, ""))[1]
+            return f"it asks for {asked}, and the host {member.name} cannot be reached from here{why and ': '}{why}"
         if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
             return f"it asks for {asked}, and there is no such node (any more)"
         hosts = [self._here, *sorted(self.members.values(), key=lambda member: member.name)]

@@ -1032,6 +1032,28 @@ def test_what_nobody_has_is_reported_until_a_member_comes_that_has_it() -> None:
     assert "disk: 1" in host.take(Infeasible, A)[0].message
 
 
+def test_a_node_that_is_out_of_reach_may_be_in_reach_again() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=2)
+    host.leases.on_member_gone(THERE, "no answer", host.now, out_of_reach=True)
+    demand = Demand(1, 1, to_amounts({"CPU": 1}), strategy=Strategy(node=THERE))
+    host.leases.on_demand(A, demand, host.now)
+    host.perform()
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert not told.hopeless
+    assert "cannot be reached from here: no answer" in told.message
+    assert "ever" not in told.message
+    tell(host, THERE, CPU=2)
+    assert [said.message for said in host.take(Infeasible, A)] == [""]
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 1, 1)]
+    host.leases.on_member_gone(THERE, "no answer", host.now, out_of_reach=True)
+    host.leases.on_member_gone(THERE, "dead", host.now)
+    host.perform()
+    host.wait(2)
+    assert host.take(Infeasible, A)[-1].hopeless
+
+
 def test_a_node_that_is_not_there_will_never_be() -> None:
     host = meshed(CPU=1)
     tell(host, THERE, CPU=2)

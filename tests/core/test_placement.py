@@ -434,6 +434,35 @@ def test_hard_affinity_to_a_node_that_is_not_there_is_hopeless() -> None:
     assert "{CPU: 4} on b" in view.placement.why_nobody(too_much)
 
 
+def test_hard_affinity_to_a_node_that_is_only_out_of_reach_waits_for_it() -> None:
+    """It lives, and others reach it. It dies, or the way to it is mended."""
+    view = View()
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer within 30 s", out_of_reach=True)
+    wanted = view.wants(1, Strategy(node=B))
+    assert not view.placement.is_hopeless(wanted)
+    assert not view.placement.somebody_could(wanted)
+    told = view.placement.why_nobody(wanted)
+    assert told.endswith("the host b cannot be reached from here: no answer within 30 s")
+    assert view.placement.is_hopeless(view.wants(1, Strategy(node=B), CPU=8)), "it never could"
+    view.placement.on_gone(B, "dead")
+    assert view.placement.is_hopeless(wanted)
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer", out_of_reach=True)
+    view.tell(B, 4)
+    assert not view.placement.out_of_reach
+    assert view.asks(wanted) == {B: 1}
+
+
+def test_soft_affinity_and_a_node_that_is_out_of_reach() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer", out_of_reach=True)
+    wanted = view.wants(1, Strategy(node=B, soft=True))
+    assert view.may_grant(wanted)
+    assert not view.placement.waits_for_reach(wanted)
+
+
 def test_soft_affinity_goes_elsewhere_only_if_the_node_is_gone_or_could_never() -> None:
     view = View()
     view.tell(B, 4, used=4)

@@ -325,7 +325,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0
-    """How long a worker that was told to end its actor may take before it is killed."""
+    """How long a worker that was told to end its actor may take before it is killed, once nothing is under way for it
+    any more; and one whose actor has not been constructed."""
+
+    actor_finish_s: float = 30.0
+    """So long an actor that ends in good order may wait for the tasks and calls that it has submitted and not waited
+    for, since they end with it. (Ray waits without a bound.)"""
 
     actor_backoff_s: float = 0.1
     """Pause before the second restart of an actor whose lives were short; it doubles with each (the first is free)."""
@@ -639,6 +644,7 @@ def preset(name: str) -> Config:
             worker_idle_s=12.0,
             infeasible_after_s=0.2,
             doubt_s=6.0,
+            actor_finish_s=6.0,
             guest_join_s=4.0,
             **detector,
         )

@@ -729,6 +729,14 @@ class Submission(Core):
         """Whether anything is leased, ready or in flight."""
         return bool(self._leases) or any(cls.ready for cls in self._classes.values())
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether any task has no outcome yet; those that wait for arguments not counted."""
+        classes = self._classes.values()
+        return any(lease.in_flight for lease in self._leases.values()) or any(
+            task.state == READY for cls in classes for task in cls.ready
+        )
+
     def name_of(self, class_id: int) -> str:
         """A task of the class that waits, or waited last."""
         cls = self._classes.get(class_id)

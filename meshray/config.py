@@ -71,6 +71,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ask_renew_s: float = 5.0
     """A class that still waits asks a peer anew after this time: it may have come to know the job only now."""
 
+    promise_s: float = 1.0
+    """What a submitter was sent to a host for is believed to be taken there for so long: twice the time after which a
+    change of load is told (`load_interval_s`). What came and went in between changes no load; nobody tells of it."""
+
     look_again_s: float = 0.05
     """Loads that were told are looked at together, at most so often, for all classes that wait: what one of them has
     free may be taken elsewhere as quickly, and half a second may have passed before it was told."""
@@ -322,7 +326,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- actors ------------------------------------------------------------------------------------------------------
     actor_exit_timeout_s: float = 2.0
-    """How long a worker that was told to end its actor may take before it is killed."""
+    """How long a worker that was told to end its actor may take before it is killed, once nothing is under way for it
+    any more; and one whose actor has not been constructed."""
+
+    actor_finish_s: float = 30.0
+    """So long an actor that ends in good order may wait for the tasks and calls that it has submitted and not waited
+    for, since they end with it. (Ray waits without a bound.)"""
 
     exit_handlers_timeout_s: float = 1.0
     """How long what user code has registered with `atexit` may take in a worker that ends in good order: less than
@@ -640,6 +649,7 @@ def preset(name: str) -> Config:
             worker_idle_s=12.0,
             infeasible_after_s=0.2,
             doubt_s=6.0,
+            actor_finish_s=6.0,
             guest_join_s=4.0,
             **detector,
         )

@@ -9,7 +9,6 @@ after one of these. Whatever else ends the process, the peer notices by itself.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import inspect
 import logging
 import os
@@ -174,12 +173,14 @@ def _auto_init() -> None:
 def _at_exit() -> None:
     """The interpreter ends: whatever is called from now on, by finalisers say, must not start a new mesh.
 
-    Ctrl-C now (the second one, mostly) shortens the end, in which nothing is left out; the interpreter would ignore it,
-    and print where in our code it came.
-    """
+    Another Ctrl-C by now ends what is waited for, and leaves no traceback: what it asks for is happening."""
     context.on_missing(_refuse_at_exit)
-    with contextlib.suppress(KeyboardInterrupt):
-        shutdown()
+    while True:
+        try:
+            shutdown()
+            return
+        except KeyboardInterrupt:
+            continue  # all was ended, unless it came before anything was
 
 
 def _refuse_at_exit() -> Never:

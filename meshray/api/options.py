@@ -29,6 +29,10 @@ from meshray.util.scheduling_strategies import (
 
 Check = Callable[[str, Any], None]
 
+RETURNS_MAX = 1 << 14
+"""Each return has a record at its owner, made at the call, and large ones a mapping of their own, of which Linux gives
+a process 65,530."""
+
 
 def _number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -87,6 +91,11 @@ def _returns(name: str, value: Any) -> None:
     if value in ("streaming", "dynamic"):
         raise NotImplementedError(f"option num_returns={value!r} (streaming generators) is not there yet")
     _whole(name, value, least=0)
+    if value > RETURNS_MAX:
+        raise ValueError(
+            f"option 'num_returns' is at most {RETURNS_MAX}, got {value}: return a list as one value, or put() its "
+            "parts in the task and return the references"
+        )
 
 
 def check_resources(name: str, value: Any) -> None:

@@ -350,9 +350,11 @@ class Actors(Core):
 
     def _leave(self, actor: Actor, failure: Failure, now: float | None) -> None:
         """Its end is certain; its process is still there."""
+        finish_s = self._config.actor_finish_s if actor.life is Life.ALIVE else 0.0
         actor.enter(Life.ENDING)
         actor.failure = failure
-        actor.deadline = _UNSET if now is None else now + self._config.actor_exit_timeout_s
+        actor.exit_s = finish_s + self._config.actor_exit_timeout_s
+        actor.deadline = _UNSET if now is None else now + actor.exit_s
         self._release_name(actor)
         if actor.spec.detached:
             self._effects.append(DetachedChanged(actor.spec.actor_id))
@@ -475,7 +477,7 @@ class Actors(Core):
         """Pauses before restarts end; workers that were told to end and did not are killed."""
         for actor in [actor for actor in self._actors.values() if actor.deadline is not None]:
             if actor.deadline == _UNSET:
-                actor.deadline = now + self._config.actor_exit_timeout_s
+                actor.deadline = now + actor.exit_s
             elif actor.deadline is not None and actor.deadline <= now:
                 if actor.life is Life.BACKOFF:
                     actor.enter(Life.PLACING)

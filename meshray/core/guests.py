@@ -97,7 +97,8 @@ class Guests(Core):
     def on_host(self, owner: bytes, message: HostActor) -> None:
         """A place, please."""
         guest = self._guests.get(message.actor_id)
-        if self._closed and (guest is None or message.incarnation > guest.wish.incarnation):
+        is_new = guest is None or guest.leaving or message.incarnation > guest.wish.incarnation
+        if self._closed and is_new:
             self._tell(owner, ActorWaitsThere(message.actor_id, message.incarnation, gone=True))
             return
         if guest is None:
@@ -200,6 +201,11 @@ class Guests(Core):
     def close(self) -> None:
         """This peer leaves: no new guests; who waits is sent away. Others stay for now."""
         self._closed = True
+        for guest in self._guests.values():
+            if guest.following is not None:
+                owner, wish = guest.following
+                guest.following = None
+                self._tell(owner, ActorWaitsThere(wish.actor_id, wish.incarnation, gone=True))
         for guest in [guest for guest in self._guests.values() if not guest.worker]:
             self._tell(guest.owner, ActorWaitsThere(guest.wish.actor_id, guest.wish.incarnation, gone=True))
             self._leave(guest)

@@ -28,7 +28,7 @@ from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
 from meshray.core.effects import Core, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
-from meshray.core.quantum import next_look, reserves, victims, wished_for
+from meshray.core.quantum import next_look, reservation_ends, reserves, victims, wished_for
 from meshray.core.slots import CPU
 from meshray.core.trouble import chain_of_waits, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
@@ -87,9 +87,11 @@ class Leases(Core):
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
+        self._pass_at: float | None = None  # when what a large request keeps for itself may go to others
         self._ask_at: float | None = None  # when a class that waits may ask somebody else
         self._news_at: float | None = None  # when loads that were told will be looked at; None: there are none
         self._looked_at = -math.inf  # when they were, the last time
+        self._refused: dict[bytes, dict[str, int]] = {}  # peers that believe this one to be full -> what was asked for
         self.leaving = False  # this peer is being stopped
         self._work_is_over = False  # and what ran has had its time
         self.stale = 0  # messages about leases, classes or waits that are no more
@@ -188,12 +190,14 @@ class Leases(Core):
             self.stale += job is None
             if job is None and foreign and len(for_job) == PROCESS_BYTES and demand.count:
                 self._emit(Send(peer_of(submitter), JobWanted(for_job)))
+                self._refused[peer_of(submitter)] = demand.request  # it was sent here in vain, for now
             return
         if wanted is None:
             if foreign and len(self._demands) >= self._config.foreign_classes_max:
                 self.stale += 1
                 if demand.count:  # as if all were in use: who was sent here goes elsewhere
                     self._emit(Send(peer_of(submitter), LoadNow(dict(self.slots.total))))
+                    self._refused[peer_of(submitter)] = demand.request
                 return
             wanted = self._new_class(key, job, demand, now)
         if not wanted.waits:
@@ -212,6 +216,16 @@ class Leases(Core):
         self._pump(now)
         if wanted.hops and wanted.waits:  # whoever sent it here thought that there was room
             self._emit(Send(peer_of(submitter), LoadNow(self._in_use())))
+            self._refused[peer_of(submitter)] = wanted.request
+
+    def _tell_the_refused(self) -> None:
+        """There is room now for what others were sent here for in vain. Loads would tell it later, or never, where they
+        have missed that there was none."""
+        if self.leaving or len(self._demands) >= self._config.foreign_classes_max:
+            return
+        for peer in [peer for peer, request in self._refused.items() if self.slots.fits(request)]:
+            del self._refused[peer]
+            self._emit(Send(peer, LoadNow(self._in_use())))
 
     def _in_use(self) -> dict[str, int]:
         return {name: amount for name, amount in self.slots.used.items() if amount}
@@ -289,7 +303,8 @@ class Leases(Core):
             self._pump(now)
 
     def on_member_gone(self, node: bytes, reason: str, now: float, out_of_reach: bool = False) -> None:
-        """It is no member any more; or it is one for others, and for us `out_of_reach`."""
+        """It is no member any more; or only not for us (`out_of_reach`)."""
+        self._refused.pop(peer_of(node), None)
         self.placement.on_gone(node, reason, out_of_reach)
         for job in [job for job in self._codeless if job.startswith(node)]:
             self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
@@ -373,13 +388,15 @@ class Leases(Core):
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
-    def actor_host(self, request: RequestActorSlot, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+    def actor_host(
+        self, request: RequestActorSlot, waits_at: bytes, avoided: Collection[bytes], now: float
+    ) -> bytes | None:
         """See `Placement.actor_host`."""
         wanted = Wanted(
             (request.actor_id, 0), request.job, dict(request.request), request.profile, ACTOR_DEPTH, request.name,
             strategy=request.strategy,
         )  # fmt: skip
-        return self.placement.actor_host(wanted, waits_at, avoided) if self.placement.members else None
+        return self.placement.actor_host(wanted, waits_at, avoided, now) if self.placement.members else None
 
     def request_actor_slot(
         self,
@@ -547,7 +564,7 @@ class Leases(Core):
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next, if nothing happens before; None: not at all."""
-        known = (self.workers.deadline(), self._look_again, self._ask_at, self._news_at)
+        known = (self.workers.deadline(), self._look_again, self._pass_at, self._ask_at, self._news_at)
         times = [time for time in known if time is not None]
         times += [
             wanted.since + self._config.infeasible_after_s
@@ -573,13 +590,16 @@ class Leases(Core):
         if self._news_at is not None and now >= self._news_at:
             self._news_at, self._looked_at = None, now
             self.placement.look_anew()
+        self.placement.forget_promises(now)
         while self._grant_next(now):
             pass
         self._assignment.run(self._jobs, now)
+        if self._refused:
+            self._tell_the_refused()
         self._ask_at = None
         if self.placement.members:
             self._ask_others(now)
-        waiting = [w for w in self._demands.waiting() if not w.never and w.job not in self._codeless]
+        waiting = [wanted for wanted in self._demands.waiting() if self._may_have(wanted, now)]
         self._look_again = None
         if waiting:
             for grant in victims(waiting, self._grants, self.slots.free(), now, self._config):
@@ -594,12 +614,12 @@ class Leases(Core):
     def _grant_next(self, now: float) -> bool:
         """Give slots to the first in fair order for whom there is room."""
         reserved: set[str] = set()  # resources that wait for a large request
+        self._pass_at, pass_at = None, math.inf
         for wanted in self._demands.waiting():
-            if self.leaving and (self._work_is_over or not self._is_nested(wanted)):
+            if not self._may_have(wanted, now):
                 continue
-            if wanted.never or self._paused(wanted.job, now) or not reserved.isdisjoint(wanted.request):
-                continue
-            if wanted.job in self._codeless or not self.placement.may_grant(wanted, now):
+            if not reserved.isdisjoint(wanted.request):
+                self._pass_at = pass_at
                 continue
             if self.slots.fits(wanted.request):
                 self._grants.make(wanted, now)
@@ -608,7 +628,16 @@ class Leases(Core):
                 return True
             if reserves(wanted, self._grants, self.slots.total, now, self._config):
                 reserved.update(wanted.request)
+                pass_at = min(pass_at, reservation_ends(wanted, now, self._config))
         return False
+
+    def _may_have(self, wanted: Wanted, now: float) -> bool:
+        """Whether slots of this host are for it, now, if there are any."""
+        if self.leaving and (self._work_is_over or not self._is_nested(wanted)):
+            return False
+        if wanted.never or wanted.job in self._codeless or self._paused(wanted.job, now):
+            return False
+        return self.placement.may_grant(wanted, now)
 
     def _ask_others(self, now: float) -> None:
         """Tell the submitters of classes that wait whom to ask as well."""
@@ -651,7 +680,8 @@ class Leases(Core):
         """Why no member can ever meet it; "" when one can, or when that is for the submitter's own peer to tell."""
         if not wanted.never or wanted.hops or self.placement.somebody_could(wanted):
             return ""
-        return self.placement.why_nobody(wanted)
+        why = self.placement.why_nobody(wanted)
+        return why if self.placement.waits_for_reach(wanted) else f"no member can ever run it: {why}"
 
     def _is_hopeless(self, wanted: Wanted) -> bool:
         return self.placement.is_hopeless(wanted)

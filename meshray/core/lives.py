@@ -43,6 +43,7 @@ class Actor:
     __slots__ = (
         "creator",
         "deadline",
+        "exit_s",
         "failure",
         "heir",
         "incarnation",
@@ -67,6 +68,7 @@ class Actor:
         self.short_lives = 0  # incarnations in a row that died young
         self.started_at = 0.0  # when StartActor was sent last
         self.deadline: float | None = None  # BACKOFF: when it goes on; ENDING: when its process is killed
+        self.exit_s = 0.0  # ENDING: how long it may take
         self.failure: Failure | None = None  # ENDING, DEAD: why
         self.killed = False  # KillActor without no_restart: the coming death is wanted, and is no end
         self.heir = b""  # the peer that will own it when this one is gone; only of a detached one

@@ -10,7 +10,8 @@ that were wished for; most bytes of large arguments). Then, in this order:
 1. *Locality.* Where most bytes of its large arguments lie is preferred for as long as fetching them would take.
 2. *Room.* Preferred hosts with free slots, then others: this one first, then again and again the less loaded of two
    random ones, until all that waits has a place. What was promised is taken off the hint (`debit`) until the host
-   tells its load the next time: else a burst would all go to one.
+   tells its load the next time: else a burst would all go to one. It may have nothing to tell, when what was promised
+   was not wanted after all, or came and went: so a promise is forgotten after `promise_s`.
 3. *Queues.* Nobody has room: one more of them each `ask_again_s`, so its turn comes somewhere, and its job has its
    share on every host.
 
@@ -113,6 +114,10 @@ class Member:
         for name, amount in request.items():
             self.debit[name] = self.debit.get(name, 0) + amount * count
 
+    def forget_promises(self) -> None:
+        """What it has told last is all that is known."""
+        self.debit, self.queued = {}, 0
+
     def __repr__(self) -> str:
         return f"Member({self.name}, {describe(self.used)} of {describe(self.total)} used)"
 
@@ -132,7 +137,7 @@ class Placement:
         self.node = here.node
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
-        self.out_of_reach: set[bytes] = set()  # nodes that live, and may be members for us again
+        self.out_of_reach: dict[bytes, Member] = {}  # of those, the ones that live on, for others
         self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
         self.version = 0  # grows with them, and when loads that were told are to be looked at
         self._here = Member(here.node, "this host", slots.total, {}, here.labels)
@@ -140,6 +145,7 @@ class Placement:
         self._config = config
         self._random = here.random
         self._turn = 0  # of SPREAD, over all classes
+        self._promised: dict[bytes, float] = {}  # node -> when what was promised of it is forgotten; in that order
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +156,7 @@ class Placement:
         before = self.members.get(member.node)
         self.members[member.node] = member
         self.gone.pop(member.node, None)
-        self.out_of_reach.discard(member.node)
+        self.out_of_reach.pop(member.node, None)
         if before is not None and before.is_like(member):
             return False
         self.version += 1
@@ -166,23 +172,32 @@ class Placement:
         """What is in use there now, told directly."""
         member = self.members.get(node)
         if member is not None:
-            member.used, member.debit, member.queued = dict(used), {}, 0
+            member.used = dict(used)
+            member.forget_promises()
 
     def look_anew(self) -> None:
         """Loads were told: `asks` looks at them, for each class."""
         self.version += 1
 
+    def forget_promises(self, now: float) -> None:
+        """Those that are old. To be called before anybody is asked for."""
+        while self._promised:
+            node, until = next(iter(self._promised.items()))
+            if now < until:
+                return
+            del self._promised[node]
+            self.members[node].forget_promises()
+            self.version += 1
+
     def on_gone(self, node: bytes, reason: str, out_of_reach: bool = False) -> None:
-        """It is dead, or left; or it is only `out_of_reach`, and may be a member again under this very node."""
+        """It is dead, or left. `out_of_reach`: it is neither, but there is no way to it from here."""
+        self._promised.pop(node, None)
         self.leaving.discard(node)
-        was_out_of_reach = node in self.out_of_reach
-        self.out_of_reach.discard(node)
-        member = self.members.pop(node, None)
+        member = self.members.pop(node, None) or self.out_of_reach.pop(node, None)
         if member is not None:
             remember(self.gone, node, (member, reason), GONE_MAX)
-        if out_of_reach and (member is not None or was_out_of_reach):
-            self.out_of_reach.add(node)
-        if member is not None or was_out_of_reach:
+            if out_of_reach:
+                self.out_of_reach[node] = member
             self.version += 1
 
     # -- this host ---------------------------------------------------------------------------------------------------
@@ -278,7 +293,7 @@ class Placement:
             best = self._better_of_two(free, request)
             free.remove(best)
             count = min(left, best.room(request))
-            best.promise(request, count)
+            self._promise(best, request, count, now)
             wanted.asked[best.node] = now
             asks.append(Ask(best.node, count))
             left -= count
@@ -295,8 +310,14 @@ class Placement:
             return []
         best = self._better_of_two(candidates, wanted.request)
         best.queued += 1
+        self._promise(best, {}, 0, now)
         wanted.asked[best.node] = now
         return [Ask(best.node, min(left, best.capacity(wanted.request)))]
+
+    def _promise(self, member: Member, request: Amounts, count: int, now: float) -> None:
+        member.promise(request, count)
+        self._promised.pop(member.node, None)
+        self._promised[member.node] = now + self._config.promise_s
 
     def _better_of_two(self, members: list[Member], request: Amounts) -> Member:
         assert self._random is not None, "a peer without a home has met others"
@@ -381,35 +402,36 @@ class Placement:
         shares, wanted.shares = wanted.shares, {}
         asks = [Ask(node, share) for node, share in shares.items() if share and node in self.members]
         for ask in asks:
-            self.members[ask.node].promise(wanted.request, ask.count)
+            self._promise(self.members[ask.node], wanted.request, ask.count, now)
             wanted.asked[ask.node] = now
         return asks
 
     # -- actors ------------------------------------------------------------------------------------------------------
 
-    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes]) -> bytes | None:
+    def actor_host(self, wanted: Wanted, waits_at: bytes, avoided: Collection[bytes], now: float) -> bytes | None:
         """The node for an actor, which asks one host at a time: preferred ones with room, others with room, preferred
         ones, others; this one first among equals. None: nobody could have it. `waits_at`: it waits there already, and
         moves for room only; None: to none. Not on a host of `avoided`."""
+        self.forget_promises(now)
         ranks = self._ranked(wanted)
         tiers = [[each for each in ranks.get(rank, ()) if each.node not in avoided] for rank in (PREFERRED, WILL_DO)]
         here = self._rank(self._here, wanted)
         request = wanted.request
         if wanted.strategy.spread and not waits_at:
-            return self._next_in_turn([*tiers[0], *tiers[1]], here, request)
+            return self._next_in_turn([*tiers[0], *tiers[1]], here, request, now)
         for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
             if here == rank and self._slots.fits(request) and waits_at != self.node:
                 return self.node
             free = [member for member in tier if member.room(request) and member.node != waits_at]
             if free:
-                return self._promised(self._better_of_two(free, request), request)
+                return self._sent_to(self._better_of_two(free, request), request, now)
         if waits_at:
             return None
         for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
             if here == rank:
                 return self.node
             if tier:
-                return self._promised(self._better_of_two(tier, request), request)
+                return self._sent_to(self._better_of_two(tier, request), request, now)
         return None
 
     def heir(self, actor_id: bytes, avoided: Collection[bytes]) -> bytes | None:
@@ -427,7 +449,7 @@ class Placement:
         assert self._random is not None, "a peer without a home has met others"
         return peer_of(self._random.choice(sorted(nodes)))
 
-    def _next_in_turn(self, members: list[Member], here: int, request: Amounts) -> bytes | None:
+    def _next_in_turn(self, members: list[Member], here: int, request: Amounts, now: float) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""
         free = sorted(member.node for member in members if member.room(request))
         if here and self._slots.fits(request):
@@ -437,10 +459,10 @@ class Placement:
             return None
         node = nodes[self._turn % len(nodes)]
         self._turn += 1
-        return node if node == self.node else self._promised(self.members[node], request)
+        return node if node == self.node else self._sent_to(self.members[node], request, now)
 
-    def _promised(self, member: Member, request: Amounts) -> bytes:
-        member.promise(request, 1)
+    def _sent_to(self, member: Member, request: Amounts, now: float) -> bytes:
+        self._promise(member, request, 1, now)
         return member.node
 
     # -- what nobody can do ------------------------------------------------------------------------------------------
@@ -450,12 +472,16 @@ class Placement:
         return any(self._rank(member, wanted) for member in self.members.values())
 
     def is_hopeless(self, wanted: Wanted) -> bool:
-        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one. That
-        node is not out of reach."""
+        """No member could run it, nor will one that joins: it asks for a node, and a node id is one life of one. One
+        that is only out of reach may be in reach again."""
         strategy = wanted.strategy
-        if not strategy.node or strategy.soft or strategy.node in self.out_of_reach:
-            return False
-        return not self._target_could(wanted)
+        asks_in_vain = bool(strategy.node) and not strategy.soft and not self._target_could(wanted)
+        return asks_in_vain and not self.waits_for_reach(wanted)
+
+    def waits_for_reach(self, wanted: Wanted) -> bool:
+        """Whether the node that it asks for could run it, and is only out of reach."""
+        member = self.out_of_reach.get(wanted.strategy.node)
+        return member is not None and not wanted.strategy.soft and self._could(member, wanted)
 
     def why_nobody(self, wanted: Wanted) -> str:
         """What it asks for, and what is there, for people. `wanted.never`, unless there are others."""
@@ -464,8 +490,10 @@ class Placement:
         asked = describe(wanted.request)
         if str(wanted.strategy):
             asked += f" on {wanted.strategy}"
-        if wanted.strategy.node in self.out_of_reach and not wanted.strategy.soft:
-            return f"it asks for {asked}, which cannot be reached from here now"
+        if self.waits_for_reach(wanted):
+            member = self.out_of_reach[wanted.strategy.node]
+            why = self.gone.get(member.node, (member, ""))[1]
+            return f"it asks for {asked}, and the host {member.name} cannot be reached from here{why and ': '}{why}"
         if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
             return f"it asks for {asked}, and there is no such node (any more)"
         hosts = [self._here, *sorted(self.members.values(), key=lambda member: member.name)]

@@ -4,7 +4,8 @@ A submitter keeps a lease as long as it has work, so a driver with a million tas
 somebody waits, a lease that has served its time is revoked: its submitter pushes no more and returns it when what is in
 flight is done. Two cases:
 
-1. Another job waits: after `lease_quantum_s`, from the job that has the most, if it has more than the one that waits.
+1. Another job waits: after `lease_quantum_s`, from the job that has the most, if it has more than the one that waits:
+   more leases with what is short, since a job with all CPUs may still lack a GPU.
 2. The same job waits with something that comes first (deeper, or an actor): after `lease_yield_s`. With something of
    equal rank: after the quantum, if that class has fewer leases. Something shallower waits for its turn.
 
@@ -19,6 +20,7 @@ A request for much would wait for ever while small ones take whatever comes free
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -28,13 +30,16 @@ from meshray.core.grants import Grant
 from meshray.core.slots import subtract
 from meshray.resources import fits
 
+Share = tuple[bytes, str]
+"""A job, and a resource of which it holds some."""
+
 
 @dataclass(slots=True)
 class _View:
     """What each job and class holds now, blocked leases and returning ones not counted, and what will be free."""
 
     free: dict[str, int]
-    by_job: dict[bytes, int] = field(default_factory=dict)
+    by_job: dict[Share, int] = field(default_factory=dict)
     candidates: list[Grant] = field(default_factory=list)
 
 
@@ -60,7 +65,8 @@ def _look(grants: Iterable[Grant], free: dict[str, int]) -> _View:
         if grant.comes_back:
             _add(view.free, grant.amounts, grant.given_back)
         elif grant.worker and not grant.given_back:
-            view.by_job[grant.job] = view.by_job.get(grant.job, 0) + 1
+            for name in grant.amounts:
+                view.by_job[grant.job, name] = view.by_job.get((grant.job, name), 0) + 1
             if not grant.wanted.is_actor:
                 view.candidates.append(grant)
     return view
@@ -76,14 +82,22 @@ def _for_one(wanted: Wanted, view: _View, now: float, config: Config) -> list[Gr
             grant
             for grant in candidates
             if not short.isdisjoint(grant.amounts)
-            and _outranks(wanted, grant, by_job)
+            and _outranks(wanted, grant, by_job, short)
             and now >= grant.granted_at + _serves_s(wanted, grant, config)
         ]
         if not fitting:
             return None
-        victim = max(fitting, key=lambda grant: (by_job[grant.job], -grant.wanted.depth, -grant.granted_at))
+        victim = max(
+            fitting,
+            key=lambda grant: (
+                max(by_job[grant.job, name] for name in short.intersection(grant.amounts)),
+                -grant.wanted.depth,
+                -grant.granted_at,
+            ),
+        )
         candidates.remove(victim)
-        by_job[victim.job] -= 1
+        for name in victim.amounts:
+            by_job[victim.job, name] -= 1
         _add(free, victim.amounts, 0)
         chosen.append(victim)
     for name, amount in wanted.request.items():
@@ -116,7 +130,7 @@ def next_look(waiting: list[Wanted], grants: Iterable[Grant], now: float, config
         grant.granted_at + _serves_s(wanted, grant, config)
         for wanted in waiting
         for grant in view.candidates
-        if _outranks(wanted, grant, view.by_job) and not wanted.request.keys().isdisjoint(grant.amounts)
+        if _outranks(wanted, grant, view.by_job, wanted.request) and not wanted.request.keys().isdisjoint(grant.amounts)
     )
     return min((time for time in times if time > now), default=None)
 
@@ -134,10 +148,18 @@ def reserves(wanted: Wanted, grants: Iterable[Grant], total: dict[str, int], now
     return fits(wanted.request, reachable)
 
 
-def _outranks(wanted: Wanted, grant: Grant, by_job: dict[bytes, int]) -> bool:
-    """Whether `wanted` may have what `grant` holds, once that has served its time."""
+def reservation_ends(wanted: Wanted, now: float, config: Config) -> float:
+    """When others may pass one that `reserves` now."""
+    rounds = int((now - wanted.since) / config.lease_reserve_s)
+    end = wanted.since + (rounds + 1) * config.lease_reserve_s
+    return max(end, math.nextafter(now, math.inf))  # rounding must not make it now
+
+
+def _outranks(wanted: Wanted, grant: Grant, by_job: dict[Share, int], short: Iterable[str]) -> bool:
+    """Whether `wanted` may have what `grant` holds of what is `short`, once that has served its time."""
     if grant.job != wanted.job:
-        return by_job[grant.job] > by_job.get(wanted.job, 0)
+        names = [name for name in short if name in grant.amounts]
+        return any(by_job[grant.job, name] > by_job.get((wanted.job, name), 0) for name in names)
     if wanted.depth != grant.wanted.depth:
         return wanted.depth > grant.wanted.depth
     return len(grant.wanted.grants) > len(wanted.grants)

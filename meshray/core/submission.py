@@ -107,6 +107,7 @@ class SchedulingClass:
         "idle",
         "job",
         "leases",
+        "left_at",
         "name",
         "near",
         "profile",
@@ -139,7 +140,8 @@ class SchedulingClass:
         self.demanded = 0  # what our own peer was told last
         self.asked: dict[bytes, Asked] = {}  # other peers that were asked, or have given leases
         self.abroad = 0  # leases of other peers
-        self.stuck = False  # nothing has left its leases between two hints that were not followed
+        self.left_at = 0.0  # when something left one of its leases, or there was a new one
+        self.stuck = False  # nothing has left its leases for long: what they would do at once, they do not
         self.near: dict[bytes, int] = {}  # home node -> bytes of large arguments, of the task that was ready last
         self.base: SchedulingClass | None = None  # of which this is a variant
         self.variants: dict[bytes, SchedulingClass] = {}  # home node -> the class of tasks whose arguments lie there
@@ -270,6 +272,7 @@ class Submission(Core):
             asked.leases += 1
             asked.more = max(0, asked.more - 1)
         cls.idle += 1
+        cls.left_at = now
         self.dirty[cls.id] = cls
 
     def on_ask_also(self, message: AskAlso) -> None:
@@ -278,7 +281,6 @@ class Submission(Core):
         if cls is None or not cls.ready or message.peer == self._peer:
             return
         asked = cls.asked.setdefault(message.peer, Asked())
-        cls.stuck = cls.stuck or (asked.anew and asked.more > 0)  # named again, half a second later or more
         asked.hops = min(asked.hops, message.hops) if asked.more else message.hops
         asked.more = max(asked.more, message.count)
         asked.anew = True
@@ -483,7 +485,7 @@ class Submission(Core):
     def _after(self, lease: Lease, now: float) -> None:
         """Something left this lease, which was not empty before."""
         in_flight, cls = lease.in_flight, lease.cls
-        cls.stuck = False
+        cls.stuck, cls.left_at = False, now
         if cls.ready or lease.wanted or cls.asked or cls.demanded > len(cls.leases):  # else `fill` finds nothing to do
             self.dirty[cls.id] = cls
         if in_flight:
@@ -665,11 +667,17 @@ class Submission(Core):
         self._effects.append(Send(peer, message))
 
     def tick(self, now: float, idle_s: float) -> None:
-        """Give back leases that had nothing to do for `idle_s`, or for `lease_idle_wanted_s` where somebody waits for
-        them and that is less; at once when another class of ours has none at all."""
+        """Time has passed: follow hints that had not seemed to be worth it. Give back leases that had nothing to do for
+        `idle_s`, or for `lease_idle_wanted_s` where somebody waits for them and that is less; at once when another
+        class of ours has none at all."""
         self.pressed = False
         wanted_s = min(idle_s, self._config.lease_idle_wanted_s)
         starving = any(cls.ready and not cls.leases for cls in self._classes.values())
+        stuck_since = now - self._config.hold_back_after_s
+        for cls in self._classes.values():
+            if cls.ready and cls.asked and not cls.stuck and cls.left_at <= stuck_since:
+                cls.stuck = True  # a hint that was not followed is followed now
+                self.dirty[cls.id] = cls
         for lease in [each for each in self._leases.values() if not each.in_flight and not each.cls.ready]:
             pause_s = 0.0 if starving else wanted_s if lease.wanted else idle_s
             if lease.idle_since <= now - pause_s:
@@ -720,6 +728,14 @@ class Submission(Core):
     def busy(self) -> bool:
         """Whether anything is leased, ready or in flight."""
         return bool(self._leases) or any(cls.ready for cls in self._classes.values())
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether any task has no outcome yet; those that wait for arguments not counted."""
+        classes = self._classes.values()
+        return any(lease.in_flight for lease in self._leases.values()) or any(
+            task.state == READY for cls in classes for task in cls.ready
+        )
 
     def name_of(self, class_id: int) -> str:
         """A task of the class that waits, or waited last."""

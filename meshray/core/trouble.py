@@ -18,11 +18,11 @@ CHAIN_MAX = 10
 def trouble(wanted: Wanted, never: str, job: JobInfo, workers: Workers, at_cap: str, patience_over: bool) -> str | None:
     """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say.
 
-    `never`: why no member can ever run it; "" when one can.
+    `never`: that no member can run it, and why; "" when one can.
     `at_cap`: `chain_of_waits`, if a grant lacks a worker because there may be no more of them; else "".
     """
     if never:
-        return f"no member can ever run it: {never}" if patience_over else None
+        return never if patience_over else None
     if wanted.never:
         return ""  # others can
     for cause in ((job.executable, job.prefix), wanted.job):

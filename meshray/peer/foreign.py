@@ -54,8 +54,7 @@ class Foreign:
         cores.moves.on_host_gone(effect.home)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else its peer has begun anew
-            out_of_reach = cores.road.is_out_of_reach(effect.home)
-            cores.leases.on_member_gone(effect.home, effect.reason, now, out_of_reach)
+            cores.leases.on_member_gone(effect.home, effect.reason, now, cores.road.is_out_of_reach(effect.home))
         self._on_actors_gone(effect.home, effect.reason, now)
         self._parts.log_flow.forget_host(effect.home)
         cores.adoption.on_node_gone(effect.home, gone_failure(effect.home, effect.reason), now)

@@ -220,7 +220,7 @@ def _for_actors(config: Config, node: bytes, leases: Leases) -> tuple[Lodging, G
     fencing = Fencing(config)
 
     def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
-        return leases.actor_host(request, waits_at, fencing.avoided(boot_time()))
+        return leases.actor_host(request, waits_at, fencing.avoided(boot_time()), time.monotonic())
 
     return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job), fencing
 

@@ -87,13 +87,15 @@ class Traffic:
     def _drop_members(self, why: str, now: float) -> None:
         """Who is there no more? The road says so only of those with whom this host has dealt."""
         self._settle(now)
-        leases = self._parts.cores.leases
+        leases, road = self._parts.cores.leases, self._road
         for peer in self._parts.cores.naming.members():
             if not self._road.is_there(peer[:NODE_BYTES]):
                 drop_member(self._parts, peer, why == GOODBYE, now)
         placement = leases.placement
-        for home in [home for home in [*placement.members, *placement.out_of_reach] if not self._road.is_there(home)]:
-            leases.on_member_gone(home, why, now, self._road.is_out_of_reach(home))
+        for home in [home for home in placement.members if not road.is_there(home)]:
+            leases.on_member_gone(home, why, now, road.is_out_of_reach(home))
+        for home in [home for home in placement.out_of_reach if road.life_of(home) is None]:
+            leases.on_member_gone(home, why, now)
 
     def _on_load(self, event: LoadTold, now: float) -> None:
         """What a member has, and how much of it is in use: for placement."""

@@ -273,6 +273,13 @@ class Engine:
             return True
         return self.host is not None and self.host.has_news
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether a task or a call of this process has no outcome yet, or waits for a value to begin."""
+        if self.inbox or self.call_inbox or self.calls.unanswered or self.submission.unanswered:
+            return True
+        return any(record.waiters for record in self.records.table.values())
+
     def next_timer_s(self, now: float) -> float | None:
         if self.endpoint.must_retry:
             return RETRY_S

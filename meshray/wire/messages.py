@@ -254,7 +254,7 @@ class AskAlso(Struct, array_like=True, tag=140):
 
 class LoadNow(Struct, array_like=True, tag=100):
     """P -> P (a submitter's): a demand could not be met at once; so much is in use here (all of it
-    when there was no room to note the demand). A repeat changes nothing."""
+    when there was no room to note the demand). Once more when there is room for the like. A repeat changes nothing."""
 
     used: Amounts
 

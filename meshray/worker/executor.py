@@ -409,20 +409,38 @@ class Executor:
         self.engine.close()
 
     def _await_answers(self) -> None:
-        """An actor that ends in good order may have made calls of others and not waited for them. Those that have not
-        begun when the news of its death comes never will: so it stays until they are answered, for half of the time
-        that it has."""
+        """An actor that ends in good order may have submitted tasks, and made calls of others, and not waited for them.
+        What has not begun when the news of its death comes never will, and tasks that run are ended: so it stays until
+        it has all answers, for as long as it may. Its CPU is for them meanwhile."""
         pump = self.engine.pump
-        give_up_at = _monotonic() + self.engine.config.actor_exit_timeout_s / 2
+        give_up_at = _monotonic() + self.engine.config.actor_finish_s
+        blocked = False
         while not pump.closed and _monotonic() < give_up_at:
             raised = pump.enter()
             try:
-                unanswered = self.engine.calls.unanswered
+                unanswered = self.engine.unanswered
+                if unanswered:
+                    self._refuse_calls()
             finally:
                 pump.leave(raised)
             if not unanswered:
                 return
+            if not blocked:
+                self.begin_block()
+                blocked = True
             pump.wait(Waiter(pump, 1), _monotonic() + ANSWERS_LOOK_S)
+
+    def _refuse_calls(self) -> None:
+        """The actor has ended, and calls still come: its callers hear of its end when this process is gone. Under the
+        lock."""
+        for queue in (self.queue, self.handed):
+            while queue:
+                try:
+                    item = queue.popleft()
+                except IndexError:
+                    break  # a thread of the actor was quicker
+                failure = m.Failure("ActorDiedError", "the actor has ended, and finishes what it has submitted")
+                self.done.append((item, m.Result(item[2].seq, [failure])))
 
     def wait_for_work(self) -> None:
         """Until something was pushed, an actor came to be hosted, or it is time to go."""

@@ -236,6 +236,21 @@ def test_a_program_that_forgets_to_shut_down(ending: str) -> None:
     assert run(f"meshray.init()\n{ending}").stdout == "closed by the driver\n"
 
 
+def test_more_ctrl_c_while_the_interpreter_ends() -> None:
+    """No traceback of ours follows what the program has said itself."""
+    program = """
+closing = Loud.shutdown
+def shutdown(self):
+    closing(self)
+    raise KeyboardInterrupt
+Loud.shutdown = shutdown
+meshray.init()
+sys.exit(3)
+"""
+    ended = run(program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "closed by the driver\n", "")
+
+
 def test_nothing_begins_while_the_interpreter_ends() -> None:
     program = """
 class Late:

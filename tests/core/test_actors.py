@@ -188,7 +188,9 @@ def test_exit_actor_is_no_crash_and_a_worker_that_hangs_is_killed(peer: Peer) ->
     actor_id = peer.alive(max_restarts=-1)
     peer.core.on_exit(W1, m.ActorExit(actor_id, 1), 3.0)
     assert peer.effects() == []
-    peer.core.tick(3.0 + DEFAULT.actor_exit_timeout_s)
+    peer.core.tick(3.0 + DEFAULT.actor_finish_s)
+    assert peer.effects() == [], "tasks that it has submitted may have kept it"
+    peer.core.tick(3.0 + DEFAULT.actor_finish_s + DEFAULT.actor_exit_timeout_s)
     assert isinstance(peer.effects()[0], KillProcess)
     peer.dies(W1)
     assert "exit_actor" in peer.said(V, m.ActorState)[0].failure.message
@@ -203,7 +205,7 @@ def test_the_last_handle_ends_the_actor_in_good_order(peer: Peer) -> None:
     peer.objects.on_release(V, m.Release([handle]))
     assert len(peer.said(W1, m.Exit)) == 1
     peer.core.tick(9.0)
-    assert peer.core.next_deadline() == 9.0 + DEFAULT.actor_exit_timeout_s
+    assert peer.core.next_deadline() == 9.0 + DEFAULT.actor_finish_s + DEFAULT.actor_exit_timeout_s
     peer.dies(W1)
     assert "out of scope" in peer.said(V, m.ActorState)[0].failure.message
     assert peer.core.all() == []

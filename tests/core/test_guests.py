@@ -239,6 +239,20 @@ def test_one_that_may_not_live_on_does_not_become_our_own(guests: Guests) -> Non
     assert not guests.knows(A)
 
 
+def test_a_host_that_leaves_sends_away_who_waits_for_the_end_of_the_one_before(guests: Guests) -> None:
+    hosted(guests)
+    guests.on_host(O1, wish(2))  # the owner has given up the first one, which is being killed
+    guests.on_leave(O1, m.LeaveActor(A, 1))
+    effects(guests)
+    guests.close()
+    assert effects(guests) == [Send(O1, m.ActorWaitsThere(A, 2, gone=True))]
+    guests.on_host(O1, wish(1))
+    assert effects(guests) == [Send(O1, m.ActorWaitsThere(A, 1, gone=True))]
+    guests.on_process_died(W1, "killed", {})
+    assert not [effect for effect in effects(guests) if isinstance(effect, TakeSlot)]
+    assert not guests.knows(A)
+
+
 def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: Guests) -> None:
     hosted(guests)
     guests.on_host(O2, wish(actor_id=B))

@@ -880,6 +880,20 @@ STRANGER = THERE + b"worker__"
 FOREIGN_JOB = THERE + b"driver__"
 
 
+def test_what_waits_behind_a_large_request_passes_without_anything_happening() -> None:
+    """A task waits for its own, which a large request keeps away from what is free: nobody else does anything."""
+    host = Host(2, CPU=2)
+    host.demand(A, 2)
+    parent, _busy = host.take(LeaseGranted, A)
+    host.leases.on_blocked(parent.worker, 1, host.now)
+    host.demand(B, 1, CPU=2)
+    host.wait(DEFAULT.lease_quantum_s * 2)
+    host.demand(parent.worker, 1, depth=1)
+    assert not host.take(LeaseGranted, parent.worker), "the large one keeps its place"
+    host.wait(DEFAULT.lease_reserve_s * 2)
+    assert len(host.take(LeaseGranted, parent.worker)) == 1
+
+
 def meshed(jobs: int = 1, config: Config = DEFAULT, labels: dict[str, str] | None = None, **total: float) -> Host:
     """A peer among others; its drivers have its home node in their ids."""
     host = Host(jobs, config, **total)
@@ -1016,6 +1030,28 @@ def test_what_nobody_has_is_reported_until_a_member_comes_that_has_it() -> None:
     host.leases.on_member_gone(THERE, "dead", host.now)
     host.wait(2)
     assert "disk: 1" in host.take(Infeasible, A)[0].message
+
+
+def test_a_node_that_is_out_of_reach_may_be_in_reach_again() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=2)
+    host.leases.on_member_gone(THERE, "no answer", host.now, out_of_reach=True)
+    demand = Demand(1, 1, to_amounts({"CPU": 1}), strategy=Strategy(node=THERE))
+    host.leases.on_demand(A, demand, host.now)
+    host.perform()
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert not told.hopeless
+    assert "cannot be reached from here: no answer" in told.message
+    assert "ever" not in told.message
+    tell(host, THERE, CPU=2)
+    assert [said.message for said in host.take(Infeasible, A)] == [""]
+    assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 1, 1)]
+    host.leases.on_member_gone(THERE, "no answer", host.now, out_of_reach=True)
+    host.leases.on_member_gone(THERE, "dead", host.now)
+    host.perform()
+    host.wait(2)
+    assert host.take(Infeasible, A)[-1].hopeless
 
 
 def test_a_node_that_is_not_there_will_never_be() -> None:
@@ -1167,6 +1203,72 @@ def test_who_goes_on_elsewhere_keeps_its_leases() -> None:
     host.perform()
     assert len(host.killed) == 1
     assert host.leases.workers_for(STRANGER)
+
+
+def test_nothing_is_revoked_for_what_must_run_elsewhere() -> None:
+    """It waits for a place on the host that it asks for."""
+    for strategy in (Strategy(node=THERE, soft=True), Strategy(spread=True)):
+        host = meshed(2, CPU=1)
+        tell(host, THERE, used=1, CPU=1)
+        host.demand(A, 100)
+        host.take(LeaseGranted)
+        demand = Demand(7, 1, to_amounts({"CPU": 1}), strategy=strategy)
+        if strategy.spread:
+            host.leases.placement._turn = 0 if THERE < b"node____" else 1
+        host.leases.on_demand(B, demand, host.now)
+        host.perform()
+        host.wait(DEFAULT.spread_wait_s / 2)
+        assert not host.take(LeaseRevoked), strategy
+        assert not host.take(LeaseWanted), strategy
+
+
+def test_who_was_sent_here_in_vain_hears_when_there_is_room() -> None:
+    """A peer that believed this one to be full would go on to: loads that changed between two looks are not told."""
+    host = meshed(CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    host.demand(A, 1)
+    (mine,) = host.take(LeaseGranted, A)
+    foreign_demand(host, 1)
+    assert host.take(LoadNow, peer_of(THERE)) == [LoadNow({"CPU": 10_000})]
+    foreign_demand(host, 0)  # it was begun elsewhere
+    assert not host.take(LoadNow)
+    host.demand(A, 0)
+    host.give_back(A, mine)
+    assert host.take(LoadNow, peer_of(THERE)) == [LoadNow({})]
+    host.wait(10)
+    assert not host.take(LoadNow), "once"
+
+
+def test_who_is_served_at_last_hears_when_there_is_room_again() -> None:
+    host = meshed(CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    host.demand(A, 1)
+    (mine,) = host.take(LeaseGranted, A)
+    foreign_demand(host, 1)
+    host.take(LoadNow)
+    host.demand(A, 0)
+    host.give_back(A, mine)
+    (theirs,) = host.take(LeaseGranted, STRANGER)
+    assert not host.take(LoadNow), "its own lease takes all"
+    foreign_demand(host, 0)
+    host.give_back(STRANGER, theirs)
+    assert host.take(LoadNow, peer_of(THERE)) == [LoadNow({})]
+
+
+def test_those_sent_here_in_vain_are_forgotten_with_their_host() -> None:
+    host = meshed(CPU=1)
+    tell(host, THERE, CPU=1)
+    host.leases.on_job_started(job_info(FOREIGN_JOB))
+    host.demand(A, 1)
+    (mine,) = host.take(LeaseGranted, A)
+    foreign_demand(host, 1)
+    host.leases.on_node_gone(THERE, host.now)
+    host.leases.on_member_gone(THERE, "dead", host.now)
+    host.perform()
+    host.take(LoadNow)
+    host.demand(A, 0)
+    host.give_back(A, mine)
+    assert not host.take(LoadNow)
 
 
 def test_foreign_classes_are_bounded() -> None:

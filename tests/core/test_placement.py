@@ -100,6 +100,35 @@ def test_what_was_promised_is_not_promised_again_before_the_next_load() -> None:
     assert view.asks(view.wants(3))[B] == 1
 
 
+def test_a_promise_is_forgotten_when_nobody_tells_of_it() -> None:
+    """What came and went between two loads changes none, so that host would be held for full for ever."""
+    view = View()
+    view.tell(B, 1)
+    assert view.asks(view.wants(1)) == {B: 1}
+    assert view.placement.members[B].room(to_amounts({"CPU": 1})) == 0
+    view.now += view.config.promise_s - 0.1
+    wanted = view.wants(1)
+    view.asks(wanted)  # it queues there: one more promise
+    view.now += 0.2
+    view.placement.forget_promises(view.now)
+    assert view.placement.members[B].room(to_amounts({"CPU": 1})) == 0, "the last one counts"
+    view.now += view.config.promise_s
+    view.placement.forget_promises(view.now)
+    assert view.asks(wanted) == {B: 1}
+    assert view.placement.members[B].queued == 0
+
+
+def test_promises_of_hosts_that_are_gone_are_forgotten_with_them() -> None:
+    view = View()
+    view.tell(B, 1)
+    view.tell(C, 1)
+    view.asks(view.wants(2))
+    view.placement.on_gone(B, "dead")
+    view.now += view.config.promise_s
+    view.placement.forget_promises(view.now)
+    assert view.placement.members[C].room(to_amounts({"CPU": 1})) == 1
+
+
 def test_a_burst_goes_to_all_not_to_one() -> None:
     view = View()
     nodes = [b"n%07d" % number for number in range(10)]
@@ -403,6 +432,35 @@ def test_hard_affinity_to_a_node_that_is_not_there_is_hopeless() -> None:
     too_much = view.wants(1, Strategy(node=B), CPU=8)
     assert view.placement.is_hopeless(too_much)
     assert "{CPU: 4} on b" in view.placement.why_nobody(too_much)
+
+
+def test_hard_affinity_to_a_node_that_is_only_out_of_reach_waits_for_it() -> None:
+    """It lives, and others reach it. It dies, or the way to it is mended."""
+    view = View()
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer within 30 s", out_of_reach=True)
+    wanted = view.wants(1, Strategy(node=B))
+    assert not view.placement.is_hopeless(wanted)
+    assert not view.placement.somebody_could(wanted)
+    told = view.placement.why_nobody(wanted)
+    assert told.endswith("the host b cannot be reached from here: no answer within 30 s")
+    assert view.placement.is_hopeless(view.wants(1, Strategy(node=B), CPU=8)), "it never could"
+    view.placement.on_gone(B, "dead")
+    assert view.placement.is_hopeless(wanted)
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer", out_of_reach=True)
+    view.tell(B, 4)
+    assert not view.placement.out_of_reach
+    assert view.asks(wanted) == {B: 1}
+
+
+def test_soft_affinity_and_a_node_that_is_out_of_reach() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.placement.on_gone(B, "no answer", out_of_reach=True)
+    wanted = view.wants(1, Strategy(node=B, soft=True))
+    assert view.may_grant(wanted)
+    assert not view.placement.waits_for_reach(wanted)
 
 
 def test_soft_affinity_goes_elsewhere_only_if_the_node_is_gone_or_could_never() -> None:

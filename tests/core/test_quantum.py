@@ -97,3 +97,20 @@ def test_nobody_is_told_what_helps_nobody() -> None:
     actors = grants_of(actor, 2)
     assert wished_for([wanted("b")], actors, {"CPU": 0}) == []
     assert wished_for([wanted("b"), entry], held, {"CPU": 0}) == held, "somebody else waits, too"
+
+
+def test_a_job_has_its_share_of_each_resource() -> None:
+    """Who computes on all CPUs would else never get a GPU from a job that has no more than that."""
+    mine = wanted("b")
+    cpus = grants_of(mine, 4)
+    gpu = Wanted((b"b", 2), b"b", {"GPU": 10_000}, Profile(), 0, "b", count=1)
+    held = Grant(9, Wanted((b"a", 1), b"a", {"GPU": 10_000}, Profile(), 0, "a", count=9, grants={9}), {"GPU": 10_000},
+                 (0,), 0.0, b"w9")  # fmt: skip
+    assert [grant.id for grant in victims([gpu], [*cpus, held], {}, LATE, DEFAULT)] == [9]
+    assert next_look([gpu], [*cpus, held], 0.0, DEFAULT) == DEFAULT.lease_quantum_s
+    theirs = Grant(10, Wanted((b"b", 3), b"b", {"GPU": 10_000}, Profile(), 0, "b", count=9, grants={10}),
+                   {"GPU": 10_000}, (1,), 0.0, b"w10")  # fmt: skip
+    two = Wanted((b"b", 4), b"b", {"GPU": 10_000}, Profile(), 1, "b", count=1)
+    assert [grant.id for grant in victims([two], [*cpus, held, theirs], {}, LATE, DEFAULT)] == [10], (
+        "its own: it is deeper"
+    )

@@ -403,6 +403,61 @@ class TestKill:
         assert seen[2] in (1, 2, 3)
 
 
+@ray.remote
+def note_down(journal: Path, go: Path, what: str, _after: object = None) -> None:
+    """Once it may."""
+    until(go.exists)
+    with journal.open("a") as file:
+        file.write(f"{what}\n")
+
+
+@ray.remote
+class Forgetful:
+    """Submits tasks and does not wait for them."""
+
+    def submit(self, journal: Path, go: Path) -> None:
+        first = note_down.remote(journal, go, "task")
+        note_down.remote(journal, go, "task after a task", first)
+        for _ in range(4):  # more than run at once
+            note_down.remote(journal, go, "task")
+
+    def submit_and_exit(self, journal: Path, go: Path) -> None:
+        self.submit(journal, go)
+        ray.actor.exit_actor()
+
+
+class TestWhatItHasSubmitted:
+    """An actor that ends in good order does not take it along."""
+
+    ALL = ["task"] * 5 + ["task after a task"]
+
+    @pytest.mark.parametrize("num_cpus", [0, 2])  # all that there are: they are lent
+    def test_the_last_handle_goes(self, journal: Path, tmp_path: Path, num_cpus: int) -> None:
+        actor = Forgetful.options(num_cpus=num_cpus).remote()
+        get(actor.submit.remote(journal, tmp_path / "go"))
+        del actor
+        (tmp_path / "go").touch()
+        until(lambda: sorted(journal.read_text().splitlines()) == self.ALL, "all of them have run")
+        until(lambda: ray.available_resources()["CPU"] == 2, "and it is gone")
+
+    def test_it_exits(self, journal: Path, tmp_path: Path) -> None:
+        actor = Forgetful.remote()
+        actor.submit_and_exit.remote(journal, tmp_path / "go")
+        with pytest.raises(ray.exceptions.ActorDiedError):
+            get(actor.__ray_ready__.remote())
+        (tmp_path / "go").touch()
+        until(lambda: sorted(journal.read_text().splitlines()) == self.ALL, "all of them have run")
+
+    def test_kill_does_not_wait(self, journal: Path, tmp_path: Path) -> None:
+        actor = Forgetful.remote()
+        get(actor.submit.remote(journal, tmp_path / "go"))
+        ray.kill(actor)
+        until(lambda: ray.available_resources()["CPU"] == 2, "what ran for it has ended")
+        (tmp_path / "go").touch()
+        get(note_down.remote(journal, tmp_path / "go", "mine"))
+        assert journal.read_text() == "mine\n"
+
+
 class TestCallersThatDie:
     @pytest.mark.parametrize("max_concurrency", [1, 3])
     def test_their_queued_calls_are_dropped_and_others_are_served(self, journal: Path, max_concurrency: int) -> None:

@@ -226,6 +226,7 @@ class Host:
         self.drivers: set[bytes] = set()
         self.told_of: dict[bytes, set[bytes]] = {}  # job of a driver here -> hosts that know it
         self.waits: set[bytes] = set()  # processes whose last word was Blocked
+        self._told: dict[bytes, dict[str, int]] = {}  # host -> our load, as it was told last
         self.numbers = 0
         self.drain = Drain(config)
         self._tick_at = float("inf")
@@ -239,7 +240,9 @@ class Host:
     def meet(self, other: Host) -> None:
         """A member has appeared."""
         self.knows[other.node] = other
-        self.leases.on_member(self._seen(other), self.net.now)
+        seen = self._seen(other)
+        other._told[self.node] = seen.used
+        self.leases.on_member(seen, self.net.now)
         self.perform()
 
     def _seen(self, other: Host) -> Member:
@@ -247,11 +250,15 @@ class Host:
         return Member(other.node, name(other.node), slots.total, slots.used, other.labels)
 
     def _tell_load(self) -> None:
-        """Gossip, twice a second or so; what arrives is as of now, and some of it is lost."""
+        """Gossip, twice a second or so: only what has changed since the other one heard of it. Some of it is lost, and
+        told the next time."""
         for other in list(self.knows.values()):
             pair = frozenset((self.node, other.node))
-            if self.node in other.knows and pair not in self.net.cut and self.net.random.random() < 0.8:
-                seen = self._seen(self)
+            seen = self._seen(self)
+            if seen.used == self._told.get(other.node) or self.node not in other.knows or pair in self.net.cut:
+                continue
+            if self.net.random.random() < 0.8:
+                self._told[other.node] = seen.used
                 self.net.act(other, self.net.random.random() * 0.01, lambda o=other, s=seen: o._hear_load(s))
         self.net.act(self, 0.1, self._tell_load)
 

@@ -10,6 +10,7 @@ more often than it may (I2); all slots are free and nobody waits (I4); nothing w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -50,6 +51,7 @@ class Mesh:
         self.drivers: list[Program] = []
         self.harmed = False  # somebody has died: tasks may fail
         self.numbers = 0
+        self.meetings: Counter[frozenset[bytes]] = Counter()  # of two nodes
         self.prefix = random.choice(("h", "host"))  # the longer one: they give equal numbers to leases
         for number in range(hosts or random.randint(2, 4)):
             self.new_host(number)
@@ -72,11 +74,13 @@ class Mesh:
         return host
 
     def introduce(self, host: Host) -> None:
-        """It and all that live find each other, but for those that it is cut off from."""
+        """It and all that live find each other: who is cut off from it, or holds it for a member still, does not."""
         for other in self.hosts:
-            if frozenset((host.node, other.node)) in self.net.cut:
+            pair = frozenset((host.node, other.node))
+            if other is host or not (host.alive and other.alive) or pair in self.net.cut:
                 continue
-            if other is not host and host.alive and other.alive and other.node not in host.knows:
+            if other.node not in host.knows and host.node not in other.knows:
+                self.meetings[pair] += 1
                 host.meet(other)
                 other.meet(host)
 
@@ -158,9 +162,14 @@ class Mesh:
             return
         self.harmed = True
         for here, there in ((a, b), (b, a)):
-            delay = DEATH_S * (1 + self.random.random())
-            self.net.act(here, delay, lambda here=here, there=there: here.lose(there.node))
+            self.lose_later(here, there, DEATH_S * (1 + self.random.random()))
         self.net.at(DEATH_S * 4, lambda: self.again(a, b))
+
+    def lose_later(self, here: Host, there: Host, delay: float) -> None:
+        """`here` holds `there` for dead then, unless they have met anew: no member is lost for what was before that."""
+        pair = frozenset((here.node, there.node))
+        meeting = self.meetings[pair]
+        self.net.act(here, delay, lambda: self.meetings[pair] == meeting and here.lose(there.node))
 
     def again(self, a: Host, b: Host) -> None:
         """They meet anew, if both know by now that they had lost each other."""
@@ -183,7 +192,7 @@ class Mesh:
         self.harmed = True
         others = [other for other in self.hosts if other is not host]
         for other in others:
-            self.net.at(DEATH_S, lambda other=other: self.net.act(other, 0.0, lambda: other.lose(host.node)))
+            self.lose_later(other, host, DEATH_S)
         self.net.at(DEATH_S * 2, host.go_on)
         self.net.at(DEATH_S * 2 + 0.02, lambda: self.learn(host))
 
@@ -268,3 +277,33 @@ def run(seed: int, faults: bool = True) -> Mesh:
 def test_whatever_happens_between_hosts(block: int) -> None:
     for seed in seeds(block, SEEDS, 8):
         run(seed)
+
+
+@pytest.mark.fault(11, 22)
+@pytest.mark.parametrize("seed", [100127, 101920])
+def test_seeds_that_have_failed(seed: int) -> None:
+    """Both for faults of the simulation: who was cut off was met over the cut link, or met anew and lost for what was
+    before."""
+    run(seed)
+
+
+@pytest.mark.fault(21)
+def test_a_worker_that_spoke_while_a_link_was_cut_is_dead_for_the_other_host_when_its_words_arrive() -> None:
+    mesh = Mesh(0, faults=False, hosts=2)
+    mesh.run(0.5)
+    here, there = mesh.hosts
+    driver = here.new_driver()
+    mesh.drivers.append(driver)
+    at_there = Plan(1, 0.0002, strategy=Strategy(node=there.node))
+    mesh.submit(driver, at_there)  # that host knows the job
+    mesh.quiet()
+    mesh.net.part(here.node, there.node)
+    mesh.submit(driver, Plan(2, 0.0002, 0, children=[at_there]))
+    mesh.run(0.1)
+    (worker,) = [process for process in mesh.net.programs.values() if process.blocked]
+    mesh.harmed = True
+    worker.die()
+    mesh.run(0.1)
+    mesh.net.heal(here.node, there.node)
+    mesh.quiet()
+    assert worker.process in mesh.net.introduced[there.node]

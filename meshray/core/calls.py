@@ -191,6 +191,8 @@ class Calls(Core):
         link.creation_refs = None
         self._by_worker.pop(link.worker, None)
         calls = [*link.in_flight.values(), *link.queue]
+        for call in link.in_flight.values():
+            call.attempt += 1  # what it may have sealed is to be released
         link.in_flight.clear()
         link.queue.clear()
         link.worker = b""
@@ -224,13 +226,13 @@ class Calls(Core):
         done: Done = []
         again: list[Pending] = []
         for seq, call in link.in_flight.items():
+            call.attempt += 1  # also of one that fails: what it may have sealed is to be released
             if call.cancelled:
                 call.state = DONE
                 done.append((call, _cancelled(call)))
             elif seq not in started or call.retries_left != 0:
                 if seq in started and call.retries_left > 0:
                     call.retries_left -= 1
-                call.attempt += 1
                 again.append(call)
             else:
                 call.state = DONE

@@ -91,7 +91,7 @@ class Carrier:
         self.id = carrier_id  # the task's id, or the container's object id
         self.source = source  # the process to tell when it ended; b"" for a container
         self.container = container
-        self.ids: set[bytes] = set()  # borrowed records that this covers
+        self.ids: dict[bytes, None] = {}  # borrowed records that this covers, in the order in which they came
 
 
 Queue = deque[Any]  # of `bytes` (a death) and `(bytes, Carrier | None)` (a birth)
@@ -179,7 +179,7 @@ class Records(Core):
         if record.carriers is None:
             record.carriers = set()
         record.carriers.add(carrier)
-        carrier.ids.add(record.id)
+        carrier.ids[record.id] = None
 
     def borrow(self, object_id: bytes, carrier: Carrier) -> Record:
         """The record of a reference that arrived with `carrier`, one handle (or view) richer."""
@@ -207,7 +207,7 @@ class Records(Core):
             if record.promoted or record.held:
                 self._tell(Release([record.id]))
             for carrier in record.carriers or ():
-                carrier.ids.discard(record.id)
+                carrier.ids.pop(record.id, None)
         record.contained = None
 
     def let_go(self, object_id: bytes) -> None:
@@ -333,7 +333,7 @@ class Records(Core):
             if not record.held and not record.carriers:
                 record.held = True
                 alive.append(object_id)
-        carrier.ids = set()
+        carrier.ids = {}
         if not alive:
             return False
         token = self._next_token

@@ -7,6 +7,8 @@ which the pieces run, in which nobody sends more than one copy at a time. Fifty 
 one.
 
 Nobody is sent to a source that is not whole and began after itself: so no two wait for each other, whatever breaks.
+Who had a copy and has lost it may still be waited for by those who were sent to it: when it begins anew it is sent to
+whole ones only.
 
 When an object is freed those with copies are told (`Expired`).
 """
@@ -26,16 +28,19 @@ NAMED_MAX = 4
 class _Copies:
     """The copies of one value."""
 
-    __slots__ = ("serves", "whole")
+    __slots__ = ("left", "serves", "whole")
 
     def __init__(self, origin: bytes) -> None:
         self.serves = {origin: 0}  # peers in the order in which they began, with how many were sent there
         self.whole = {origin}
+        self.left: set[bytes] = set()  # peers that lost their copy while others were on the way to theirs
 
     def sources_for(self, peer: bytes) -> list[bytes]:
         """The best one first."""
         earlier = list(self.serves)
-        if peer in self.serves:
+        if peer in self.left:
+            earlier = []
+        elif peer in self.serves:
             earlier = earlier[: earlier.index(peer)]
         sources = [*earlier, *(other for other in self.serves if other in self.whole and other not in earlier)]
         return sorted((other for other in sources if other != peer), key=lambda other: self.serves[other])
@@ -89,8 +94,10 @@ class Whereabouts(Core):
         copies = of_object.get(place)
         if copies is None:
             return
-        copies.serves.pop(peer, None)
+        served = copies.serves.pop(peer, None)
         copies.whole.discard(peer)
+        if served is not None and copies.serves.keys() - copies.whole:
+            copies.left.add(peer)
         if not any(other != peer_of(place.node) for other in copies.serves):
             del of_object[place]
             if not of_object:

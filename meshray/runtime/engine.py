@@ -441,7 +441,7 @@ class Engine:
                 settle(task.records[0], value, None)
                 continue
             values, records, refs = result.values, task.records, task.refs
-            if task.attempt:
+            if task.attempt or len(values) < len(records):  # it may have sealed some returns before it failed
                 for record in records:
                     record.exposed = True
             task.refs = None

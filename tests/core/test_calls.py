@@ -157,6 +157,14 @@ class TestDeath:
         assert alive.done[two.task_id].values == [GONE]
 
 
+    def test_what_was_at_the_worker_counts_as_begun_since_it_may_have_sealed_a_segment(self, alive: Caller) -> None:
+        pushed = alive.call()
+        alive.pushed()
+        waiting = alive.call(ready=False)
+        alive.state(1, failure=GONE)
+        assert (pushed.attempt, waiting.attempt) == (1, 0)
+
+
 class TestRestart:
     def test_the_one_that_had_begun_fails_and_the_others_go_again_in_order(self, alive: Caller) -> None:
         begun, *others = [alive.call() for _ in range(4)]
@@ -170,6 +178,7 @@ class TestRestart:
         assert [task.task_id for task in again] == [call.task_id for call in others]
         assert [task.seq for task in again] == [1, 2, 3]
         assert [task.attempt for task in again] == [1, 1, 1]
+        assert begun.attempt == 1  # it may have sealed a segment
         alive.core.on_ready(alive.link, later)
         assert [task.seq for task in alive.pushed()] == [4]
 

@@ -61,6 +61,30 @@ def test_who_has_it_no_more_serves_nobody(owner: Owner) -> None:
     assert owner.seek(first) == [second]
 
 
+def test_who_has_lost_its_copy_and_begins_anew_is_sent_to_whole_ones_only(owner: Owner) -> None:
+    """The second waits for the first, which must not wait for the second (seed 101043 of `test_remaking`)."""
+    first, second, third = HOSTS[:3]
+    owner.seek(first)
+    assert owner.seek(second)[0] == first
+    owner.core.on_copies_gone(first, m.CopiesGone([PLACE]))
+    assert owner.seek(first) == [ORIGIN]
+    owner.core.on_host_gone(ORIGIN[:8])
+    assert owner.seek(first) == []
+    assert owner.seek(third) == [second, first]
+    owner.core.on_whole(second, m.Whole([PLACE]))
+    assert owner.seek(first) == [second]
+
+
+def test_who_has_lost_its_copy_when_all_others_are_whole_is_one_of_the_chain_again(owner: Owner) -> None:
+    first, second, third = HOSTS[:3]
+    owner.seek(first)
+    owner.seek(second)
+    owner.core.on_whole(second, m.Whole([PLACE]))
+    owner.core.on_copies_gone(first, m.CopiesGone([PLACE]))
+    owner.seek(third)
+    assert third in owner.seek(first)
+
+
 def test_when_an_object_is_freed_those_with_copies_are_told(owner: Owner) -> None:
     first, second = HOSTS[:2]
     owner.seek(first)

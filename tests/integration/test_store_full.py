@@ -51,6 +51,22 @@ def test_an_object_larger_than_the_store(shared_mesh: ModuleType) -> None:
     assert ray.get(ray.put(1)) == 1
 
 
+def test_what_a_task_has_written_before_it_found_no_room_is_freed(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    @ray.remote(num_returns=2)
+    def make() -> Any:
+        return array(40), array(100)
+
+    for _ in range(2):
+        refs = make.remote()
+        with pytest.raises(ObjectStoreFullError, match="does not fit"):
+            ray.get(refs, timeout=GET_S)
+        del refs
+        gc.collect()
+    assert ray.get(ray.put(array(40))).nbytes == 40 * MB
+
+
 def test_far_more_than_fits_goes_through_one_after_the_other(shared_mesh: ModuleType) -> None:
     ray = shared_mesh
 

@@ -175,11 +175,11 @@ class Remaker(Process):
         """Its worker is dead."""
         del self.tasks[task.push.seq]
         pending = self.pending.pop(task.push.seq)
+        pending.attempt += 1  # also of the last one: it may have sealed a segment
         if pending.retries_left == 0:
             self.end(pending, m.Result(0, [m.Failure("WorkerCrashedError", "killed")]), task.worker)
             return
         pending.retries_left -= pending.retries_left > 0
-        pending.attempt += 1
         pending.state = READY
         self.push(pending)
 

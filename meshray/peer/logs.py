@@ -175,7 +175,7 @@ class _WorkerLog:
 
     def remember(self, line: bytes) -> None:
         if _OURS_IN_A_CRASH.match(line):
-            return  # a segfault says where it was: the user's lines first, then so many of ours that his are lost
+            return  # the user's lines come first, and then so many of ours that his would be pushed out
         self._tail.append(line)
         self._tail_bytes += len(line) + 1
         while self._tail_bytes > self._tail_max_bytes and len(self._tail) > 1:

@@ -42,6 +42,9 @@ import msgspec
 from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES, PROCESS_BYTES
 
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""The minor version of this interpreter. Code travels only between equal ones."""
+
 SHARED_MEMORY = Path("/dev/shm")
 SOCKET_PATH_MAX = 107
 """`sun_path` of a Unix socket address is 108 bytes with its final zero."""
@@ -309,7 +312,7 @@ def claim_peer(
             folder=str(claim.folder),
             version=version,
             protocol=protocol,
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            python=PYTHON,
             executable=sys.executable,
             started_at=time.time(),
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgspec
 
 from meshray.errors import MeshrayError
 from meshray.ids import new_process
-from meshray.local import PeerRecord, open_peer, peer_process
+from meshray.local import PYTHON, PeerRecord, open_peer, peer_process
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PROTOCOL, Answer, Ask, Attach, Attached
 
@@ -65,8 +64,7 @@ class Visit:
         return msgspec.msgpack.decode(answer.data) if answer.data else None
 
     def _attach(self, timeout_s: float) -> None:
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        self._endpoint.send(self._peer, Attach(PROTOCOL, os.getpid(), python, observer=True))
+        self._endpoint.send(self._peer, Attach(PROTOCOL, os.getpid(), PYTHON, observer=True))
         attached = self._wait(lambda message: isinstance(message, Attached), timeout_s)
         assert isinstance(attached, Attached)
         if attached.refused:

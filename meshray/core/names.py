@@ -66,3 +66,12 @@ def no_such_name(namespace: str, name: str, others: list[str], mute: int = 0) ->
     if mute:
         text += f"; hosts that have not answered: {mute}"
     return Failure("ValueError", text)
+
+
+def other_python(namespace: str, name: str, created: bool = False) -> Failure:
+    """Why an actor that is there is not found; or, if one should be `created`, not created."""
+    text = (
+        f"the actor named {name!r} of namespace {namespace!r} belongs to a host with another minor version of Python: "
+        "it cannot be called from this one"
+    )
+    return Failure("ActorAlreadyExistsError" if created else "ValueError", text)

@@ -15,11 +15,13 @@ have them known, and to be the only one:
 - **Conflicts.** Both sides of a partition may create one of the same name. When they hear of each other, the younger
   one's owner ends it. Which is older is said by the clocks of their hosts: a wrong clock spares the wrong one, but
   never both, nor neither.
+- **Other versions of Python.** A name is taken in the whole mesh, but an actor is found only where our version of
+  Python runs: calls, what they are given and what they return are pickles, which may have code in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
-from meshray.core.names import name_taken, no_such_name
+from meshray.core.names import name_taken, no_such_name, other_python
 from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire.messages import (
@@ -99,11 +101,13 @@ class _Find:
 
 
 class Naming(Core):
-    """See the head of this file. Other peers are named by their process ids."""
+    """See the head of this file. Other peers are named by their process ids; of some of them `is_strange`: another
+    version of Python runs there."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, is_strange: Callable[[bytes], bool] = lambda _: False) -> None:
         super().__init__()
         self._config = config
+        self._is_strange = is_strange
         self._members: set[bytes] = set()
         self._own: dict[Key, NamedActor] = {}  # as `core.names` has them
         self._told: dict[bytes, dict[bytes, NamedActor]] = {}  # peer -> actor -> its name; bounded
@@ -230,7 +234,9 @@ class Naming(Core):
         """Another peer has an actor of that name."""
         for creation in self._end_claim(key).creations:
             request = creation.message.request_id
-            if creation.message.get_if_exists:
+            if self._is_strange(owner):
+                self._tell(creation.sender, ActorFound(request, failure=other_python(*key, created=True)))
+            elif creation.message.get_if_exists:
                 self._look_for(_Find(creation.sender, request, key, creation), {owner}, now)
             else:
                 self._tell(creation.sender, ActorFound(request, failure=name_taken(*key)))
@@ -299,9 +305,9 @@ class Naming(Core):
 
     def _look_for(self, find: _Find, asked: set[bytes], now: float) -> None:
         """Ask these, or else everybody."""
-        asked = asked & self._members
+        asked = asked & self._askable()
         find.everybody = not asked
-        find.silent = asked or set(self._members)
+        find.silent = asked or self._askable()
         if not find.silent:
             self._give_up(find, now)
             return
@@ -339,12 +345,16 @@ class Naming(Core):
     def _nobody_has_it(self, number: int, now: float) -> None:
         """Of those who were asked."""
         find = self._end_find(number)
-        if not find.everybody and self._members:
+        if not find.everybody and (askable := self._askable()):
             find.everybody = True  # those who were asked are asked again: an actor may have moved
-            find.silent = set(self._members)
+            find.silent = askable
             self._ask_for(number, find, now)
         else:
             self._give_up(find, now)
+
+    def _askable(self) -> set[bytes]:
+        """Members that may have an actor for us."""
+        return {peer for peer in self._members if not self._is_strange(peer)}
 
     def _end_find(self, number: int) -> _Find:
         self._deadlines.pop(number, None)
@@ -354,7 +364,10 @@ class Naming(Core):
         if find.creation is not None:  # it was there a moment ago
             self.on_create(find.process, find.creation.message, now, find.creation.born_ms)
             return
-        failure = no_such_name(*find.key, self.others(*find.key), find.mute)
+        if any(map(self._is_strange, self._others.get(find.key, ()))):
+            failure = other_python(*find.key)
+        else:
+            failure = no_such_name(*find.key, self.others(*find.key), find.mute)
         self._tell(find.process, ActorFound(find.request, failure=failure))
 
     # -- the end of processes, and time ------------------------------------------------------------------------------

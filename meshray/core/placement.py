@@ -29,7 +29,7 @@ from meshray.config import Config
 from meshray.core.demands import Wanted
 from meshray.core.gone import remember
 from meshray.core.slots import Slots
-from meshray.ids import peer_of
+from meshray.ids import node_of, peer_of
 from meshray.resources import Amounts, describe, fits
 from meshray.strategy import Strategy
 
@@ -448,6 +448,11 @@ class Placement:
             return None
         assert self._random is not None, "a peer without a home has met others"
         return peer_of(self._random.choice(sorted(nodes)))
+
+    def is_strange(self, peer: bytes) -> bool:
+        """Whether it is the peer of a member that runs another version of Python."""
+        member = self.members.get(node_of(peer))
+        return member is not None and not member.compatible
 
     def _next_in_turn(self, members: list[Member], here: int, request: Amounts, now: float) -> bytes | None:
         """SPREAD: those with room have their turns, or all that could when nobody has any."""

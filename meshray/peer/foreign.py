@@ -10,10 +10,11 @@ import msgspec
 from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import peer_of
+from meshray.local import PYTHON
 from meshray.observe.notes import note
 from meshray.peer.actors import add_member, drop_member
 from meshray.peer.dispatch import Dispatcher
-from meshray.peer.jobs import OWN_PYTHON, Jobs
+from meshray.peer.jobs import Jobs
 from meshray.peer.mesh_events import GOODBYE
 from meshray.peer.parts import Parts
 from meshray.peer.timers import boot_time
@@ -91,8 +92,8 @@ class Foreign:
     def on_job_came(self, effect: JobCame, now: float) -> None:
         """A job of another host may have work done here, once its code is known."""
         leases, info = self._parts.cores.leases, effect.info
-        if effect.python != OWN_PYTHON:
-            note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({OWN_PYTHON})")
+        if effect.python != PYTHON:
+            note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({PYTHON})")
             return
         if leases.serves(info.job):
             leases.on_code_known(as_here(info), now)

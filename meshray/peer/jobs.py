@@ -7,9 +7,8 @@ Detach is answered when the last of its workers is gone and what they had printe
 
 from __future__ import annotations
 
-import sys
-
 from meshray.ids import NODE_BYTES
+from meshray.local import PYTHON
 from meshray.peer.parts import Parts
 from meshray.peer.prints import Prints
 from meshray.peer.processes import Kind, Process
@@ -19,8 +18,6 @@ from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach
 
 LINK_LINGER_S = 1.0
 """How long the link to a driver that has left stays open, so that our answer gets there."""
-
-OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Jobs:
@@ -65,9 +62,9 @@ class Jobs:
             )
         if message.observer:
             return ""
-        if message.python != OWN_PYTHON:
+        if message.python != PYTHON:
             return (
-                f"it runs Python {message.python}, this peer runs {OWN_PYTHON}: functions do not travel between minor "
+                f"it runs Python {message.python}, this peer runs {PYTHON}: functions do not travel between minor "
                 "versions; start the peer with the interpreter of the program"
             )
         if message.job is not None and self._parts.leaving:

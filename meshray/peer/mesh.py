@@ -32,12 +32,12 @@ from meshray.core.member_effects import MemberView
 from meshray.core.sessions import Payload
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
-from meshray.local import find_peers
+from meshray.local import PYTHON, find_peers
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import LIVING, PYTHON, MeshLife, Who
+from meshray.peer.mesh_life import LIVING, MeshLife, Who
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers

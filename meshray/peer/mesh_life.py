@@ -20,7 +20,6 @@ Two clocks: links live by the monotonic one; membership by one that goes on in s
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -47,6 +46,7 @@ from meshray.core.redials import Redials
 from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
+from meshray.local import PYTHON
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
@@ -82,8 +82,6 @@ TOLD_MAX = 256
 
 LIVING = ("alive", "suspect")
 """States of members."""
-
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Who(NamedTuple):

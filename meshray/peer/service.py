@@ -48,7 +48,7 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.core.whereabouts import Whereabouts
 from meshray.core.wills import Wills
 from meshray.launch import MeshSettings, PeerSettings
-from meshray.local import Claim, claim_store, peer_process, read_record
+from meshray.local import PYTHON, Claim, claim_store, peer_process, read_record
 from meshray.observe.notes import note
 from meshray.peer.children import Children
 from meshray.peer.copies import CopyHands, finder
@@ -57,7 +57,7 @@ from meshray.peer.dispatch import Dispatcher
 from meshray.peer.draining import Draining
 from meshray.peer.ends import Ends
 from meshray.peer.foreign import Foreign
-from meshray.peer.jobs import OWN_PYTHON, Jobs
+from meshray.peer.jobs import Jobs
 from meshray.peer.log_flow import LogFlow
 from meshray.peer.logs import Logs
 from meshray.peer.parts import Cores, Parts
@@ -115,7 +115,7 @@ def serve(
         adoption = Adoption(config, peer_process(node), objects)
         leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random(), name))
         processes = Processes()
-        road = Road(config, node, OWN_PYTHON, processes)
+        road = Road(config, node, PYTHON, processes)
         fetches = Fetches(config, node, copy_capacity)
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
@@ -139,7 +139,7 @@ def serve(
                 guests,
                 fencing,
                 ForeignActors(),
-                Naming(config),
+                Naming(config, leases.placement.is_strange),
                 wills,
                 adoption,
                 objects,

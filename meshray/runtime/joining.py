@@ -15,7 +15,7 @@ import msgspec
 from meshray.config import Config
 from meshray.ids import new_process
 from meshray.launch import Started
-from meshray.local import PeerRecord, open_peer, peer_process
+from meshray.local import PYTHON, PeerRecord, open_peer, peer_process
 from meshray.options import InitSettings
 from meshray.runtime.client import Client
 from meshray.runtime.driver_code import DriverCode
@@ -128,8 +128,7 @@ def introduce(
 
     Raises `ConnectionError` when the peer refuses, has died, or does not answer.
     """
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    endpoint.send(peer, m.Attach(m.PROTOCOL, os.getpid(), python, job))
+    endpoint.send(peer, m.Attach(m.PROTOCOL, os.getpid(), PYTHON, job))
     poll = select.poll()
     poll.register(endpoint.fd, select.POLLIN)
     poll.register(peer_pidfd, select.POLLIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from random import Random
 from typing import Any
 
@@ -152,6 +153,30 @@ def test_a_new_member_hears_of_claims_and_names() -> None:
     assert here.take_effects() == [CreateNamed(driver(P), create(P))]
 
 
+def test_no_actor_is_found_where_another_python_runs_and_its_name_is_taken() -> None:
+    here = Naming(DEFAULT, lambda peer: peer == Q)
+    here.on_member_up(Q)
+    here.on_create(driver(P), create(P, 1), 0.0, 7)
+    here.on_create(driver(P), create(P, 2, get_if_exists=True), 0.0, 8)
+    assert here.take_effects() == [Send(Q, m.NameClaim(1, named(P, 7)))]
+    here.on_answer(Q, m.NameAnswer(1, named(Q, 1)), 0.1)
+    refused = here.take_effects()
+    assert [(told.to, told.message.request) for told in refused] == [(driver(P), 1), (driver(P), 2)]
+    assert all(told.message.failure.kind == "ActorAlreadyExistsError" for told in refused)
+    assert all("another minor version of Python" in told.message.failure.message for told in refused)
+    here.on_held(Q, m.NamesHeld([named(Q, 1)]))
+    here.on_find(driver(P), m.FindActor(40, "n", "s"), 0.2)
+    (told,) = here.take_effects()
+    assert (told.to, told.message.request, told.message.failure.kind) == (driver(P), 40, "ValueError")
+    assert "another minor version of Python" in told.message.failure.message
+    here.on_member_up(R)  # it may have one of that name all the same
+    here.take_effects()
+    here.on_find(driver(P), m.FindActor(41, "n", "s"), 0.3)
+    assert here.take_effects() == [Send(R, m.FindActor(2, "n", "s"))]
+    here.on_found(R, m.ActorFound(2, named(R, 1).actor_id, b"methods"), 0.4)
+    assert HoldFor(driver(P), named(R, 1).actor_id + bytes(4)) in here.take_effects()
+
+
 def test_what_was_told_says_whom_to_ask(here: Naming) -> None:
     here.on_held(Q, m.NamesHeld([named(Q, 1)]))
     here.on_find(driver(P), m.FindActor(40, "n", "s"), 0.0)
@@ -267,20 +292,30 @@ def test_the_dead_claim_and_find_nothing(here: Naming) -> None:
 class Mesh:
     """Peers with a `Naming` each, messages that take their time, first in first out per pair."""
 
-    def __init__(self, seed: int, peers: int) -> None:
+    def __init__(self, seed: int, peers: int, strangers: bool = False) -> None:
+        """`strangers`: they have not met yet."""
         self.random = Random(seed)
         self.now, self.sent = 0.0, 0
         self.peers = {bytes([65 + i]) * 8 + bytes(8): Naming(DEFAULT) for i in range(peers)}
         self.offset = {peer: self.random.choice((-3_600_000, 0, 5, 3_600_000)) for peer in self.peers}
         self.last: dict[tuple[bytes, bytes], float] = {}
-        self.post: list[tuple[float, int, bytes, bytes, Any]] = []
+        self.post: list[tuple[float, int, bytes, bytes, Any]] = []  # a heap
         self.created: dict[bytes, list[m.CreateActor]] = {peer: [] for peer in self.peers}
         self.refused: list[bytes] = []
         self.ended: list[bytes] = []
-        for peer, naming in self.peers.items():
-            for other in self.peers:
-                if other != peer:
-                    naming.on_member_up(other)
+        self.there: list[bytes] = []
+        if not strangers:
+            for peer in self.peers:
+                self.join(peer)
+
+    def join(self, peer: bytes) -> None:
+        """It and all that are there see each other."""
+        for other in self.there:
+            self.peers[peer].on_member_up(other)
+            self.peers[other].on_member_up(peer)
+            self.perform(other)
+        self.there.append(peer)
+        self.perform(peer)
 
     def wall(self, peer: bytes) -> int:
         return 10_000_000 + self.offset[peer] + int(1000 * self.now)
@@ -300,15 +335,19 @@ class Mesh:
                     at = max(self.last.get((peer, effect.to), 0.0), self.now + self.random.random() * 0.02)
                     self.last[peer, effect.to] = at
                     self.sent += 1
-                    self.post.append((at, self.sent, peer, effect.to, effect.message))
+                    heapq.heappush(self.post, (at, self.sent, peer, effect.to, effect.message))
                 elif isinstance(effect, Send):
                     self.refused.append(effect.to)
 
+    def next_at(self) -> float:
+        """When something happens next, for all that is known now."""
+        ticks = [at for naming in self.peers.values() if (at := naming.next_deadline()) is not None]
+        return min([*ticks, *(each[0] for each in self.post[:1])], default=float("inf"))
+
     def step(self) -> bool:
         ticks = [(at, peer) for peer, naming in self.peers.items() if (at := naming.next_deadline()) is not None]
-        self.post.sort(reverse=True)
-        if self.post and (not ticks or self.post[-1][0] <= min(ticks)[0]):
-            self.now, _, source, to, message = self.post.pop()
+        if self.post and (not ticks or self.post[0][0] <= min(ticks)[0]):
+            self.now, _, source, to, message = heapq.heappop(self.post)
             naming = self.peers[to]
             if isinstance(message, m.NameClaim):
                 naming.on_claim(source, message)
@@ -344,3 +383,28 @@ def test_of_all_that_claim_at_once_one_is_created_whatever_their_clocks_say(seed
     assert len(owners) == 1, f"created by {owners}"
     assert mesh.ended == []
     assert all(naming.stats().claims == len(naming._rounds) == 0 for naming in mesh.peers.values())
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize("seed", range(10))
+def test_of_a_hundred_that_join_within_a_second_and_claim_one_name_one_has_it(seed: int) -> None:
+    """Some create it before they have met; their actors end for that, and all know the one that stays."""
+    mesh = Mesh(seed, peers=100, strangers=True)
+    joining = sorted((mesh.random.random(), peer) for peer in mesh.peers)
+    for number, (at, peer) in enumerate(joining):
+        while mesh.next_at() < at and mesh.step():
+            continue
+        mesh.now = max(mesh.now, at)
+        if number % 10 == 0:  # programs that begin as soon as they can
+            mesh.peers[peer].on_create(driver(peer), create(peer), mesh.now, mesh.wall(peer))
+            mesh.perform(peer)
+        mesh.join(peer)
+    for _ in range(200_000):
+        if not mesh.step():
+            break
+    names = {tuple(naming.all()) for naming in mesh.peers.values()}
+    assert len(names) == 1, "all know the same"
+    assert len(names.pop()) == 1, "and only one"
+    created = [message for messages in mesh.created.values() for message in messages]
+    assert len(created) - len(mesh.ended) == 1
+    assert all(naming.stats().claims == 0 for naming in mesh.peers.values())

@@ -150,7 +150,7 @@ class Scene:
         for work in self.works:
             work.leave()
         with self._explained():
-            until(lambda: not any(map(_has_of_others, self.peers.values())), "nothing is left")
+            until(lambda: not any(map(has_of_others, self.peers.values())), "nothing is left")
         agree(*self.peers.values())
         return reports
 
@@ -187,7 +187,7 @@ def _has_all_slots(peer: Peer) -> bool:
     return bool(resources["available"] == resources["total"])
 
 
-def _has_of_others(peer: Peer) -> bool:
+def has_of_others(peer: Peer) -> bool:
     """Whether it has anything of a program; all of them have ended."""
     told = peer.status()
     mesh, store = told["mesh"], told["store"]

@@ -26,9 +26,9 @@ class Failed(Exception):
 class Driver:
     """A running `tests.lan.stage`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, **environment: str) -> None:
         self.host = host
-        self.program = host.start("python", "-m", "tests.lan.stage")
+        self.program = host.start("python", "-m", "tests.lan.stage", **environment)
         self._answers = 0
         self.node = str(self._answer())
 
@@ -161,7 +161,7 @@ class TestFailures:
         until(lambda: all(each["pid"] != pid for each in peers["b"].status()["processes"]), "b has ended it")
         with pytest.raises(Failed, match="ActorDiedError"):
             c.do("notes")
-        until(lambda: not _finds(c, "log"), "its name is nobody's")
+        until(lambda: not finds(c, "log"), "its name is nobody's")
 
     @pytest.mark.fault(7)
     def test_a_driver_that_ends_takes_its_actors_along_everywhere(self, lan: MakeLan) -> None:
@@ -173,7 +173,7 @@ class TestFailures:
         until(lambda: all(each["kind"] != "actor" for each in peers["b"].status()["processes"]), "b has ended it")
 
 
-def _finds(driver: Driver, name: str) -> bool:
+def finds(driver: Driver, name: str) -> bool:
     try:
         driver.do("find", "another", name=name)
     except Failed as error:
@@ -201,7 +201,7 @@ class TestNames:
         with pytest.raises(Failed, match=r"ActorAlreadyExistsError|ValueError"):
             drivers[2].do("create", "other", options={"name": "log"})
         drivers[1].do("kill")
-        until(lambda: not any(_finds(driver, "log") for driver in drivers), "the name is free")
+        until(lambda: not any(finds(driver, "log") for driver in drivers), "the name is free")
         drivers[0].do("create", options={"name": "log"})
 
     @pytest.mark.slow
@@ -271,7 +271,7 @@ class TestHeirs:
             c.do("find", f"{name} again", name=name)
         assert c.do("notes", "there again") == there
         c.do("kill", "there again")
-        until(lambda: not _finds(c, "there"), "its new owner lets it be killed")
+        until(lambda: not finds(c, "there"), "its new owner lets it be killed")
 
     @pytest.mark.slow
     @pytest.mark.fault(5)

@@ -16,10 +16,19 @@ import pytest
 
 from tests.lan.network import REPOSITORY, Host, Lan
 from tests.lan.switch import Rule, Way
+from tests.stress import MARK, marked
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
 PORT = "5000"
+
+
+def test_a_stress_run_sees_what_it_has_started_on_hosts(lan: MakeLan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, "this run")
+    network = lan("a")
+    program = network["a"].start("sleep", "60")
+    assert {network["a"].pid, program.pid} <= {process.pid for process in marked("this run")}
+    assert marked("another run") == []
 
 
 @pytest.fixture

@@ -35,12 +35,12 @@ class Sharer:
     """A running `tests.lan.sharer`, in a folder of its own: what goes along to other hosts is small, and no value in a
     store that would be counted with the others."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, **environment: str) -> None:
         self.host = host
         folder = host.folder / "program"
         folder.mkdir()
         shutil.copy(SHARER, folder)
-        self.program = host.start("python", str(folder / SHARER.name))
+        self.program = host.start("python", str(folder / SHARER.name), **environment)
         self._answers = 0
         self.node = str(self.answer()["node"])
 

@@ -21,11 +21,11 @@ MakeLan = Callable[..., Lan]
 class Caller:
     """A running `tests.lan.caller`: a driver on a host. `folder` is where its tasks leave one file per execution."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, **environment: str) -> None:
         self.host = host
         self.folder = host.folder / "executions"
         self.folder.mkdir()
-        self.program = host.start("python", "-m", "tests.lan.caller")
+        self.program = host.start("python", "-m", "tests.lan.caller", **environment)
         self._answers = 0
         self.node = str(self._answer()["node"])
 

@@ -19,14 +19,14 @@ from meshray.core.effects import StartWorker
 from meshray.core.placement import Member
 from meshray.ids import peer_of
 from meshray.launch import PeerSettings
-from meshray.local import claim_peer
+from meshray.local import PYTHON, claim_peer
 from meshray.peer import service
 from meshray.peer.actors import add_member
 from meshray.peer.copies import CopyHands
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.ends import Ends
 from meshray.peer.foreign import Foreign
-from meshray.peer.jobs import OWN_PYTHON, Jobs
+from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
 from meshray.peer.perform import Performer
 from meshray.peer.processes import Kind, Process
@@ -62,7 +62,7 @@ class Guesses:
             case inspect.BytesType():
                 return self._id(kind.min_length or 0, kind.max_length)
             case inspect.StrType():
-                return random.choice(("", "n", OWN_PYTHON, OWN_PYTHON, "../../x", "x\0y"))[: kind.max_length]
+                return random.choice(("", "n", PYTHON, PYTHON, "../../x", "x\0y"))[: kind.max_length]
             case inspect.IntType():
                 least, most = (-5 if kind.ge is None else kind.ge), (2**62 if kind.le is None else kind.le)
                 return min(max(random.choice((0, 1, 1, 2, 7, 1000, least, most)), least), most)

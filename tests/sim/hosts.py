@@ -59,6 +59,7 @@ class Net:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.now = 0.0
+        self.gossip_s = 0.1  # between two tales of a host's load
         self.hosts: dict[bytes, Host] = {}
         self.programs: dict[bytes, Program] = {}
         self.begun: Counter[bytes] = Counter()  # task -> executions
@@ -223,6 +224,7 @@ class Host:
         self.stopped: list[Callable[[], None]] | None = None  # what happens once it goes on
         self.knows: dict[bytes, Host] = {}  # living members, as it sees them
         self.leases = Leases(total, OWN, config, here=Here(self.node, labels, net.random))
+        self.programs: list[Program] = []  # all that ever were
         self.drivers: set[bytes] = set()
         self.told_of: dict[bytes, set[bytes]] = {}  # job of a driver here -> hosts that know it
         self.waits: set[bytes] = set()  # processes whose last word was Blocked
@@ -260,7 +262,7 @@ class Host:
             if self.net.random.random() < 0.8:
                 self._told[other.node] = seen.used
                 self.net.act(other, self.net.random.random() * 0.01, lambda o=other, s=seen: o._hear_load(s))
-        self.net.act(self, 0.1, self._tell_load)
+        self.net.act(self, self.net.gossip_s, self._tell_load)
 
     def _hear_load(self, member: Member) -> None:
         if member.node in self.knows:
@@ -283,7 +285,7 @@ class Host:
             self.net.send(self.process, program.process, m.NodeGone(node))
 
     def _programs(self) -> list[Program]:
-        return [p for p in self.net.programs.values() if p.alive and p.process.startswith(self.node)]
+        return [program for program in self.programs if program.alive]
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -495,6 +497,7 @@ class Program:
         self._count = 0
         self._ticking = False
         net.programs[process] = self
+        host.programs.append(self)
 
     # -- submitting --------------------------------------------------------------------------------------------------
 

@@ -307,3 +307,38 @@ def test_a_worker_that_spoke_while_a_link_was_cut_is_dead_for_the_other_host_whe
     mesh.net.heal(here.node, there.node)
     mesh.quiet()
     assert worker.process in mesh.net.introduced[there.node]
+
+
+@pytest.mark.fault(42)
+@pytest.mark.parametrize(""seed", seeds(0, 2))
+def test_a_hundred_join_within_a_second_while_the_first_one_works(seed: int) -> None:
+    """Each of them has a program of its own, and much is left to be done on the first one: nothing fails, nothing is
+    done twice, and all take part."""
+    mesh = Mesh(seed, faults=False, hosts=1)
+    net, random = mesh.net, mesh.random
+    net.gossip_s = 0.5  # as between hosts
+
+    def begin_program(host: Host, count: int) -> None:
+        driver = host.new_driver()
+        mesh.drivers.append(driver)
+        for _ in range(count):
+            mesh.numbers += 1
+            mesh.submit(driver, Plan(mesh.numbers, 0.1, retries=0))
+
+    def join(number: int) -> None:
+        host = mesh.new_host(number)
+        mesh.introduce(host)
+        begin_program(host, 5)
+
+    begin_program(mesh.hosts[0], 1000)
+    for number in range(1, 101):
+        net.at(random.random(), lambda number=number: join(number))
+    try:
+        mesh.quiet()
+    except Exception as error:
+        error.add_note(f"seed {seed}, after:\n" + "\n".join(net.log()[-60:]))
+        raise
+    assert len(mesh.hosts) == 101
+    assert set(net.begun.values()) == {1}
+    assert len(net.begun) == 1000 + 100 * 5
+    assert set(net.ran_at) == {host.node for host in mesh.hosts}

@@ -858,3 +858,18 @@ def test_nothing_is_kept_of_an_actor_that_has_ended_before_its_host_knew_its_new
     there.actors.on_kill(OWNER, m.KillActor(A, True))
     there.effects()
     assert there.wills._claimed == {}
+
+
+@pytest.mark.fault(22)
+def test_the_answer_of_one_that_is_the_heir_again_does_not_say_that_it_has_no_will() -> None:
+    """It was asked to forget an older one."""
+    others = [b"other--%d" % number + bytes(8) for number in range(3)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.wills.on_held(HEIR, m.WillsHeld(over=[A]))
+    peer.heir = X
+    for lost in (HEIR, *others):
+        peer.wills.on_member_down(lost, False, 1.0)
+    assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "it may have been inherited there"

@@ -281,6 +281,15 @@ def test_who_asks_again_and_again_for_one_gap_is_answered_once() -> None:
     assert one.replayed == 4
 
 
+def test_who_has_asked_for_what_has_come_since_is_not_answered() -> None:
+    one = session()
+    sent(one, 4)
+    drain(one)
+    one.on_ack(Ack(Plane.CONTROL, 2), 1.0)
+    one.on_ack(Ack(Plane.CONTROL, 1, True), 1.0)
+    assert drain(one, 1.0) == []
+
+
 def test_over_a_new_connection_a_gap_is_answered_anew() -> None:
     one = session()
     sent(one, 3)

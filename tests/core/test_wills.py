@@ -873,3 +873,14 @@ def test_the_answer_of_one_that_is_the_heir_again_does_not_say_that_it_has_no_wi
     for lost in (HEIR, *others):
         peer.wills.on_member_down(lost, False, 1.0)
     assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "it may have been inherited there"
+
+
+@pytest.mark.fault(16)
+def test_what_is_being_killed_when_its_peer_is_stopped_is_not_handed_over() -> None:
+    """In the very same batch."""
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    peer.wills.leave(NOW)
+    assert m.Inherit(A) not in peer.said(HEIR)
+    assert peer.wills.done

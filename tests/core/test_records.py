@@ -66,6 +66,19 @@ class Shell:
 # -- owned -------------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_carrier_brought_is_told_in_one_order_whatever_the_hashes() -> None:
+    """Else a seed of a simulation does not repeat."""
+    shell = Shell()
+    carrier = Carrier(b"task" * 6, SENDER)
+    numbers = list(range(40))
+    random.Random(1).shuffle(numbers)
+    for number in numbers:
+        shell.born(number, carrier)
+    shell.said()
+    assert shell.records.end_carrier(carrier)
+    assert shell.said() == [Hold(1, [oid(number) for number in range(40)])]
+
+
 def test_an_owned_object_that_never_leaves_costs_no_message() -> None:
     shell = Shell()
     shell.own(1)

@@ -281,6 +281,40 @@ def test_who_asks_again_and_again_for_one_gap_is_answered_once() -> None:
     assert one.replayed == 4
 
 
+def test_who_has_asked_for_what_has_come_since_is_not_answered() -> None:
+    one = session()
+    sent(one, 4)
+    drain(one)
+    one.on_ack(Ack(Plane.CONTROL, 2), 1.0)
+    one.on_ack(Ack(Plane.CONTROL, 1, True), 1.0)
+    assert drain(one, 1.0) == []
+
+
+def test_over_a_new_connection_a_gap_is_answered_anew() -> None:
+    one = session()
+    sent(one, 3)
+    drain(one)
+    one.on_ack(Ack(Plane.CONTROL, 1, True), 1.0)
+    one.on_connected(1.0)
+    drain(one, 1.0)
+    one.on_ack(Ack(Plane.CONTROL, 1, True), 2.0)
+    assert [frame for frame, _ in drain(one, 2.0)] == data(2, 3)
+
+
+@pytest.mark.parametrize("what", ["an answer", "a new connection"])
+def test_patience_begins_anew_with(what: str) -> None:
+    one = session()
+    sent(one, 1)
+    drain(one)
+    number = [asked(one).asks for _ in range(4)][-1]
+    if what == "an answer":
+        one.on_ack(Ack(Plane.CONTROL, 0, answers=number), 50.0)
+    else:
+        one.on_connected(50.0)
+    drain(one, 50.0)
+    assert one.next_at() == pytest.approx(50.0 + CONFIG.link_replay_after_s, abs=0.01)
+
+
 def test_a_large_message_on_its_way_has_the_time_of_a_slow_link() -> None:
     one = session()
     one.send(bytes(CONFIG.link_slowest_bytes_per_s * 10))

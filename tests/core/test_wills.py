@@ -737,3 +737,150 @@ def test_an_heir_that_is_being_stopped_has_a_successor_at_once() -> None:
     peer.heir = None
     peer.wills.on_member_leaves(FAR)
     assert peer.effects() == [], "it is the only one"
+
+
+# What each of these shows was shown by no other test when one mechanism at a time was switched off.
+
+
+@pytest.mark.fault(22)
+def test_new_members_hear_of_what_was_taken_over_and_has_ended() -> None:
+    """An old owner of it may be among them, and has another heir."""
+    peer = heir()
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    peer.effects()
+    peer.actors.on_kill(FAR, m.KillActor(A, True))
+    peer.effects()
+    new = b"newcomer" + bytes(8)
+    peer.wills.on_member_up(new)
+    assert peer.said(new) == [m.ActorsMoved([A], [1])]
+
+
+@pytest.mark.fault(26)
+def test_who_may_have_an_old_will_and_does_not_say_so_is_asked() -> None:
+    """It answers that it has none, and is then no reason any more to end the actor."""
+    peer = an_owner()
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    peer.wills.on_member_up(HEIR)
+    assert peer.said(HEIR) == [m.WillOver(A)]
+    peer.wills.on_held(HEIR, m.WillsHeld(over=[A]))
+    peer.wills.on_member_down(HEIR, False, 2.0)
+    peer.wills.on_member_up(HEIR)
+    assert peer.said(HEIR) == []
+
+
+def test_who_has_left_with_a_goodbye_has_no_will_when_it_is_there_again() -> None:
+    peer = an_owner()
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, True, 1.0)
+    peer.effects()
+    peer.wills.on_member_up(HEIR)
+    assert peer.said(HEIR) == []
+
+
+@pytest.mark.fault(16)
+def test_a_host_that_is_gone_is_not_waited_for_by_a_new_owner_that_leaves() -> None:
+    there = heir(THERE)
+    there.heir = SELF
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.wills.on_member_down(FAR, False, NOW)
+    there.actors.on_host_gone(X, 0.0, NOW)
+    there.effects()
+    there.wills.leave(NOW)
+    assert m.Inherit(A) in there.said(OWNER)
+
+
+@pytest.mark.fault(16)
+def test_no_other_one_is_asked_when_an_heir_that_was_asked_is_gone() -> None:
+    """It may have taken over."""
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, NOW)
+    assert peer.said(FAR) == []
+    assert peer.wills.done
+
+
+@pytest.mark.fault(22)
+def test_who_was_lost_long_ago_is_no_part_of_the_mesh_any_more() -> None:
+    others = [b"other--%d" % number + bytes(8) for number in range(2)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.heir = X
+    for number, lost in enumerate([HEIR, *others]):
+        peer.wills.on_member_down(lost, False, number * (2 * DEFAULT.heir_after_s + 1.0))
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+
+
+@pytest.mark.fault(22)
+def test_an_owner_that_sees_half_of_the_mesh_goes_on() -> None:
+    """Nobody sees more than that, so nobody inherits."""
+    peer = an_owner()
+    other = b"other--0" + bytes(8)
+    peer.wills.on_member_up(other)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_member_down(HEIR, False, 1.0)
+    peer.wills.on_member_down(other, False, 2.0)
+    assert not any(isinstance(effect, KillProcess) for effect in peer.effects())
+
+
+@pytest.mark.fault(16)
+def test_what_was_to_be_told_of_an_actor_before_it_was_handed_over_does_not_end_its_will() -> None:
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.wills.on_changed(A)
+    assert m.WillOver(A) not in peer.said(HEIR)
+
+
+@pytest.mark.fault(22)
+def test_the_reign_of_the_next_heir_is_larger_than_that_of_its_owner() -> None:
+    peer = heir()
+    peer.heir = X
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    (will,) = [message for message in peer.said(FAR) if isinstance(message, m.Will)]
+    assert (will.own, will.reign) == (1, 2)
+
+
+def test_nothing_is_kept_of_an_actor_that_has_ended_before_its_host_knew_its_new_owner() -> None:
+    there = heir(THERE)
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    assert there.wills._claimed == {A: FAR}
+    there.actors.on_kill(OWNER, m.KillActor(A, True))
+    there.effects()
+    assert there.wills._claimed == {}
+
+
+@pytest.mark.fault(22)
+def test_the_answer_of_one_that_is_the_heir_again_does_not_say_that_it_has_no_will() -> None:
+    """It was asked to forget an older one."""
+    others = [b"other--%d" % number + bytes(8) for number in range(3)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    peer.wills.on_held(HEIR, m.WillsHeld(over=[A]))
+    peer.heir = X
+    for lost in (HEIR, *others):
+        peer.wills.on_member_down(lost, False, 1.0)
+    assert any(isinstance(effect, KillProcess) for effect in peer.effects()), "it may have been inherited there"
+
+
+@pytest.mark.fault(16)
+def test_what_is_being_killed_when_its_peer_is_stopped_is_not_handed_over() -> None:
+    """In the very same batch."""
+    peer = an_owner(THERE)
+    peer.effects()
+    peer.actors.on_kill(DRIVER, m.KillActor(A, True))
+    peer.wills.leave(NOW)
+    assert m.Inherit(A) not in peer.said(HEIR)
+    assert peer.wills.done

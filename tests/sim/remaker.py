@@ -133,6 +133,15 @@ class Remaker(Process):
         super().put()
         self.puts.add(self.variables[-1].binary())
 
+    def read_borrowed(self) -> None:
+        """Look into all that is borrowed, as far as it is known where it lies."""
+        records = [self.records.table[ref.binary()] for ref in self.variables]
+        values = [record.value for record in records if not record.owned]
+        for place in dict.fromkeys(value for value in values if isinstance(value, m.Place)):
+            if place.node != self.peer.node:
+                self.bring(place)
+        self.flush()
+
     # -- submitting --------------------------------------------------------------------------------------------------
 
     def submit(self, worker: bytes) -> None:

@@ -55,6 +55,8 @@ class Hosts:
             self.world.at(random.random() * 0.4, self.kill)
         for _ in range(random.randint(1, 2)):
             self.world.at(0.15 + random.random() * 0.2, self.kill_host)
+        self.world.at(0.45, self.look)
+        self.world.at(0.55, self.look)
         self.world.checks.append(self.check)
 
     def process(self, peer: SimPeer, label: str, job: bytes) -> Remaker:
@@ -80,6 +82,12 @@ class Hosts:
             process.read()
         else:
             process.drop()
+
+    def look(self) -> None:
+        """Everybody reads what others own, once it knows where that lies."""
+        for process in self.living():
+            process.get()
+            process.read_borrowed()
 
     def kill(self) -> None:
         workers = [process for process in self.living() if process.process != process.job]

@@ -310,7 +310,7 @@ def test_a_worker_that_spoke_while_a_link_was_cut_is_dead_for_the_other_host_whe
 
 
 @pytest.mark.fault(42)
-@pytest.mark.parametrize(""seed", seeds(0, 2))
+@pytest.mark.parametrize("seed", seeds(0, 2))
 def test_a_hundred_join_within_a_second_while_the_first_one_works(seed: int) -> None:
     """Each of them has a program of its own, and much is left to be done on the first one: nothing fails, nothing is
     done twice, and all take part."""

@@ -156,7 +156,6 @@ class TestDeath:
         assert alive.done[one.task_id].values == [b"value"]
         assert alive.done[two.task_id].values == [GONE]
 
-
     def test_what_was_at_the_worker_counts_as_begun_since_it_may_have_sealed_a_segment(self, alive: Caller) -> None:
         pushed = alive.call()
         alive.pushed()

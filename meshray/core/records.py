@@ -326,7 +326,7 @@ class Records(Core):
 
     def _end(self, carrier: Carrier) -> bool:
         alive: list[bytes] = []
-        for object_id in sorted(carrier.ids):  # the same events give the same effects
+        for object_id in carrier.ids:
             record = self.table[object_id]
             assert record.carriers is not None
             record.carriers.discard(carrier)

@@ -66,7 +66,7 @@ class Shell:
 # -- owned -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_carrier_brought_is_told_in_one_order_whatever_the_hashes() -> None:
+def test_what_a_carrier_brought_is_told_in_the_order_in_which_it_came_whatever_the_hashes() -> None:
     """Else a seed of a simulation does not repeat."""
     shell = Shell()
     carrier = Carrier(b"task" * 6, SENDER)
@@ -76,7 +76,7 @@ def test_what_a_carrier_brought_is_told_in_one_order_whatever_the_hashes() -> No
         shell.born(number, carrier)
     shell.said()
     assert shell.records.end_carrier(carrier)
-    assert shell.said() == [Hold(1, [oid(number) for number in range(40)])]
+    assert shell.said() == [Hold(1, [oid(number) for number in numbers])]
 
 
 def test_an_owned_object_that_never_leaves_costs_no_message() -> None:

@@ -173,7 +173,9 @@ class Actors:
         except ValueError as error:
             if space != engine.at.job_id.hex():
                 raise
-            alone = "this program's own, as init() was given none. Programs that share actors give it the same `namespace`"
+            alone = (
+                "this program's own, as init() was given none. Programs that share actors give it the same `namespace`"
+            )
             raise ValueError(f"{error}, which is {alone}") from None
 
     # -- calls -------------------------------------------------------------------------------------------------------

@@ -168,7 +168,15 @@ class Actors:
             engine.request(lambda number: m.FindActor(number, name, space), reply)
         finally:
             engine.pump.leave(raised)
-        return self._answer(waiter, answers, b"")
+        try:
+            return self._answer(waiter, answers, b"")
+        except ValueError as error:
+            if space != engine.at.job_id.hex():
+                raise
+            alone = (
+                "this program's own, as init() was given none. Programs that share actors give it the same `namespace`"
+            )
+            raise ValueError(f"{error}, which is {alone}") from None
 
     # -- calls -------------------------------------------------------------------------------------------------------
 

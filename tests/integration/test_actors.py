@@ -325,8 +325,10 @@ class TestNames:
         assert get(counter.add.remote()) == 3
 
     def test_unknown_names(self) -> None:
-        with pytest.raises(ValueError, match="no actor named 'nobody'"):
+        with pytest.raises(ValueError, match=r"no actor named 'nobody'.*init\(\) was given none"):
             ray.get_actor("nobody")
+        with pytest.raises(ValueError, match="no actor named 'nobody' in namespace 'elsewhere'$"):
+            ray.get_actor("nobody", namespace="elsewhere")
 
     def test_a_name_that_is_taken(self) -> None:
         kept = Counter.options(name="taken").remote()

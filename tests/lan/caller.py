@@ -19,13 +19,14 @@ from tests.lan.out import tell
 
 @meshray.remote
 def where(seconds: float, folder: str) -> dict[str, Any]:
-    """Where it ran, and from when to when. Each execution leaves a file in the folder, which all hosts see."""
+    """Where it ran, and from when to when. Each execution leaves a file in the folder, which all hosts see; its name
+    begins with that of the node."""
     began = time.time()
-    with open(os.path.join(folder, f"{os.getpid()}-{time.monotonic_ns()}"), "x"):
+    node = meshray.get_runtime_context().get_node_id()
+    with open(os.path.join(folder, f"{node}-{os.getpid()}-{time.monotonic_ns()}"), "x"):
         pass
     print("it runs")
     time.sleep(seconds)
-    node = meshray.get_runtime_context().get_node_id()
     return {"node": node, "began": began, "ended": time.time()}
 
 

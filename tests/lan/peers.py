@@ -36,7 +36,7 @@ class Peer:
         self.program: Program = host.start(
             *CLI, "start", "--foreground", "--preset", preset, "--num-cpus", "2", *options, **self.environment
         )
-        self._asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
+        self.asker = host.start("python", "-m", "tests.lan.asker", **self.environment)
         until(lambda: self.serves() or not self.program.running(), f"the peer on {host.name} starts")
         assert self.program.running(), self.program
         status = self.status()
@@ -50,10 +50,10 @@ class Peer:
         return any("serves" in line for line in self.program.lines)
 
     def status(self) -> dict[str, Any]:
-        before = len(self._asker.lines)
-        self._asker.tell("status")
-        until(lambda: len(self._asker.lines) > before, f"{self.host.name} answers: {self._asker}")
-        found: dict[str, Any] = json.loads(self._asker.lines[before])
+        before = len(self.asker.lines)
+        self.asker.tell("status")
+        until(lambda: len(self.asker.lines) > before, f"{self.host.name} answers: {self.asker}")
+        found: dict[str, Any] = json.loads(self.asker.lines[before])
         return found
 
     def mesh(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ MakeLan = Callable[..., Lan]
 SHORT_S = 0.7
 """Of a stop that nobody dies of."""
 
-PARTITION_S = 2.5
+PARTITION_S = 5.0
 """Of a partition that nobody dies of with the `default` preset: no death within 7 s of the last answer, while TCP sends
 again what was lost 0.2, 0.6, 1.4, 3 and 6.2 s after the first time. (With the `test` preset 1.4 s would be both.)"""
 
@@ -95,6 +95,21 @@ class TestFinding:
         assert b.alive() == {b.first}
         assert b.logged(f"{network['a'].ipv4}:7637 does not let us in") == 1
         until(lambda: a.mesh()["dropped_records"].get("foreign"), "its record is dropped as well")
+
+    @pytest.mark.fault(34, 35)
+    def test_seeds_that_are_ourselves_or_a_foreign_program(self, lan: MakeLan) -> None:
+        network = lan("a", "b", "c")
+        network.everywhere(no_mdns=True)
+        program = network["c"].start("python", "-c", FOREIGN)
+        until(lambda: "ready" in program.lines, "it listens")
+        give_key(network["c"])
+        told = network["c"].run(*CLI, "start", status=1)
+        assert "port 7637 of 10.77.0.3 is taken" in told
+        a = Peer(network["a"], "--join", f"{network['a'].ipv4},[{network['a'].ipv6}],{network['c'].ipv4}")
+        until(lambda: "somebody" in program.lines, "it is dialled")
+        b = Peer(network["b"], "--join", f"{network['c'].ipv4},{network['b'].ipv4},{network['a'].ipv4}")
+        agree(a, b)
+        assert {member["name"] for member in a.mesh()["members"]} == {"a", "b"}
 
     def test_two_peers_of_one_host(self, lan: MakeLan) -> None:
         network = lan("a")
@@ -221,6 +236,17 @@ class TestComingBack:
         until(lambda: addresses(a) == addresses(b) == moved, "a and b know where c is now")
         agree(a, b, c)
 
+
+FOREIGN = """
+import socket
+listener = socket.create_server(("0.0.0.0", 7637))
+print("ready", flush=True)
+while True:
+    connection, _ = listener.accept()
+    print("somebody", flush=True)
+    connection.sendall(b"SSH-2.0-OpenSSH_9.2\\r\\n")
+    connection.close()
+"""
 
 PROGRAM = """
 import os

@@ -167,6 +167,29 @@ def test_a_source_that_dies_halfway_is_replaced_by_another_copy(lan: MakeLan) ->
 
 
 @pytest.mark.slow
+@pytest.mark.fault(31)
+def test_a_transfer_that_stalls_goes_on_from_another_copy(lan: MakeLan) -> None:
+    """Large packets of its source vanish, so no more of it comes; what is small passes, and the source is a member."""
+    network, peers, driver = start(lan, "a", "b", "c")
+    size = 20 * MB
+    driver.tell("make", name="x", size=size, seed=5, node=home(peers["b"]))
+    assert driver.tell("digest", names=["x"], nodes=[home(peers["c"])])["digests"] == [[expected(size, 5)]]
+    before = {name: copies(peers[name])["served_bytes"] for name in ("b", "c")}
+    network.rule(["b", "c"], "a", rate=40e6, queue_bytes=300_000)
+    driver.begin("get", name="x")
+    until(lambda: copies(peers["a"])["come_bytes"] > 4 * MB, "some of it has come")
+    served = {name: copies(peers[name])["served_bytes"] - count for name, count in before.items()}
+    source = max(served, key=served.__getitem__)
+    network.rule(source, "a", frame_max_bytes=600)
+    answer = driver.answer()
+    assert answer.get("digest") == expected(size, 5), answer
+    assert peers["a"].states()[peers[source].first] in ("alive", "suspect")
+    assert peers["a"].mesh()["lives"] == peers[source].mesh()["lives"] == 1
+    (other,) = set(before) - {source}
+    assert copies(peers[other])["served_bytes"] - before[other] > size // 2, "the rest came from there"
+
+
+@pytest.mark.slow
 @pytest.mark.fault(22)
 def test_results_stay_on_a_host_that_was_cut_off_while_they_are_needed(lan: MakeLan) -> None:
     network, peers, driver = start(lan, "a", "b", offload=True)

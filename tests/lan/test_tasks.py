@@ -53,6 +53,10 @@ class Caller:
     def executions(self) -> int:
         return len(list(self.folder.iterdir()))
 
+    def nodes(self) -> set[str]:
+        """Where something has begun."""
+        return {file.name.partition("-")[0] for file in self.folder.iterdir()}
+
 
 def two(lan: MakeLan, *options: str, preset: str = "test") -> tuple[Lan, Peer, Peer, Caller]:
     """Hosts a and b with two CPUs each; b has `options` more. A driver on a."""
@@ -137,6 +141,19 @@ def test_a_host_that_dies_has_its_tasks_run_elsewhere(lan: MakeLan) -> None:
     assert {value["node"] for value in driver.get()} == {driver.node}
 
 
+@pytest.mark.fault(5)
+def test_a_peer_that_is_killed_takes_its_workers_along_and_its_tasks_run_elsewhere(lan: MakeLan) -> None:
+    """Its host goes on; nobody but the kernel and the workers themselves can end what ran there."""
+    network, _, b, driver = two(lan)
+    driver.run(2, 6.0, node=b.status()["node_id"], soft=True, max_retries=1)
+    until(lambda: driver.executions() == 2, "they run there")
+    assert len(set(network["b"].processes()) - {b.program.pid, b.asker.pid}) >= 2
+    b.program.kill()
+    until(lambda: set(network["b"].processes()) == {b.asker.pid}, "its workers are gone")
+    assert {value["node"] for value in driver.get()} == {driver.node}
+    assert driver.executions() == 4
+
+
 @pytest.mark.slow
 def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
     network, _, _, driver = two(lan)
@@ -151,8 +168,8 @@ def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
 @pytest.mark.fault(21)
 def test_a_short_partition_fails_nothing_and_doubles_nothing(lan: MakeLan) -> None:
     network, _, _, driver = two(lan, preset="default")
-    driver.run(8, 1.0)
-    until(lambda: driver.executions() >= 4, "four of them run")
+    driver.run(8, 3.0)
+    until(lambda: len(driver.nodes()) == 2, "both hosts have begun")
     network.partition("a", "b")
     pause(PARTITION_S)
     network.heal()
@@ -165,8 +182,8 @@ def test_a_short_partition_fails_nothing_and_doubles_nothing(lan: MakeLan) -> No
 @pytest.mark.fault(12)
 def test_a_short_stop_retries_nothing(lan: MakeLan) -> None:
     _, _, b, driver = two(lan)
-    driver.run(8, 1.0)
-    until(lambda: driver.executions() >= 4, "four of them run")
+    driver.run(8, 3.0)
+    until(lambda: len(driver.nodes()) == 2, "both hosts have begun")
     b.program.signal(signal.SIGSTOP)
     pause(SHORT_S)
     b.program.signal(signal.SIGCONT)
@@ -192,7 +209,7 @@ def test_a_peer_that_wakes_after_its_death_sentence_gives_up_what_it_did_for_oth
     values = driver.get()
     assert len(values) == 4
     assert driver.executions() == 6
-    driver.run(4, 1.0)
+    driver.run(4, 3.0)
     assert len({value["node"] for value in driver.get()}) == 2  # it is one of us again
 
 

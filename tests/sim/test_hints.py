@@ -24,7 +24,7 @@ class Two:
     def __init__(self, seed: int, hosts: int = 2) -> None:
         self.net = Net(seed)
         self.hosts = [
-            Host(self.net, f"host{number}", DEFAULT, {"CPU": 10_000}, {"zone": "a"}) for number in range(hosts)
+            Host(self.net, f"{number}-host", DEFAULT, {"CPU": 10_000}, {"zone": "a"}) for number in range(hosts)
         ]
         for host in self.hosts:
             for other in self.hosts:

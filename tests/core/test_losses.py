@@ -186,3 +186,11 @@ def test_one_that_was_not_promoted_and_whose_owner_has_ended_is_lost() -> None:
     peer.core.losses.on_refetch(peer_of(FAR), m.Refetch([GONE]))
     ((to, fetched),) = peer.said()
     assert (to, fetched.records[0].value.kind) == (peer_of(FAR), "OwnerDiedError")
+
+
+def test_who_asks_for_its_own_that_was_freed_hears_so_at_once() -> None:
+    """It has let go of it, and got it back from elsewhere: nobody else will tell of it."""
+    peer = Peer()
+    peer.core.losses.on_refetch(A, m.Refetch([GONE]))
+    ((to, fetched),) = peer.said()
+    assert (to, fetched.records[0].value.kind) == (A, "ObjectFreedError")

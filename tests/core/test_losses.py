@@ -165,3 +165,32 @@ def test_nobody_else_may_ask() -> None:
     assert peer.said() == [], "a process of another host says it to its own peer"
     peer.core.losses.on_refetch(peer_of(FAR), m.Refetch([m.Place(X, THIRD, "abcd-1", 5000)]))
     assert peer.said() == [], "that one is none of this peer's"
+
+
+def test_what_was_freed_before_another_host_finds_it_lost_is_lost_for_that_one_after_a_while() -> None:
+    """What named it has outlived a partition. Else it would wait for ever."""
+    peer = Peer()
+    peer.core.losses.on_refetch(peer_of(FAR), m.Refetch([GONE]))
+    assert peer.said() == [], "its owner's word may be on its way"
+    ((to, fetched),) = peer.wait()
+    assert (to, fetched.records[0].value.kind) == (peer_of(FAR), "ObjectFreedError")
+
+
+@pytest.mark.fault(8)
+def test_one_that_was_not_promoted_and_whose_owner_has_ended_is_lost() -> None:
+    peer = Peer()
+    peer.core.foreign.on_lodged(peer_of(THIRD), m.Lodged([GONE]))
+    peer.core.on_hold(peer_of(FAR), m.Hold(1, [OURS]))
+    peer.core.on_process_died(A, "killed")
+    peer.said()
+    peer.core.losses.on_refetch(peer_of(FAR), m.Refetch([GONE]))
+    ((to, fetched),) = peer.said()
+    assert (to, fetched.records[0].value.kind) == (peer_of(FAR), "OwnerDiedError")
+
+
+def test_who_asks_for_its_own_that_was_freed_hears_so_at_once() -> None:
+    """It has let go of it, and got it back from elsewhere: nobody else will tell of it."""
+    peer = Peer()
+    peer.core.losses.on_refetch(A, m.Refetch([GONE]))
+    ((to, fetched),) = peer.said()
+    assert (to, fetched.records[0].value.kind) == (A, "ObjectFreedError")

@@ -440,3 +440,13 @@ def test_a_variant_for_a_place_that_is_lost_is_not_asked_for_again() -> None:
     variant.base = CLS
     (again,) = process.lose(process.make(cls=variant)) or []
     assert again.cls is CLS
+
+
+def test_what_was_cancelled_is_not_made_again() -> None:
+    """It came too late for the task, which has a value; nobody wants another execution of it."""
+    process = Process()
+    (handle,) = process.submit()
+    process.task_of(handle).cancelled = True
+    process.run(process.task_of(handle))
+    assert process.core.stats().origins == 0
+    assert process.core.lose(process.record(handle)) is None

@@ -884,3 +884,14 @@ def test_what_is_being_killed_when_its_peer_is_stopped_is_not_handed_over() -> N
     peer.wills.leave(NOW)
     assert m.Inherit(A) not in peer.said(HEIR)
     assert peer.wills.done
+
+
+@pytest.mark.fault(16)
+def test_a_host_that_knows_its_new_owner_is_not_waited_for_again() -> None:
+    there = heir(THERE)
+    there.heir = SELF
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    there.effects()
+    there.wills.on_guest_moved(FAR, m.GuestMoved(A))
+    there.wills.leave(NOW)
+    assert m.Inherit(A) in there.said(OWNER)

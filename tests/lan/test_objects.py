@@ -309,6 +309,6 @@ def test_a_word_is_not_behind_a_value_on_a_slow_link(lan: MakeLan) -> None:
         until(lambda answers=answers: one.look()["heard"].get("Results") == answers, "the answer")  # type: ignore[misc]
         counts = network.stats()["b>a"]
         queued.append(counts["in"] - sum(counts.get(end, 0) for end in ("out", "lost", "overflowed", "refused")))
-    assert max(queued) * FRAME_BYTES < MB, f"so many frames waited in the network at a time: {queued}"
+    assert max(queued) * FRAME_BYTES < MB // 2, f"so many frames waited in the network at a time: {queued}"
     answer = driver.answer()
     assert answer.get("digest") == expected(size, 9), answer

@@ -895,3 +895,18 @@ def test_a_host_that_knows_its_new_owner_is_not_waited_for_again() -> None:
     there.wills.on_guest_moved(FAR, m.GuestMoved(A))
     there.wills.leave(NOW)
     assert m.Inherit(A) in there.said(OWNER)
+
+
+def test_only_its_owner_says_that_a_will_is_over() -> None:
+    peer = heir()
+    peer.wills.on_over(FAR, m.WillOver(A))
+    assert peer.wills.awaits(A)
+    peer.wills.on_over(OWNER, m.WillOver(A))
+    assert not peer.wills.awaits(A)
+
+
+def test_only_its_owner_hands_an_actor_over() -> None:
+    peer = heir()
+    peer.wills.on_inherit(FAR, m.Inherit(A))
+    assert peer.said(FAR) == [m.Inherited(A, False)]
+    assert not peer.wills.has_inherited(A)

@@ -910,3 +910,12 @@ def test_only_its_owner_hands_an_actor_over() -> None:
     peer.wills.on_inherit(FAR, m.Inherit(A))
     assert peer.said(FAR) == [m.Inherited(A, False)]
     assert not peer.wills.has_inherited(A)
+
+
+@pytest.mark.fault(22)
+def test_an_earlier_owner_that_says_so_hears_of_the_later_one() -> None:
+    peer = heir()
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    peer.effects()
+    assert not peer.wills.on_moved(FAR, A, 0)
+    assert peer.said(FAR) == [m.ActorsMoved([A], [1])]

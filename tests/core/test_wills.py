@@ -895,3 +895,27 @@ def test_a_host_that_knows_its_new_owner_is_not_waited_for_again() -> None:
     there.wills.on_guest_moved(FAR, m.GuestMoved(A))
     there.wills.leave(NOW)
     assert m.Inherit(A) in there.said(OWNER)
+
+
+def test_only_its_owner_says_that_a_will_is_over() -> None:
+    peer = heir()
+    peer.wills.on_over(FAR, m.WillOver(A))
+    assert peer.wills.awaits(A)
+    peer.wills.on_over(OWNER, m.WillOver(A))
+    assert not peer.wills.awaits(A)
+
+
+def test_only_its_owner_hands_an_actor_over() -> None:
+    peer = heir()
+    peer.wills.on_inherit(FAR, m.Inherit(A))
+    assert peer.said(FAR) == [m.Inherited(A, False)]
+    assert not peer.wills.has_inherited(A)
+
+
+@pytest.mark.fault(22)
+def test_an_earlier_owner_that_says_so_hears_of_the_later_one() -> None:
+    peer = heir()
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    peer.effects()
+    assert not peer.wills.on_moved(FAR, A, 0)
+    assert peer.said(FAR) == [m.ActorsMoved([A], [1])]

@@ -267,6 +267,8 @@ def test_whatever_happens_between_hosts(block: int) -> None:
         run(seed)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # about 15 s of CPU; a hang guard for machines that do much else
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_hundred_join_within_a_second_while_the_first_one_works(seed: int) -> None:

@@ -309,6 +309,8 @@ def test_a_worker_that_spoke_while_a_link_was_cut_is_dead_for_the_other_host_whe
     assert worker.process in mesh.net.introduced[there.node]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # about 15 s of CPU; a hang guard for machines that do much else
 @pytest.mark.fault(42)
 @pytest.mark.parametrize("seed", seeds(0, 2))
 def test_a_hundred_join_within_a_second_while_the_first_one_works(seed: int) -> None:

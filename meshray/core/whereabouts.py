@@ -61,10 +61,7 @@ class Whereabouts(Core):
             self._effects.append(Send(sender, Found(place, [])))
             return
         origin = peer_of(place.node)
-        of_object = self._objects.setdefault(place.object_id, {})
-        copies = of_object.get(place)
-        if copies is None:
-            copies = of_object[place] = _Copies(origin)
+        copies = self._copies_of(place)
         sources = copies.sources_for(sender)
         if sources:
             copies.serves[sources[0]] += 1
@@ -74,14 +71,21 @@ class Whereabouts(Core):
             named.append(origin)
         self._effects.append(Send(sender, Found(place, named)))
 
+    def _copies_of(self, place: Place) -> _Copies:
+        of_object = self._objects.setdefault(place.object_id, {})
+        copies = of_object.get(place)
+        if copies is None:
+            copies = of_object[place] = _Copies(peer_of(place.node))
+        return copies
+
     def on_whole(self, sender: bytes, message: Whole) -> None:
-        """The sender has all of these."""
+        """The sender has all of these. It may have asked when nothing was known of the object yet."""
         for place in message.places:
-            copies = self._objects.get(place.object_id, {}).get(place)
-            if copies is not None:
+            if self._knows(place.object_id):
+                copies = self._copies_of(place)
                 copies.serves.setdefault(sender, 0)
                 copies.whole.add(sender)
-            elif not self._knows(place.object_id):
+            else:
                 self._tell(sender, place.object_id)  # it was freed while that one fetched it
 
     def on_copies_gone(self, sender: bytes, message: CopiesGone) -> None:

@@ -85,6 +85,19 @@ def test_who_has_lost_its_copy_when_all_others_are_whole_is_one_of_the_chain_aga
     assert third in owner.seek(first)
 
 
+def test_who_asked_before_anything_was_known_of_the_object_is_told_of_its_end(owner: Owner) -> None:
+    """It was asked sooner than the maker's word of the segment came (seed 330082 of `test_remaking`)."""
+    first = HOSTS[0]
+    owner.known.clear()
+    assert owner.seek(first) == []
+    owner.known.add(PLACE.object_id)
+    owner.core.on_whole(first, m.Whole([PLACE]))
+    owner.known.clear()
+    owner.core.on_object_freed(PLACE.object_id)
+    assert owner.said() == [(first, m.Expired([PLACE.object_id]))]
+    assert len(owner.core) == 0
+
+
 def test_when_an_object_is_freed_those_with_copies_are_told(owner: Owner) -> None:
     first, second = HOSTS[:2]
     owner.seek(first)

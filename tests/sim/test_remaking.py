@@ -187,3 +187,10 @@ def test_who_needs_a_lost_value_gets_another_or_hears_why_not(block: int) -> Non
         told += run(seed)
     for event in ("lost", "starved", "found", "asked"):
         assert told[event], f"never {event}: the simulation does not reach it any more ({told})"
+
+
+@pytest.mark.fault(5, 9, 64)
+@pytest.mark.parametrize("seed", [102023, 330082])
+def test_seeds_that_have_failed(seed: int) -> None:
+    """102023: the simulation itself; 330082: a copy that was asked for before its owner's peer knew of the object."""
+    run(seed)

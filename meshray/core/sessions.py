@@ -33,6 +33,10 @@ PORTIONS_FAST = 3
 """And over one that is fast enough for all that may be: one is encrypted, one decrypted, one waits. Large pieces are
 less work."""
 
+WITH_ANSWER_S = 1e-4
+"""An acknowledgement of something large is due after the turn that has received it, not in its midst: what asks for the
+next piece may take it along."""
+
 Payload = bytes | bytearray | memoryview
 
 
@@ -221,7 +225,8 @@ class Session:
         self._owed_bytes += size
         config = self._config
         if self._owed >= config.link_ack_after_messages or self._owed_bytes >= config.link_ack_after_bytes:
-            self._ack_at = now
+            due = now if self.plane is not Plane.BULK else now + WITH_ANSWER_S
+            self._ack_at = due if self._ack_at is None else min(self._ack_at, due)
         elif self._ack_at is None:
             self._ack_at = now + config.link_ack_after_s
         return True

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import zmq
 
 MESSAGE = b"x" * 100
-PIECE_BYTES = 2 << 20  # as large as the pieces in which peers fetch from each other
+PIECE_BYTES = 2 << 20  # peers fetch in pieces of 4 MiB, with which this stream is no quicker
 PIECES_WAITING_MAX = 16  # in a socket: a stream is no test of memory
 PART, END = b"part", b"end"
 

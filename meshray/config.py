@@ -194,12 +194,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A bound on one process's pool. Generous: a pool is reclaimed on demand, and by itself after `pool_idle_s`."""
 
     # -- copies of values that lie on other hosts --------------------------------------------------------------------
-    fetch_piece_bytes: int = 2 << 20
-    """A value travels in pieces of this size: 17 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
-    yet can be passed on, large enough that the work per piece (0.1 ms) does not count."""
+    fetch_piece_bytes: int = 4 << 20
+    """A value travels in pieces of this size: 34 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
+    yet can be passed on, large enough that the work per piece (0.5 ms, on two hosts) is a tenth of its encryption."""
 
-    fetch_window_bytes: int = 8 << 20
-    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
+    fetch_window_bytes: int = 12 << 20
+    """What is asked for ahead of what has come, per value: one piece that is encrypted, one that is decrypted, one that
+    is asked for. Covers a round trip of 10 ms at 10 Gbit/s."""
 
     fetch_peer_max_bytes: int = 16 << 20
     """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
@@ -207,10 +208,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     fetch_max_bytes: int = 64 << 20
     """The same for all: what a peer may have to keep of what it asked for."""
 
-    bulk_window_bytes: int = 8 << 20
-    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
-    the next ones are there when the acknowledgement comes. Less on a slow link, and in smaller pieces: `link_ahead_s`.
-    """
+    bulk_window_bytes: int = 12 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: three of them, what 1 Gbit/s carries
+    in `link_ahead_s`. Less on a slow link, and in smaller pieces."""
 
     fetches_max: int = 64
     """Values that are fetched at a time; each has a file open. Others wait for their turn."""
@@ -223,7 +223,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     one after the other, each by a death of its own."""
 
     pulls_max: int = 4096
-    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are eight;
+    """Bound on the pieces that one peer may have asked for and not got: with `fetch_peer_max_bytes` there are four;
     one that asks for more gets nothing."""
 
     # -- bounds on what comes in -------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ which that plane of that peer is left alone until `on_ready`.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -67,6 +68,10 @@ from meshray.wire.peers import (
 SEED = b"the seed "
 """Before the address, in the target of a link whose node is not known: longer than a node id, so never one, whatever
 the bytes of an id are."""
+
+
+SOON_S = 0.001
+"""A timer that is due within this time is looked at once more before somebody wakes for it."""
 
 
 class UnknownPeer(Exception):
@@ -211,9 +216,22 @@ class Links:
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    def next_at(self) -> float | None:
-        """When `tick` is due, if nothing else happens; None: never. To be asked after `next_frame` gave None."""
-        return self._timers[0][0] if self._timers else None
+    def next_at(self, now: float = -math.inf) -> float | None:
+        """When `tick` is due, if nothing else happens; None: never. To be asked after `next_frame` gave None. What was
+        about to be due at `now`, and is no more since, is left out: an acknowledgement that has travelled with a
+        message, above all."""
+        while self._timers:
+            at, target = self._timers[0]
+            link = self._links.get(target)
+            if at > now + SOON_S or link is None or link.timer_at != at:
+                return at
+            found = link.next_at()
+            if found is not None and found <= at:
+                return at
+            heapq.heappop(self._timers)
+            link.timer_at = None
+            self._set_timer(link)
+        return None
 
     def tick(self, now: float) -> None:
         """Time has passed."""

@@ -33,7 +33,15 @@ from meshray.core.pace import Pace
 from meshray.wire.peers import Ack, Data, Plane
 
 PORTIONS = 4
-"""So many pieces fill what may be on its way: one leaves as soon as one has arrived."""
+"""So many pieces fill what may be on its way over a slow link: one leaves as soon as one has arrived."""
+
+PORTIONS_FAST = 3
+"""And over one that is fast enough for all that may be: one is encrypted, one decrypted, one waits. Large pieces are
+less work."""
+
+WITH_ANSWER_S = 1e-4
+"""An acknowledgement of something large is due after the turn that has received it, not in its midst: what asks for the
+next piece may take it along."""
 
 Payload = bytes | bytearray | memoryview
 
@@ -165,7 +173,8 @@ class Session:
         if not self.window_open or self._flight_bytes + self._waiting_bytes >= allowance:
             self.pace.on_limited()
             return 0
-        return max(allowance // PORTIONS, self._config.link_least_bytes)
+        portions = PORTIONS if allowance < at_most else PORTIONS_FAST
+        return max(allowance // portions, self._config.link_least_bytes)
 
     def peek(self, now: float) -> tuple[Data | Ack, Payload | None] | None:
         """The next frame to give to the socket: a message, which acknowledges too, or else an acknowledgement that is
@@ -245,7 +254,8 @@ class Session:
         self._owed_bytes += size
         config = self._config
         if self._owed >= config.link_ack_after_messages or self._owed_bytes >= config.link_ack_after_bytes:
-            self._ack_at = now
+            due = now if self.plane is not Plane.BULK else now + WITH_ANSWER_S
+            self._ack_at = due if self._ack_at is None else min(self._ack_at, due)
         elif self._ack_at is None:
             self._ack_at = now + config.link_ack_after_s
         return True

@@ -7,6 +7,7 @@ So nothing that decides ever waits behind a value, and a peer that serves many k
 from __future__ import annotations
 
 import errno
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
+from meshray.peer.buffers import Buffers
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
-from meshray.wire.envelopes import enclosed_piece
+from meshray.wire.envelopes import PIECE_HEAD_MAX_BYTES, enclosed_piece
 from meshray.wire.messages import Failure, Place
 from meshray.wire.peers import Plane
 
@@ -52,6 +54,8 @@ class CopyHands:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
+        self._buffers = Buffers(parts.config.fetch_piece_bytes + PIECE_HEAD_MAX_BYTES)
+        self._buffers_watched = False  # a timer will ask whether they rest
         self.more = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
 
@@ -108,7 +112,7 @@ class CopyHands:
             left -= reading.size
             served = True
             payload, room = enclosed_piece(
-                reading.to, self._parts.process_id, reading.place, reading.offset, reading.size
+                reading.to, self._parts.process_id, reading.place, reading.offset, reading.size, self._buffers.take
             )
             try:
                 read_piece(self._parts.store_folder, reading.segment, reading.offset, room)
@@ -124,7 +128,20 @@ class CopyHands:
             if not mesh.send(lives[reading.to], Plane.BULK, payload, now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
+        if served and not self._buffers_watched:
+            self._watch_buffers(now)
         return served
+
+    def _watch_buffers(self, now: float) -> None:
+        """They are let go of when nothing was sent for a while."""
+        self._buffers_watched = True
+        self._parts.timers.at(now + self._parts.config.pool_idle_s, self._rest_buffers)
+
+    def _rest_buffers(self) -> None:
+        if self._buffers.rest():
+            self._buffers_watched = False
+        else:
+            self._watch_buffers(time.monotonic())
 
     def _read_again(self) -> None:
         self._rests = False

@@ -17,6 +17,7 @@ from meshray.peer.copies import CopyHands
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent, OwnEnd
 from meshray.peer.parts import Parts
 from meshray.wire.envelopes import enclose, enclosed, opened
+from meshray.wire.messages import Pull
 from meshray.wire.peers import Plane
 
 if TYPE_CHECKING:
@@ -123,10 +124,19 @@ class Traffic:
                 if parcel is None:
                     break
                 carried = True
-                if not mesh.send(life, Plane.CONTROL, _payload(parcel), now):
+                if not mesh.send(life, self._plane_of(parcel), _payload(parcel), now):
                     road.on_cut(life, "no link to it can be made")
                     break
         return carried
+
+    def _plane_of(self, parcel: Parcel) -> Plane:
+        """All that decides goes by itself. But who asks for a value of several pieces does so on the plane on which
+        they come: what asks for the next piece then acknowledges the last one, and both ends turn once for it. It may
+        wait behind pieces that go the other way, for no longer than the window of what was asked for covers."""
+        message = parcel.message
+        if type(message) is Pull and message.place.size > self._parts.config.fetch_piece_bytes:
+            return Plane.BULK
+        return Plane.CONTROL
 
 
 def _payload(parcel: Parcel) -> bytes | bytearray:

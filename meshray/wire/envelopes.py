@@ -7,11 +7,18 @@ message is encoded behind its envelope, and one that came in a buffer is looked 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshray.ids import PROCESS_BYTES
 from meshray.wire.codec import encode_into
 from meshray.wire.messages import Message, Piece, Place
 
 ENVELOPE_BYTES = 2 * PROCESS_BYTES
+
+PIECE_HEAD_MAX_BYTES = 512
+"""What stands before the data of a Piece: envelope, place, offset. (178 bytes, with the names that segments have.)"""
+
+Memory = bytearray | memoryview
 
 _NO_DATA = b"\xc4\x00"
 """How an encoded Piece without data ends: `bin 8` of MessagePack, and the length."""
@@ -33,13 +40,14 @@ def enclosed(destination: bytes, source: bytes, message: Message) -> bytearray:
 
 
 def enclosed_piece(
-    destination: bytes, source: bytes, place: Place, offset: int, size: int
-) -> tuple[bytearray, memoryview]:
-    """The payload for a stream, with a Piece whose `size` bytes are to be written into the view before it is sent."""
+    destination: bytes, source: bytes, place: Place, offset: int, size: int, take: Callable[[int], Memory] = bytearray
+) -> tuple[Memory, memoryview]:
+    """The payload for a stream, with a Piece whose `size` bytes are to be written into the view before it is sent.
+    `take(size)` gives the memory for it, with anything in it."""
     head = enclosed(destination, source, Piece(place, offset, memoryview(b"")))
     assert head.endswith(_NO_DATA), "the data of a Piece is its last field"
     head[-len(_NO_DATA) :] = _BIN_32 + size.to_bytes(4, "big")
-    payload = bytearray(len(head) + size)
+    payload = take(len(head) + size)
     payload[: len(head)] = head
     return payload, memoryview(payload)[len(head) :]
 

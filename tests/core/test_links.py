@@ -18,7 +18,7 @@ from meshray.core.link_effects import (
     SelfDialled,
     TurnedAway,
 )
-from meshray.core.links import Links, UnknownPeer, where
+from meshray.core.links import SOON_S, Links, UnknownPeer, where
 from meshray.wire.peers import ANYBODY, EPOCH_MAX, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
 
 A, B, C = b"node---a", b"node---b", b"node---c"
@@ -535,6 +535,28 @@ def test_a_link_that_was_never_used_asks_nothing() -> None:
     a.tick(1000.0)
     assert a.next_frame(1000.0) is None
     assert a.next_at() is None
+
+
+def test_nobody_wakes_for_an_acknowledgement_that_has_travelled_with_a_message() -> None:
+    a, b, _ = linked()
+    a.send(B, Plane.BULK, bytes(CONFIG.link_ack_after_bytes), 0.0)
+    frame = a.next_frame(0.0)
+    assert frame is not None
+    assert frame.payload is not None
+    b.receive(B, A, "10.0.0.1", frame.message, frame.payload, 0.0)
+    assert b.next_frame(0.0) is None
+    due = b.next_at(0.0)
+    assert due is not None
+    assert due <= SOON_S, "it is due right after this turn"
+    b.send(A, Plane.BULK, b"more", 0.0)
+    found = b.next_frame(0.0)
+    assert found is not None
+    b.taken(found, 0.0)
+    assert b.next_frame(0.0) is None
+    later = b.next_at(0.0)
+    assert later is not None
+    assert later > SOON_S
+    assert later == b.next_at()
 
 
 def test_an_epoch_beyond_belief_is_the_last_one() -> None:

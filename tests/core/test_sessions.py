@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.sessions import Payload, Session, StreamFull
+from meshray.core.sessions import WITH_ANSWER_S, Payload, Session, StreamFull
 from meshray.wire.peers import Ack, Data, Plane
 
 CONFIG = msgspec.structs.replace(
@@ -120,6 +120,24 @@ def test_an_acknowledgement_travels_with_a_message() -> None:
     one.send(b"a")
     assert drain(one) == [(data(1, ack=1)[0], b"a")]
     assert drain(one, 1.0) == []
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_on_the_bulk_plane_what_asks_for_more_takes_the_acknowledgement_along(size: int) -> None:
+    one = Session(Plane.BULK, CONFIG)
+    assert one.on_data(Data(Plane.BULK, 1, 0), size, 0.0)
+    assert one.peek(0.0) is None, "not before the turn is over"
+    one.send(b"more")
+    assert drain(one) == [(Data(Plane.BULK, 1, 1), b"more")]
+    assert drain(one, 1.0) == []
+
+
+def test_on_the_bulk_plane_it_goes_alone_right_after_the_turn() -> None:
+    one = Session(Plane.BULK, CONFIG)
+    for sequence, now in ((1, 0.0), (2, 0.00005)):  # the second one puts nothing off
+        assert one.on_data(Data(Plane.BULK, sequence, 0), 1000, now)
+    assert one.next_at() == WITH_ANSWER_S < CONFIG.link_ack_after_s
+    assert drain(one, WITH_ANSWER_S) == [(Ack(Plane.BULK, 2), None)]
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, 1), (1, 50)])

@@ -22,7 +22,7 @@ from meshray.core.leases import Leases
 from meshray.core.placement import Here
 from meshray.core.road import Road
 from meshray.core.road_effects import Handle, HostGone, Sever
-from meshray.ids import new_node, new_process
+from meshray.ids import OBJECT_BYTES, new_node, new_process
 from meshray.launch import MeshSettings
 from meshray.local import peer_process
 from meshray.meshkey import MeshKey
@@ -33,6 +33,7 @@ from meshray.peer.parts import Parts
 from meshray.peer.traffic import Traffic
 from meshray.wire import messages as m
 from meshray.wire.codec import decode
+from meshray.wire.peers import Plane
 from tests.peer.test_mesh import alive, free_port
 from tests.until import until
 
@@ -171,6 +172,24 @@ def test_processes_and_peers_speak_both_ways(room: Room) -> None:
     assert b.data(other) == numbers
     assert [data for data in a.data(one) if data.isdigit()] == numbers
     assert (a.id, m.DeathSeen(one)) in b.told
+
+
+@pytest.mark.parametrize(("size", "plane"), [(1 << 40, Plane.BULK), (10, Plane.CONTROL)])
+def test_who_asks_for_a_value_of_many_pieces_asks_where_they_come(room: Room, size: int, plane: Plane) -> None:
+    a = room.peer()
+    b = room.peer(a)
+    room.agree()
+    planes: list[Plane] = []
+    send = a.mesh.send
+    a.mesh.send = lambda node, on, payload, now: planes.append(on) or send(node, on, payload, now)  # type: ignore[method-assign,func-returns-value]
+    pulls = [m.Pull(m.Place(bytes(OBJECT_BYTES), b.home, "segment", size), offset, 5) for offset in (0, 5)]
+    for pull in pulls:
+        a.road.send(b.id, pull, time.monotonic())
+    a.road.send(b.id, m.DeathSeen(a.id), time.monotonic())
+    room.until(lambda: len([each for each in b.told if each[0] == a.id]) == 3, "all is heard")
+    assert planes.count(plane) >= 2
+    assert [message for _, message in b.told if isinstance(message, m.Pull)] == pulls
+    assert planes.count(Plane.BULK) == (2 if plane is Plane.BULK else 0), "all else goes by itself"
 
 
 def test_more_than_the_window_leaves_bit_by_bit_and_the_peers_own_words_before_it(room: Room) -> None:

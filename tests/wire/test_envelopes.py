@@ -6,7 +6,7 @@ import pytest
 
 from meshray.ids import NODE_BYTES, OBJECT_BYTES
 from meshray.wire.codec import decode
-from meshray.wire.envelopes import ENVELOPE_BYTES, enclose, enclosed, enclosed_piece, opened
+from meshray.wire.envelopes import ENVELOPE_BYTES, PIECE_HEAD_MAX_BYTES, enclose, enclosed, enclosed_piece, opened
 from meshray.wire.messages import Piece, Place, ProcessDied
 
 TO, FROM = b"t" * 16, b"f" * 16
@@ -45,6 +45,17 @@ def test_room_for_a_piece_is_filled_behind_its_envelope(size: int) -> None:
     assert found is not None
     assert found[:2] == (TO, FROM)
     assert decode(found[2]) == Piece(place, 1 << 33, memoryview(bytes(number % 251 for number in range(size))))
+
+
+def test_the_memory_of_a_piece_may_have_been_used_before() -> None:
+    place = Place(b"o" * OBJECT_BYTES, b"n" * NODE_BYTES, "s" * 40, 1 << 60)
+    used = memoryview(bytearray(b"x" * 10_000))
+    payload, room = enclosed_piece(TO, FROM, place, 1 << 50, 9000, lambda size: used[:size])
+    assert len(payload) <= 9000 + PIECE_HEAD_MAX_BYTES
+    room[:] = b"y" * 9000
+    found = opened(bytes(payload))
+    assert found is not None
+    assert decode(found[2]) == Piece(place, 1 << 50, memoryview(b"y" * 9000))
 
 
 @pytest.mark.parametrize("size", [0, 1, ENVELOPE_BYTES])

@@ -138,7 +138,7 @@ class Host:
             ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
              "--propagation", "private", "--", sys.executable, "-I", "-S", str(INIT), name,
              str(shared_memory_bytes)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)},
         )  # fmt: skip
         assert self._outer.stdout is not None
         ready = self._outer.stdout.readline().split()
@@ -266,13 +266,14 @@ class Hosts:
         """What connected the hosts, which are gone, goes too."""
 
     def left(self) -> list[str]:
-        """After `close`: what is still there, one line each."""
+        """After `close`: what is still there, one line each. (The number of a namespace that is gone may be that of
+        another one by now; what was started here has the folder in its environment.)"""
         namespaces = {host.namespace: host.name for host in self.hosts.values()}
         left = [f"the folder {self.folder}"] if self.folder.exists() else []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it ends just now
                 name = namespaces.get(os.stat(process / "ns" / "net").st_ino)
-                if name is not None:
+                if name is not None and os.fsencode(self.folder) in (process / "environ").read_bytes():
                     left.append(f"process {process.name} on host {name}: {(process / 'cmdline').read_bytes()!r}")
         return left
 

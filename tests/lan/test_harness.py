@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.lan.network import REPOSITORY, Host, Lan
+from tests.lan.network import INIT, REPOSITORY, Host, Lan
 from tests.lan.switch import Rule, Way
 from tests.stress import MARK, marked
 from tests.until import until
@@ -91,6 +91,9 @@ class TestHosts:
         network = lan("a", "b")
         inner = network["a"].start("sh", "-c", "setsid sleep 1000 & setsid sleep 1000 & echo started; wait")
         until(lambda: inner.lines == ["started"])
+        seen = [line for line in network.left() if "host a" in line]
+        assert sum("sleep" in line for line in seen) >= 2
+        assert sum(str(INIT) in line for line in seen) >= 2, "the first process, and what has made the host"
         network["a"].power_off()
         assert inner.wait() != 0
         assert [line for line in network.left() if "host a" in line] == []

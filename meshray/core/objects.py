@@ -260,8 +260,8 @@ class Objects(Core):
                 continue
             if record.stage is Stage.PENDING:
                 self._fill(record, promoted.value, promoted.contained)
-            elif isinstance(record.value, Place) and isinstance(promoted.value, Place) and record.owner == sender:
-                self._set_value(record, promoted.value, promoted.contained)  # it has found the other one lost
+            elif isinstance(record.value, Place) and type(promoted.value) is not Failure and record.owner == sender:
+                self._set_value(record, promoted.value, promoted.contained)  # it has found this one lost
 
     def _fill(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
         lost, record.lost = record.lost, None

@@ -88,6 +88,19 @@ def test_one_that_was_not_promoted_and_cannot_be_made_again() -> None:
     assert (to, fetched.records[0].value.kind) == (B, "ObjectLostError")
 
 
+def test_an_owner_may_find_out_by_itself_and_make_a_small_one() -> None:
+    """It lets go of its own then, and could not be asked any more (seed 350300 of `test_remaking`)."""
+    peer = Owner()
+    assert peer.resolve(b"small") == {}
+    assert peer.refetch(B) == [(B, m.Fetched([m.Promoted(OURS, b"small")]))]
+
+
+def test_that_an_owner_could_not_make_it_again_for_itself_takes_the_place_from_nobody() -> None:
+    peer = Owner()
+    assert peer.resolve(m.Failure("ObjectReconstructionFailedError", "no retries are left")) == {}
+    assert peer.core.value_of(OURS) == GONE
+
+
 def test_an_owner_may_find_out_by_itself() -> None:
     peer = Owner([INNER])
     assert peer.resolve(NEW, [OTHER]) == {}

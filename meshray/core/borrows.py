@@ -128,9 +128,11 @@ class Borrows:
 
     def on_fetched(self, promoted: Promoted) -> bool:
         """Its owner has answered. False: nobody had asked, or not any more; or that is the answer to an earlier
-        question."""
+        question. The place that was said to be lost counts if there is a copy to be had now."""
         object_id = promoted.object_id
-        if object_id not in self._fetching or promoted.value == self._fetching[object_id]:
+        if object_id not in self._fetching:
+            return False
+        if promoted.value == self._fetching[object_id] and not promoted.copied:
             return False
         del self._fetching[object_id]
         return True

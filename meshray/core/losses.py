@@ -2,7 +2,8 @@
 
 Somebody could not have a value from any host, and says so (`Refetch`). The peer asks the process that owns it to make
 another one (`Remake`), and the record is PENDING meanwhile: who asks now or has asked waits, as for a task that has
-not run yet. The owner answers with another value; or with the very place that is lost, when it has nothing to make it
+not run yet. The owner answers with another value; with the same place, when this host could have a copy, which serves
+others (`Promoted.copied`); or with the very place that is lost, when it has nothing to make it
 of: then the record is as it was, since somebody else may still reach that place, and those who waited get an error.
 
 What was replaced meanwhile is answered at once. Only the process that owns an object knows what made it, so when that

@@ -248,7 +248,7 @@ class Objects(Core):
                 self.table.enter(record, Stage.PENDING, submitter=sender)
                 self.heirs.on_pending(sender, promoted)
             else:
-                self._fill(record, promoted.value, promoted.contained)
+                self._fill(record, promoted.value, promoted.contained, promoted.copied)
 
     def on_resolve(self, sender: bytes, message: Resolve) -> None:
         """Values of pending records. The first one counts."""
@@ -259,16 +259,19 @@ class Objects(Core):
             if record is None or promoted.value is None:
                 continue
             if record.stage is Stage.PENDING:
-                self._fill(record, promoted.value, promoted.contained)
+                self._fill(record, promoted.value, promoted.contained, promoted.copied)
             elif isinstance(record.value, Place) and type(promoted.value) is not Failure and record.owner == sender:
                 self._set_value(record, promoted.value, promoted.contained)  # it has found this one lost
 
-    def _fill(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
+    def _fill(
+        self, record: Record, value: bytes | Place | Failure, contained: list[bytes], copied: bool = False
+    ) -> None:
         lost, record.lost = record.lost, None
         self.table.enter(record, Stage.SETTLED)
         self._set_value(record, value, contained)
         self.heirs.on_outcome(record.id)
-        self.answer(record, hopeless(lost) if lost is not None and value == lost else value)
+        answer = hopeless(lost) if lost is not None and value == lost and not copied else value
+        self.answer(record, answer, copied=copied)
 
     def _set_value(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:
         """What an earlier value contained stays pinned: who has read it may hold that through it alone."""
@@ -461,10 +464,16 @@ class Objects(Core):
         for object_id in message.object_ids:
             self.table.drop_waiter(object_id, sender)
 
-    def answer(self, record: Record, value: bytes | Place | Failure, inside: list[bytes] | None = None) -> None:
+    def answer(
+        self,
+        record: Record,
+        value: bytes | Place | Failure,
+        inside: list[bytes] | None = None,
+        copied: bool = False,
+    ) -> None:
         """Tell those who wait for it. The record may end with this."""
         for waiter in self.table.take_waiters(record):
-            promoted = Promoted(record.id, value, self.contents(record) if inside is None else inside)
+            promoted = Promoted(record.id, value, self.contents(record) if inside is None else inside, copied=copied)
             last = self._effects[-1] if self._effects else None
             if (
                 isinstance(last, Send)

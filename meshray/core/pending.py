@@ -67,6 +67,7 @@ class Pending(Struct, gc=False, eq=False):
     missing: int = 0  # how many of them are not there yet
     inlined: int = 0  # bytes of those of `deps` that travel along
     refs: list[Any] | None = None  # handles that live until the result is there
+    lent: dict[Place, Any] | None = None  # arguments that only this host could reach: its copies, which others read
     nested: bool = False  # references or segments travel along: the worker may keep some
     lease: Lease | None = None
     state: str = WAITING

@@ -307,15 +307,22 @@ class Records(Core):
 
     # -- promotion ---------------------------------------------------------------------------------------------------
 
-    def promote(self, record: Record) -> None:
-        """A handle of an owned record leaves this process: the peer answers for it from now on."""
+    def promote(self, record: Record, copied: bool = False) -> None:
+        """A handle of an owned record leaves this process: the peer answers for it from now on. `copied`: it was told
+        that the value is lost, and has a copy now."""
         if record.owned and not record.promoted:
             for batch in batches(self._lineages.closure(record)):
+                for promoted in batch:
+                    promoted.copied = copied and promoted.object_id == record.id
                 self._tell(Promote(batch))
 
     def refuse(self, place: Place) -> None:
         """The peer was told that this is lost, and nothing can make it again."""
         self._tell(Resolve([Promoted(place.object_id, place)]))
+
+    def confirm(self, place: Place) -> None:
+        """The peer was told that this is lost. It has fetched a copy for us, which others can have."""
+        self._tell(Resolve([Promoted(place.object_id, place, copied=True)]))
 
     # -- carriers ----------------------------------------------------------------------------------------------------
 

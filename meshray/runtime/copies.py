@@ -66,6 +66,9 @@ class Loans:
         if self._over:  # asked after the place is there: an `end` in another thread sees one or the other
             self.end()
 
+    def __del__(self) -> None:
+        self.end()
+
     def end(self) -> None:
         """The values were read, or nobody waits for them any more. From any thread, also from several at once."""
         self._over = True

@@ -444,7 +444,7 @@ class Engine:
             if task.attempt or len(values) < len(records):  # it may have sealed some returns before it failed
                 for record in records:
                     record.exposed = True
-            task.refs = None
+            task.refs = task.lent = None
             if refs is not None and result.kept:
                 self.pins[worker, task.task_id] = refs
             if not records:

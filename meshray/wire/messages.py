@@ -476,6 +476,7 @@ class Promoted(Struct, array_like=True):
     contained: list[ObjectId] = []
     lineage: Lineage | None = None  # of a pending one; one per task, with the first of its returns that is promoted
     evicted: bool = False  # its lineage was too much: if the sender dies, so does this
+    copied: bool = False  # the value could be had after all, the owner's host has a copy now (see Remake)
 
 
 class Promote(Struct, array_like=True, tag=40):
@@ -524,8 +525,8 @@ class Refetch(Struct, array_like=True, tag=134):
 
 class Remake(Struct, array_like=True, tag=135):
     """P -> A, the owner of these: somebody needs them, and they are lost. Answered with Resolve, or with Promote for
-    what was not promoted: another value, or the same place again when nothing can make one. A repeat is answered
-    again."""
+    what was not promoted: another value; the same place, `copied`, when the owner's peer has a copy now; or the same
+    place when nothing can make another. A repeat is answered again."""
 
     places: list[Place]
 

@@ -59,6 +59,15 @@ def test_when_nothing_can_make_it_again_those_who_waited_hear_so_and_it_stays_as
     assert peer.core.value_of(OURS) == GONE, "others may still reach it"
 
 
+def test_one_of_which_this_host_has_a_copy_now_is_where_it_was() -> None:
+    peer = Owner()
+    copied = m.Promoted(OURS, GONE, copied=True)
+    peer.refetch(peer_of(FAR))
+    peer.core.on_resolve(A, m.Resolve([copied]))
+    assert peer.said() == [(peer_of(FAR), m.Fetched([copied]))]
+    assert peer.refetch(B) == [(A, m.Remake([GONE]))], "whoever cannot have it all the same asks again"
+
+
 def test_a_failure_is_its_value_from_now_on() -> None:
     peer = Owner()
     failure = m.Failure("ObjectReconstructionFailedError", "no retries are left")
@@ -170,6 +179,16 @@ def test_the_owner_of_one_of_another_host_is_asked_by_its_own_peer() -> None:
     peer.said()
     peer.core.losses.on_refetch(A, m.Refetch([new]))
     assert peer.said()[0][1].records[0].value.kind == "OwnerDiedError"
+
+
+def test_the_same_place_counts_when_the_host_of_the_owner_has_a_copy() -> None:
+    peer = Peer()
+    copied = m.Promoted(X, m.Place(X, THIRD, "abcd-1", 5000), copied=True)
+    peer.hold_foreign(A)
+    peer.core.losses.on_refetch(A, m.Refetch([m.Place(X, THIRD, "abcd-1", 5000)]))
+    peer.said()
+    peer.core.foreign.on_fetched(peer_of(FAR), m.Fetched([copied]))
+    assert [(to, message.records[0].value) for to, message in peer.said()] == [(A, copied.value)]
 
 
 def test_nobody_else_may_ask() -> None:

@@ -130,6 +130,30 @@ def test_values_come_from_where_they_can_be_reached(lan: MakeLan) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault(24)
+def test_a_value_that_one_reader_cannot_reach_comes_by_way_of_its_owners_host(lan: MakeLan) -> None:
+    """Nothing is made again: nothing could be."""
+    network = lan("a", "b", "c", offload=True)
+    peers = {name: Peer(network[name]) for name in network.hosts}
+    agree(*peers.values())
+    driver = Sharer(network["a"])
+    b, c = home(peers["b"]), home(peers["c"])
+    one, other = Speaker(network["b"]), Speaker(network["c"])
+    assert speaks(one, other)
+    network.partition("b", "c")
+    until(lambda: one.look()["gone"] == [c], "b has given c up")
+    until(lambda: other.look()["gone"] == [b], "and c b")
+    size = 5 * MB
+    for name, seed in (("x", 1), ("y", 2)):
+        driver.tell("make", name=name, size=size, seed=seed, node=b, soft=True, retries=0)
+        driver.tell("wait", name=name)
+    assert driver.tell("digest", names=["x"], nodes=[c])["digests"] == [[expected(size, 1)]]
+    assert driver.tell("digest", names=["y"], nodes=[c], nested=True)["digests"] == [[expected(size, 2)]]
+    assert driver.tell("get", name="x")["digest"] == expected(size, 1)
+    assert driver.tell("get", name="y")["digest"] == expected(size, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(24)
 def test_an_actor_starts_where_its_owner_can_reach_it_and_lives_once(lan: MakeLan) -> None:
     network = lan("a", "b", "c")
     peers = {name: Peer(network[name], *(ONLY_B if name != "a" else ())) for name in network.hosts}

@@ -17,6 +17,7 @@ from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending
 from meshray.core.records import Carrier, Record
 from meshray.core.submission import SchedulingClass
 from meshray.refs import ObjectRef
+from meshray.runtime.copies import Loans
 from meshray.runtime.lost import LostValues
 from meshray.wire import messages as m
 from tests.sim.model import Process, Ref, Running, Submitted
@@ -56,10 +57,17 @@ class Engine:
         self.records, self.peer, self.send = process.records, process.peer.process, process.say
         self.inbox: deque[Pending] = deque()
         self.starved: list[tuple[Pending, m.Result]] = []
-        self.submission = self.dependencies = self
+        self.submission = self.dependencies = self.copies = self
+        self.process_id = process.process
+        self.events: deque[Any] = deque()  # ends of loans; the model says by itself what it uses
 
     def fail(self, task: Pending, failure: m.Failure) -> None:
         self.process.end(task, m.Result(0, [failure]), b"")
+
+    def ask(self, places: list[m.Place], loans: Loans, waiter: Callable[[], None]) -> None:
+        """As `runtime.copies` does it, but that nothing is held."""
+        for place in places:
+            self.process.lend(place, loans, waiter)
 
     def on_ready(self, task: Pending) -> None:
         self.process.push(task)
@@ -105,6 +113,7 @@ class Remaker(Process):
         self.bringing: dict[bytes, int] = {}  # task that waits for its arguments -> how many are on their way
         self.missed: dict[bytes, dict[m.Place, m.Failure]] = {}  # those of them that are lost
         self.puts: set[bytes] = set()
+        self.lending: dict[int, tuple[Loans, Callable[[], None]]] = {}  # copies for others, by request
 
     def ref(self, object_id: bytes, carrier: Any = None) -> Any:
         self.queue.append((object_id, carrier))
@@ -275,8 +284,32 @@ class Remaker(Process):
             self.reading[self.count] = place, task_id  # type: ignore[assignment]
         self.say(self.peer.process, m.Bring(self.count, place))
 
+    def lend(self, place: m.Place, loans: Loans, waiter: Callable[[], None]) -> None:
+        """Have a copy for others."""
+        self.count += 1
+        self.reading[self.count] = place, None
+        self.lending[self.count] = loans, waiter
+        self.say(self.peer.process, m.Bring(self.count, place))
+
+    def _on_copy(self, place: m.Place, message: m.Brought) -> None:
+        loans, waiter = self.lending.pop(message.request)
+        loans.on_brought(place, message.failure)
+        if message.place is not None:
+            self.history.told["lent"] += 1
+            self._drop_unless_used(place, message.place)
+        waiter()
+
+    def _drop_unless_used(self, place: m.Place, copy: m.Place) -> None:
+        self.compare(place, copy)
+        if not self.uses.get(copy.segment) and not any(other == place for other, _ in self.reading.values()):
+            self.say(self.peer.process, m.Unused([copy.segment]))
+
     def _on_Brought(self, source: bytes, message: m.Brought) -> None:
         place, whose = self.reading[message.request]
+        if message.request in self.lending:
+            del self.reading[message.request]
+            self._on_copy(place, message)
+            return
         if isinstance(whose, bytes):
             del self.reading[message.request]
             self._on_argument(whose, place, message)
@@ -291,11 +324,7 @@ class Remaker(Process):
         if message.failure is not None:
             self.missed.setdefault(task_id, {})[place] = message.failure
         elif message.place is not None:
-            self.compare(place, message.place)
-            if not self.uses.get(message.place.segment) and not any(
-                other == place for other, _ in self.reading.values()
-            ):
-                self.say(self.peer.process, m.Unused([message.place.segment]))
+            self._drop_unless_used(place, message.place)
         self.bringing[task_id] -= 1
         if not self.bringing[task_id]:
             if task_id in self.missed:

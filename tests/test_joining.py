@@ -159,7 +159,7 @@ class TestKey:
 
     def test_what_members_say_moves_no_cursor(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rude = {
-            "name": "a\x1b[2J", "node_id": "00" * 8, "answered": True, "current": "", "next": "", "trouble": "no\r\nAll"
+            "name": "a\x1b[2J", "home": "00" * 8, "answered": True, "current": "", "next": "", "trouble": "no\r\nAll"
         }  # fmt: skip
         told = {"key_id": "ab", "mesh_id": "cd", "members": [rude]}
         monkeypatch.setattr(keys, "_ask", lambda what, argument: told)

@@ -198,9 +198,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A value travels in pieces of this size: 34 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
     yet can be passed on, large enough that the work per piece (0.5 ms, on two hosts) is a tenth of its encryption."""
 
-    fetch_window_bytes: int = 12 << 20
-    """What is asked for ahead of what has come, per value: one piece that is encrypted, one that is decrypted, one that
-    is asked for. Covers a round trip of 10 ms at 10 Gbit/s."""
+    fetch_window_bytes: int = 8 << 20
+    """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
 
     fetch_peer_max_bytes: int = 16 << 20
     """The same for all values together that come from one peer: the window of its link (`link_window_bytes`)."""
@@ -208,9 +207,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     fetch_max_bytes: int = 64 << 20
     """The same for all: what a peer may have to keep of what it asked for."""
 
-    bulk_window_bytes: int = 12 << 20
-    """Pieces are read and sent to a peer while less than this is not acknowledged: three of them, what 1 Gbit/s carries
-    in `link_ahead_s`. Less on a slow link, and in smaller pieces."""
+    bulk_window_bytes: int = 8 << 20
+    """Pieces are read and sent to a peer while less than this is not acknowledged: half of `link_window_bytes`, so that
+    the next ones are there when the acknowledgement comes. Less on a slow link, and in smaller pieces: `link_ahead_s`.
+    """
 
     fetches_max: int = 64
     """Values that are fetched at a time; each has a file open. Others wait for their turn."""

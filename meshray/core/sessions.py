@@ -36,7 +36,8 @@ PORTIONS = 4
 """So many pieces fill what may be on its way over a slow link: one leaves as soon as one has arrived."""
 
 PORTIONS_FAST = 2
-"""And over one that is fast enough for all that may be: one leaves while the other arrives. Large ones are less work."""
+"""And over one that is fast enough for all that may be: one leaves while the other arrives. Large ones are less
+work."""
 
 WITH_ANSWER_S = 1e-4
 """An acknowledgement of something large is due after the turn that has received it, not in its midst: what asks for the

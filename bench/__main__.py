@@ -37,7 +37,7 @@ def main() -> int:
 
     director = Director(results, options.quick, options.row_limit, lambda line: print(line, flush=True), options.rounds)
     try:
-        director.run(results.versions, options.rows, groups)
+        director.run(results.versions, options.rows or ["*"], groups)
     except KeyboardInterrupt:
         print("stopped by hand: the table is not whole", file=sys.stderr)
     print("\n" + report.as_text(results))
@@ -61,7 +61,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--lan", action="store_true", help="the rows between hosts instead: network namespaces, so root only"
     )
-    parser.add_argument("--rows", default="*", metavar="PATTERN", help="only rows or groups that match (shell pattern)")
+    parser.add_argument(
+        "--rows", action="append", metavar="PATTERN", help="only rows or groups that match (shell pattern); repeatable"
+    )
     parser.add_argument("--against", default="", metavar="NAMES", help=f"comma-separated, of: {', '.join(RIVALS)}")
     parser.add_argument(
         "--rounds", type=int, default=1, metavar="N", help="measure all N times, in turn: the medians count"

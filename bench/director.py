@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,13 +72,13 @@ class Director:
         self._row_limit_s = row_limit_s
         self._tell = tell
 
-    def run(self, subjects: Iterable[str], pattern: str, groups: Iterable[str] = GROUPS) -> None:
-        """All rows of these groups that match `pattern`, group by group; within a group, subject by subject."""
+    def run(self, subjects: Iterable[str], patterns: Sequence[str], groups: Iterable[str] = GROUPS) -> None:
+        """All rows of these groups that match one of `patterns`, group by group; within a group, subject by subject."""
         start = time.monotonic()
         chosen = [SUBJECTS[name] for name in subjects]
         for group in groups:
             for subject in chosen * self._rounds:
-                rows = rows_of(group, subject.name, pattern)
+                rows = rows_of(group, subject.name, patterns)
                 while rows:
                     rows = self._run_child(group, subject, rows)
         self._results.took_s = time.monotonic() - start

@@ -7,6 +7,7 @@ all map one page of zeros; here the arrays are touched, for every subject alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -143,11 +144,13 @@ ROWS: tuple[Row, ...] = (
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(row.group for row in ROWS if row.group not in LAN_GROUPS))
 
 
-def rows_of(group: str, subject: str, pattern: str = "*") -> list[Row]:
-    """The rows of a group that `subject` can run and whose name (or group) matches the shell `pattern`."""
-    wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
+def rows_of(group: str, subject: str, patterns: Sequence[str] = ("*",)) -> list[Row]:
+    """The rows of a group that `subject` can run and whose name (or group) matches one of these shell patterns."""
+    wanted = [pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*" for pattern in patterns]
     return [
         row
         for row in ROWS
-        if row.group == group and subject in row.subjects and (fnmatch(row.name, wanted) or fnmatch(row.group, wanted))
+        if row.group == group
+        and subject in row.subjects
+        and any(fnmatch(row.name, each) or fnmatch(row.group, each) for each in wanted)
     ]

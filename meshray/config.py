@@ -541,7 +541,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How often the names among the seeds are resolved anew: where a cluster names its members, they come and go."""
 
     # -- interrupts and waiting --------------------------------------------------------------------------------------
-    background_after_s: float = 0.002
+    background_after_s: float = 0.004
     """How long nobody may have pumped before the background thread leads."""
 
     shutdown_timeout_s: float = 2.0

@@ -60,8 +60,10 @@ def test_every_row_of_the_microbenchmark_is_built() -> None:
 
 
 def test_patterns_choose_rows_and_groups() -> None:
-    assert [row.name for row in rows_of("tasks", "meshray", "tasks sync")] == ["single client tasks sync"]
-    assert rows_of("limits", MACHINE, "limits") == [row for row in ROWS if row.group == "limits"]
+    assert [row.name for row in rows_of("tasks", "meshray", ["tasks sync"])] == ["single client tasks sync"]
+    two = rows_of("tasks", "meshray", ["tasks sync", "client tasks async"])
+    assert [row.name for row in two][:2] == ["single client tasks sync", "single client tasks async"]
+    assert rows_of("limits", MACHINE, ["limits"]) == [row for row in ROWS if row.group == "limits"]
     assert rows_of("limits", "meshray") == []
     assert {row.group for row in ROWS} == {*GROUPS, *LAN_GROUPS}
     assert set(GROUPS).isdisjoint(LAN_GROUPS)
@@ -174,6 +176,6 @@ def test_the_director_runs_a_child_and_gathers_its_figures() -> None:
     results = Results("scripts/bench")
     results.versions = {MACHINE: "1"}
     told: list[str] = []
-    Director(results, quick=True, row_limit_s=60, tell=told.append).run([MACHINE], "*ping-pong over ipc*")
+    Director(results, quick=True, row_limit_s=60, tell=told.append).run([MACHINE], ["*ping-pong over ipc*"])
     assert list(results.figures) == [(PING_PONG, MACHINE)]
     assert len(told) == 1

@@ -53,6 +53,6 @@ def results_message(lease: int, results: list[Result], busy_ns: int) -> Results 
             values += result.values
             seq += 1
         else:
-            if all(type(value) is bytes for value in values):
+            if set(map(type, values)) == {bytes}:
                 return PlainResults(lease, first, values, busy_ns)  # type: ignore[arg-type]
     return Results(lease, results, busy_ns)

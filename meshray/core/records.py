@@ -45,6 +45,21 @@ from meshray.wire.messages import (
 )
 
 Value = bytes | Place | Failure
+Waiter = Callable[["Record"], None]
+
+
+class Tally:
+    """A waiter for many records, which can be told of several at once."""
+
+    __slots__ = ()
+
+    def __call__(self, event: object = None) -> None:
+        self.arrived(1)
+
+    def arrived(self, count: int) -> None:
+        """So many small values have come."""
+        raise NotImplementedError
+
 
 RECORDS_AT_ONCE = 128
 """So many small values travel in one Promote or Resolve: at `inline_max_bytes` each, far below `frame_max_bytes`."""
@@ -66,7 +81,7 @@ class Record(Struct, gc=False, eq=False):
     count: int  # handles and views of this process, as far as drained
     task: Any = None  # the task that makes it, until it is there
     value: Value | None = None  # None while it is pending or, borrowed, not fetched
-    waiters: list[Callable[[Record], None]] | None = None  # told once, when the value is there
+    waiters: Waiter | list[Waiter] | None = None  # one or several: told once, when the value is there
     contained: list[Any] | None = None  # handles of the references inside the value
     promoted: bool = False  # owned: the peer answers for it, and knows this process as a holder
     held: bool = False  # borrowed: the peer knows this process as a holder
@@ -74,6 +89,33 @@ class Record(Struct, gc=False, eq=False):
     exposed: bool = False  # the place of its segment was told to another process
     carriers: set[Carrier] | None = None  # borrowed: what keeps it alive without the peer knowing us
     inside: Carrier | None = None  # as a container: covers what was unpickled from its value
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        present = self.waiters
+        if present is None:
+            self.waiters = waiter
+        elif isinstance(present, list):
+            present.append(waiter)
+        else:
+            self.waiters = [present, waiter]
+
+    def drop_waiter(self, waiter: Waiter) -> None:
+        """It is not told any more; nothing if it was already, or never waited."""
+        present = self.waiters
+        if present is waiter:
+            self.waiters = None
+        elif isinstance(present, list) and waiter in present:
+            present.remove(waiter)
+            self.waiters = present or None
+
+    def tell_waiters(self) -> None:
+        """The value is there."""
+        waiters, self.waiters = self.waiters, None
+        if isinstance(waiters, list):
+            for waiter in waiters:
+                waiter(self)
+        elif waiters is not None:
+            waiters(self)
 
     def __repr__(self) -> str:
         kind = "owned" if self.owned else "borrowed"
@@ -230,21 +272,37 @@ class Records(Core):
 
     def settle_run(self, records: Iterable[Record], values: Iterable[bytes]) -> None:
         """The same for many, with small values that have no references inside."""
+        tally: Tally | None = None  # who most of them are for
+        count = 0
         for record, value in zip(records, values, strict=True):
-            if record.value is None:
-                record.value = value
-                record.task = None
-                if record.promoted or record.waiters or record.count <= 0:
-                    self._settled(record)
+            if record.value is not None:
+                continue
+            record.value = value
+            record.task = None
+            waiters = record.waiters
+            if record.promoted or record.count <= 0:
+                self._settled(record)
+            elif waiters is None:
+                continue
+            elif waiters is tally:
+                record.waiters = None
+                count += 1
+            elif isinstance(waiters, Tally):
+                if tally is not None:
+                    tally.arrived(count)
+                tally, count = waiters, 1
+                record.waiters = None
+            else:
+                self._settled(record)
+        if tally is not None:
+            tally.arrived(count)
 
     def _settled(self, record: Record) -> None:
         if record.promoted:
             self._lineages.on_settled(record.id)
             self._tell(Resolve([describe(record)]))
-        if record.waiters:
-            waiters, record.waiters = record.waiters, None
-            for waiter in waiters:
-                waiter(record)
+        if record.waiters is not None:
+            record.tell_waiters()
         if record.count <= 0:
             self._dead(record)
 
@@ -273,9 +331,7 @@ class Records(Core):
             record.fetching = False
             if promoted.contained and record.inside is None:  # else of a value that was lost: what it brought stays
                 record.inside = Carrier(record.id, b"", record)
-            waiters, record.waiters = record.waiters, None
-            for waiter in waiters or ():
-                waiter(record)
+            record.tell_waiters()
 
     # -- deaths of others --------------------------------------------------------------------------------------------
 

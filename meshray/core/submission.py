@@ -212,13 +212,14 @@ class Submission(Core):
 
     def on_all_ready(self, tasks: list[Pending]) -> None:
         """The same for many: they come in batches."""
-        dirty = self.dirty
+        last: SchedulingClass | None = None
         for task in tasks:
             assert task.state == WAITING, f"ready twice: {task!r}"
-            cls: SchedulingClass = task.cls
             task.state = READY
+            cls: SchedulingClass = task.cls
+            if cls is not last:
+                last = self.dirty[cls.id] = cls
             cls.ready.append(task)
-            dirty[cls.id] = cls
 
     def drop_class(self, cls: SchedulingClass) -> None:
         """Forget a class with its tasks and leases, without a word: those who would hear it know."""
@@ -563,25 +564,27 @@ class Submission(Core):
         batch: list[Pending] = []
         expected_ns, size, max_bytes = lease.expected_ns, 0, self._config.push_batch_max_bytes
         empty = not lease.in_flight
+        function: bytes | None = None  # of the task before: most are alike
+        cost_ns = 0.0
         while ready and len(batch) < room:
             task = ready[0]
             if task.state != READY:
                 ready.popleft()  # cancelled
                 continue
-            cost_ns = task.mean.ns
-            if cost_ns is None:
-                cost_ns = budget_ns
+            if task.function is not function:
+                cost_ns = budget_ns if task.mean.ns is None else task.mean.ns
             if (expected_ns + cost_ns > budget_ns or size > max_bytes) and not (empty and not batch):
                 break
-            ready.popleft()
-            batch.append(task)
+            batch.append(ready.popleft())
             expected_ns += cost_ns
-            if type(task.args) is bytes:
+            if task.args and type(task.args) is bytes:
                 size += len(task.args)
             if task.deps:
                 size += deps_bytes(task)
-            if task.function not in shipped and task.blob is not None:
-                size += len(task.blob.pickled)
+            if task.function is not function:
+                function = task.function
+                if function not in shipped and task.blob is not None:
+                    size += len(task.blob.pickled)
         lease.expected_ns = expected_ns
         return batch
 

@@ -13,20 +13,17 @@ import socket
 import time
 from pathlib import Path
 
-import msgspec
-
 from meshray.peer.children import ProcessEnded
 from meshray.peer.jobs import Jobs
 from meshray.peer.parts import Parts
 from meshray.peer.prints import Prints
 from meshray.peer.starts import Starts
 from meshray.store import journal
+from meshray.wire.codec import ProtocolError, outcome_of
 from meshray.wire.messages import Failure, KillWorker, Result
 
 STOP_TIMEOUT_S = 0.02
 """How long a worker may take to stop (SIGSTOP) before it is killed by force; microseconds, unless a disk holds it."""
-
-_result = msgspec.msgpack.Decoder(Result)
 
 
 class Ends:
@@ -88,8 +85,8 @@ class Ends:
         for source, seq, encoded in contents.finished:
             results, started = by_source.setdefault(source, ([], []))
             try:
-                results.append(_result.decode(encoded))
-            except msgspec.MsgspecError:  # the worker scribbled over it: it had begun, that much is sure
+                results.append(outcome_of(encoded, seq))
+            except ProtocolError:  # the worker scribbled over it: it had begun, that much is sure
                 started.append(seq)
         for source, seq in contents.started:
             by_source.setdefault(source, ([], []))[1].append(seq)

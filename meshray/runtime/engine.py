@@ -387,9 +387,7 @@ class Engine:
 
     def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:
         """Call `waiter(record)` once its value is there, fetching it where that is needed. Under the lock."""
-        if record.waiters is None:
-            record.waiters = []
-        record.waiters.append(waiter)
+        record.add_waiter(waiter)
         if not record.owned and not record.fetching:
             self.records.fetch([record])
 

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from meshray.config import Config
+from meshray.core.records import Tally
 from meshray.runtime.shield import Shield
 from meshray.runtime.spin import SPIN_S, Spin
 from meshray.transport.endpoint import RECEIVE_BUDGET, Endpoint
@@ -78,7 +79,7 @@ class Handler(Protocol):
         """An exception has left a turn: what it was in the middle of is half done."""
 
 
-class Waiter:
+class Waiter(Tally):
     """Something that a thread waits for: `missing` events have not come yet."""
 
     __slots__ = ("_pump", "lock", "missing")
@@ -88,9 +89,9 @@ class Waiter:
         self.missing = missing
         self.lock: Any = None  # a follower's lock, released to wake it
 
-    def __call__(self, _event: object = None) -> None:
-        """One event has come. Under the pump's lock."""
-        self.missing -= 1
+    def arrived(self, count: int) -> None:
+        """So many events have come. Under the pump's lock."""
+        self.missing -= count
         if self.missing <= 0:
             self._pump.wake(self)
 
@@ -449,7 +450,7 @@ class Pump:
             if self.attended:
                 self._look_in(quiet_s)
             elif quiet_s < self._after_s:
-                time.sleep(self._after_s)
+                time.sleep(self._after_s - quiet_s)  # as seldom as can be: to wake costs whoever is at work
             elif self._leader is None:
                 self._background_turn()
             elif quiet_s > DEEP_AFTER_TURNS_S:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Any
 
 from meshray.core.pending import Mean, Pending
@@ -23,8 +24,8 @@ from meshray.runtime.values import Values
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
 
-CLASSES_BY_OPTIONS_MAX = 1024
-
+PLANS_MAX = 1024
+"""So many are remembered: a program may make options for each task."""
 
 TINY_PER_PORTION = 8
 """Tasks of which so many are no more than what is worth waking a worker gather in the inbox while another is awake."""
@@ -48,24 +49,54 @@ new_ref = ObjectRef.__new__
 """A handle without the checks of `__init__`; the caller fills in an id of our own."""
 
 
+class _Plan:
+    """What all tasks of one function with the same options have in common."""
+
+    __slots__ = (
+        "blob",
+        "cls",
+        "function",
+        "hash",
+        "name",
+        "options",
+        "plain",
+        "retries",
+        "retry_exceptions",
+        "returns",
+        "statistics",
+    )
+
+    def __init__(self, function: FunctionSpec, options: TaskOptions, cls: SchedulingClass, depth: int) -> None:
+        assert function.blob is not None, f"not pickled yet: {function.name}"
+        self.function = function
+        self.options = options  # they live as long as this: it is found by their identity
+        self.cls = cls
+        self.blob: m.Blob = function.blob
+        self.hash = function.blob.hash
+        self.statistics: Mean = function.statistics
+        self.name = options.name or function.name
+        self.returns = options.num_returns
+        self.retries = options.max_retries
+        self.retry_exceptions = options.retry_exceptions
+        self.plain = options.num_returns == 1 and not (depth or options.retry_exceptions or options.name)
+
+
 class Tasks:
     """Submits the tasks of one process."""
 
     def __init__(self, engine: Engine, values: Values) -> None:
         self._engine = engine
         self._values = values
-        self._prefix = engine.process_id
-        self._counter = itertools.count(1)
+        # The next task id of this process (`ids`), in C from end to end: threads need no lock.
+        self.new_task_id: Callable[[], bytes] = map(
+            Struct(">16sQ").pack, itertools.repeat(engine.process_id), itertools.count(1)
+        ).__next__
         # by the identity of the options, at depths other than 0 with the depth
-        self._by_options: dict[int | tuple[int, int], tuple[TaskOptions, SchedulingClass]] = {}
+        self._plans: dict[int | tuple[int, int], _Plan] = {}
         self._by_content: dict[Any, SchedulingClass] = {}
         engine.remaking.new_task_id = self.new_task_id
         self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
         self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
-
-    def new_task_id(self) -> bytes:
-        """The next task id of this process."""
-        return self._prefix + next(self._counter).to_bytes(8, "big")
 
     def submit(
         self,
@@ -77,16 +108,13 @@ class Tasks:
     ) -> list[ObjectRef[Any]]:
         """One task; its references at once. Raises what pickling the arguments raises."""
         engine = self._engine
-        blob = function.blob
-        if blob is None:
-            blob = self.pickle_function(function)
-        known = self._by_options.get((id(options), depth) if depth else id(options))
-        cls = known[1] if known is not None else self._class_of(options, depth)
-        task_id = self._prefix + next(self._counter).to_bytes(8, "big")
+        plan = self._plans.get((id(options), depth) if depth else id(options))
+        if plan is None or plan.function is not function:
+            plan = self._plan(function, options, depth)
         arguments = self.arguments(function, args, kwargs) if args or kwargs else NO_ARGUMENTS
-        count = options.num_returns
+        task_id = self.new_task_id()
         records: Sequence[Record]
-        if count == 1:
+        if plan.returns == 1:
             object_id = task_id + FIRST_RETURN
             record = engine.records.table[object_id] = Record(object_id, True, 1)
             records = (record,)
@@ -94,21 +122,21 @@ class Tasks:
             ref._id = object_id
             refs = [ref]
         else:
-            records, refs = self.new_returns(task_id, count)
-        retry_exceptions = options.retry_exceptions
+            records, refs = self.new_returns(task_id, plan.returns)
+        cls, statistics = plan.cls, plan.statistics
         task = Pending(
             task_id,
-            blob.hash,
+            plan.hash,
             arguments.data,
             records,
-            function.statistics,
-            count,
-            blob,
-            options.name or function.name,
+            statistics,
+            plan.returns,
+            plan.blob,
+            plan.name,
             cls,
-            options.max_retries,
-            retry_exceptions,
-            count == 1 and not depth and not retry_exceptions and not options.name,
+            plan.retries,
+            plan.retry_exceptions,
+            plan.plain,
         )
         for record in records:
             record.task = task
@@ -117,7 +145,7 @@ class Tasks:
         inbox = engine.inbox
         inbox.append(task)
         pump = engine.pump
-        if cls.idle and (cls.idle == len(cls.leases) or not function.statistics.below(self._tiny_ns)):
+        if cls.idle and (cls.idle == len(cls.leases) or not statistics.below(self._tiny_ns)):
             self.flush(receive=False)
         elif not cls.demanded or len(inbox) >= BATCH_TASKS or pump.rest or pump.closed:
             self.flush()
@@ -212,8 +240,11 @@ class Tasks:
             blob: m.Blob = function.blob
             return blob
 
-    def _class_of(self, options: TaskOptions, depth: int) -> SchedulingClass:
-        """The scheduling class for these options at this depth."""
+    def _plan(self, function: FunctionSpec, options: TaskOptions, depth: int) -> _Plan:
+        """What tasks of this function with these options have in common at this depth. Raises what pickling the
+        function raises."""
+        if function.blob is None:
+            self.pickle_function(function)
         with self._lock:
             key = (tuple(sorted(options.request.items())), options.env_vars, depth, options.strategy)
             cls = self._by_content.get(key)
@@ -221,10 +252,10 @@ class Tasks:
                 profile = profile_of(options.request, options.env_vars, actor=False)
                 cls = self._engine.submission.new_class(options.request, profile, depth, options.strategy)
                 self._by_content[key] = cls
-            if len(self._by_options) >= CLASSES_BY_OPTIONS_MAX:
-                self._by_options.clear()
-            self._by_options[(id(options), depth) if depth else id(options)] = (options, cls)
-            return cls
+            if len(self._plans) >= PLANS_MAX:
+                self._plans.clear()
+            plan = self._plans[(id(options), depth) if depth else id(options)] = _Plan(function, options, cls, depth)
+            return plan
 
 
 def profile_of(request: dict[str, int], env_vars: tuple[tuple[str, str], ...], actor: bool) -> m.Profile:

@@ -21,7 +21,7 @@ from meshray.runtime.copies import Loans, Lost, NotHere, foreign
 from meshray.runtime.dependencies import lost_text
 from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
-from meshray.runtime.pump import Waiter
+from meshray.runtime.pump import Pump, Waiter
 from meshray.runtime.values import Values
 from meshray.wire.messages import Failure, Place
 
@@ -46,14 +46,17 @@ class Blocker(Protocol):
 class _GetWaiter(Waiter):
     """Ends early when something failed: `get` raises the first error."""
 
-    __slots__ = ()
+    __slots__ = ("failed",)
+
+    def __init__(self, pump: Pump, missing: int) -> None:
+        super().__init__(pump, missing)
+        self.failed = False
 
     def __call__(self, event: object = None) -> None:
-        self.missing -= 1
         if type(event) is Record and type(event.value) is Failure:
+            self.failed = True
             self.missing = 0
-        if self.missing <= 0:
-            self._pump.wake(self)
+        self.arrived(1)
 
 
 class Waiting:
@@ -87,9 +90,8 @@ class Waiting:
         while True:
             missing = [record for record in records if record.value is None]
             if missing:
-                if len(missing) == len(records) or not self._any_failed(records):
-                    self._await(missing, left)
-                if self._any_failed(records):
+                well = (len(missing) == len(records) or not self._any_failed(records)) and self._await(missing, left)
+                if not well and self._any_failed(records):
                     self._raise_first(records)
             try:
                 return self._load(records)
@@ -162,14 +164,16 @@ class Waiting:
 
     @staticmethod
     def _any_failed(records: list[Record]) -> bool:
-        return any(type(record.value) is Failure for record in records)
+        return Failure in map(type, [record.value for record in records])
 
     def _raise_first(self, records: list[Record]) -> None:
         """Some have failed: raise the error of the first, however many others are still to come."""
         self._engine.tell(records)
         self._values.load(next(record.value for record in records if type(record.value) is Failure))
 
-    def _await(self, missing: list[Record], timeout: float | None) -> None:
+    def _await(self, missing: list[Record], timeout: float | None) -> bool:
+        """Wait for all of these. False when it ended early, since one has failed; or else raises `GetTimeoutError`, or
+        why the mesh is over."""
         engine = self._engine
         waiter = _GetWaiter(engine.pump, len(missing))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -182,12 +186,14 @@ class Waiting:
             self._unregister(missing, waiter)
             count = sum(record.value is None for record in missing)
             raise GetTimeoutError(f"get timed out after {timeout} s: {count} of {len(missing)} values are not there")
-        if None in [record.value for record in missing]:
-            self._unregister(missing, waiter)
-            if not self._any_failed(missing):
-                engine.check()
+        if waiter.missing <= 0 and not waiter.failed:
+            return True
+        self._unregister(missing, waiter)
+        if not self._any_failed(missing):
+            engine.check()
+        return False
 
-    def _register(self, missing: list[Record], waiter: Waiter) -> None:
+    def _register(self, missing: list[Record], waiter: _GetWaiter) -> None:
         """Have the waiter told of each of these. Under the lock."""
         fetch = []
         for record in missing:
@@ -195,10 +201,12 @@ class Waiting:
                 waiter.missing -= 1
                 if type(record.value) is Failure:
                     waiter.missing = 0
+                    waiter.failed = True
                 continue
             if record.waiters is None:
-                record.waiters = []
-            record.waiters.append(waiter)
+                record.waiters = waiter
+            else:
+                record.add_waiter(waiter)
             if not record.owned and not record.fetching:
                 fetch.append(record)
         if fetch:
@@ -208,8 +216,7 @@ class Waiting:
         raised = self._engine.pump.enter()
         try:
             for record in missing:
-                if record.waiters and waiter in record.waiters:
-                    record.waiters.remove(waiter)
+                record.drop_waiter(waiter)
         finally:
             self._engine.pump.leave(raised)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshray.wire.messages import Message
+from meshray.wire.messages import Message, Result
 
 
 class ProtocolError(Exception):
@@ -17,6 +17,9 @@ class ProtocolError(Exception):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+_outcomes = msgspec.msgpack.Decoder(Result)
+_anything = msgspec.msgpack.Decoder()
 
 encode = _encoder.encode
 encode_into = _encoder.encode_into
@@ -31,3 +34,20 @@ def decode(data: bytes | memoryview) -> Message:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"not a message: {error}") from error
+
+
+def outcome_of(written: bytes, seq: int) -> Result:
+    """What a worker has written down of attempt `seq`: its `Result`, encoded; or, where there is nothing more to say,
+    its small value alone, in the encoded form of `payload`, which never begins as a `Result` does.
+
+    Raises `ProtocolError` when it is neither.
+    """
+    first = written[0] if written else 0xC1
+    try:
+        if first & 0xF0 == 0x90:  # a short array
+            return _outcomes.decode(written)
+        if first != 0x80:  # no pickle, which is for others to read
+            _anything.decode(written)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"not the outcome of an attempt: {error}") from error
+    return Result(seq, [written])

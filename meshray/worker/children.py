@@ -15,14 +15,14 @@ class Children:
 
     def __init__(self, table: dict[bytes, Record]) -> None:
         self._table = table
-        self._by_task: dict[bytes, list[bytes]] = {}
+        self.by_task: dict[bytes, list[bytes]] = {}  # empty for most
         self._prune_at: dict[bytes, int] = {}  # tasks with many children: at how many the next look is worth it
 
     def note(self, task_id: bytes, object_ids: Iterable[bytes]) -> None:
         """A running task has submitted these."""
-        children = self._by_task.get(task_id)
+        children = self.by_task.get(task_id)
         if children is None:
-            children = self._by_task[task_id] = []
+            children = self.by_task[task_id] = []
         children += object_ids
         if len(children) >= CHILDREN_MAX and len(children) >= self._prune_at.get(task_id, 0):
             table = self._table
@@ -30,10 +30,9 @@ class Children:
             self._prune_at[task_id] = 2 * len(children)
 
     def of(self, task_id: bytes) -> list[bytes]:
-        return list(self._by_task.get(task_id, ()))
+        return list(self.by_task.get(task_id, ()))
 
     def forget(self, task_id: bytes) -> None:
         """The task is over: what it has submitted is not cancelled with it any more."""
-        if self._by_task:
-            self._by_task.pop(task_id, None)
-            self._prune_at.pop(task_id, None)
+        self.by_task.pop(task_id, None)
+        self._prune_at.pop(task_id, None)

@@ -37,6 +37,7 @@ from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal
 from meshray.wire import messages as m
+from meshray.wire.payload import dumps_plain
 from meshray.worker.children import Children
 from meshray.worker.exits import run_exit_handlers
 from meshray.worker.forked import ChildOfWorker
@@ -106,6 +107,7 @@ class Executor:
         self.pushers = Pushers(journal)
         self.functions = Functions()
         self.outcomes = Outcomes(client)
+        self._inline_max_bytes = client.engine.config.inline_max_bytes
         self.queue: deque[Item] = deque()
         self.handed: deque[Item] = deque()  # out of the queue, for a thread of the actor, and not begun
         self.bound: Waiter | None = None
@@ -529,6 +531,7 @@ class Executor:
         self._running = task
         self.pushers.journal.started(handle, task.seq)
         carrier: Carrier | None = None
+        alone: bytes | None = None  # the value, where there is nothing else to write down
         name = task.name
         try:
             found = self.functions.get(task.function) or self.functions.load(task.function)
@@ -550,22 +553,27 @@ class Executor:
                 self._in_user_code = True
                 value = function()
                 self._in_user_code = False
-            result = self.outcomes.of_value(source, task, name, value)
+            if task.returns == 1 and (alone := dumps_plain(value)) is not None and len(alone) <= self._inline_max_bytes:
+                result = m.Result(task.seq, [alone])
+            else:
+                alone, result = None, self.outcomes.of_value(source, task, name, value)
             value = None
         except Lost as lost:
             result = self.outcomes.starved(task, lost)
         except BaseException as error:
-            self._in_user_code = False
+            self._in_user_code, alone = False, None
             result = self._of_error(task, name or self.functions.name_of(task.function), error)
         self._running = None
-        self.children.forget(task.task_id)
+        if self.children.by_task:
+            self.children.forget(task.task_id)
         if carrier is not None and self.outcomes.end_carrier(carrier):
-            result.kept = True
-        return self.journaled(handle, task, result)
+            result.kept, alone = True, None
+        return self.journaled(handle, task, result, alone)
 
-    def journaled(self, handle: int, task: m.Task, result: m.Result) -> m.Result:
-        """Write the result down; one that is too large for the journal goes to the store."""
-        if self.pushers.journal.finished(handle, task.seq, _encode(result)):
+    def journaled(self, handle: int, task: m.Task, result: m.Result, alone: bytes | None = None) -> m.Result:
+        """Write the result down (`alone`: the value, if that is all); one that is too large for the journal goes to the
+        store."""
+        if self.pushers.journal.finished(handle, task.seq, alone or _encode(result)):
             return result
         try:
             result = self.outcomes.sealed(task, result)

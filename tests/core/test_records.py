@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshray.core.records import Carrier, Record, Records
+from meshray.core.records import Carrier, Record, Records, Tally
 from meshray.wire.messages import (
     CarrierDone,
     Failure,
@@ -374,3 +374,53 @@ def test_the_peer_knows_us_for_what_lives_and_for_nothing_else(seed: int) -> Non
     assert not held
     assert not shell.records.table
     assert done == kept
+
+
+# -- waiters -----------------------------------------------------------------------------------------------------------
+
+
+class Count(Tally):
+    """Waits for many; how often it was told, and of how many."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def arrived(self, count: int) -> None:
+        self.told.append(count)
+
+
+def test_who_waits_for_many_is_told_of_all_at_once() -> None:
+    shell = Shell()
+    records = [shell.own(number, None) for number in range(6)]
+    first, second, heard = Count(), Count(), list[Record]()
+    for record in records[:3]:
+        record.add_waiter(first)
+    records[3].add_waiter(second)
+    for record in records[4:]:
+        record.add_waiter(first)
+    records[5].add_waiter(heard.append)
+    shell.records.settle_run(records, [b"v"] * 6)
+    assert first.told == [3, 1, 1]  # the last one on its way with another waiter
+    assert second.told == [1]
+    assert heard == [records[5]]
+    assert not any(record.waiters for record in records)
+
+
+def test_waiters_come_and_go() -> None:
+    record = Shell().own(1, None)
+    heard: list[str] = []
+    waiters = [lambda _, name=name: heard.append(name) for name in "abc"]
+    for waiter in [*waiters, waiters[0]]:
+        record.add_waiter(waiter)
+    record.drop_waiter(waiters[0])  # once
+    record.drop_waiter(waiters[1])
+    record.drop_waiter(waiters[1])  # it is gone already
+    record.tell_waiters()
+    assert heard == ["c", "a"]
+    assert record.waiters is None
+    record.add_waiter(waiters[1])
+    record.drop_waiter(waiters[2])
+    assert record.waiters is waiters[1]
+    record.drop_waiter(waiters[1])
+    record.tell_waiters()
+    assert heard == ["c", "a"]

@@ -44,7 +44,7 @@ class Host:
 
     def counts(self) -> dict[str, int]:
         engine = context.runtime().engine  # type: ignore[attr-defined]
-        return {"pins": len(engine.pins), "children": sum(map(len, engine.host.children._by_task.values()))}
+        return {"pins": len(engine.pins), "children": sum(map(len, engine.host.children.by_task.values()))}
 
     def submit_from_a_thread(self, count: int) -> None:
         def submit() -> None:

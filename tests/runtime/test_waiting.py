@@ -84,7 +84,7 @@ class FakeEngine:
         self.told: list[Record] = []
 
     def await_record(self, record: Record, waiter: Callable[[Record], None]) -> None:
-        record.waiters = [*(record.waiters or ()), waiter]
+        record.add_waiter(waiter)
         if not record.owned:
             self.records.fetch([record])
 
@@ -124,9 +124,7 @@ class Shell:
         """As `Records.settle`: under the lock."""
         record = self.record(ref)
         record.value = value
-        waiters, record.waiters = record.waiters, None
-        for waiter in waiters or ():
-            waiter(record)
+        record.tell_waiters()
 
     def later(self, ref: ObjectRef[Any], value: Any) -> None:
         self.pump.events.append(lambda: self.settle(ref, value))

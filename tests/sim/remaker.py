@@ -77,9 +77,7 @@ class Engine:
         for ref in refs:
             record = self.records.table[ref.binary()]
             if record.value is None:
-                if record.waiters is None:
-                    record.waiters = []
-                record.waiters.append(lambda _: self._again(task, refs, ready))
+                record.add_waiter(lambda _: self._again(task, refs, ready))
                 if not record.owned and not record.fetching:
                     self.records.fetch([record])
                 return False
@@ -342,9 +340,7 @@ class Remaker(Process):
                 self.failures.append((record.id, why))
                 return
         if record.value is None:
-            if record.waiters is None:
-                record.waiters = []
-            record.waiters.append(lambda record, ref=ref: self._read_again(record, ref))  # type: ignore[misc]
+            record.add_waiter(lambda record, ref=ref: self._read_again(record, ref))  # type: ignore[misc]
         else:
             self._read_again(record, ref)
 

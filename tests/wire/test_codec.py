@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.wire import messages as m
-from meshray.wire.codec import ProtocolError, decode, encode
+from meshray.wire.codec import ProtocolError, decode, encode, outcome_of
+from meshray.wire.payload import dumps
 
 PROCESS, TASK, OBJECT, HASH = b"p" * 16, b"t" * 24, b"o" * 28, b"h" * 16
 PLACE = m.Place(OBJECT, b"n" * 8, "segment", 200_000)
@@ -127,3 +128,34 @@ def test_ids_amounts_and_texts_are_bounded(wrong: m.Message) -> None:
 def test_an_unknown_tag_is_named() -> None:
     with pytest.raises(ProtocolError, match="9999"):
         decode(msgspec.msgpack.encode([9999]))
+
+
+# -- outcomes in a journal ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [None, 0, 0x7F, -1, 1.5, True, "x" * 40, b"", b"\x95", b"y" * 300, (1, 2), [3], {4: 5}]
+)
+def test_a_value_alone_is_told_from_a_result(value: Any) -> None:
+    alone = dumps(value).inline()
+    assert outcome_of(alone, 7) == m.Result(7, [alone])
+    written = m.Result(7, [alone], [], True)
+    assert outcome_of(msgspec.msgpack.encode(written), 7) == written
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize(
+    "junk", [b"", b"\x95\x01", b"\x92\x01\x02", b"\xc1", b"\xc4\x09ab", b"\x01\x01", b"\xdc\xff\xff"]
+)
+def test_a_scribbled_outcome_is_refused(junk: bytes) -> None:
+    with pytest.raises(ProtocolError, match="outcome"):
+        outcome_of(junk, 1)
+
+
+@given(st.binary(max_size=60))
+def test_any_outcome(written: bytes) -> None:
+    try:
+        result = outcome_of(written, 3)
+    except ProtocolError:
+        return
+    assert isinstance(result, m.Result)

@@ -56,6 +56,7 @@ def there_and_back(value: Any) -> Any:
 
 PLAIN = [
     *(None, True, False, 0, -1, 2**100, 1.5, float("inf"), "", "text", "ä€😀", b"", b"bytes"),
+    *(0x7F, 0x80, -0x20, -0x21, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, -0.0, "\ud800", "t" * 300, b"b" * 70_000),
     *((), [], {}, (1, "a", None), [1, [2, [3, [4]]]], {"a": 1, "b": (2, 3)}, ((1, 2), {}), list(range(100))),
     *({1, 2}, frozenset("ab"), bytearray(b"xyz"), 1j, range(5), Point(1, 2), Box([1]), datetime.date(2020, 1, 2)),
 ]
@@ -67,6 +68,29 @@ def test_plain_values(value: Any) -> None:
     assert back == value
     assert type(back) is type(value)
     assert loads(memoryview(dumps(value).inline())) == value
+
+
+def test_plain_values_keep_every_bit() -> None:
+    zero = there_and_back(-0.0)
+    assert str(zero) == "-0.0"
+    assert there_and_back(float("nan")) != there_and_back(float("nan"))
+
+
+def test_heirs_of_plain_types_stay_what_they_are() -> None:
+    class Count(int):
+        pass
+
+    back = there_and_back(Count(7))
+    assert (back, type(back)) == (7, Count)
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\xcc", b"\x01\x02", b"\xc4\x05abc", b"\xc1" * 100])
+def test_what_is_no_value_of_any_form_is_an_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a payload"):
+        loads(data)
+    with pytest.raises(ValueError, match="not a payload"):
+        loads_noting(data)
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -191,7 +215,7 @@ def test_a_frame_that_was_cut_off_or_scribbled_on_is_an_error(data: st.DataObjec
     with pytest.raises((ValueError, EOFError)):
         loads(cut)
     # the header decides where everything lies: whatever stands there, nothing beyond the data is read
-    header = bytes([1]) + data.draw(st.binary(min_size=40, max_size=40))
+    header = bytes([0xC1]) + data.draw(st.binary(min_size=40, max_size=40))
     with pytest.raises(ValueError, match="not a payload"):
         loads(header + whole[41:])
 

@@ -44,8 +44,9 @@ from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
 from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
 from meshray.core.plain import results_of
+from meshray.core.scheduling import SchedulingClass
 from meshray.core.silence import Silence
-from meshray.core.submission import SchedulingClass, Submission
+from meshray.core.submission import Submission
 from meshray.ids import TASK_BYTES, owner_process_of, task_of
 from meshray.strategy import Strategy
 from meshray.wire.messages import (

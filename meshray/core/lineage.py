@@ -16,7 +16,7 @@ from typing import Any
 
 from meshray.config import Config
 from meshray.core.pending import Pending, exception_name
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Lineage, Place, Promoted

@@ -22,7 +22,7 @@ from msgspec import Struct
 from meshray.wire.messages import Blob, Failure, Place, Result, Task
 
 if TYPE_CHECKING:
-    from meshray.core.submission import Lease
+    from meshray.core.scheduling import Lease
 
 WAITING, READY, IN_FLIGHT, DONE = "waiting", "ready", "in flight", "done"
 

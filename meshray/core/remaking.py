@@ -27,7 +27,7 @@ from msgspec import Struct
 from meshray.config import Config
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record, Records
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import FIRST_RETURN, TASK_BYTES, object_of, task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Blob, Borrowed, Failure, Place, Value

@@ -1,13 +1,8 @@
-"""Which worker runs which of this process's tasks, and when.
+"""What becomes of this process's tasks, from the moment their arguments are there?
 
-A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room. It
-is bound late: to a worker that can start it within milliseconds. `fill` pushes ahead as much as hides a round trip: an
-expected `in_flight_work_s`, by the running mean of each function, and one task at a time of a function never run
-before.
-
-Its own peer may name others that it should ask for leases, too (`AskAlso`). So a demand is said to each of them, and
-what concerns a lease goes to the peer of the worker's host. It asks abroad only while tasks are ready that those in
-flight would not be done with at once.
+A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room
+(`filling`). Peers are asked for leases as long as tasks wait (`demand`); what concerns a lease goes to the peer of its
+worker's host.
 
 The states of a task are those of `pending`. Results are accepted once: a sequence number that is not in flight is
 stale, and counted.
@@ -15,11 +10,12 @@ stale, and counted.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from meshray.config import Config
+from meshray.core.demand import Demands
 from meshray.core.effects import Core, Send
+from meshray.core.filling import Filling
 from meshray.core.pending import (
     DONE,
     IN_FLIGHT,
@@ -27,128 +23,23 @@ from meshray.core.pending import (
     WAITING,
     Pending,
     cancelled_result,
-    deps_bytes,
     retriable,
     while_running,
-    wire_task,
 )
-from meshray.core.plain import RUN_MIN, plain_push
+from meshray.core.scheduling import Asked, Lease, SchedulingClass, WorkerLink
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import (
     AskAlso,
-    Demand,
     Failure,
     KillWorker,
     LeaseGranted,
     LeaseLost,
     LeaseReturned,
-    Message,
     Profile,
-    Push,
     Result,
     Retried,
 )
-
-
-class WorkerLink:
-    """What this process and one worker share over all leases: sequence numbers and functions shipped."""
-
-    __slots__ = ("acknowledged", "next_seq", "shipped", "worker")
-
-    def __init__(self, worker: bytes) -> None:
-        self.worker = worker
-        self.next_seq = 1
-        self.acknowledged = 0
-        self.shipped: set[bytes] = set()  # hashes of functions that the worker got from here
-
-
-class Lease:
-    """A worker that runs tasks of one class of ours."""
-
-    __slots__ = ("cls", "expected_ns", "held_up", "id", "idle_since", "in_flight", "link", "peer", "revoked", "wanted")
-
-    def __init__(self, lease_id: int, cls: SchedulingClass, link: WorkerLink, now: float) -> None:
-        self.id = lease_id
-        self.cls = cls
-        self.link = link
-        self.peer = peer_of(link.worker)  # who has granted it
-        self.in_flight: dict[int, Pending] = {}  # by sequence number, oldest first
-        self.expected_ns = 0.0  # expected work of what is in flight
-        self.revoked = False  # push no more
-        self.held_up = False  # what runs there takes long, so it gave the rest back: push no more until it is done
-        self.wanted = False  # somebody waits for it: it goes back soon after it has nothing to do
-        self.idle_since = now  # since when nothing is in flight
-
-
-class Asked:
-    """What another peer than our own was asked for."""
-
-    __slots__ = ("anew", "demanded", "hops", "leases", "more")
-
-    def __init__(self) -> None:
-        self.anew = False  # it was named again: perhaps it has not heard us
-        self.more = 0  # so many leases it may give beyond those that it has given
-        self.hops = 1  # how many peers have led there
-        self.leases = 0  # those that it has given
-        self.demanded = 0  # what it was told last
-
-
-class SchedulingClass:
-    """Tasks that any lease of the class can run."""
-
-    __slots__ = (
-        "abroad",
-        "asked",
-        "base",
-        "demanded",
-        "depth",
-        "id",
-        "idle",
-        "job",
-        "leases",
-        "left_at",
-        "name",
-        "near",
-        "profile",
-        "ready",
-        "request",
-        "strategy",
-        "stuck",
-        "variants",
-    )
-
-    def __init__(
-        self,
-        class_id: int,
-        request: dict[str, int],
-        profile: Profile,
-        depth: int,
-        strategy: Strategy = ANYWHERE,
-        job: bytes = b"",
-    ) -> None:
-        self.id = class_id
-        self.job = job
-        self.request = request
-        self.profile = profile
-        self.depth = depth
-        self.strategy = strategy
-        self.name = ""
-        self.ready: deque[Pending] = deque()
-        self.leases: dict[int, Lease] = {}
-        self.idle = 0  # leases with nothing in flight: a new task starts there at once
-        self.demanded = 0  # what our own peer was told last
-        self.asked: dict[bytes, Asked] = {}  # other peers that were asked, or have given leases
-        self.abroad = 0  # leases of other peers
-        self.left_at = 0.0  # when something left one of its leases, or there was a new one
-        self.stuck = False  # nothing has left its leases for long: what they would do at once, they do not
-        self.near: dict[bytes, int] = {}  # home node -> bytes of large arguments, of the task that was ready last
-        self.base: SchedulingClass | None = None  # of which this is a variant
-        self.variants: dict[bytes, SchedulingClass] = {}  # home node -> the class of tasks whose arguments lie there
-
-
-DEMAND_MAX = 1024
-"""The most leases asked for at once: far beyond what a host grants."""
 
 
 class Submission(Core):
@@ -161,6 +52,8 @@ class Submission(Core):
         self.job = job  # of its tasks, unless told
         self._config = config
         self._budget_ns = config.in_flight_work_s * 1e9
+        self._demands = Demands(peer, config, self._emit)
+        self._filling = Filling(config, self._emit)
         self._classes: dict[int, SchedulingClass] = {}
         self._links: dict[bytes, WorkerLink] = {}
         self._leases: dict[int, Lease] = {}
@@ -175,6 +68,9 @@ class Submission(Core):
         self.starved: list[tuple[Pending, Result]] = []
         self.wants_starved = False
         self.stale = 0  # results that nobody waited for
+
+    def _emit(self, effect: object) -> None:
+        self._effects.append(effect)
 
     # -- events from this process ------------------------------------------------------------------------------------
 
@@ -279,13 +175,8 @@ class Submission(Core):
     def on_ask_also(self, message: AskAlso) -> None:
         """A peer names another one that may have room."""
         cls = self._classes.get(message.class_id)
-        if cls is None or not cls.ready or message.peer == self._peer:
-            return
-        asked = cls.asked.setdefault(message.peer, Asked())
-        asked.hops = min(asked.hops, message.hops) if asked.more else message.hops
-        asked.more = max(asked.more, message.count)
-        asked.anew = True
-        self.dirty[cls.id] = cls
+        if cls is not None and self._demands.on_ask_also(cls, message):
+            self.dirty[cls.id] = cls
 
     def on_unschedulable(self, class_id: int, text: str) -> list[tuple[Pending, Result]]:
         """No member can run tasks of this class, nor will one ever: those that wait fail."""
@@ -510,164 +401,10 @@ class Submission(Core):
             while cls.ready and cls.ready[0].state != READY:
                 cls.ready.popleft()  # cancelled
             if cls.ready and cls.leases:
-                if cls.strategy.spread:
-                    self._fill_in_turn(cls)
-                else:
-                    self._fill_class(cls)
+                self._filling.fill(cls)
             elif cls.idle and any(lease.wanted and not lease.in_flight for lease in cls.leases.values()):
                 self.pressed = True
-            self._demand(cls)
-
-    def _fill_in_turn(self, cls: SchedulingClass) -> None:
-        """SPREAD: each lease runs one task, and the next one goes to whoever's turn it is."""
-        for lease in [each for each in cls.leases.values() if not each.in_flight and not each.revoked]:
-            batch = self._take(cls, lease, 1)
-            if batch:
-                self._push(lease, batch)
-                lease.revoked = True
-
-    def _fill_class(self, cls: SchedulingClass) -> None:
-        if cls.idle and len(cls.ready) == 1:  # a synchronous caller's: no balance to strike
-            for lease in cls.leases.values():
-                if not lease.in_flight and not lease.revoked:
-                    task = cls.ready.popleft()
-                    lease.expected_ns = self._budget_ns if task.mean.ns is None else task.mean.ns
-                    self._push(lease, [task])
-                    return
-        leases = [lease for lease in cls.leases.values() if not lease.revoked and not lease.held_up]
-        if not leases:
-            return
-        at_most = self._config.in_flight_max_tasks
-        if len(leases) == 1:
-            batch = self._take(cls, leases[0], at_most - len(leases[0].in_flight))
-            if batch:
-                self._push(leases[0], batch)
-            return
-        waiting = len(cls.ready) + sum(len(lease.in_flight) for lease in leases)
-        portion, portion_ns = self._portion(cls.ready[0]), self._config.portion_work_s * 1e9
-        share = max(-(-waiting // len(leases)), portion)
-        leases.sort(key=lambda lease: (lease.expected_ns >= portion_ns, not lease.in_flight, lease.expected_ns))
-        for lease in leases:
-            awake = bool(lease.in_flight)  # it need not be woken, so it may have a little more
-            room = min(max(share, 2 * portion) if awake else share, at_most)
-            batch = self._take(cls, lease, room - len(lease.in_flight))
-            if batch:
-                self._push(lease, batch)
-
-    def _portion(self, task: Pending) -> int:
-        """So many tasks like this one are not worth being divided among workers: waking another one takes as long."""
-        return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
-
-    def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
-        """At most `room` tasks for this lease, as far as the expected work in flight allows."""
-        ready, budget_ns, shipped = cls.ready, self._budget_ns, lease.link.shipped
-        batch: list[Pending] = []
-        expected_ns, size, max_bytes = lease.expected_ns, 0, self._config.push_batch_max_bytes
-        empty = not lease.in_flight
-        function: bytes | None = None  # of the task before: most are alike
-        cost_ns = 0.0
-        while ready and len(batch) < room:
-            task = ready[0]
-            if task.state != READY:
-                ready.popleft()  # cancelled
-                continue
-            if task.function is not function:
-                cost_ns = budget_ns if task.mean.ns is None else task.mean.ns
-            if (expected_ns + cost_ns > budget_ns or size > max_bytes) and not (empty and not batch):
-                break
-            batch.append(ready.popleft())
-            expected_ns += cost_ns
-            if task.args and type(task.args) is bytes:
-                size += len(task.args)
-            if task.deps:
-                size += deps_bytes(task)
-            if task.function is not function:
-                function = task.function
-                if function not in shipped and task.blob is not None:
-                    size += len(task.blob.pickled)
-        lease.expected_ns = expected_ns
-        return batch
-
-    def _push(self, lease: Lease, batch: list[Pending]) -> None:
-        link, in_flight = lease.link, lease.in_flight
-        if not in_flight:
-            lease.cls.idle -= 1
-        shipped, blobs = link.shipped, []
-        function: bytes | None = None
-        seq, plain = link.next_seq, len(batch) >= RUN_MIN
-        for task in batch:
-            if task.function is not function:
-                plain = plain and function in (None, task.function)
-                function = task.function
-                if function not in shipped:
-                    shipped.add(function)
-                    assert task.blob is not None
-                    blobs.append(task.blob)
-            if not task.plain or task.attempt or task.nested or task.dep_refs is not None:
-                plain = False
-            task.state = IN_FLIGHT
-            task.lease = lease
-            task.seq = seq
-            in_flight[seq] = task
-            seq += 1
-        first, link.next_seq = link.next_seq, seq
-        message: Message
-        if plain:
-            message = plain_push(lease.id, link.acknowledged, first, batch, blobs)
-        else:
-            depth = lease.cls.depth
-            tasks = [wire_task(task, task.seq, depth) for task in batch]
-            message = Push(lease.id, link.acknowledged, tasks, blobs)
-        self._effects.append(Send(link.worker, message))
-
-    def _demand(self, cls: SchedulingClass) -> None:
-        """Ask for more leases while tasks are ready; withdraw the wish when none is."""
-        here = len(cls.leases) - cls.abroad
-        if cls.ready:
-            wanted = min(here + len(cls.ready), DEMAND_MAX)
-            if cls.demanded <= here or wanted >= 2 * cls.demanded:
-                self._say_demand(cls, wanted)
-        elif cls.demanded > here:
-            self._say_demand(cls, here)
-        if cls.asked:
-            self._demand_abroad(cls)
-
-    def _demand_abroad(self, cls: SchedulingClass) -> None:
-        """The same to the peers that our own has named, as far as it has."""
-        ready = len(cls.ready)
-        worth = not self._soon_begun(cls)
-        for peer, asked in list(cls.asked.items()):
-            if not ready:
-                asked.more = 0
-            wanted = asked.leases + (min(asked.more, ready) if worth else 0)
-            grows = wanted > asked.leases and (asked.anew or wanted > asked.demanded)
-            if grows or (wanted != asked.demanded and not ready):
-                asked.anew, asked.demanded = False, wanted
-                self._send_demand(cls, peer, wanted, asked.hops)
-            if not (asked.more or asked.leases or asked.demanded):
-                del cls.asked[peer]
-
-    def _soon_begun(self, cls: SchedulingClass) -> bool:
-        """Whether the leases that are there begin all that is ready sooner than a worker elsewhere would. Those that
-        take no more, which may run something long, begin none of it."""
-        if not cls.ready or cls.stuck or cls.strategy.spread or (mean_ns := cls.ready[0].mean.ns) is None:
-            return False
-        takers = sum(not lease.revoked and not lease.held_up for lease in cls.leases.values())
-        return mean_ns * len(cls.ready) < self._config.ask_also_work_s * 1e9 * takers
-
-    def _say_demand(self, cls: SchedulingClass, count: int) -> None:
-        if count == cls.demanded:
-            return
-        cls.demanded = count
-        if cls.ready:
-            cls.name = cls.ready[0].name
-        self._send_demand(cls, self._peer, count, 0)
-
-    def _send_demand(self, cls: SchedulingClass, peer: bytes, count: int, hops: int) -> None:
-        message = Demand(
-            cls.id, count, cls.request, cls.profile, cls.depth, cls.name, cls.strategy, cls.near, cls.job, hops
-        )
-        self._effects.append(Send(peer, message))
+            self._demands.look(cls)
 
     def tick(self, now: float, idle_s: float) -> None:
         """Time has passed: follow hints that had not seemed to be worth it. Give back leases that had nothing to do for
@@ -689,25 +426,13 @@ class Submission(Core):
                 self.pressed = True
 
     def _give_up(self, lease: Lease) -> None:
-        self._lower_demand(lease)
+        self._demands.lower(lease)
         self._return(lease)
-
-    def _lower_demand(self, lease: Lease) -> None:
-        """One less of its class from its peer: said before it is returned, or the peer would grant it again."""
-        cls = lease.cls
-        if lease.peer == self._peer:
-            self._say_demand(cls, len(cls.leases) - cls.abroad - 1)
-            return
-        asked = cls.asked[lease.peer]
-        lowered = asked.leases - 1 + min(asked.more, len(cls.ready))
-        if lowered < asked.demanded:
-            asked.demanded = lowered
-            self._send_demand(cls, lease.peer, lowered, asked.hops)
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"
         if lease.cls.strategy.spread and lease.peer != self._peer:
-            self._lower_demand(lease)
+            self._demands.lower(lease)
         lease.cls.idle -= 1
         self._effects.append(Send(lease.peer, LeaseReturned([lease.id])))
         self._forget(lease)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.core.pending import DONE, WAITING, Pending
 from meshray.core.records import Record
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import NIL_OBJECT, task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Failure, Place

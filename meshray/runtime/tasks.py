@@ -14,7 +14,7 @@ from typing import Any
 
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import FIRST_RETURN
 from meshray.options import FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef

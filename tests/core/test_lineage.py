@@ -11,7 +11,7 @@ from meshray.config import DEFAULT, Config
 from meshray.core.lineage import BATCH_BYTES, INLINED_MAX_BYTES, batches
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record, Records
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import FIRST_RETURN
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Blob, Borrowed, Place, Profile, Promote, Promoted, Value

@@ -15,7 +15,7 @@ from meshray.core.effects import Send
 from meshray.core.pending import DONE, Mean, Pending
 from meshray.core.records import Record, Records
 from meshray.core.remaking import Remaking
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.ids import FIRST_RETURN, object_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Blob, Failure, Place, Profile, Promoted, Resolve, Value

@@ -10,7 +10,8 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending, gone_failure
-from meshray.core.submission import SchedulingClass, Submission
+from meshray.core.scheduling import SchedulingClass
+from meshray.core.submission import Submission
 from meshray.ids import peer_of
 from meshray.strategy import Strategy
 from meshray.wire.messages import (

@@ -28,7 +28,8 @@ from meshray.core.effects import AbandonStart, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
 from meshray.core.pending import DONE, Mean, Pending
 from meshray.core.placement import Here, Member
-from meshray.core.submission import SchedulingClass, Submission
+from meshray.core.scheduling import SchedulingClass
+from meshray.core.submission import Submission
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire import messages as m

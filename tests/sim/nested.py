@@ -20,7 +20,8 @@ import msgspec
 from meshray.core.pending import DONE, WAITING, Mean, Pending
 from meshray.core.plain import results_of, tasks_of
 from meshray.core.records import Carrier, Record, Records
-from meshray.core.submission import SchedulingClass, Submission
+from meshray.core.scheduling import SchedulingClass
+from meshray.core.submission import Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.refs import ObjectRef
 from meshray.wire import messages as m

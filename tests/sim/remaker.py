@@ -15,7 +15,7 @@ from typing import Any
 from meshray.config import Config
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending
 from meshray.core.records import Carrier, Record
-from meshray.core.submission import SchedulingClass
+from meshray.core.scheduling import SchedulingClass
 from meshray.refs import ObjectRef
 from meshray.runtime.copies import Loans
 from meshray.runtime.lost import LostValues

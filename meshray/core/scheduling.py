@@ -1,7 +1,7 @@
 """What is kept of tasks and of the workers that run them, in the process that has submitted them.
 
 A task waits in its *scheduling class*; a *lease* is a worker that runs tasks of one class of ours; what we share with
-that worker over all its leases is its *link*. `submission` moves tasks among them, `demand` asks for leases.
+that worker over all its leases is its *link*. `submission` moves tasks among them, `asking` asks for leases.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What becomes of this process's tasks, from the moment their arguments are there?
 
 A task waits in its *scheduling class* (same resources, environment and depth) until a lease of that class has room
-(`filling`). Peers are asked for leases as long as tasks wait (`demand`); what concerns a lease goes to the peer of its
+(`filling`). Peers are asked for leases as long as tasks wait (`asking`); what concerns a lease goes to the peer of its
 worker's host.
 
 The states of a task are those of `pending`. Results are accepted once: a sequence number that is not in flight is
@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshray.config import Config
-from meshray.core.demand import Demands
+from meshray.core.asking import Asking
 from meshray.core.effects import Core, Send
 from meshray.core.filling import Filling
 from meshray.core.pending import (
@@ -52,7 +52,7 @@ class Submission(Core):
         self.job = job  # of its tasks, unless told
         self._config = config
         self._budget_ns = config.in_flight_work_s * 1e9
-        self._demands = Demands(peer, config, self._emit)
+        self._asking = Asking(peer, config, self._emit)
         self._filling = Filling(config, self._emit)
         self._classes: dict[int, SchedulingClass] = {}
         self._links: dict[bytes, WorkerLink] = {}
@@ -175,7 +175,7 @@ class Submission(Core):
     def on_ask_also(self, message: AskAlso) -> None:
         """A peer names another one that may have room."""
         cls = self._classes.get(message.class_id)
-        if cls is not None and self._demands.on_ask_also(cls, message):
+        if cls is not None and self._asking.on_ask_also(cls, message):
             self.dirty[cls.id] = cls
 
     def on_unschedulable(self, class_id: int, text: str) -> list[tuple[Pending, Result]]:
@@ -404,7 +404,7 @@ class Submission(Core):
                 self._filling.fill(cls)
             elif cls.idle and any(lease.wanted and not lease.in_flight for lease in cls.leases.values()):
                 self.pressed = True
-            self._demands.look(cls)
+            self._asking.look(cls)
 
     def tick(self, now: float, idle_s: float) -> None:
         """Time has passed: follow hints that had not seemed to be worth it. Give back leases that had nothing to do for
@@ -426,13 +426,13 @@ class Submission(Core):
                 self.pressed = True
 
     def _give_up(self, lease: Lease) -> None:
-        self._demands.lower(lease)
+        self._asking.lower(lease)
         self._return(lease)
 
     def _return(self, lease: Lease) -> None:
         assert not lease.in_flight, f"lease {lease.id} returned with tasks in flight"
         if lease.cls.strategy.spread and lease.peer != self._peer:
-            self._demands.lower(lease)
+            self._asking.lower(lease)
         lease.cls.idle -= 1
         self._effects.append(Send(lease.peer, LeaseReturned([lease.id])))
         self._forget(lease)

@@ -19,7 +19,7 @@ DEMAND_MAX = 1024
 """The most leases asked for at once: far beyond what a host grants."""
 
 
-class Demands:
+class Asking:
     """See the head of this file. A part of `Submission`, which has the classes."""
 
     def __init__(self, peer: bytes, config: Config, emit: Callable[[object], None]) -> None:

@@ -132,4 +132,10 @@ class ObjectRef(Generic[T]):
 def _arrived(object_id: bytes) -> ObjectRef[Any]:
     """Unpickling: a handle that this process did not have, or has once more."""
     (context._runtime or context.runtime()).adopt_ref(object_id)
-    return ObjectRef(object_id)
+    ref = new_ref(ObjectRef)  # ten thousand may come in one value
+    ref._id = object_id
+    return ref
+
+
+new_ref = ObjectRef.__new__
+"""A handle without the checks of `__init__`; the caller fills in an id of our own, and has counted it."""

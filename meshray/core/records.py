@@ -11,8 +11,8 @@ A *record* stands for one object here, from the birth of its first handle to the
   does the carrier's sender learn that it may let go (`CarrierDone`). That is law G2: nobody lets go of a reference that
   it passed on until the owner knows of the receiver.
 
-Handles are born and die in any thread at any bytecode. Both go through one queue, births as `(id, carrier)` and deaths
-as `id`, and `drain` accounts them in order. So a count of zero means: no handle lives, and none was born before this
+Handles are born and die in any thread at any bytecode. Both go through one queue, births as `Birth` and deaths as the
+id, and `drain` accounts them in order. So a count of zero means: no handle lives, and none was born before this
 point.
 
 A live view on a segment counts like a handle. What is said to the peer is said in order, on one link.
@@ -136,7 +136,14 @@ class Carrier:
         self.ids: dict[bytes, None] = {}  # borrowed records that this covers, in the order in which they came
 
 
-Queue = deque[Any]  # of `bytes` (a death) and `(bytes, Carrier | None)` (a birth)
+class Birth(Struct, gc=False, eq=False):
+    """A handle was born. (The garbage collector does not look at it: ten thousand may come in one value.)"""
+
+    id: bytes
+    carrier: Carrier | None = None  # what brought it; None: nothing that is known here
+
+
+Queue = deque[Any]  # of `bytes`, the id of a handle that died, and `Birth`
 
 
 class Records(Core):
@@ -198,7 +205,7 @@ class Records(Core):
                 else:
                     self._dead(record)
             else:
-                object_id, carrier = item
+                object_id, carrier = item.id, item.carrier
                 record = table.get(object_id)
                 if record is not None and (record.owned or record.held or carrier is None):
                     record.count += 1  # as `_born` would: ten thousand may come in one value

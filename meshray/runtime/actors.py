@@ -16,11 +16,11 @@ from meshray.core.records import Record
 from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions
-from meshray.refs import ObjectRef
+from meshray.refs import ObjectRef, new_ref
 from meshray.runtime.engine import BATCH_TASKS, Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
-from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, new_ref, profile_of
+from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, profile_of
 from meshray.wire import messages as m
 
 _NO_MEAN = Mean()

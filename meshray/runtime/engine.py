@@ -24,7 +24,7 @@ from meshray.config import Config
 from meshray.core.calls import ActorLink, Calls
 from meshray.core.pending import DONE, Pending, gone_failure
 from meshray.core.plain import results_of, tasks_of
-from meshray.core.records import Carrier, Record, Records
+from meshray.core.records import Birth, Carrier, Record, Records
 from meshray.core.submission import Submission
 from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN, NODE_BYTES, object_of, task_of
@@ -647,7 +647,7 @@ class Engine:
 
     def new_handles(self, object_ids: list[bytes]) -> list[ObjectRef[Any]]:
         """One more handle for each of these, which leave this process: their records are promoted. Under the lock."""
-        self.queue.extend((object_id, None) for object_id in object_ids)
+        self.queue.extend(map(Birth, object_ids))
         self.records.drain()
         for object_id in object_ids:
             self.records.promote(self.records.table[object_id])

@@ -17,7 +17,7 @@ from meshray.core.records import Record
 from meshray.core.scheduling import SchedulingClass
 from meshray.ids import FIRST_RETURN
 from meshray.options import FunctionSpec, TaskOptions
-from meshray.refs import ObjectRef
+from meshray.refs import ObjectRef, new_ref
 from meshray.resources import UNIT
 from meshray.runtime.engine import BATCH_TASKS, Engine, return_ids
 from meshray.runtime.values import Values
@@ -44,9 +44,6 @@ class Arguments:
 
 
 NO_ARGUMENTS = Arguments()
-
-new_ref = ObjectRef.__new__
-"""A handle without the checks of `__init__`; the caller fills in an id of our own."""
 
 
 class _Plan:

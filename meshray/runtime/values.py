@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from meshray.core.records import Carrier
+from meshray.core.records import Birth, Carrier
 from meshray.errors import ObjectLostError, ObjectStoreFullError
 from meshray.ids import NODE_BYTES
 from meshray.refs import ObjectRef
@@ -35,7 +35,7 @@ def _adopter(append: Callable[[Any], None], arriving: _Arriving) -> Callable[[by
     looked up that need not be.)"""
 
     def adopt(object_id: bytes) -> None:
-        append((object_id, arriving.carrier))
+        append(Birth(object_id, arriving.carrier))
 
     return adopt
 
@@ -117,7 +117,7 @@ class Values:
         if payloads.note_ref(object_id):
             return  # `pin_contained` follows
         # Out of band, or captured in a function: nobody will tell when that copy is gone. It lives until the job ends.
-        self._engine.queue.append((object_id, None))
+        self._engine.queue.append(Birth(object_id))
         raised = self._engine.pump.enter()
         try:
             self._engine.records.drain()
@@ -165,7 +165,7 @@ class Values:
         dropped = engine.queue.append
         shield = engine.pump.shield.raise_()
         try:
-            engine.queue.append((object_id, carrier))
+            engine.queue.append(Birth(object_id, carrier))
             try:
                 return engine.store.open(place, lambda: dropped(object_id))
             except BaseException as error:
@@ -188,7 +188,7 @@ class Values:
 
         shield = engine.pump.shield.raise_()
         try:
-            engine.queue.append((object_id, carrier))
+            engine.queue.append(Birth(object_id, carrier))
             used((place, 1))
             try:
                 return engine.store.open(local, on_last_view)

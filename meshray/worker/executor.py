@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from meshray.core.plain import results_message
-from meshray.core.records import Carrier
+from meshray.core.records import Birth, Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
@@ -662,7 +662,7 @@ class Executor:
 
     def _borrowed(self, object_ids: list[bytes], carrier: Carrier | None) -> list[Any]:
         """Their values, which come at the same time."""
-        self.engine.queue.extend((object_id, carrier) for object_id in object_ids)
+        self.engine.queue.extend(Birth(object_id, carrier) for object_id in object_ids)
         return self.client.waiting.get([ObjectRef(object_id) for object_id in object_ids], None)
 
     # -- cancelling --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from meshray import context
+from meshray.core.records import Birth
 from meshray.errors import OwnerDiedError, RuntimeEnvSetupError
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
@@ -82,7 +83,7 @@ def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo
     assert code is not None
 
     def fetch() -> bytes | memoryview:
-        client.engine.queue.append((code.object_id, None))
+        client.engine.queue.append(Birth(code.object_id))
         archive: bytes | memoryview = client.get([ObjectRef(code.object_id)], None)[0]
         return archive
 

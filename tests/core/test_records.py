@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshray.core.records import Carrier, Record, Records, Tally
+from meshray.core.records import Birth, Carrier, Record, Records, Tally
 from meshray.wire.messages import (
     CarrierDone,
     Failure,
@@ -46,7 +46,7 @@ class Shell:
         return record
 
     def born(self, number: int, carrier: Carrier | None = None) -> None:
-        self.queue.append((oid(number), carrier))
+        self.queue.append(Birth(oid(number), carrier))
 
     def dies(self, number: int) -> None:
         self.queue.append(oid(number))

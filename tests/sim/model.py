@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from meshray.core.records import Carrier, Record, Records
+from meshray.core.records import Birth, Carrier, Record, Records
 from meshray.ids import FIRST_RETURN, NODE_BYTES, node_of, object_of, owner_process_of
 from meshray.wire import messages as m
 from tests.sim.peer import SimPeer
@@ -123,7 +123,7 @@ class Process:
 
     def ref(self, object_id: bytes, carrier: Carrier | None = None) -> Ref:
         """A new handle."""
-        self.queue.append((object_id, carrier))
+        self.queue.append(Birth(object_id, carrier))
         return Ref(object_id, self.queue)
 
     def new_id(self) -> bytes:

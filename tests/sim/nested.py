@@ -19,7 +19,7 @@ import msgspec
 
 from meshray.core.pending import DONE, WAITING, Mean, Pending
 from meshray.core.plain import results_of, tasks_of
-from meshray.core.records import Carrier, Record, Records
+from meshray.core.records import Birth, Carrier, Record, Records
 from meshray.core.scheduling import SchedulingClass
 from meshray.core.submission import Submission
 from meshray.ids import FIRST_RETURN, owner_process_of
@@ -106,12 +106,12 @@ class Process:
     # -- handles and tasks -------------------------------------------------------------------------------------------
 
     def handle(self, object_id: bytes, carrier: Carrier | None) -> _Handle:
-        self.queue.append((object_id, carrier))
+        self.queue.append(Birth(object_id, carrier))
         return _Handle(object_id, self.queue)
 
     def passing(self, object_ids: list[bytes]) -> list[Any]:
         """Handles that leave this process."""
-        self.queue.extend((object_id, None) for object_id in object_ids)
+        self.queue.extend(map(Birth, object_ids))
         self.records.drain()
         for object_id in object_ids:
             self.records.promote(self.records.table[object_id])

@@ -14,7 +14,7 @@ from typing import Any
 
 from meshray.config import Config
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending
-from meshray.core.records import Carrier, Record
+from meshray.core.records import Birth, Carrier, Record
 from meshray.core.scheduling import SchedulingClass
 from meshray.refs import ObjectRef
 from meshray.runtime.copies import Loans
@@ -114,7 +114,7 @@ class Remaker(Process):
         self.lending: dict[int, tuple[Loans, Callable[[], None]]] = {}  # copies for others, by request
 
     def ref(self, object_id: bytes, carrier: Any = None) -> Any:
-        self.queue.append((object_id, carrier))
+        self.queue.append(Birth(object_id, carrier))
         return Handle(object_id, self.queue)
 
     def flush(self) -> None:

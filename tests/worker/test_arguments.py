@@ -58,4 +58,5 @@ def test_large_ones_come_at_the_same_time_and_each_to_its_place(monkeypatch: pyt
     assert kwargs == {"k": f"value of {Y!r}"}
     assert args[2] is not args[4], "equal arguments are not one and the same"
     assert shell.fetches == [[X, Y]]
-    assert list(shell.engine.queue) == [(X, None), (Y, None)], "each handle is counted"
+    births = [(birth.id, birth.carrier) for birth in shell.engine.queue]
+    assert births == [(X, None), (Y, None)], "each handle is counted"

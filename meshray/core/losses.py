@@ -104,10 +104,8 @@ class Losses:
             self._books.tell(record.owner, OutOfScope([record.id]))
 
 
-def hopeless(record: Record, place: Place) -> Failure:
-    """The owner has nothing to make it again of; or has no more since it has tried."""
-    if record.unmade is not None:
-        return record.unmade
+def hopeless(place: Place) -> Failure:
+    """The owner has nothing to make it again of."""
     return _failure(place, "its owner has nothing to make it again of: it was put, an actor made it, or its task may "
                            "not be retried")  # fmt: skip
 

@@ -273,7 +273,8 @@ class Objects(Core):
         self.table.enter(record, Stage.SETTLED)
         self._set_value(record, value, contained)
         self.heirs.on_outcome(record.id)
-        answer = hopeless(record, lost) if lost is not None and value == lost and not copied else value
+        in_vain = lost is not None and value == lost and not copied
+        answer = record.unmade or hopeless(lost) if lost is not None and in_vain else value
         self.answer(record, answer, copied=copied)
 
     def _set_value(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:

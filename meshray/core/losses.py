@@ -6,6 +6,10 @@ not run yet. The owner answers with another value; with the same place, when thi
 others (`Promoted.copied`); or with the very place that is lost, when it has nothing to make it
 of: then the record is as it was, since somebody else may still reach that place, and those who waited get an error.
 
+An owner may find out by itself, and say of its own accord what came of it. Another value counts for all. A failure
+takes the place from nobody, and is what those hear who find it lost later: the owner may have let go of the object by
+then, and keeps nothing of it that it cannot make again.
+
 What was replaced meanwhile is answered at once. Only the process that owns an object knows what made it, so when that
 has ended the value is lost; of a task that was promoted while it was pending its peer had known (`core.adoption`), but
 forgets it with the result.
@@ -76,7 +80,7 @@ class Losses:
         if record.stage is Stage.SEALED:
             value = None if owned else books.gone.failure(record.id)
         elif value == place:
-            value = None if owned else _orphaned(place)
+            value = None if owned else record.unmade or _orphaned(place)
         if value is not None:
             self._answer(sender, record, value)
             return

@@ -50,6 +50,7 @@ class Record:
         "roots",
         "stage",
         "submitter",
+        "unmade",
         "value",
         "waiters",
     )
@@ -68,6 +69,7 @@ class Record:
         self.handle = False  # the handle of an actor: its value is of no interest, its end is
         self.lasting = False  # it has had a value in a store: its owner hears of its end
         self.lost: Place | None = None  # what its owner was asked to replace; None once it has answered
+        self.unmade: Failure | None = None  # why its owner, which had found it lost by itself, could not make it again
         self.borrowed = False  # of another host, whose peer was told that we hold it, or asked for its value
 
     @property

@@ -260,8 +260,11 @@ class Objects(Core):
                 continue
             if record.stage is Stage.PENDING:
                 self._fill(record, promoted.value, promoted.contained, promoted.copied)
-            elif isinstance(record.value, Place) and type(promoted.value) is not Failure and record.owner == sender:
-                self._set_value(record, promoted.value, promoted.contained)  # it has found this one lost
+            elif isinstance(record.value, Place) and record.owner == sender:  # it has found this one lost
+                if isinstance(promoted.value, Failure):
+                    record.unmade = promoted.value  # others may still reach it
+                else:
+                    self._set_value(record, promoted.value, promoted.contained)
 
     def _fill(
         self, record: Record, value: bytes | Place | Failure, contained: list[bytes], copied: bool = False
@@ -270,7 +273,8 @@ class Objects(Core):
         self.table.enter(record, Stage.SETTLED)
         self._set_value(record, value, contained)
         self.heirs.on_outcome(record.id)
-        answer = hopeless(lost) if lost is not None and value == lost and not copied else value
+        in_vain = lost is not None and value == lost and not copied
+        answer = record.unmade or hopeless(lost) if lost is not None and in_vain else value
         self.answer(record, answer, copied=copied)
 
     def _set_value(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from meshray.core.lineage import describe
+from meshray.core.losses import hopeless
 from meshray.core.pending import DONE, Pending
 from meshray.core.records import Record
 from meshray.core.remaking import Remaking
@@ -165,13 +166,14 @@ class LostValues:
             return  # it was cancelled meanwhile
         failure = result.values[0]
         assert isinstance(failure, Failure), f"starved of nothing: {result!r}"
-        lost = set(result.lost) - had
+        reasons = {place: failure if place == result.lost[0] else hopeless(place) for place in result.lost}
+        lost = reasons.keys() - had
         refs = task.dep_refs or []
         records = [engine.records.table[ref.binary()] for ref in refs]
-        why: Failure | None = None if set(result.lost) <= set(task.deps) else failure
+        why = next((reasons[place] for place in result.lost if place not in task.deps), None)
         for record in records:
             if isinstance(record.value, Place) and record.value in lost:
-                why = self.look_elsewhere(record, failure) or why
+                why = self.look_elsewhere(record, reasons[record.value]) or why
         if why is not None:
             engine.fail(task, why)
             return

@@ -116,7 +116,9 @@ class Result(Struct, array_like=True, gc=False):
     values: list[bytes | Place | Failure]  # one per return; a single Failure stands for all of them
     contained: list[list[bytes]] = []  # per return, the ids of the references inside; [] when there are none at all
     kept: bool = False  # references or views of the arguments live on in the worker: a CarrierDone will follow
-    lost: tuple[Place, ...] = ()  # arguments that cannot be had any more: nothing of it has run. `values` says why
+    lost: tuple[
+        Place, ...
+    ] = ()  # arguments that cannot be had any more: nothing of it has run. `values` is why, of the first
 
 
 class Blob(Struct, frozen=True, array_like=True):

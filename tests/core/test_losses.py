@@ -108,6 +108,22 @@ def test_that_an_owner_could_not_make_it_again_for_itself_takes_the_place_from_n
     peer = Owner()
     assert peer.resolve(m.Failure("ObjectReconstructionFailedError", "no retries are left")) == {}
     assert peer.core.value_of(OURS) == GONE
+    peer.core.on_fetch(B, m.Fetch([OURS]))
+    assert peer.said() == [(B, m.Fetched([m.Promoted(OURS, GONE)]))]
+
+
+def test_why_an_owner_could_not_make_it_again_is_what_others_hear_who_find_it_lost_later() -> None:
+    """The owner has let go of it meanwhile, and knows no more what made it (seed 360107 of `test_remaking`)."""
+    peer = Owner()
+    failure = m.Failure("ObjectReconstructionFailedError", "no retries are left")
+    peer.resolve(failure)
+    peer.core.on_release(A, m.Release([OURS]))
+    assert peer.refetch(B) == [(A, m.Remake([GONE]))], "its host may reach it, all the same"
+    assert peer.resolve(GONE) == {B: m.Fetched([m.Promoted(OURS, failure)])}
+    assert peer.core.value_of(OURS) == GONE
+    peer.core.on_process_died(A, "killed")
+    peer.said()
+    assert peer.refetch(peer_of(FAR)) == [(peer_of(FAR), m.Fetched([m.Promoted(OURS, failure)]))]
 
 
 def test_an_owner_may_find_out_by_itself() -> None:

@@ -125,6 +125,37 @@ def test_a_task_that_lacks_it_in_spite_of_the_copy_waits_for_another_value() -> 
     assert len(owner.inbox) == 1
 
 
+def test_one_that_fails_says_which_of_its_arguments_cannot_be_made_again() -> None:
+    """Its worker says why of the first alone, which may be another one (seed 411745 of `test_remaking`)."""
+    owner = Owner()
+    first, spent = owner.process.make(), owner.process.make(retries=0)
+    places = owner.process.value(first), owner.process.value(spent)
+    task = owner.reader(first, spent)
+    owner.starve(task, *places)
+    for place in places:
+        owner.brought(place, LOST)
+    assert [each.task_id for each in owner.inbox] == [places[0].object_id[:24]]
+    (failure,) = owner.failed
+    assert failure.details["object_id"] == places[1].object_id.hex()
+    assert "nothing to make it again of" in failure.message
+    task = owner.reader(spent)
+    owner.starve(task, places[1])
+    owner.brought(places[1], LOST)
+    assert owner.failed[1:] == [LOST]
+
+
+def test_large_arguments_by_value_are_lost_whatever_else_it_lacks() -> None:
+    owner = Owner()
+    value = owner.process.make()
+    arguments = owner.process.place(owner.process.new_task_id() + bytes(4))
+    task = owner.reader(value)
+    owner.starve(task, owner.process.value(value), arguments)
+    owner.brought(owner.process.value(value))
+    (failure,) = owner.failed
+    assert failure.details["object_id"] == arguments.object_id.hex()
+    assert owner.ready == []
+
+
 def test_one_that_was_cancelled_meanwhile_stays_so() -> None:
     owner = Owner()
     value = owner.process.make()

@@ -32,6 +32,7 @@ class History:
 
     begun: Counter[bytes] = field(default_factory=Counter)  # task -> executions
     allowed: dict[bytes, int] = field(default_factory=dict)  # task -> retries that it was given
+    spent: set[bytes] = field(default_factory=set)  # tasks that were done with no retries left
     told: Counter[str] = field(default_factory=Counter)  # failures that were told, and what was looked for again
 
 
@@ -224,6 +225,8 @@ class Remaker(Process):
             self.makers[value.object_id] = worker
         if task.attempt:
             record.exposed = True
+        if not task.retries_left:
+            self.history.spent.add(task.task_id)
         refs, task.refs = task.refs, None
         if isinstance(value, m.Place) or self.remaking.knows(task.task_id):
             self.remaking.keep(task, result.values, refs, [contained] if contained else None)

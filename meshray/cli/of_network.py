@@ -71,6 +71,10 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
     )  # fmt: skip
 
 
+_NO_LINK = (
+    "is it the right address, does a peer of this mesh run there (`meshray status`), of the same version of meshray, "
+    "and does its firewall let the port in? docs/lan.md"
+)
 _SEEDS = "`meshray start --join HOST:PORT` needs no multicast"
 
 
@@ -97,6 +101,8 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("refused here", "unknown", text)
         else:
             yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+    for address, why in list(mesh["no_link"].items())[:MEMBERS_MAX]:
+        yield Finding("no link", "warning", printable(f"{address}: {why}"), _NO_LINK)
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
         yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")

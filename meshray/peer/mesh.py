@@ -87,7 +87,7 @@ class Mesh:
         self._config = config
         self._resources = resources
         self._keyring = Keyring(meshkey.load(), config)
-        given = [parse_seed(word) for word in settings.seeds]
+        self._given = [parse_seed(word) for word in settings.seeds]  # by whoever starts it
         self._leaving = False  # this peer is being stopped, and says so
         if not settings.port:  # drawn once: a later life has the same
             settings = self._settings = msgspec.structs.replace(settings, port=free_port())
@@ -105,7 +105,7 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
+        self._seeding = Seeding([*self._given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
@@ -379,7 +379,8 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "dropped_records": {}, "counters": dict(self._counts),
+            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {},
+            "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
             told |= {
@@ -389,9 +390,26 @@ class Mesh:
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
+                "no_link": self._no_link(life),
                 "dropped_records": life.dropped_records(),
                 "counters": dict(self._counts + _counts(life)),
             }
+        return told
+
+    def _no_link(self, life: MeshLife) -> dict[str, str]:
+        """Address -> why there is no link: of those that refuse us, or are refused; and of all seeds that were given,
+        while there is no other member."""
+        told = {address: apart.why for address, apart in life.apart.items() if apart.answered}
+        if any(member.state in LIVING and not member.is_self for member in life.members()):
+            return told
+        for seed in self._given:
+            behind = self._seeding.behind(seed)
+            if behind:
+                for address in behind:
+                    if address not in life.listens and address not in told:
+                        told[address] = life.apart[address].why if address in life.apart else "no answer yet"
+            else:
+                told[str(seed)] = "its address is asked for" if behind is None else "no address is known for that name"
         return told
 
 

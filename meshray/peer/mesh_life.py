@@ -78,7 +78,8 @@ FOLLOW_AGAIN_S = 5.0
 """An address of this host at which it could not listen is tried again so often."""
 
 TOLD_MAX = 256
-"""Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
+"""Troubles that the log has been told of, and addresses with which there is no link; beyond these it forgets, and may
+tell them again."""
 
 LIVING = ("alive", "suspect")
 """States of members."""
@@ -94,6 +95,13 @@ class Who(NamedTuple):
     labels: Mapping[str, str] = {}
 
 
+class Apart(NamedTuple):
+    """Why there is no link with whoever is at an address."""
+
+    why: str
+    answered: bool  # somebody is there, and it is refused, or refuses us
+
+
 class MeshLife:
     """See the head of this file. `verdict` is set when it is over.
 
@@ -107,6 +115,7 @@ class MeshLife:
         self.verdict: DeclaredDead | None = None
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
+        self.apart: dict[str, Apart] = {}  # by address, the newest last: why there is no link with who is there
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -365,6 +374,7 @@ class MeshLife:
             if len(event.home) == NODE_BYTES:
                 self._events.append(LifeThere(event.node, event.home, event.life))
             self._events.append(LinkThere(event.node))
+            self.apart.pop(event.address, None)
             member = membership.member(event.node)
             if self._redials.on_up(event.node) and member is not None:
                 self._tell_home(event.node, member.load)  # it was not listened to meanwhile
@@ -385,6 +395,7 @@ class MeshLife:
             if event.reason is not Reason.DEAD:  # that is settled by membership: see the head of this file
                 self._joins.pop(event.address, None)
                 self._tell(f"no link with {event.address}: {event.text}")
+                self._note_apart(event.address, event.text, event.reason is not Reason.OTHER)
             self.counts[f"turned away: {event.reason.name.lower()}"] += 1
         else:
             assert isinstance(event, SelfDialled), event
@@ -396,6 +407,7 @@ class MeshLife:
             address = address_of(event.target)
             if address:
                 self._tell(f"{address} does not let us in: {event.text}")
+                self._note_apart(address, event.text, True)
         if len(event.target) > NODE_BYTES and event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
         else:
@@ -404,7 +416,14 @@ class MeshLife:
             node, reached = found
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
 
+    def _note_apart(self, address: str, why: str, answered: bool) -> None:
+        self.apart.pop(address, None)
+        self.apart[address] = Apart(printable(why), answered)
+        if len(self.apart) > TOLD_MAX:
+            del self.apart[next(iter(self.apart))]
+
     def _answered(self, address: str, node: bytes, now: float) -> None:
+        self.apart.pop(address, None)
         message = self._joins.pop(address, None)
         if message is not None:
             self._lines.send(node, address, encode_gossip(message), now)
@@ -475,6 +494,8 @@ class MeshLife:
     def _contact(self, address: str, message: GossipMessage, now: float) -> None:
         """A Join to whoever listens there."""
         link = next((link for link in self._links.links if link.address == address), None)
+        if link is not None and self._links.links.is_strange(link.node):
+            return  # it was refused, or has refused us, a moment ago
         if link is not None and link.state is not State.DIALLING:
             self._lines.send(link.node, address, encode_gossip(message), now)
             return

@@ -17,6 +17,7 @@ import zmq
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core import links
 from meshray.core.link_effects import TurnedAway
 from meshray.core.links import SEED
 from meshray.errors import MeshrayError
@@ -233,6 +234,40 @@ def test_a_foreign_program_at_the_address_of_a_seed(room: Room) -> None:
     b = room.member(a)
     room.agree()
     assert len(alive(b)) == 2
+
+
+def test_status_says_why_it_is_alone(room: Room) -> None:
+    nobody, own = f"127.0.0.1:{free_port()}", free_port()
+    a = room.member(nobody, "no-such-host.invalid:7", f"127.0.0.1:{own}", port=own)
+    unknown = "no address is known for that name"
+    room.until(
+        lambda: a.status()["no_link"] == {nobody: "no answer yet", "no-such-host.invalid:7": unknown}, "it is said"
+    )
+    assert a._life is not None
+    a._life._on_told(TurnedAway(nobody, Reason.OTHER, "no answer within 30 s"), time.monotonic())
+    assert a.status()["no_link"][nobody] == "no answer within 30 s"
+    b = room.member(a)
+    room.agree()
+    assert a.status()["no_link"] == b.status()["no_link"] == {}
+
+
+@pytest.mark.fault(52)
+def test_one_of_another_protocol_is_no_member_whoever_dials(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = room.member()
+    b = room.member(a)
+    with monkeypatch.context() as later:
+        later.setattr(links, "PROTOCOL", 99)
+        strange = room.member(a)
+    assert a._life is not None
+    for _ in range(2):  # it asks, and then those that have found it
+        room.until(lambda: a.status()["counters"].get("turned away: protocol"), "a knows")
+        room.until(lambda: strange.status()["counters"].get("turned away: protocol"), "the other one does, too")
+        a._life.join([place(strange)])
+    c = room.member(a)  # when it has come, all that was said before is over
+    room.until(lambda: all(len(alive(mesh)) == 3 for mesh in (a, b, c)), "the others are one mesh")
+    assert alive(strange) == {strange.status()["node_id"]}
+    for mesh, other in ((a, strange), (strange, a)):
+        assert "version 99" in mesh.status()["no_link"][place(other)]
 
 
 @pytest.mark.fault(34)

@@ -111,6 +111,7 @@ class Mesh:
     def _begin(self) -> MeshLife:
         """Raises `MeshStartError`, `InterfaceError`."""
         self._who = self._who._replace(life=self.lives)
+        self._advert = msgspec.structs.replace(self._advert, incarnation=self.lives)
         self._load = self._say_load()
         try:
             life = MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
@@ -489,7 +490,7 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
         protocol=PROTOCOL,
         version=version,
         python=PYTHON,
-        node=b"\0" * 8,  # filled in by each life
+        node=b"\0" * 8,  # filled in by each life, as is the next one
         incarnation=0,
         serial=0,
         port=port,

@@ -32,6 +32,7 @@ from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery
+from meshray.wire.advert import Advert
 from meshray.wire.peers import Reason
 from tests.until import until
 
@@ -168,7 +169,9 @@ def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.fault(11)
-def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> None:
+def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    adverts: list[Advert] = []
+    monkeypatch.setattr(Discovery, "advertise", lambda discovery, advert: adverts.append(advert))
     a = room.member()
     b = room.member(a)
     room.agree()
@@ -181,6 +184,10 @@ def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> 
     assert after["node_id"] != before["node_id"]
     assert after["listens"] == before["listens"]
     assert state(a, before["node_id"]) == "dead"
+    assert [(advert.node.hex(), advert.incarnation) for advert in adverts[1:]] == [
+        (before["node_id"], 1),
+        (after["node_id"], 2),
+    ]
     assert after["counters"]["messages received"] >= before["counters"]["messages received"]
 
 

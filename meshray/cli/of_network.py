@@ -54,7 +54,7 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
     others = patient.others()
     missed = [printable(member["name"]) for member in others if member["node_id"] not in heard]
     if others and not missed:
-        return Finding("discovery", "good", f"all {len(others)} other members are heard")
+        return Finding("discovery", "good", f"{_all(len(others))} heard")
     if missed:
         return Finding(
             "discovery", "warning",
@@ -64,17 +64,19 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
             _SEEDS,
         )  # fmt: skip
     if heard:
-        return Finding("discovery", "good", f"{len(heard)} peers are heard, of this mesh or of others")
+        count = "1 peer is" if len(heard) == 1 else f"{len(heard)} peers are"
+        return Finding("discovery", "good", f"{count} heard, of this mesh or of others")
     return Finding(
         "discovery", "unknown", "no peer is heard: none is there, or multicast does not reach this host",
         "run a peer on another host of this network and look again",
     )  # fmt: skip
 
 
-_NO_LINK = (
-    "is it the right address, does a peer of this mesh run there (`meshray status`), of the same version of meshray, "
-    "and does its firewall let the port in? docs/lan.md"
-)
+def _all(others: int) -> str:
+    return "the other member is" if others == 1 else f"all {others} other members are"
+
+
+_NO_LINK = "does a peer of this mesh and version run there, and does its firewall let the port in? docs/lan.md"
 _SEEDS = "`meshray start --join HOST:PORT` needs no multicast"
 
 

@@ -398,19 +398,23 @@ class Mesh:
         return told
 
     def _no_link(self, life: MeshLife) -> dict[str, str]:
-        """Address -> why there is no link: of those that refuse us, or are refused; and of all seeds that were given,
-        while there is no other member."""
+        """Address -> why there is no link: of those that refuse us, or are refused. While there is no other member,
+        also of all seeds that were given, and of whomever discovery has heard."""
         told = {address: apart.why for address, apart in life.apart.items() if apart.answered}
-        if any(member.state in LIVING and not member.is_self for member in life.members()):
+        members = life.members()
+        if any(member.state in LIVING and not member.is_self for member in members):
             return told
+        awaited: list[str] = []
         for seed in self._given:
             behind = self._seeding.behind(seed)
-            if behind:
-                for address in behind:
-                    if address not in life.listens and address not in told:
-                        told[address] = life.apart[address].why if address in life.apart else "no answer yet"
-            else:
+            awaited += behind or ()
+            if not behind:
                 told[str(seed)] = "its address is asked for" if behind is None else "no address is known for that name"
+        known = {address for member in members for address in member.addresses}  # what became of these is in their rows
+        awaited += [address for addresses in life.heard.values() for address in addresses if address not in known]
+        for address in awaited:
+            if address not in life.listens and address not in told:
+                told[address] = life.apart[address].why if address in life.apart else "no answer yet"
         return told
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import msgspec
 
 from meshray.config import Config
+from meshray.core.gone import remember
 from meshray.core.link import State
 from meshray.core.link_effects import Answered, Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
 from meshray.core.links import SEED, UnknownPeer
@@ -52,7 +53,7 @@ from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
-from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
+from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble, Withdrawn
 from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
@@ -78,8 +79,8 @@ FOLLOW_AGAIN_S = 5.0
 """An address of this host at which it could not listen is tried again so often."""
 
 TOLD_MAX = 256
-"""Troubles that the log has been told of, and addresses with which there is no link; beyond these it forgets, and may
-tell them again."""
+"""Troubles that the log has been told of, records that stand, and addresses with which there is no link; beyond these
+it forgets, and may tell them again."""
 
 LIVING = ("alive", "suspect")
 """States of members."""
@@ -115,7 +116,8 @@ class MeshLife:
         self.verdict: DeclaredDead | None = None
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
-        self.apart: dict[str, Apart] = {}  # by address, the newest last: why there is no link with who is there
+        self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
+        self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -329,7 +331,11 @@ class MeshLife:
 
     def _on_finding(self, finding: Finding, now: float) -> None:
         if isinstance(finding, Found):
-            self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
+            addresses = [written(host, finding.advert.port) for host in finding.hosts]
+            self._found += addresses  # we may share any network
+            remember(self.heard, finding.advert.node, addresses, TOLD_MAX)
+        elif isinstance(finding, Withdrawn):
+            self.heard.pop(finding.node, None)
         elif isinstance(finding, Addresses):
             hosts = without_zones(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
@@ -417,10 +423,7 @@ class MeshLife:
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
 
     def _note_apart(self, address: str, why: str, answered: bool) -> None:
-        self.apart.pop(address, None)
-        self.apart[address] = Apart(printable(why), answered)
-        if len(self.apart) > TOLD_MAX:
-            del self.apart[next(iter(self.apart))]
+        remember(self.apart, address, Apart(printable(why), answered), TOLD_MAX)
 
     def _answered(self, address: str, node: bytes, now: float) -> None:
         self.apart.pop(address, None)

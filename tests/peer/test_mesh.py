@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
@@ -31,7 +32,7 @@ from meshray.peer.mesh_life import Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
-from meshray.transport.discovery import Addresses, Discovery
+from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
 from meshray.wire.advert import Advert
 from meshray.wire.peers import Reason
 from tests.until import until
@@ -253,6 +254,11 @@ def test_status_says_why_it_is_alone(room: Room) -> None:
     assert a._life is not None
     a._life._on_told(TurnedAway(nobody, Reason.OTHER, "no answer within 30 s"), time.monotonic())
     assert a.status()["no_link"][nobody] == "no answer within 30 s"
+    record = msgspec.structs.replace(a._advert, node=new_node(), addresses=[bytes((10, 0, 0, 9))], port=7)
+    a._life._on_finding(Found(record, ("10.0.0.9",)), time.monotonic())
+    assert a.status()["no_link"]["10.0.0.9:7"] == "no answer yet", "heard, and a firewall may be in between"
+    a._life._on_finding(Withdrawn(record.node), time.monotonic())
+    assert "10.0.0.9:7" not in a.status()["no_link"]
     b = room.member(a)
     room.agree()
     assert a.status()["no_link"] == b.status()["no_link"] == {}

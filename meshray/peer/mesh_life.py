@@ -408,6 +408,8 @@ class MeshLife:
             self._joins.pop(event.address, None)
 
     def _on_line(self, event: LineEvent, now: float) -> None:
+        if isinstance(event, Ready):
+            self.apart.pop(address_of(event.target), None)  # the keys are right by now; a refusal may follow
         if isinstance(event, HandshakeFailed):
             self.refused_there[event.text] += 1
             address = address_of(event.target)

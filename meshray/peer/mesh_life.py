@@ -394,7 +394,7 @@ class MeshLife:
             else:
                 membership.on_unreachable(event.node, awake_or_not())
             self._redials.on_down(event.node, now)
-            self._events.append(LinkCut(event.node, f"the link to it has ended: {event.text}"))
+            self._events.append(LinkCut(event.node, f"the link to {self._called(event.node)} has ended: {event.text}"))
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
@@ -464,12 +464,17 @@ class MeshLife:
             if member is not None and member.state in ("alive", "suspect"):
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
+    def _called(self, node: bytes) -> str:
+        member = self._membership.member(node)
+        return "it" if member is None else f"host {printable(member.name)}"
+
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
         note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._redials.on_gone(effect.node)
-        self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else f"it is dead: {effect.reason}"))
+        died = f"host {printable(effect.name)} is dead: {printable(effect.reason)}"
+        self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else died))
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():
             self._lines.forget(address, effect.node)

@@ -264,6 +264,8 @@ class Mesh:
             return f"the mesh cannot be joined through {where}: {'; '.join(troubles)}"
         if not self._seeding.addresses:
             return f"the mesh cannot be joined through {where}: no address is known for that name"
+        if self._life is not None and (reached := [at for at in self._seeding.addresses if at in self._life.reached]):
+            return f"the mesh cannot be joined through {where}: {_why_unheard(self._life, reached[0])}"
         return (
             f"the mesh cannot be joined through {where}: no peer has answered there within "
             f"{self._config.guest_join_s:g} s. Is it the right address and port, and does a peer of the mesh run there?"
@@ -414,8 +416,16 @@ class Mesh:
         awaited += [address for addresses in life.heard.values() for address in addresses if address not in known]
         for address in awaited:
             if address not in life.listens and address not in told:
-                told[address] = life.apart[address].why if address in life.apart else "no answer yet"
+                told[address] = _why_unheard(life, address)
         return told
+
+
+def _why_unheard(life: MeshLife, address: str) -> str:
+    """Why nothing has come from a peer that is dialled at `address`: each dials the other, and answers through that."""
+    if address in life.reached:
+        ports = ", ".join(sorted({place.rpartition(":")[2] for place in life.listens}))
+        return f"it is reached, and does not reach this host: a firewall here? This peer listens at TCP port {ports}"
+    return life.apart[address].why if address in life.apart else "no answer yet"
 
 
 def free_port() -> int:

@@ -101,6 +101,7 @@ class Apart(NamedTuple):
 
     why: str
     answered: bool  # somebody is there, and it is refused, or refuses us
+    handshake: bool = False  # already when connections are made, so that it is over once one stands
 
 
 class MeshLife:
@@ -117,6 +118,7 @@ class MeshLife:
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
+        self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
@@ -380,7 +382,7 @@ class MeshLife:
             if len(event.home) == NODE_BYTES:
                 self._events.append(LifeThere(event.node, event.home, event.life))
             self._events.append(LinkThere(event.node))
-            self.apart.pop(event.address, None)
+            self._heard_from(event.address)
             member = membership.member(event.node)
             if self._redials.on_up(event.node) and member is not None:
                 self._tell_home(event.node, member.load)  # it was not listened to meanwhile
@@ -401,21 +403,28 @@ class MeshLife:
             if event.reason is not Reason.DEAD:  # that is settled by membership: see the head of this file
                 self._joins.pop(event.address, None)
                 self._tell(f"no link with {event.address}: {event.text}")
-                self._note_apart(event.address, event.text, event.reason is not Reason.OTHER)
+                apart = Apart(printable(event.text), event.reason is not Reason.OTHER)
+                remember(self.apart, event.address, apart, TOLD_MAX)
             self.counts[f"turned away: {event.reason.name.lower()}"] += 1
         else:
             assert isinstance(event, SelfDialled), event
             self._joins.pop(event.address, None)
 
     def _on_line(self, event: LineEvent, now: float) -> None:
-        if isinstance(event, Ready):
-            self.apart.pop(address_of(event.target), None)  # the keys are right by now; a refusal may follow
+        there = address_of(event.target)
+        if not isinstance(event, Ready):
+            self.reached.pop(there, None)
+        elif there:
+            if there in self.apart and self.apart[there].handshake:
+                del self.apart[there]
+            if event.target == SEED + there.encode():
+                remember(self.reached, there, None, TOLD_MAX)
         if isinstance(event, HandshakeFailed):
             self.refused_there[event.text] += 1
             address = address_of(event.target)
             if address:
                 self._tell(f"{address} does not let us in: {event.text}")
-                self._note_apart(address, event.text, True)
+                remember(self.apart, address, Apart(printable(event.text), True, handshake=True), TOLD_MAX)
         if len(event.target) > NODE_BYTES and event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
         else:
@@ -424,11 +433,12 @@ class MeshLife:
             node, reached = found
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
 
-    def _note_apart(self, address: str, why: str, answered: bool) -> None:
-        remember(self.apart, address, Apart(printable(why), answered), TOLD_MAX)
+    def _heard_from(self, address: str) -> None:
+        self.apart.pop(address, None)
+        self.reached.pop(address, None)
 
     def _answered(self, address: str, node: bytes, now: float) -> None:
-        self.apart.pop(address, None)
+        self._heard_from(address)
         message = self._joins.pop(address, None)
         if message is not None:
             self._lines.send(node, address, encode_gossip(message), now)

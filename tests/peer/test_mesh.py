@@ -264,6 +264,24 @@ def test_status_says_why_it_is_alone(room: Room) -> None:
     assert a.status()["no_link"] == b.status()["no_link"] == {}
 
 
+@pytest.mark.fault(23)
+def test_one_that_reaches_a_member_and_is_not_reached_is_told_of_its_firewall(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    assert b._life is not None
+    b._life._links.present([f"127.0.0.1:{free_port()}"])  # where nobody listens, as it looks from outside
+    room.until(lambda: "a firewall here?" in b.status()["no_link"].get(place(a), ""), "it is said")
+    assert f"listens at TCP port {place(b).rpartition(':')[2]}" in b.status()["no_link"][place(a)]
+    assert "a firewall here?" in b._why_alone()
+    b._life._links.present([place(b)])
+    room.agree()
+    assert b.status()["no_link"] == {}
+    node, seed = a.status()["node_id"], place(a)
+    room.kill(a)
+    room.until(lambda: state(b, node) == "dead", "it is alone")
+    assert b.status()["no_link"] == {seed: "no answer yet"}, "nothing of before is said of it"
+
+
 @pytest.mark.fault(52)
 def test_one_of_another_protocol_is_no_member_whoever_dials(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     a = room.member()

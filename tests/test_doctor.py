@@ -46,7 +46,8 @@ def patient(*members: dict[str, Any], port: int = 1, **changes: Any) -> Patient:
     record = PeerRecord(node="00", pid=1, name="desk", private=False, ready=True, folder="", mesh_port=port)
     mesh = {
         "mesh_id": KEY.founded_mesh().hex(), "key_id": KEY.id.hex(), "node_id": "self", "listens": [],
-        "members": [member("self", is_self=True), *members], "refused": {}, "refused_there": {}, "dropped_records": {},
+        "members": [member("self", is_self=True), *members], "refused": {}, "refused_there": {}, "no_link": {},
+        "dropped_records": {},
     }  # fmt: skip
     return Patient(record, mesh | changes)
 
@@ -241,6 +242,11 @@ class TestMembers:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
                        dropped_records={"foreign": 2})  # fmt: skip
         assert levels(list(of_network.members(sick))) == ["warning", "warning", "unknown", "unknown"]
+
+    def test_with_whom_there_is_no_link(self) -> None:
+        (finding, _) = of_network.members(patient(no_link={"10.0.0.1:7637": "no answer yet"}))
+        assert (finding.level, finding.text) == ("warning", "10.0.0.1:7637: no answer yet")
+        assert "firewall" in finding.hint
 
 
 class TestTheCommand:

@@ -83,7 +83,7 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
 def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
     told = {
         "mesh_id": "00ff", "listens": ["10.0.0.1:7637"], "members": list(members), "discovery_trouble": "",
-        "refused": {}, "refused_there": {}, "dropped_records": {}, "next_key_id": "",
+        "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "next_key_id": "",
     }  # fmt: skip
     return describe_mesh(
         told | changes, duration, lambda name, amount: size(amount) if name in ("memory", "store") else number(amount)
@@ -124,6 +124,14 @@ def test_a_mesh() -> None:
         "Python 3.11",
         "  f                    left 1 min 1 s",
         "  refused here: 3 unknown key",
+    ]
+
+
+def test_with_whom_there_is_no_link_and_why() -> None:
+    lines = mesh(no_link={f"10.0.0.{number}:1": "no answer\x07 yet" for number in range(7)})
+    assert lines[1:] == [
+        *(f"  no link with 10.0.0.{number}:1: no answer? yet" for number in range(5)),
+        "  and none with 2 more",
     ]
 
 

@@ -12,6 +12,7 @@ Amount = Callable[[str, float], str]
 
 DEAD_SHOWN_MAX = 5
 MEMBERS_SHOWN_MAX = 100
+APART_SHOWN_MAX = 5
 
 
 def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> list[str]:
@@ -34,6 +35,10 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
         lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
     if mesh["discovery_trouble"]:
         lines.append(f"  discovery: {printable(mesh['discovery_trouble'])}")
+    apart = list(mesh["no_link"].items())
+    lines += [f"  no link with {address}: {printable(why)}" for address, why in apart[:APART_SHOWN_MAX]]
+    if len(apart) > APART_SHOWN_MAX:
+        lines.append(f"  and none with {len(apart) - APART_SHOWN_MAX} more")
     for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),
                           ("records dropped", mesh["dropped_records"])):  # fmt: skip
         if counts:

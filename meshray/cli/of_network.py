@@ -54,7 +54,7 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
     others = patient.others()
     missed = [printable(member["name"]) for member in others if member["node_id"] not in heard]
     if others and not missed:
-        return Finding("discovery", "good", f"all {len(others)} other members are heard")
+        return Finding("discovery", "good", f"{_all(len(others))} heard")
     if missed:
         return Finding(
             "discovery", "warning",
@@ -64,13 +64,19 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
             _SEEDS,
         )  # fmt: skip
     if heard:
-        return Finding("discovery", "good", f"{len(heard)} peers are heard, of this mesh or of others")
+        count = "1 peer is" if len(heard) == 1 else f"{len(heard)} peers are"
+        return Finding("discovery", "good", f"{count} heard, of this mesh or of others")
     return Finding(
         "discovery", "unknown", "no peer is heard: none is there, or multicast does not reach this host",
         "run a peer on another host of this network and look again",
     )  # fmt: skip
 
 
+def _all(others: int) -> str:
+    return "the other member is" if others == 1 else f"all {others} other members are"
+
+
+_NO_LINK = "does a peer of this mesh and version run there, and does its firewall let the port in? docs/lan.md"
 _SEEDS = "`meshray start --join HOST:PORT` needs no multicast"
 
 
@@ -97,6 +103,8 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("refused here", "unknown", text)
         else:
             yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+    for address, why in list(mesh["no_link"].items())[:MEMBERS_MAX]:
+        yield Finding("no link", "warning", printable(f"{address}: {why}"), _NO_LINK)
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
         yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")

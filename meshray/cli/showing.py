@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -37,12 +37,16 @@ def show(name: str | None, everything: bool, as_json: bool) -> int:
     return 0 if told and not any("error" in status for status in told) else 1
 
 
-def watch(name: str | None, everything: bool, as_json: bool) -> NoReturn:
-    """Show it again and again; Ctrl-C ends it."""
-    while True:
-        click.clear()  # does nothing where the output is no terminal
-        show(name, everything, as_json)
-        time.sleep(WATCH_S)
+def watch(name: str | None, everything: bool, as_json: bool) -> int:
+    """Show it again and again; Ctrl-C ends it, as it should. The exit code is that of `show`, the last time."""
+    code = 0
+    try:
+        while True:
+            click.clear()  # does nothing where the output is no terminal
+            code = show(name, everything, as_json)
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return code
 
 
 def describe_crash(crash: Crash) -> str:

@@ -203,13 +203,13 @@ class Calls(Core):
                 done.append((call, Result(0, [failure])))
         return done
 
-    def on_node_gone(self, node: bytes) -> Done:
+    def on_node_gone(self, node: bytes, why: str) -> Done:
         """A host is gone, or cannot be reached from here, which need not mean that the actors there are dead: their
         owners say. Calls in flight there count as begun; later ones wait for the owner's word."""
         done: Done = []
         for link in list(self._by_worker.values()):
             if node_of(link.worker) == node:
-                done += self._lose(link, set(link.in_flight), "could not be reached any more")
+                done += self._lose(link, set(link.in_flight), f"could not be reached any more: {why}")
                 link.acknowledged = link.next_seq - 1  # results of those may come to its journal: nobody wants them
                 if not link.doomed:
                     link.state, link.cut = PENDING, True
@@ -219,7 +219,7 @@ class Calls(Core):
     def _incarnation_died(self, link: ActorLink, started: set[int]) -> Done:
         """Calls in flight are tried again at the next incarnation, or fail."""
         self._by_worker.pop(link.worker, None)
-        return self._lose(link, started, "died; the actor is restarting")
+        return self._lose(link, started, "died; it is restarting")
 
     def _lose(self, link: ActorLink, started: set[int], what: str) -> Done:
         """What is in flight will not be answered. A call that had not begun is not charged."""
@@ -236,7 +236,7 @@ class Calls(Core):
                 again.append(call)
             else:
                 call.state = DONE
-                text = f"while the actor's worker ran {call.name} it {what}"
+                text = f"while actor {link.actor_id.hex()} ran {call.name} it {what}"
                 done.append((call, Result(seq, [Failure("ActorUnavailableError", text)])))
         link.in_flight.clear()
         for call in reversed(again):

@@ -10,6 +10,7 @@ from meshray.wire.messages import Failure
 GONE_MAX = 4096
 """How many processes that have ended are remembered with the reason."""
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -46,7 +47,7 @@ def freed(object_id: bytes) -> Failure:
     return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
-def remember(memory: dict[bytes, T], key: bytes, value: T, at_most: int) -> None:
+def remember(memory: dict[K, T], key: K, value: T, at_most: int) -> None:
     """Add to a memory that forgets the oldest."""
     memory[key] = value
     while len(memory) > at_most:

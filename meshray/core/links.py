@@ -21,6 +21,9 @@ frame of a stream says it.
 Who was declared dead here is refused from then on, and learns that it must begin anew under another id: from its Hello,
 which says that we had met, or from any other message while we remember it.
 
+Who speaks another protocol, or belongs to another mesh, is refused as well, whichever side finds it out; and then
+nothing is believed that it says without a link, for it would become a member by its datagrams alone.
+
 Events go in, effects come out of `take_effects`. Frames are pulled: `next_frame`, then `taken` or `not_taken`, after
 which that plane of that peer is left alone until `on_ready`.
 """
@@ -69,6 +72,9 @@ SEED = b"the seed "
 """Before the address, in the target of a link whose node is not known: longer than a node id, so never one, whatever
 the bytes of an id are."""
 
+
+STRANGE = (Reason.PROTOCOL, Reason.MESH)
+"""Reasons for which whoever is refused is none of us, as long as it has its node id."""
 
 SOON_S = 0.001
 """A timer that is due within this time is looked at once more before somebody wakes for it."""
@@ -123,7 +129,7 @@ class Links:
 
         Nothing happens where there is no room for another link; `send` then says that there is none."""
         link = self._links.get(node)
-        if node == self.node or node in self._past:
+        if node == self.node or node in self._past or self._past.is_strange(node):
             return
         if link is None:
             if not self._full:
@@ -165,6 +171,10 @@ class Links:
         """Whether there is a link to this node, or one is being made."""
         link = self._links.get(node)
         return link is not None and link.state is not State.REFUSING
+
+    def is_strange(self, node: bytes) -> bool:
+        """Whether it speaks another protocol or belongs to another mesh, as far as is known: nothing is for it."""
+        return self._past.is_strange(node)
 
     def backlog(self, node: bytes, plane: Plane) -> int:
         """How many bytes of a plane this peer has not acknowledged."""
@@ -276,7 +286,10 @@ class Links:
         if isinstance(message, Data | Ack):
             self._on_stream(source, message, payload, now)
         elif isinstance(message, Datagram):
-            self._effects.append(Probed(source, payload))
+            if self._past.is_strange(source):
+                self.stale += 1
+            else:
+                self._effects.append(Probed(source, payload))
         elif isinstance(message, Hello):
             self._on_hello(destination, source, host, message, now)
         elif isinstance(message, Welcome):
@@ -347,6 +360,8 @@ class Links:
         if link is None or (link.node not in (ANYBODY, source) and reason is not Reason.REPLACED):
             self.stale += 1
             return
+        if reason in STRANGE:
+            self._past.on_strange(source)
         if link.state is State.UP:
             if reason in (Reason.OTHER, Reason.FULL):
                 self._cut(link, reason, f"refused: {refused.text}")
@@ -366,10 +381,11 @@ class Links:
         """Why there can be no link with whoever says this."""
         ours = self._hello
         if said.protocol != ours.protocol:
-            text = f"this peer speaks version {ours.protocol} of the protocol, the other {said.protocol}"
+            text = f"who refuses speaks version {ours.protocol} of the protocol, the other version {said.protocol}"
             return Refused(said.number, Reason.PROTOCOL, text)
         if said.mesh != ours.mesh:
-            return Refused(said.number, Reason.MESH, f"this peer belongs to mesh {ours.mesh}, the other to {said.mesh}")
+            text = f"who refuses belongs to mesh {ours.mesh}, the other to mesh {said.mesh}"
+            return Refused(said.number, Reason.MESH, text)
         if source in self._past:
             return Refused(said.number, Reason.DEAD, "declared dead here")
         if source not in self._links and self._full:
@@ -406,6 +422,8 @@ class Links:
 
     def _refuse(self, source: bytes, address: str, refused: Refused, now: float) -> None:
         """Tell it why. A link that is up stays so for REPLACED: then its sender looked for somebody else."""
+        if refused.reason in STRANGE:
+            self._past.on_strange(source)
         link = self._links.get(source)
         if link is not None and link.state is not State.REFUSING and refused.reason != Reason.REPLACED:
             if link.state is State.UP:

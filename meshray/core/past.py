@@ -1,4 +1,5 @@
-"""What has become of former links? Who is dead for good, and from which epoch on a link may begin anew.
+"""What has become of former links? Who is dead for good, who is none of us, and from which epoch on a link may begin
+anew.
 
 A link that was given up may begin anew between the same two incarnations, but as another one: its *epoch* is larger
 than that of all that are over here. So each end has at most one link of an epoch, ever. That must hold of a peer that
@@ -19,12 +20,13 @@ class Dead(NamedTuple):
 
 
 class Past:
-    """See the head of this file. Of either kind it remembers the last `at_most` peers."""
+    """See the head of this file. Of each kind it remembers the last `at_most` peers."""
 
     def __init__(self, at_most: int) -> None:
         self._at_most = at_most
         self._over: OrderedDict[bytes, int] = OrderedDict()  # node -> the least epoch of its next link
         self._dead: OrderedDict[bytes, Dead] = OrderedDict()
+        self._strange: OrderedDict[bytes, None] = OrderedDict()  # of another protocol or mesh, the newest last
         self._least = 0  # the least epoch of a link to anybody else
 
     def on_over(self, node: bytes, epoch: int) -> None:
@@ -42,6 +44,17 @@ class Past:
         self._dead.move_to_end(node)
         if len(self._dead) > self._at_most:
             self._least = max(self._least, self._dead.popitem(last=False)[1].epoch)
+
+    def on_strange(self, node: bytes) -> None:
+        """It speaks another protocol, or belongs to another mesh. A node id is one start of a peer, so that stays."""
+        self._strange[node] = None
+        self._strange.move_to_end(node)
+        if len(self._strange) > self._at_most:
+            self._strange.popitem(last=False)
+
+    def is_strange(self, node: bytes) -> bool:
+        """Whether it is known to be none of us."""
+        return node in self._strange
 
     def epoch_for(self, node: bytes) -> int:
         """The least epoch that a link to this peer may have now."""

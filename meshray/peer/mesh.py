@@ -87,7 +87,7 @@ class Mesh:
         self._config = config
         self._resources = resources
         self._keyring = Keyring(meshkey.load(), config)
-        given = [parse_seed(word) for word in settings.seeds]
+        self._given = [parse_seed(word) for word in settings.seeds]  # by whoever starts it
         self._leaving = False  # this peer is being stopped, and says so
         if not settings.port:  # drawn once: a later life has the same
             settings = self._settings = msgspec.structs.replace(settings, port=free_port())
@@ -105,12 +105,13 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
+        self._seeding = Seeding([*self._given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
         """Raises `MeshStartError`, `InterfaceError`."""
         self._who = self._who._replace(life=self.lives)
+        self._advert = msgspec.structs.replace(self._advert, incarnation=self.lives)
         self._load = self._say_load()
         try:
             life = MeshLife(self.keys, self._settings, self._who, self._advert, self._load, self._config)
@@ -263,6 +264,8 @@ class Mesh:
             return f"the mesh cannot be joined through {where}: {'; '.join(troubles)}"
         if not self._seeding.addresses:
             return f"the mesh cannot be joined through {where}: no address is known for that name"
+        if self._life is not None and (reached := [at for at in self._seeding.addresses if at in self._life.reached]):
+            return f"the mesh cannot be joined through {where}: {_why_unheard(self._life, reached[0])}"
         return (
             f"the mesh cannot be joined through {where}: no peer has answered there within "
             f"{self._config.guest_join_s:g} s. Is it the right address and port, and does a peer of the mesh run there?"
@@ -379,7 +382,8 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "dropped_records": {}, "counters": dict(self._counts),
+            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {},
+            "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
             told |= {
@@ -389,10 +393,39 @@ class Mesh:
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
+                "no_link": self._no_link(life),
                 "dropped_records": life.dropped_records(),
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
+
+    def _no_link(self, life: MeshLife) -> dict[str, str]:
+        """Address -> why there is no link: of those that refuse us, or are refused. While there is no other member,
+        also of all seeds that were given, and of whomever discovery has heard."""
+        told = {address: apart.why for address, apart in life.apart.items() if apart.answered}
+        members = life.members()
+        if any(member.state in LIVING and not member.is_self for member in members):
+            return told
+        awaited: list[str] = []
+        for seed in self._given:
+            behind = self._seeding.behind(seed)
+            awaited += behind or ()
+            if not behind:
+                told[str(seed)] = "its address is asked for" if behind is None else "no address is known for that name"
+        known = {address for member in members for address in member.addresses}  # what became of these is in their rows
+        awaited += [address for addresses in life.heard.values() for address in addresses if address not in known]
+        for address in awaited:
+            if address not in life.listens and address not in told:
+                told[address] = _why_unheard(life, address)
+        return told
+
+
+def _why_unheard(life: MeshLife, address: str) -> str:
+    """Why nothing has come from a peer that is dialled at `address`: each dials the other, and answers through that."""
+    if address in life.reached:
+        ports = ", ".join(sorted({place.rpartition(":")[2] for place in life.listens}))
+        return f"it is reached, and does not reach this host: a firewall here? This peer listens at TCP port {ports}"
+    return life.apart[address].why if address in life.apart else "no answer yet"
 
 
 def free_port() -> int:
@@ -471,7 +504,7 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
         protocol=PROTOCOL,
         version=version,
         python=PYTHON,
-        node=b"\0" * 8,  # filled in by each life
+        node=b"\0" * 8,  # filled in by each life, as is the next one
         incarnation=0,
         serial=0,
         port=port,

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import msgspec
 
 from meshray.config import Config
+from meshray.core.gone import remember
 from meshray.core.link import State
 from meshray.core.link_effects import Answered, Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
 from meshray.core.links import SEED, UnknownPeer
@@ -52,7 +53,7 @@ from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
-from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble
+from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble, Withdrawn
 from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
@@ -78,7 +79,8 @@ FOLLOW_AGAIN_S = 5.0
 """An address of this host at which it could not listen is tried again so often."""
 
 TOLD_MAX = 256
-"""Troubles that the log has been told of; beyond these it forgets, and may tell them again."""
+"""Troubles that the log has been told of, records that stand, and addresses with which there is no link; beyond these
+it forgets, and may tell them again."""
 
 LIVING = ("alive", "suspect")
 """States of members."""
@@ -94,6 +96,14 @@ class Who(NamedTuple):
     labels: Mapping[str, str] = {}
 
 
+class Apart(NamedTuple):
+    """Why there is no link with whoever is at an address."""
+
+    why: str
+    answered: bool  # somebody is there, and it is refused, or refuses us
+    handshake: bool = False  # already when connections are made, so that it is over once one stands
+
+
 class MeshLife:
     """See the head of this file. `verdict` is set when it is over.
 
@@ -107,6 +117,9 @@ class MeshLife:
         self.verdict: DeclaredDead | None = None
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
+        self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
+        self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
+        self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -320,7 +333,11 @@ class MeshLife:
 
     def _on_finding(self, finding: Finding, now: float) -> None:
         if isinstance(finding, Found):
-            self._found += [written(host, finding.advert.port) for host in finding.hosts]  # we may share any network
+            addresses = [written(host, finding.advert.port) for host in finding.hosts]
+            self._found += addresses  # we may share any network
+            remember(self.heard, finding.advert.node, addresses, TOLD_MAX)
+        elif isinstance(finding, Withdrawn):
+            self.heard.pop(finding.node, None)
         elif isinstance(finding, Addresses):
             hosts = without_zones(finding.hosts)
             if hosts:  # cut off, it keeps those that it had: they are likely to come back
@@ -365,6 +382,7 @@ class MeshLife:
             if len(event.home) == NODE_BYTES:
                 self._events.append(LifeThere(event.node, event.home, event.life))
             self._events.append(LinkThere(event.node))
+            self._heard_from(event.address)
             member = membership.member(event.node)
             if self._redials.on_up(event.node) and member is not None:
                 self._tell_home(event.node, member.load)  # it was not listened to meanwhile
@@ -378,24 +396,35 @@ class MeshLife:
             else:
                 membership.on_unreachable(event.node, awake_or_not())
             self._redials.on_down(event.node, now)
-            self._events.append(LinkCut(event.node, f"the link to it has ended: {event.text}"))
+            self._events.append(LinkCut(event.node, f"the link to {self._called(event.node)} has ended: {event.text}"))
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
             if event.reason is not Reason.DEAD:  # that is settled by membership: see the head of this file
                 self._joins.pop(event.address, None)
                 self._tell(f"no link with {event.address}: {event.text}")
+                apart = Apart(printable(event.text), event.reason is not Reason.OTHER)
+                remember(self.apart, event.address, apart, TOLD_MAX)
             self.counts[f"turned away: {event.reason.name.lower()}"] += 1
         else:
             assert isinstance(event, SelfDialled), event
             self._joins.pop(event.address, None)
 
     def _on_line(self, event: LineEvent, now: float) -> None:
+        there = address_of(event.target)
+        if not isinstance(event, Ready):
+            self.reached.pop(there, None)
+        elif there:
+            if there in self.apart and self.apart[there].handshake:
+                del self.apart[there]
+            if event.target == SEED + there.encode():
+                remember(self.reached, there, None, TOLD_MAX)
         if isinstance(event, HandshakeFailed):
             self.refused_there[event.text] += 1
             address = address_of(event.target)
             if address:
                 self._tell(f"{address} does not let us in: {event.text}")
+                remember(self.apart, address, Apart(printable(event.text), True, handshake=True), TOLD_MAX)
         if len(event.target) > NODE_BYTES and event.target.startswith(PREFIX):
             found = self._lines.on_event(event, now)
         else:
@@ -404,7 +433,12 @@ class MeshLife:
             node, reached = found
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
 
+    def _heard_from(self, address: str) -> None:
+        self.apart.pop(address, None)
+        self.reached.pop(address, None)
+
     def _answered(self, address: str, node: bytes, now: float) -> None:
+        self._heard_from(address)
         message = self._joins.pop(address, None)
         if message is not None:
             self._lines.send(node, address, encode_gossip(message), now)
@@ -440,12 +474,17 @@ class MeshLife:
             if member is not None and member.state in ("alive", "suspect"):
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
+    def _called(self, node: bytes) -> str:
+        member = self._membership.member(node)
+        return "it" if member is None else f"host {printable(member.name)}"
+
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
         note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._redials.on_gone(effect.node)
-        self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else f"it is dead: {effect.reason}"))
+        died = f"host {printable(effect.name)} is dead: {printable(effect.reason)}"
+        self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else died))
         member = self._membership.member(effect.node)
         for address in member.addresses if member is not None else ():
             self._lines.forget(address, effect.node)
@@ -475,6 +514,8 @@ class MeshLife:
     def _contact(self, address: str, message: GossipMessage, now: float) -> None:
         """A Join to whoever listens there."""
         link = next((link for link in self._links.links if link.address == address), None)
+        if link is not None and self._links.links.is_strange(link.node):
+            return  # it was refused, or has refused us, a moment ago
         if link is not None and link.state is not State.DIALLING:
             self._lines.send(link.node, address, encode_gossip(message), now)
             return

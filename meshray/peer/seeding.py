@@ -29,6 +29,7 @@ class Seeding:
         self._resolve = resolver
         self._lock = threading.Lock()
         self._found: list[str] = []  # since the last `take`
+        self._behind: dict[Seed, list[str]] = {}  # by name, the last answer: empty if nobody knows it
         self._end = threading.Event()
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable when `take` has something."""
@@ -40,6 +41,13 @@ class Seeding:
     def addresses(self) -> list[str]:
         """Those that are known now."""
         return list(dict.fromkeys([*self._given, *self._resolved]))
+
+    def behind(self, seed: Seed) -> list[str] | None:
+        """The addresses that it stands for, as far as is known; None: it is a name, and nobody has answered yet."""
+        if is_numeric(str(seed)):
+            return [str(seed)]
+        with self._lock:
+            return self._behind.get(seed)
 
     def take(self) -> list[str]:
         """Addresses that were found since the last call."""
@@ -62,6 +70,7 @@ class Seeding:
             for name in self._names:
                 addresses = [str(seed) for seed in self._resolve(name)]
                 with self._lock:
+                    self._behind[name] = addresses
                     if addresses and not self._end.is_set():
                         self._found = list(dict.fromkeys([*self._found, *addresses]))[-self._most :]
                         os.eventfd_write(self.fd, 1)

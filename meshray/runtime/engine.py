@@ -587,7 +587,7 @@ class Engine:
         pins = self.submission.handles_for(message.node)
         failure = gone_failure(message.node, message.reason)
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
-        self.complete(self.calls.on_node_gone(message.node), b"")
+        self.complete(self.calls.on_node_gone(message.node, message.reason), b"")
         for process in self.abroad.forget_host(message.node):
             self._give_up(process)
         self.records.drain()

@@ -65,7 +65,7 @@ class Advert(msgspec.Struct, frozen=True, array_like=True, kw_only=True, forbid_
     version: _Text  # of meshray, for people
     python: _Text  # "3.11": closures travel only between equal ones
     node: _Node
-    incarnation: _Count  # as membership counts it
+    incarnation: _Count  # which life of the peer this node is: 1, and one more after each death sentence
     serial: _Count  # grows with every version of this node's record
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     addresses: Annotated[list[_Address], msgspec.Meta(min_length=1, max_length=ADDRESSES_MAX)]  # packed, 4 or 16 bytes

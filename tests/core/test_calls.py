@@ -459,15 +459,16 @@ HOST = WORKERS[0][:8]
 def test_a_host_that_is_out_of_reach_fails_what_is_in_flight_and_the_owner_is_asked(alive: Caller) -> None:
     lost, retried = alive.call(), alive.call(retries=1)
     assert len(alive.pushed()) == 2
-    alive.note(alive.core.on_node_gone(WORKERS[1][:8]))
+    alive.note(alive.core.on_node_gone(WORKERS[1][:8], "host b is dead: no answer"))
     assert not alive.done
-    alive.note(alive.core.on_node_gone(HOST))
+    alive.note(alive.core.on_node_gone(HOST, "host b is dead: no answer"))
     later = alive.call()
     assert alive.pushed() == []
     assert alive.sent[-1] == (PEER, WatchActor(ACTOR))
     (failure,) = alive.done[lost.task_id].values
     assert isinstance(failure, Failure)
     assert failure.kind == "ActorUnavailableError"
+    assert failure.message.endswith("it could not be reached any more: host b is dead: no answer")
     alive.state(1, WORKERS[0])  # it lives, says its owner
     tasks = alive.pushed()
     assert [(task.task_id, task.seq) for task in tasks] == [(retried.task_id, 3), (later.task_id, 4)]
@@ -478,7 +479,7 @@ def test_a_host_that_is_out_of_reach_fails_what_is_in_flight_and_the_owner_is_as
 def test_a_host_that_is_out_of_reach_may_be_dead(alive: Caller) -> None:
     retried = alive.call(retries=1)
     alive.pushed()
-    alive.note(alive.core.on_node_gone(HOST))
+    alive.note(alive.core.on_node_gone(HOST, "host b is dead: no answer"))
     alive.state(2, all_started=True)
     assert alive.pushed() == []
     alive.state(2, WORKERS[1])
@@ -488,7 +489,7 @@ def test_a_host_that_is_out_of_reach_may_be_dead(alive: Caller) -> None:
 
 
 def test_a_kill_counts_more_than_being_in_reach_again(alive: Caller) -> None:
-    alive.note(alive.core.on_node_gone(HOST))
+    alive.note(alive.core.on_node_gone(HOST, "host b is dead: no answer"))
     alive.core.on_kill(ACTOR, False)
     alive.call()
     alive.state(1, WORKERS[0])

@@ -19,7 +19,19 @@ from meshray.core.link_effects import (
     TurnedAway,
 )
 from meshray.core.links import SOON_S, Links, UnknownPeer, where
-from meshray.wire.peers import ANYBODY, EPOCH_MAX, Ack, Data, Datagram, Hello, Plane, Reason, Refused, Welcome
+from meshray.wire.peers import (
+    ANYBODY,
+    EPOCH_MAX,
+    PROTOCOL,
+    Ack,
+    Data,
+    Datagram,
+    Hello,
+    Plane,
+    Reason,
+    Refused,
+    Welcome,
+)
 
 A, B, C = b"node---a", b"node---b", b"node---c"
 WHERE = {A: "10.0.0.1:7000", B: "10.0.0.2:7000", C: "10.0.0.2:7000"}  # C starts where B was
@@ -177,7 +189,7 @@ def test_another_mesh_is_refused_and_both_know() -> None:
     wire = Wire(a, b)
     a.dial(WHERE[B], 0.0)
     wire.run()
-    text = "this peer belongs to mesh other, the other to mesh"
+    text = "who refuses belongs to mesh other, the other to mesh mesh"
     assert wire.told == {
         A: [TurnedAway(WHERE[B], Reason.MESH, text)],
         B: [TurnedAway(WHERE[A], Reason.MESH, text)],
@@ -192,7 +204,7 @@ def test_another_protocol_is_refused_and_both_know() -> None:
     b.receive(ANYBODY, A, "10.0.0.1", Hello(0, "mesh", "3.11", 5, [WHERE[A]]), b"", 0.0)
     frame = b.next_frame(0.0)
     assert frame is not None
-    text = "this peer speaks version 1 of the protocol, the other 0"
+    text = "who refuses speaks version 1 of the protocol, the other version 0"
     assert (frame.destination, frame.message) == (A, Refused(5, Reason.PROTOCOL, text))
     assert TurnedAway(WHERE[A], Reason.PROTOCOL, text) in b.take_effects()
 
@@ -203,6 +215,32 @@ def test_another_protocol_is_refused_and_both_know() -> None:
     assert isinstance(hello.message, Hello)
     a.receive(A, B, "10.0.0.2", Refused(hello.message.number, Reason.PROTOCOL, text), b"", 0.0)
     assert a.take_effects()[-1] == TurnedAway(WHERE[B], Reason.PROTOCOL, text)
+
+
+@pytest.mark.fault(52, 54)
+@pytest.mark.parametrize("reason", [Reason.PROTOCOL, Reason.MESH])
+def test_who_is_none_of_us_is_not_listened_to_without_a_link_either(reason: Reason) -> None:
+    """Whichever end has found it out, now and later."""
+    strange = Hello(0, "mesh", "3.11", 5, [WHERE[A]])
+    if reason is Reason.MESH:
+        strange = Hello(PROTOCOL, "other", "3.11", 5, [WHERE[A]])
+    b = table(B)
+    b.receive(ANYBODY, A, "10.0.0.1", strange, b"", 0.0)
+    a = table(A)
+    a.dial(WHERE[B], 0.0)
+    hello = a.next_frame(0.0)
+    assert hello is not None
+    assert isinstance(hello.message, Hello)
+    a.receive(A, B, "10.0.0.2", Refused(hello.message.number, reason, "it says why"), b"", 0.0)
+    for one, other in ((a, B), (b, A)):
+        one.tick(CONFIG.link_refusal_s)
+        one.take_effects()
+        assert list(one) == []
+        assert one.is_strange(other)
+        one.connect(other, WHERE[other], 10.0)
+        one.receive(one.node, other, "10.0.0.9", Datagram(), b"let me join", 10.0)
+        assert one.take_effects() == []
+        assert one.stale == 1
 
 
 def test_a_welcome_of_another_protocol_is_refused_as_well() -> None:

@@ -43,3 +43,11 @@ def test_the_dead() -> None:
     assert A not in past
     assert past.where_dead(A) is None
     assert past.epoch_for(A) == 5
+
+
+def test_who_is_none_of_us_stays_so_while_it_is_remembered() -> None:
+    past = Past(2)
+    for node in (A, B, A, C):
+        past.on_strange(node)
+    assert [past.is_strange(node) for node in (A, B, C)] == [True, False, True]
+    assert A not in past

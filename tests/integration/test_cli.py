@@ -172,6 +172,23 @@ class TestStatus:
         assert status["drivers"] == []
         assert status["store"]["capacity_bytes"] > 0
 
+    def test_again_and_again_until_it_is_interrupted(self, peer: PeerRecord) -> None:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "meshray.cli", "status", "--watch"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        assert watching.stdout is not None
+        told = ""
+        while told.count("Peer 'one'") < 2:
+            line = watching.stdout.readline()
+            assert line, told
+            told += line
+        watching.send_signal(signal.SIGINT)
+        rest, _ = watching.communicate(timeout=LIMIT_S)
+        assert watching.returncode == 0, told + rest
+        assert "Abort" not in rest
+        assert "Traceback" not in rest
+
     def test_what_was_given_is_there(self) -> None:
         run("start", "--num-cpus", "2", "--num-gpus", "1", "--resources", '{"disk": 2.5}', "--labels", '{"zone": "a"}',
             "--object-store-memory", "20000000", "--name", "rich")  # fmt: skip

@@ -43,6 +43,8 @@ def test_the_key_is_changed_while_members_go_on_and_one_comes_back(lan: Callable
     agree(a, b, c)
     until(lambda: key_of(network["c"]) == second, "c has followed")
     assert a.mesh()["mesh_id"] == mesh_id
+    for peer in (a, b, c):
+        until(lambda: peer.mesh()["no_link"] == {}, "what was said of the old key is over")  # noqa: B023
 
 
 @pytest.mark.slow

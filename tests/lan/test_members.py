@@ -70,6 +70,19 @@ class TestFinding:
         agree(Peer(network["b"]), a, c)
         assert network.stats()["b>a"]["lost"] > 0, "the switch has dropped no multicast"
 
+    @pytest.mark.slow
+    def test_a_name_stands_for_all_its_addresses(self, lan: MakeLan) -> None:
+        """As a headless service of Kubernetes; one address is nobody's, and one name has none."""
+        network = lan("a", "b")
+        network.everywhere(no_mdns=True)
+        a, host = Peer(network["a"]), network["b"]
+        if Path("/etc/resolv.conf").exists():  # else the resolver asks this very host (resolv.conf(5))
+            (host.folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+            host.run("mount", "--bind", str(host.folder / "resolv.conf"), "/etc/resolv.conf")
+        server = host.start("python", "-c", NAMES, "10.77.0.99", network["a"].ipv4)
+        until(lambda: "ready" in server.lines, f"it answers: {server}")
+        agree(a, Peer(host, "--join", "nobody.test,members.test"))
+
     def test_hosts_whose_first_address_is_of_a_network_that_the_other_is_not_on(self, lan: MakeLan) -> None:
         network = lan("a", "b")
         for number, host in enumerate(network.hosts.values(), start=1):
@@ -236,6 +249,24 @@ class TestComingBack:
         until(lambda: addresses(a) == addresses(b) == moved, "a and b know where c is now")
         agree(a, b, c)
 
+
+NAMES = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+print("ready", flush=True)
+while True:
+    question, asker = server.recvfrom(512)
+    name = question[12:question.index(b"\\0", 12)]
+    kind = question[13 + len(name):15 + len(name)]
+    known = name.startswith(b"\\x07members")
+    addresses = sys.argv[1:] if known and kind == b"\\0\\1" else []
+    answer = question[:2] + b"\\x81" + (b"\\x80" if known else b"\\x83")  # no error, or no such name
+    answer += b"\\0\\1" + len(addresses).to_bytes(2, "big") + bytes(4) + question[12:17 + len(name)]
+    for address in addresses:
+        answer += b"\\xc0\\x0c\\0\\1\\0\\1" + bytes(4) + b"\\0\\4" + socket.inet_aton(address)
+    server.sendto(answer, asker)
+"""
 
 FOREIGN = """
 import socket

@@ -162,6 +162,7 @@ def test_no_retries_are_left_for_what_ran_on_a_dead_host(lan: MakeLan) -> None:
     network["b"].power_off()
     answer = driver.tell(do="get")
     assert answer["error"] == "NodeDiedError", answer
+    assert "is gone: host b is dead: no answer" in answer["text"]
     assert driver.executions() == 4
 
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 
 from meshray import meshkey
 from meshray.config import preset
+from meshray.core import links
 from meshray.core.link_effects import TurnedAway
 from meshray.core.links import SEED
 from meshray.errors import MeshrayError
@@ -30,7 +32,8 @@ from meshray.peer.mesh_life import Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
-from meshray.transport.discovery import Addresses, Discovery
+from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
+from meshray.wire.advert import Advert
 from meshray.wire.peers import Reason
 from tests.until import until
 
@@ -167,7 +170,9 @@ def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.fault(11)
-def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> None:
+def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    adverts: list[Advert] = []
+    monkeypatch.setattr(Discovery, "advertise", lambda discovery, advert: adverts.append(advert))
     a = room.member()
     b = room.member(a)
     room.agree()
@@ -180,6 +185,10 @@ def test_one_that_was_declared_dead_begins_anew_at_the_same_port(room: Room) -> 
     assert after["node_id"] != before["node_id"]
     assert after["listens"] == before["listens"]
     assert state(a, before["node_id"]) == "dead"
+    assert [(advert.node.hex(), advert.incarnation) for advert in adverts[1:]] == [
+        (before["node_id"], 1),
+        (after["node_id"], 2),
+    ]
     assert after["counters"]["messages received"] >= before["counters"]["messages received"]
 
 
@@ -233,6 +242,63 @@ def test_a_foreign_program_at_the_address_of_a_seed(room: Room) -> None:
     b = room.member(a)
     room.agree()
     assert len(alive(b)) == 2
+
+
+def test_status_says_why_it_is_alone(room: Room) -> None:
+    nobody, own = f"127.0.0.1:{free_port()}", free_port()
+    a = room.member(nobody, "no-such-host.invalid:7", f"127.0.0.1:{own}", port=own)
+    unknown = "no address is known for that name"
+    room.until(
+        lambda: a.status()["no_link"] == {nobody: "no answer yet", "no-such-host.invalid:7": unknown}, "it is said"
+    )
+    assert a._life is not None
+    a._life._on_told(TurnedAway(nobody, Reason.OTHER, "no answer within 30 s"), time.monotonic())
+    assert a.status()["no_link"][nobody] == "no answer within 30 s"
+    record = msgspec.structs.replace(a._advert, node=new_node(), addresses=[bytes((10, 0, 0, 9))], port=7)
+    a._life._on_finding(Found(record, ("10.0.0.9",)), time.monotonic())
+    assert a.status()["no_link"]["10.0.0.9:7"] == "no answer yet", "heard, and a firewall may be in between"
+    a._life._on_finding(Withdrawn(record.node), time.monotonic())
+    assert "10.0.0.9:7" not in a.status()["no_link"]
+    b = room.member(a)
+    room.agree()
+    assert a.status()["no_link"] == b.status()["no_link"] == {}
+
+
+@pytest.mark.fault(23)
+def test_one_that_reaches_a_member_and_is_not_reached_is_told_of_its_firewall(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    assert b._life is not None
+    b._life._links.present([f"127.0.0.1:{free_port()}"])  # where nobody listens, as it looks from outside
+    room.until(lambda: "a firewall here?" in b.status()["no_link"].get(place(a), ""), "it is said")
+    assert f"listens at TCP port {place(b).rpartition(':')[2]}" in b.status()["no_link"][place(a)]
+    assert "a firewall here?" in b._why_alone()
+    b._life._links.present([place(b)])
+    room.agree()
+    assert b.status()["no_link"] == {}
+    node, seed = a.status()["node_id"], place(a)
+    room.kill(a)
+    room.until(lambda: state(b, node) == "dead", "it is alone")
+    assert b.status()["no_link"] == {seed: "no answer yet"}, "nothing of before is said of it"
+
+
+@pytest.mark.fault(52)
+def test_one_of_another_protocol_is_no_member_whoever_dials(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = room.member()
+    b = room.member(a)
+    with monkeypatch.context() as later:
+        later.setattr(links, "PROTOCOL", 99)
+        strange = room.member(a)
+    assert a._life is not None
+    for _ in range(2):  # it asks, and then those that have found it
+        room.until(lambda: a.status()["counters"].get("turned away: protocol"), "a knows")
+        room.until(lambda: strange.status()["counters"].get("turned away: protocol"), "the other one does, too")
+        a._life.join([place(strange)])
+    c = room.member(a)  # when it has come, all that was said before is over
+    room.until(lambda: all(len(alive(mesh)) == 3 for mesh in (a, b, c)), "the others are one mesh")
+    assert alive(strange) == {strange.status()["node_id"]}
+    for mesh, other in ((a, strange), (strange, a)):
+        assert "version 99" in mesh.status()["no_link"][place(other)]
 
 
 @pytest.mark.fault(34)

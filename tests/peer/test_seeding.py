@@ -18,6 +18,7 @@ def test_addresses_are_there_at_once_and_need_no_thread() -> None:
     seeding = Seeding([Seed("10.0.0.1", 1), Seed("fd00::1", 2)], CONFIG)
     assert seeding.addresses == ["10.0.0.1:1", "[fd00::1]:2"]
     assert seeding.take() == []
+    assert seeding.behind(Seed("fd00::1", 2)) == ["[fd00::1]:2"]
     assert not seeding._thread.is_alive()
     seeding.close()
 
@@ -32,6 +33,7 @@ def test_names_are_resolved_beside_the_loop_and_again() -> None:
 
     seeding = Seeding([Seed("desk.lan", 1)], CONFIG, resolver)
     found: list[str] = []
+    until(lambda: seeding.behind(Seed("desk.lan", 1)) is not None, "an answer")
 
     def take() -> bool:
         found.extend(seeding.take())
@@ -39,6 +41,7 @@ def test_names_are_resolved_beside_the_loop_and_again() -> None:
 
     until(take, "the members behind the name")
     assert seeding.addresses == ["10.0.0.2:1", "10.0.0.3:1"]
+    assert seeding.behind(Seed("desk.lan", 1)) == ["10.0.0.2:1", "10.0.0.3:1"]
     assert set(asked) == {Seed("desk.lan", 1)}
     seeding.close()
 
@@ -53,6 +56,7 @@ def test_a_resolver_that_hangs_is_not_waited_for() -> None:
 
     seeding = Seeding([Seed("desk.lan", 1)], CONFIG, resolver)
     assert seeding.take() == []
+    assert seeding.behind(Seed("desk.lan", 1)) is None
     seeding.close()
     go_on.set()
     assert ended.wait(30)

@@ -387,7 +387,7 @@ class Caller(Process):
         self._flush()
 
     def on_node_gone(self, node: bytes) -> None:
-        self._take(self.core.on_node_gone(node))
+        self._take(self.core.on_node_gone(node, "gone"))
         self._flush()
 
     def _take(self, done: Done) -> None:

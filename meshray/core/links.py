@@ -310,7 +310,9 @@ class Links:
             session.on_ack(message, now)
         elif session.on_data(message, len(payload), now):
             link.used = True
-            self._effects.append(Delivered(source, session.plane, payload))
+            whole = session.whole(message, payload)
+            if whole is not None:
+                self._effects.append(Delivered(source, session.plane, whole))
         self._busy[source] = None
 
     def _on_hello(self, destination: bytes, source: bytes, host: str, hello: Hello, now: float) -> None:

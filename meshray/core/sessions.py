@@ -19,6 +19,12 @@ and is not acknowledged in its answer is lost. Where there is no answer yet the 
 more then waits behind the first copies, so it comes later still, and is sent once more again (Karn and Partridge,
 SIGCOMM 1987, have that problem with what has no order). A question costs next to nothing, however often it is asked.
 
+What arrives late is not lost: a message counts as progress only when it is whole, and so do the heartbeats of libzmq,
+which see whole frames. One that the link carries in seconds would end it, though its bytes flow. So a large message of
+the control plane leaves in *parts* of which several fit into what should be on its way (`pace`), each numbered and
+acknowledged like a message, and at once; the receiver delivers the whole. On a fast link almost nothing is large. (The
+other plane gets its pieces cut to size: `portion`.)
+
 At most a window of messages and bytes is on its way; what exceeds it waits here. The stream has a pull face, so that a
 socket that is not ready stops it without a loss: `peek` gives the next frame, `advance` says that it was taken.
 """
@@ -43,7 +49,13 @@ WITH_ANSWER_S = 1e-4
 """An acknowledgement of something large is due after the turn that has received it, not in its midst: what asks for the
 next piece may take it along."""
 
+WHOLE_MAX_FRAMES = 2
+"""A message is a frame at most; with what peers add to it, it is far shorter than two."""
+
 Payload = bytes | bytearray | memoryview
+
+_Part = tuple[Payload, bool]
+"""A message, or a part of one, and whether more of the same message follows."""
 
 
 class StreamFull(Exception):
@@ -78,6 +90,8 @@ class Session:
         "_highest",
         "_owed",
         "_owed_bytes",
+        "_parts",
+        "_parts_bytes",
         "_patience_s",
         "_progress_at",
         "_question",
@@ -85,6 +99,7 @@ class Session:
         "_question_up_to",
         "_received",
         "_rewound_at",
+        "_splits",
         "_waiting",
         "_waiting_bytes",
         "duplicates",
@@ -103,9 +118,10 @@ class Session:
         self._config = config
         # sending: acknowledged | in flight | waiting. Numbers begin with `_acked` + 1 at the head of `_flight`.
         self._acked = 0  # all up to here have arrived
-        self._flight: deque[Payload] = deque()  # given to the socket, not acknowledged
+        self._splits = plane is Plane.CONTROL  # large messages leave in parts
+        self._flight: deque[_Part] = deque()  # given to the socket, not acknowledged
         self._flight_bytes = 0
-        self._waiting: deque[Payload] = deque()  # not given to the socket, or to be given again
+        self._waiting: deque[_Part] = deque()  # not given to the socket, or to be given again
         self._waiting_bytes = 0
         self._highest = 0  # the largest number that was ever given to the socket
         self._progress_at = 0.0  # the last acknowledgement of something, question, or first message of a flight
@@ -117,7 +133,9 @@ class Session:
         self.silent_since = 0.0  # the last acknowledgement, or the first message after all were; kept with the table
         self.pace = Pace(config)  # how much should be on its way
         # receiving
-        self._received = 0  # all up to here were delivered
+        self._received = 0  # all up to here have come
+        self._parts: list[Payload] = []  # of a message that is not whole yet
+        self._parts_bytes = 0
         self._owed = 0  # messages delivered and not acknowledged yet
         self._owed_bytes = 0
         self._ack_at: float | None = None  # when an acknowledgement of its own is due; None: nothing to acknowledge
@@ -138,12 +156,12 @@ class Session:
         kept = self._flight_bytes + self._waiting_bytes
         if self.kept >= config.link_kept_max_messages or (kept and kept + len(payload) > config.link_kept_max_bytes):
             raise StreamFull(f"{self.kept} messages of {kept} bytes wait for an acknowledgement")
-        self._waiting.append(payload)
+        self._waiting.append((payload, False))
         self._waiting_bytes += len(payload)
 
     @property
     def kept(self) -> int:
-        """Messages that have not been acknowledged."""
+        """Messages that have not been acknowledged; of one that leaves in parts each counts."""
         return len(self._flight) + len(self._waiting)
 
     @property
@@ -183,17 +201,32 @@ class Session:
             return Ack(self.plane, self._received, self._again, self.epoch, 0, self._answer), None
         if self._question_due:
             return Ack(self.plane, self._received, False, self.epoch, self._question), None
-        if self._waiting and self._fits(len(self._waiting[0])):
-            sequence = self._acked + len(self._flight) + 1
-            return Data(self.plane, sequence, self._received, self.epoch), self._waiting[0]
+        sequence = self._acked + len(self._flight) + 1
+        if self._waiting and self._may_leave(sequence):
+            payload, more = self._waiting[0]
+            return Data(self.plane, sequence, self._received, self.epoch, more), payload
         if self._ack_at is not None and self._ack_at <= now:
             return Ack(self.plane, self._received, False, self.epoch), None
         return None
 
-    def _fits(self, size: int) -> bool:
+    def _may_leave(self, sequence: int) -> bool:
+        """Whether the next message fits into the window. One that is large for this link is cut: its first part is the
+        next one then, if there is room for it. What was sent before stays as it was: its number stands for it."""
+        config, pace = self._config, self.pace
+        payload, more = self._waiting[0]
+        if self._splits and sequence > self._highest and len(payload) > config.link_least_bytes:
+            measured = pace.rate is not None
+            size = max(pace.allowance // PORTIONS if measured else 0, config.link_least_bytes)
+            if len(payload) > size:
+                pace.on_limited()
+                if self._flight_bytes >= pace.allowance:
+                    return False
+                view = memoryview(payload)
+                self._waiting[0] = view[size:], more
+                self._waiting.appendleft((view[:size], True))
         if not self._flight:
             return True
-        config = self._config
+        size = len(self._waiting[0][0])
         return len(self._flight) < config.link_window_messages and self._flight_bytes + size <= config.link_window_bytes
 
     def advance(self, frame: Data | Ack, now: float) -> None:
@@ -204,10 +237,11 @@ class Session:
             alone = not self._flight
             if alone:
                 self._progress_at = now
-            payload = self._waiting.popleft()
-            self._flight.append(payload)
-            self._waiting_bytes -= len(payload)
-            self._flight_bytes += len(payload)
+            part = self._waiting.popleft()
+            size = len(part[0])
+            self._flight.append(part)
+            self._waiting_bytes -= size
+            self._flight_bytes += size
             if frame.sequence <= self._highest:
                 self.replayed += 1
             else:
@@ -238,7 +272,7 @@ class Session:
             self._ack_at = now
 
     def on_data(self, frame: Data, size: int, now: float) -> bool:
-        """A message of `size` bytes has arrived. True: deliver it, it is the next one."""
+        """A message of `size` bytes has arrived. True: it is the next one, deliver what is `whole` with it."""
         self._acknowledged(frame.ack, now)
         if frame.sequence != self._received + 1:
             if frame.sequence <= self._received:
@@ -253,12 +287,30 @@ class Session:
         self._owed += 1
         self._owed_bytes += size
         config = self._config
-        if self._owed >= config.link_ack_after_messages or self._owed_bytes >= config.link_ack_after_bytes:
+        if frame.more:
+            self._ack_at = now  # the sender may wait for that with the next part
+        elif self._owed >= config.link_ack_after_messages or self._owed_bytes >= config.link_ack_after_bytes:
             due = now if self.plane is not Plane.BULK else now + WITH_ANSWER_S
             self._ack_at = due if self._ack_at is None else min(self._ack_at, due)
         elif self._ack_at is None:
             self._ack_at = now + config.link_ack_after_s
         return True
+
+    def whole(self, frame: Data, payload: Payload) -> Payload | None:
+        """The message that has all its parts with this one, which `on_data` has taken; None: more is to come. What is
+        longer than any message may be is dropped, and counted as strange."""
+        if not (frame.more or self._parts_bytes):
+            return payload
+        self._parts_bytes += len(payload)
+        if self._parts_bytes <= WHOLE_MAX_FRAMES * self._config.frame_max_bytes:
+            self._parts.append(payload)
+        else:
+            self._parts.clear()
+        if frame.more:
+            return None
+        parts, self._parts, self._parts_bytes = self._parts, [], 0
+        self.strange += not parts
+        return b"".join(parts) if parts else None
 
     def on_ack(self, frame: Ack, now: float) -> None:
         """The other side says what has arrived, or asks for that."""
@@ -324,9 +376,9 @@ class Session:
         while self._acked < ack:  # after a rewind, what was on its way before may stand among the waiting
             self._acked += 1
             if self._flight:
-                self._flight_bytes -= len(self._flight.popleft())
+                self._flight_bytes -= len(self._flight.popleft()[0])
             else:
-                self._waiting_bytes -= len(self._waiting.popleft())
+                self._waiting_bytes -= len(self._waiting.popleft()[0])
         self.pace.on_acknowledged(ack, before - self._flight_bytes - self._waiting_bytes, now)
         self._progress_at = self.silent_since = now
         self._patience_s = self._config.link_replay_after_s

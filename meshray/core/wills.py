@@ -8,6 +8,7 @@ another member, which has a `Will`: what it takes to start the actor again. Ther
   long the heir has to wait (`pause_s`). An actor that lives on another host goes on: that is told of the new owner
   (`GuestMoves`), by the new one, too, since the old one may not come to it. The owner waits for all answers, within a
   bound, before it goes. An heir that leaves as well, or has too many wills, does not take it, and another one is asked.
+  (One that has too many says so as soon as it gets another: it is no heir of that actor until it was away.)
 - **The owner is gone** without a word. It may as well be cut off, and then it goes on being the owner. So the heir
   waits `heir_after_s`, longer than it takes to notice that one is cut off, and takes over only if it sees more than
   half of the members that there were; and an owner that sees less than half of them ends its detached actors, if one of
@@ -30,8 +31,9 @@ handle hear where it is now (`ActorsMoved`), like everybody.
   of the dead.
 - *The owner and its present heir are cut off together*, and one that had the will before is not. So the owner
   remembers for each living actor who may have a will (`given`): whoever was sent one and has not answered WillOver
-  (`WillsHeld.over`). At each loss it looks whether it sees less than half, and has lost one of these. One that was
-  lost for twice `heir_after_s` has inherited, or has not: it is forgotten, as it is no part of any half.
+  (`WillsHeld.over`). Both name the reign, since that peer may be the heir again before its answer is there. At each
+  loss the owner looks whether it sees less than half, and has lost one of these. One that was lost for twice
+  `heir_after_s` has inherited, or has not: it is forgotten, as it is no part of any half.
 - *The owner dies before it could say WillOver*, or is held for gone by most and does not know. Then two may own the
   actor. Every owner has a *reign*: the creator's peer 0, each heir the number in its will, which an owner counts up
   with each heir that it names. Whoever takes over says so to all, with its reign, and to each member that comes. Who
@@ -120,7 +122,7 @@ class _Bequest:
     def __init__(self, reign: int) -> None:
         self.heir = b""  # the peer that has its newest will; b"" for none
         self.reign = reign  # of that one, or of the last
-        self.given: set[bytes] = set()  # peers that may have a will of it; `heir` is among them
+        self.given: dict[bytes, int] = {}  # peers that may have a will of it, `heir` among them -> the newest's reign
 
 
 class Wills(Core):
@@ -146,9 +148,9 @@ class Wills(Core):
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
-        self._refused: dict[bytes, set[bytes]] = {}  # of these -> heirs that did not take them
+        self._refused: dict[bytes, set[bytes]] = {}  # actor of ours -> members that did not take its will
         self.leaving = False  # this peer is stopped
-        self.left_out = 0  # wills that were too many
+        self.left_out = 0  # wills that were too many, and not taken
 
     # -- members -----------------------------------------------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class Wills(Core):
             self._tell(peer, ActorsMoved(some, [reigns[actor_id] for actor_id in some]))
         for actor_id, bequest in self._bequests.items():
             if peer in bequest.given and peer != bequest.heir:
-                self._tell(peer, WillOver(actor_id))
+                self._tell(peer, WillOver(actor_id, bequest.reign))
         for actor in self._actors.all():
             if actor.spec.detached and not self.heir_of(actor.spec.actor_id):
                 self.on_changed(actor.spec.actor_id)
@@ -178,6 +180,8 @@ class Wills(Core):
         if peer not in self._members:
             return
         self._members.discard(peer)
+        for refused in self._refused.values():
+            refused.discard(peer)
         if not left:
             self._lost[peer] = now
         for estate in self._estates.values():
@@ -188,8 +192,10 @@ class Wills(Core):
             was_heir = bequest.heir == peer and actor_id not in self._wills
             if was_heir:
                 bequest.heir = b""
-            bequest.given &= self._members | self._lost.keys()
-            if cut_off and not bequest.given.isdisjoint(self._lost):
+            bequest.given = {
+                other: reign for other, reign in bequest.given.items() if other in self._members or other in self._lost
+            }
+            if cut_off and not self._lost.keys().isdisjoint(bequest.given):
                 self._moving.pop(actor_id, None)  # whoever would have it instead is cut off as well
                 self._actors.on_cut_off(actor_id)
             elif was_heir:
@@ -254,8 +260,10 @@ class Wills(Core):
     def _end(self, actor_id: bytes) -> None:
         """It is not ours any more."""
         bequest = self._bequests.pop(actor_id, None)
-        for peer in sorted(bequest.given & self._members) if bequest is not None else ():
-            self._tell(peer, WillOver(actor_id))
+        if bequest is not None:
+            for peer in sorted(self._members & bequest.given.keys()):
+                self._tell(peer, WillOver(actor_id, bequest.reign))
+        self._refused.pop(actor_id, None)
         self._claimed.pop(actor_id, None)
         reign = self._inherited.pop(actor_id, None)
         if reign is not None:
@@ -279,25 +287,36 @@ class Wills(Core):
             return False
         if chosen != bequest.heir:
             if bequest.heir in self._members:
-                self._tell(bequest.heir, WillOver(actor_id))
+                self._tell(bequest.heir, WillOver(actor_id, bequest.reign))
             bequest.heir = chosen
             bequest.reign += 1
-            bequest.given.add(chosen)
+            bequest.given[chosen] = bequest.reign
             self._actors.set_heir(actor_id, chosen)
         return True
 
     def on_held(self, peer: bytes, message: WillsHeld) -> None:
         """It is there (again) with wills of ours; or it has none of these any more."""
         for actor_id in message.held:
-            heir = self.heir_of(actor_id)
-            if heir != peer:
-                self._tell(peer, WillOver(actor_id))
+            bequest = self._bequests.get(actor_id)
+            if bequest is None or bequest.heir != peer:
+                self._tell(peer, WillOver(actor_id, bequest.reign if bequest is not None else 0))
             elif actor_id in self._wills and actor_id not in self._moving:  # that was lost
                 self._ask_heir(actor_id)
-        for actor_id in message.over:
-            bequest = self._bequests.get(actor_id)
-            if bequest is not None and bequest.heir != peer:
-                bequest.given.discard(peer)
+        for actor_id, reign in zip(message.over, message.reigns, strict=True):
+            self._on_none_held(peer, actor_id, reign)
+
+    def _on_none_held(self, peer: bytes, actor_id: bytes, reign: int) -> None:
+        """It has no will of that reign, nor of an earlier one."""
+        bequest = self._bequests.get(actor_id)
+        if bequest is None or not 0 < bequest.given.get(peer, 0) <= reign:
+            return  # it was given another one since
+        if bequest.heir != peer:
+            del bequest.given[peer]
+        elif actor_id not in self._wills:  # else it has refused that as well (`Inherited`)
+            del bequest.given[peer]
+            bequest.heir = b""
+            self._refused.setdefault(actor_id, set()).add(peer)
+            self.on_changed(actor_id)
 
     def leave(self, now: float) -> None:
         """This peer is stopped: hand over what can be. `done` says when."""
@@ -384,7 +403,7 @@ class Wills(Core):
     # -- the heir ----------------------------------------------------------------------------------------------------
 
     def on_will(self, testator: bytes, message: Will) -> None:
-        """The newest one counts."""
+        """The newest one counts. One that is too many is not taken (`left_out`), and its testator told."""
         actor_id = message.spec.actor_id
         own = self._reign_of(actor_id)
         if own is not None and self.has_inherited(actor_id):
@@ -395,6 +414,7 @@ class Wills(Core):
             return  # it is about to give way
         if len(self._estates) >= self._config.wills_max and actor_id not in self._estates:
             self.left_out += 1
+            self._tell(testator, WillsHeld(over=[actor_id], reigns=[message.reign]))
             return
         self._estates[actor_id] = _Estate(testator, message)
 
@@ -403,7 +423,7 @@ class Wills(Core):
         estate = self._estates.get(message.actor_id)
         if estate is not None and estate.testator == testator:
             self._lose(message.actor_id)
-        self._tell(testator, WillsHeld(over=[message.actor_id]))
+        self._tell(testator, WillsHeld(over=[message.actor_id], reigns=[message.reign]))
 
     def on_inherit(self, testator: bytes, message: Inherit) -> None:
         """The testator leaves."""

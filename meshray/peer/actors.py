@@ -103,6 +103,19 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
             if wills.on_moved(source, actor_id, reign):
                 cores.foreign_actors.on_moved(actor_id, source, reign)
 
+    def will(source: bytes, message: m.Will, now: float) -> None:
+        left_out = wills.left_out
+        wills.on_will(source, message)
+        if not left_out and wills.left_out:  # once
+            most = parts.config.wills_max
+            note(f"this peer is the heir of {most} detached actors (wills_max), others have to do without it")
+
+    def held(source: bytes, message: m.WillsHeld, now: float) -> None:
+        if len(message.over) != len(message.reigns):
+            parts.counters["messages out of place"] += 1
+            return
+        wills.on_held(source, message)
+
     def lost(source: bytes, message: m.GuestLost, now: float) -> None:
         actors.on_guest_lost(source, message, now)
         if peer_of(message.worker) == source:
@@ -143,14 +156,14 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.NameAnswer: naming.on_answer,
         m.NamesHeld: lambda source, message, now: naming.on_held(source, message),
         m.NameFreed: lambda source, message, now: naming.on_freed(source, message),
-        m.Will: lambda source, message, now: wills.on_will(source, message),
+        m.Will: will,
         m.WillOver: lambda source, message, now: wills.on_over(source, message),
         m.Inherit: lambda source, message, now: wills.on_inherit(source, message),
         m.Inherited: lambda source, message, now: wills.on_inherited(source, message),
         m.GuestMoves: moves,
         m.GuestMoved: lambda source, message, now: wills.on_guest_moved(source, message),
         m.ActorsMoved: moved,
-        m.WillsHeld: lambda source, message, now: wills.on_held(source, message),
+        m.WillsHeld: held,
     }
 
 

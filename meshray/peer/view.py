@@ -112,6 +112,7 @@ class PartsView:
         return {
             "refused messages": parts.endpoint.refused,
             "stale messages": parts.cores.leases.stale + parts.cores.actors.stats().stale,
+            **({"wills not taken": left_out} if (left_out := parts.cores.wills.left_out) else {}),
             **(parts.counters + parts.cores.road.counters),
         }
 

@@ -1007,6 +1007,7 @@ class WillOver(Struct, array_like=True, tag=177):
     """O -> a peer that had its will: it has ended, or has another heir. Answered with WillsHeld, unknown ones, too."""
 
     actor_id: TaskId
+    reign: Count = 0  # of the newest heir that O has named: so many wills, at most, are over. 0: O has no such actor
 
 
 class Inherit(Struct, array_like=True, tag=178):
@@ -1049,10 +1050,12 @@ class ActorsMoved(Struct, array_like=True, tag=182):
 
 class WillsHeld(Struct, array_like=True, tag=183):
     """A peer -> O: of these detached actors of yours I have the wills, of those I have none (any more). When O is there
-    again, and as the answer to WillOver. O answers with WillOver for each that is held and should not be."""
+    again; as the answer to WillOver; as that to a Will, if I have too many. O answers with WillOver for each that is
+    held and should not be."""
 
     held: Annotated[list[TaskId], Meta(max_length=1024)] = []
     over: Annotated[list[TaskId], Meta(max_length=1024)] = []
+    reigns: Annotated[list[Count], Meta(max_length=1024)] = []  # of each of `over`: none up to this one
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------

@@ -121,12 +121,14 @@ class Refused(Struct, frozen=True, array_like=True, tag=3):
 
 
 class Data(Struct, frozen=True, array_like=True, tag=4, gc=False):
-    """P -> P: one message of a stream, its payload in the second frame. A repeat is dropped and acknowledged again."""
+    """P -> P: one message of a stream, or a part of one, its payload in the second frame. A repeat is dropped and
+    acknowledged again."""
 
     plane: Stream
     sequence: Count  # from 1; the receiver takes the next one only
     ack: Count  # of the other direction: all up to here have arrived
     epoch: Epoch = 0  # of the link; what belongs to another one is dropped
+    more: bool = False  # the next one of this stream goes on with the same message
 
 
 class Ack(Struct, frozen=True, array_like=True, tag=5, gc=False):

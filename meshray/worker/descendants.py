@@ -9,11 +9,17 @@ subprocesses are its own affair: they may outlive the task that started them, as
 
 A process that was only forked, never started as a program, and made a session of its own is a daemon by intent: it is
 left alone. So is the double-forked daemon of a worker that lives.
+
+A resource tracker (of multiprocessing, or of what is made like it) is killed last. It ends by itself when all that held
+the other end of its pipe are dead, and takes away the semaphores and segments that they had no time to: files in
+/dev/shm, which nobody else knows. So where a dead worker had one, its group is not killed at once but process by
+process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import suppress
 
@@ -23,6 +29,16 @@ _MARK = PROCESS_VARIABLE.encode() + b"="
 _UNMARKED = b"-"
 _GONE = b""
 _ENVIRON_MAX_BYTES = 4 << 20
+_TRACKER = re.compile(rb"from [\w.]+\.resource_tracker import main; ?main\(")
+"""The program of a tracker, as `python -c` gets it: that of multiprocessing since Python 3.8, and that of loky."""
+_COMMAND_MAX_BYTES = 4096
+
+TRACKER_TIMEOUT_S = 1.0
+"""How long the tracker of a dead worker may take to clean up: it needs milliseconds (I5: nothing is left after 2 s)."""
+
+UNCLEAR_TIMEOUT_S = 1.0
+LOOK_AGAIN_S = 0.02
+"""How long an orphan whose environment cannot be seen is looked at again, and how soon each time."""
 
 
 def kill_group(pid: int) -> None:
@@ -37,17 +53,37 @@ class Descendants:
     def __init__(self) -> None:
         self.workers: dict[int, bytes] = {}  # pid -> process id; changed by the zygote at fork and wait
         self._dead: set[int] = set()  # pids of workers that are gone, while orphans are left
+        self._trackers: dict[int, float] = {}  # pids of trackers that clean up, and until when: by `sweep`
+        self._unclear: dict[
+            int, float
+        ] = {}  # pids whose environment was not to be seen, and until when one looks again
+        self._look_at: float | None = None  # when that is; None while nothing is unclear
+
+    def on_worker_dead(self, pid: int) -> None:
+        """It was taken out of `workers`, and is a child not yet reaped: kill its group, or leave that to `sweep`."""
+        if not any(_is_tracker(orphan) for orphan in self._orphans() if orphan != pid):
+            kill_group(pid)
 
     def on_worker_gone(self, pid: int) -> None:
-        """The worker was taken out of `workers`: its session is nobody's."""
+        """It was reaped: its session is nobody's. `sweep` comes next."""
         self._dead.add(pid)
 
-    def sweep(self) -> bool:
+    @property
+    def next_expiry(self) -> float | None:
+        """When `sweep` has something to do at the latest, though nobody has ended."""
+        times = [*self._trackers.values(), *((self._look_at,) if self._look_at is not None else ())]
+        return min(times, default=None)
+
+    def sweep(self, now: float) -> bool:
         """Kill the orphans that no living worker answers for; whether any was there, or was just going.
 
-        Their ends are reported by SIGCHLD, and their own children come here then: call it again after each.
+        Their ends are reported by SIGCHLD, and their own children come here then: call it again after each, and at
+        `next_expiry`.
         """
         orphans = self._orphans()
+        self._trackers = {pid: until for pid, until in self._trackers.items() if pid in orphans}
+        self._unclear = {pid: until for pid, until in self._unclear.items() if pid in orphans}
+        self._look_at = None
         if not orphans:
             self._dead.clear()
             return False
@@ -56,9 +92,15 @@ class Descendants:
         for pid in orphans:
             mark = _mark_of(pid)
             if self._session_is_dead(pid) or mark not in (_UNMARKED, _GONE, *alive):
-                os.kill(pid, signal.SIGKILL)  # our own child: nobody else can have reaped it
                 busy = True
-            busy |= mark == _GONE
+                if _is_tracker(pid):
+                    if now < self._trackers.setdefault(pid, now + TRACKER_TIMEOUT_S):
+                        continue
+                    self._trackers[pid] = now + TRACKER_TIMEOUT_S
+                os.kill(pid, signal.SIGKILL)  # our own child: nobody else can have reaped it
+            elif mark == _GONE and now < self._unclear.setdefault(pid, now + UNCLEAR_TIMEOUT_S):
+                busy = True  # it is just going, or its program is just being loaded, and nothing tells when it is
+                self._look_at = now + LOOK_AGAIN_S
         return busy
 
     def _orphans(self) -> list[int]:
@@ -77,13 +119,23 @@ class Descendants:
 
 
 def _mark_of(pid: int) -> bytes:
-    """The worker that started the program of `pid`, or `_UNMARKED`, or `_GONE` when it cannot be seen (any more)."""
+    """The worker that started the program of `pid`, or `_UNMARKED`, or `_GONE` when it cannot be seen (yet, or any
+    more)."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read(_ENVIRON_MAX_BYTES)
     except OSError:
         return _GONE
     if not variables:
-        return _GONE  # a zombie
+        return _GONE  # a zombie, one whose program is just being loaded, or one without an environment
     marks = (entry[len(_MARK) :] for entry in variables.split(b"\0") if entry.startswith(_MARK))
     return next(marks, _UNMARKED)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether it runs the program of a resource tracker."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return any(map(_TRACKER.match, file.read(_COMMAND_MAX_BYTES).split(b"\0")))
+    except OSError:
+        return False

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import os
 import pkgutil
 import select
@@ -184,15 +185,24 @@ class Zygote:
         poller.register(self._wake, select.POLLIN)
         later = False  # whether PRELOAD_LATER was loaded
         while not self._ending:
-            ready = {fd for fd, _ in poller.poll(None if later else _IDLE_MS)}
+            ready = {fd for fd, _ in poller.poll(self._patience_ms(later))}
             if not ready and not later:
                 later = True
                 load(PRELOAD_LATER)
             if self._wake.fileno() in ready:
                 self._on_signals()
+            elif self._family.next_expiry is not None:
+                self._family.sweep(time.monotonic())
             if self._sock.fileno() in ready and not self._ending:
                 self._on_message()
         self._end()
+
+    def _patience_ms(self, later: bool) -> float | None:
+        """How long to wait for signals and messages."""
+        expiry = self._family.next_expiry
+        if expiry is not None:
+            return max(0.0, (expiry - time.monotonic()) * 1000)
+        return None if later else _IDLE_MS
 
     def send(self, message: ZygoteMessage, fds: tuple[int, ...] = ()) -> None:
         """Tell the peer; if it is gone, it is time to end."""
@@ -256,27 +266,30 @@ class Zygote:
             pid = ended.si_pid
             process_id = self._family.workers.pop(pid, None)
             if process_id is not None:
-                kill_group(pid)  # before the wait: the zombie keeps the number
+                self._family.on_worker_dead(pid)  # before the wait: the zombie keeps the number
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if process_id is not None:
                 self._family.on_worker_gone(pid)
                 self.send(Exited(process_id, code))
-        self._family.sweep()
+        self._family.sweep(time.monotonic())
 
     def _end(self) -> None:
         """Kill all workers and what they left, and wait for it, a bounded time."""
         deadline = time.monotonic() + _END_TIMEOUT_S
         for pid in self._family.workers:
-            kill_group(pid)
-            os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
+            os.kill(pid, signal.SIGKILL)  # what it had started follows with its end
         while True:
             self._reap()
-            left = deadline - time.monotonic()
-            if left <= 0 or not (self._family.workers or self._family.sweep()):
-                return
+            now = time.monotonic()
+            left = deadline - now
+            if left <= 0 or not (self._family.workers or self._family.sweep(now)):
+                break
             select.select([self._wake], [], [], min(left, 0.1))
             with suppress(BlockingIOError):
                 self._wake.recv(4096)
+        for pid in self._family.workers:
+            kill_group(pid)
+        self._family.sweep(math.inf)
 
 
 def _pass(number: int, frame: object) -> None:

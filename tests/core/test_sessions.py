@@ -334,10 +334,115 @@ def test_patience_begins_anew_with(what: str) -> None:
 
 
 def test_a_large_message_on_its_way_has_the_time_of_a_slow_link() -> None:
-    one = session()
+    one = Session(Plane.BULK, CONFIG)
     one.send(bytes(CONFIG.link_slowest_bytes_per_s * 10))
     drain(one)
     assert one.next_at() == CONFIG.link_replay_after_s + 10
+
+
+# -- messages in parts -------------------------------------------------------------------------------------------------
+
+PARTS = msgspec.structs.replace(
+    CONFIG, link_window_messages=100, link_window_bytes=1 << 20, link_kept_max_bytes=1 << 20, link_first_bytes=40,
+    link_least_bytes=10,
+)  # fmt: skip
+"""Parts of ten bytes, of which four may be on their way, until a rate is measured."""
+
+
+def in_parts(size: int = 95) -> tuple[Session, bytes]:
+    one, payload = Session(Plane.CONTROL, PARTS), bytes(range(size))
+    one.send(payload)
+    return one, payload
+
+
+def given(frames: list[tuple[Data | Ack, Payload | None]], other: Session) -> list[bytes]:
+    """The messages that are whole with these."""
+    found = []
+    for frame, payload in frames:
+        assert isinstance(frame, Data)
+        assert payload is not None
+        if other.on_data(frame, len(payload), 0.0) and (whole := other.whole(frame, payload)) is not None:
+            found.append(bytes(whole))
+    return found
+
+
+@pytest.mark.fault(29)
+def test_a_large_message_leaves_in_parts_as_far_as_may_be_on_its_way_and_is_delivered_whole() -> None:
+    """So each part that arrives is progress, however slow the link."""
+    (one, payload), other = in_parts(), Session(Plane.CONTROL, PARTS)
+    one.send(b"small")
+    frames = drain(one)
+    assert [(frame.more, len(part or b"")) for frame, part in frames] == [(True, 10)] * 4  # type: ignore[union-attr]
+    assert given(frames, other) == []
+    assert one.peek(0.0) is None
+    [(ack, _)] = drain(other)
+    assert isinstance(ack, Ack)
+    one.on_ack(ack, 4.0)  # ten bytes per second
+    assert one.silent_since == 4.0
+    got = []
+    for now in range(5, 14):
+        got += given(drain(one, now), other)
+        [(ack, _)] = drain(other) or [(Ack(Plane.CONTROL, one._highest), None)]
+        assert isinstance(ack, Ack)
+        one.on_ack(ack, now + 1.0)
+    assert got == [payload, b"small"]
+    assert one.kept == 0
+
+
+def test_a_message_that_a_link_carries_at_once_leaves_whole() -> None:
+    one, payload = Session(Plane.CONTROL, PARTS), bytes(95)
+    one.pace.rate = 1e6
+    one.send(payload)
+    assert drain(one) == [(data(1)[0], payload)]
+
+
+def test_the_other_plane_gets_pieces_cut_to_size() -> None:
+    one = Session(Plane.BULK, PARTS)
+    one.send(bytes(95))
+    assert [len(payload or b"") for _, payload in drain(one)] == [95]
+
+
+@pytest.mark.fault(26)
+def test_parts_that_were_lost_are_sent_again_and_nothing_comes_twice() -> None:
+    (one, payload), other = in_parts(), Session(Plane.CONTROL, PARTS)
+    one.pace.rate = 1.0  # so it stays slow
+    given(drain(one)[:2], other)
+    got = []
+    for now in range(1, 20):
+        one.on_connected(float(now))
+        got += given(drain(one, float(now)), other)
+        one.on_ack(Ack(Plane.CONTROL, other._received), float(now))
+        drain(other, float(now))
+    assert got == [payload]
+    assert one.kept == 0
+
+
+@pytest.mark.fault(26)
+def test_what_was_sent_whole_is_sent_whole_again_though_the_link_is_slow_by_now() -> None:
+    """It may have arrived, under its number."""
+    one, payload = Session(Plane.CONTROL, PARTS), bytes(95)
+    one.pace.rate = 1e6
+    one.send(payload)
+    drain(one)
+    one.pace.rate = 1.0
+    one.on_connected(1.0)
+    assert drain(one, 1.0) == [(data(1)[0], payload)]
+
+
+@pytest.mark.fault(48)
+def test_a_message_without_end_is_not_kept() -> None:
+    """A member that says that more follows, again and again."""
+    config = msgspec.structs.replace(PARTS, frame_max_bytes=100)
+    one = Session(Plane.CONTROL, config)
+    for number in range(1, 50):
+        frame = Data(Plane.CONTROL, number, 0, more=number < 49)
+        assert one.on_data(frame, 10, 0.0)
+        assert one.whole(frame, bytes(10)) is None
+        assert sum(map(len, one._parts)) <= 2 * config.frame_max_bytes
+    assert one.strange == 1
+    frame = Data(Plane.CONTROL, 50, 0)
+    assert one.on_data(frame, 4, 0.0)
+    assert one.whole(frame, b"next") == b"next"
 
 
 def test_acknowledged_after_a_rewind() -> None:

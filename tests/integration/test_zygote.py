@@ -231,6 +231,40 @@ def test_children_of_a_worker_die_with_it(peer: Peer) -> None:
 
 
 @pytest.mark.fault(14)
+@pytest.mark.parametrize("how", ["the worker is killed", "the zygote ends"])
+def test_a_resource_tracker_cleans_up_before_it_ends(peer: Peer, how: str) -> None:
+    """The processes that also hold its pipe die first, and it takes the worker's semaphores away."""
+    process_id = peer.fork("do", f"import {ENTRIES} as e; e.leave_semaphore()".encode())
+    peer.until(lambda: peer.texts(process_id))
+    told = json.loads(peer.texts(process_id)[0])
+    semaphore = Path(f"/dev/shm/sem.{told['semaphore']}")
+    assert semaphore.exists()
+    assert not any(map(is_gone, [told["tracker"], *told["others"]]))
+    if how == "the worker is killed":
+        peer.children.kill(process_id)
+        assert peer.wait_end(process_id).exit_text == "killed by signal 9 (SIGKILL)"
+    else:
+        peer.zygotes.close(5.0)
+    wait_gone([told["tracker"], *told["others"]])
+    assert not semaphore.exists()
+
+
+@pytest.mark.fault(14)
+def test_a_resource_tracker_whose_pipe_stays_open_is_killed_all_the_same(peer: Peer) -> None:
+    """A daemon holds it, which is nobody's."""
+    process_id = peer.fork("do", f"import {ENTRIES} as e; e.leave_semaphore(daemon=True)".encode())
+    peer.until(lambda: peer.texts(process_id))
+    told = json.loads(peer.texts(process_id)[0])
+    peer.children.kill(process_id)
+    peer.wait_end(process_id)
+    wait_gone([told["tracker"]])
+    [daemon] = told["others"]
+    assert not is_gone(daemon)
+    os.kill(daemon, signal.SIGKILL)
+    Path(f"/dev/shm/sem.{told['semaphore']}").unlink()
+
+
+@pytest.mark.fault(14)
 def test_daemon_of_a_living_worker_is_left_alone(peer: Peer) -> None:
     daemon = peer.do(
         "import subprocess, sys, signal\n"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
+from multiprocessing import resource_tracker
 
 
 def report(settings: bytes) -> None:
@@ -71,4 +73,24 @@ def leave_children() -> None:
         os._exit(0)
     assert above.stdout is not None
     print(json.dumps([plain.pid, apart.pid, above.pid, int(above.stdout.readline()), forked]), flush=True)
+    wait_for_ever()
+
+
+def leave_semaphore(daemon: bool = False) -> None:
+    """A semaphore that only multiprocessing's resource tracker takes away, and processes that hold the tracker's pipe:
+    a child and its child, or a daemon of a session of its own; then wait."""
+    semaphore = multiprocessing.get_context("spawn").Semaphore()
+    ours, theirs = os.pipe()
+    if not os.fork():
+        if daemon:
+            os.setsid()
+        elif os.fork():
+            wait_for_ever()
+        os.write(theirs, f"{os.getpid()} {os.getppid()}".encode())
+        wait_for_ever()
+    below, above = map(int, os.read(ours, 100).split())
+    tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    others = [below] if daemon else [below, above]
+    name = semaphore._semlock.name.lstrip("/")  # type: ignore[attr-defined]
+    print(json.dumps({"semaphore": name, "tracker": tracker, "others": others}), flush=True)
     wait_for_ever()

@@ -59,6 +59,22 @@ def test_an_echo_between_two_hosts(lan: MakeLan) -> None:
     until(lambda: one.look()["heard"].get("Results") == 2, "a large one as well")
 
 
+@pytest.mark.slow
+@pytest.mark.fault(29)
+def test_a_message_that_a_link_carries_in_half_a_minute_arrives(lan: MakeLan) -> None:
+    """No heartbeat is seen while one frame is on its way, and no probe comes through a queue that is full of it."""
+    network = lan("a", "b")
+    a, b = (Peer(host, preset="default") for host in network.hosts.values())
+    agree(a, b)
+    one, other = Speaker(network["a"]), Speaker(network["b"])
+    one.say(other, 1)
+    until(lambda: one.answered(other) == 1, "they have spoken")
+    network.rule("a", "b", rate=30e3 * 8, queue_bytes=200_000)
+    one.say(other, 1, 1 << 20)
+    until(lambda: one.look()["heard"].get("Results") == 2, "the echo is there", 90.0)
+    assert one.look()["gone"] == other.look()["gone"] == []
+
+
 def test_last_words_arrive_before_the_death_and_the_death_is_accounted_for(lan: MakeLan) -> None:
     network = lan("a", "b", "c")
     a, b, c = (Peer(host) for host in network.hosts.values())

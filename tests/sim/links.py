@@ -29,8 +29,10 @@ from meshray.core.links import Links, UnknownPeer
 from meshray.wire.peers import Hello, PeerMessage, Plane, Reason
 
 CONFIG = msgspec.structs.replace(
-    DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6
-)
+    DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6,
+    link_least_bytes=150, link_first_bytes=450,
+)  # fmt: skip
+"""Windows are small, and what is longer than 150 bytes may leave in parts."""
 
 HASTY = msgspec.structs.replace(
     CONFIG, link_stall_s=0.7, link_ask_s=0.2, link_dial_timeout_s=0.9, link_replay_after_s=0.2, link_replay_max_s=0.4,

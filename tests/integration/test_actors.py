@@ -774,12 +774,14 @@ class TestResources:
 
 
 class TestCancel:
-    def test_queued_calls_never_run(self) -> None:
+    def test_queued_calls_never_run(self, tmp_path: Path) -> None:
         notes = Notes.remote()
         get(notes.__ray_ready__.remote())
+        gate = tmp_path / "gate"
 
         def hold(instance: Any) -> None:
-            time.sleep(0.5)
+            while not gate.exists():
+                time.sleep(0.01)
 
         holding = notes.__ray_call__.remote(hold)
         victims = [notes.note.remote("victim") for _ in range(3)]
@@ -789,6 +791,7 @@ class TestCancel:
         for victim in victims:
             with pytest.raises(ray.exceptions.TaskCancelledError):
                 get(victim)
+        gate.touch()
         get([holding, last])
         assert get(notes.all.remote()) == ["last"]
 

@@ -300,12 +300,17 @@ class TestOwnHandlers:
             import meshray as ray
 
             calls = []
-            handler = lambda *_: calls.append(1)
+
+            def handler(*_):
+                calls.append(1)
+                open("handled", "w").close()
+
             signal.signal(signal.SIGINT, handler)
 
             @ray.remote
             def slow():
-                time.sleep(0.3)
+                while not os.path.exists("handled"):
+                    time.sleep(0.01)
                 return "done"
 
             ray.init(num_cpus=1)
@@ -317,7 +322,7 @@ class TestOwnHandlers:
             print("all is well")
             """,
         )
-        with running(*python(program)) as run:
+        with running(*python(program), cwd=tmp_path) as run:
             assert "all is well" in run.end()
 
     def test_one_that_raises_in_get(self, shared_mesh: ModuleType, tmp_path: Path) -> None:

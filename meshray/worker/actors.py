@@ -214,7 +214,7 @@ class ActorHost:
         start = self._start
         carrier = Carrier(start.actor_id, b"")
         task = m.Task(0, start.actor_id, b"", start.args, start.deps)
-        args, kwargs = self._executor.lasting_arguments(task, carrier)
+        args, kwargs = self._executor.arguments.lasting(task, carrier)
         self._instance = cls(*args, **kwargs)
         del args, kwargs
         self._executor.outcomes.end_carrier(carrier)
@@ -368,7 +368,7 @@ class ActorHost:
         method = self._special.get(name) or getattr(self._instance, name)  # each time: the actor may have replaced it
         if not task.args and not task.deps:
             return method()
-        args, kwargs = self._executor.lasting_arguments(task, carrier)
+        args, kwargs = self._executor.arguments.lasting(task, carrier)
         return method(*args, **kwargs)
 
     def _exit_result(self, task: m.Task) -> m.Result:

@@ -26,18 +26,18 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from meshray.core.plain import results_message
-from meshray.core.records import Birth, Carrier
+from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
 from meshray.runtime.cancelling import cancel_task
 from meshray.runtime.client import Client
-from meshray.runtime.copies import Lost, NotHere
+from meshray.runtime.copies import Lost
 from meshray.runtime.current import Current, Surroundings
-from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.wire.payload import dumps_plain
+from meshray.worker.arguments import Arguments
 from meshray.worker.children import Children
 from meshray.worker.exits import run_exit_handlers
 from meshray.worker.forked import ChildOfWorker
@@ -106,6 +106,7 @@ class Executor:
         self._journal = journal
         self.pushers = Pushers(journal)
         self.functions = Functions()
+        self.arguments = Arguments(client)
         self.outcomes = Outcomes(client)
         self._inline_max_bytes = client.engine.config.inline_max_bytes
         self.queue: deque[Item] = deque()
@@ -544,7 +545,7 @@ class Executor:
             if task.nested or task.deps or type(task.args) is not bytes:
                 carrier = Carrier(task.task_id, source)
             if task.args or task.deps:
-                args, kwargs = self.arguments(task, carrier)
+                args, kwargs = self.arguments.of(task, carrier)
                 self._in_user_code = True
                 value = function(*args, **kwargs)
                 self._in_user_code = False
@@ -597,73 +598,6 @@ class Executor:
             os.write(2, f"{error.code}\n".encode("utf-8", "replace"))
         run_exit_handlers(code & 0xFF, self.engine.config.exit_handlers_timeout_s)
         os._exit(code & 0xFF)
-
-    def arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
-        """Positional and keyword arguments of an attempt, references at the top level replaced by their values. Raises
-        `Lost` for arguments that cannot be had any more."""
-        try:
-            return self._arguments(task, carrier)
-        except NotHere:
-            with self.client.waiting.bring([task.args, *task.deps], None):
-                return self._arguments(task, carrier)
-
-    def lasting_arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
-        """The same for an actor, whose calls keep their order: for what is lost it waits until that was made again."""
-        while True:
-            try:
-                return self.arguments(task, carrier)
-            except Lost as lost:
-                failures = lost.failures
-            places = [dep for dep in task.deps if isinstance(dep, m.Place) and dep in failures]
-            if not places:
-                raise exception_from_failure(next(iter(failures.values())))
-            assert carrier is not None, f"references, and nothing brought them: {task!r}"
-            refs = [self._look_elsewhere(place, carrier) for place in places]
-            task.deps = [
-                m.Borrowed(dep.object_id) if isinstance(dep, m.Place) and dep in places else dep for dep in task.deps
-            ]
-            self.client.waiting.get(refs, None)
-
-    def _look_elsewhere(self, place: m.Place, carrier: Carrier) -> ObjectRef[Any]:
-        """A reference to an argument of which every copy is lost."""
-        engine = self.engine
-        raised = engine.pump.enter()
-        try:
-            engine.records.drain()
-            record = engine.records.borrow(place.object_id, carrier)
-            if record.value is None and not record.owned and not record.fetching:
-                record.value = place
-            if record.value == place:
-                text = f"object {place.object_id.hex()} is lost"
-                engine.lost.look_elsewhere(record, m.Failure("ObjectLostError", text))  # if in vain, `get` says so
-            return ObjectRef(place.object_id)
-        finally:
-            engine.pump.leave(raised)
-
-    def _arguments(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
-        load = self.client.values.load
-        if not task.args:
-            return (), {}
-        loaded = load(task.args, carrier)
-        if len(loaded) == 2:
-            return loaded  # type: ignore[no-any-return]
-        args, kwargs, positions = loaded
-        args = list(args)
-        borrowed = [dep.object_id for dep in task.deps if isinstance(dep, m.Borrowed)]
-        values = [None if isinstance(dep, m.Borrowed) else load(dep, carrier) for dep in task.deps]
-        fetched = iter(self._borrowed(borrowed, carrier) if borrowed else ())
-        for position, dep, loaded_one in zip(positions, task.deps, values, strict=True):
-            value = next(fetched) if isinstance(dep, m.Borrowed) else loaded_one
-            if type(position) is int:
-                args[position] = value
-            else:
-                kwargs[position] = value
-        return args, kwargs
-
-    def _borrowed(self, object_ids: list[bytes], carrier: Carrier | None) -> list[Any]:
-        """Their values, which come at the same time."""
-        self.engine.queue.extend(Birth(object_id, carrier) for object_id in object_ids)
-        return self.client.waiting.get([ObjectRef(object_id) for object_id in object_ids], None)
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 

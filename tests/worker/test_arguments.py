@@ -9,23 +9,24 @@ from typing import Any, cast
 
 import pytest
 
+from meshray.runtime.client import Client
 from meshray.runtime.copies import NotHere
 from meshray.wire import messages as m
-from meshray.worker.executor import Executor
+from meshray.worker.arguments import Arguments
 
 X, Y = b"x" * 28, b"y" * 28
 FAR = m.Place(b"z" * 28, b"far-----", "abcdabcdabcdabcd-1", 100)
 
 
 class Shell:
-    """An executor without processes."""
+    """What the arguments need of a worker, without processes."""
 
     def __init__(self) -> None:
         self.fetches: list[list[bytes]] = []  # what its worker had to ask for, each time
         self.here: set[m.Place] = set()
         self.engine = SimpleNamespace(queue=deque())
         waiting = SimpleNamespace(get=self.get, bring=self.bring)
-        self.client = SimpleNamespace(values=SimpleNamespace(load=self.load), waiting=waiting)
+        self.client = SimpleNamespace(values=SimpleNamespace(load=self.load), waiting=waiting, engine=self.engine)
 
     def load(self, value: Any, carrier: object) -> Any:
         if value == b"arguments":
@@ -42,18 +43,12 @@ class Shell:
         self.here.update(value for value in values if isinstance(value, m.Place))
         return nullcontext()
 
-    def _arguments(self, task: m.Task, carrier: Any) -> Any:
-        return Executor._arguments(cast(Executor, self), task, carrier)
-
-    def _borrowed(self, object_ids: list[bytes], carrier: Any) -> Any:
-        return Executor._borrowed(cast(Executor, self), object_ids, carrier)
-
 
 def test_large_ones_come_at_the_same_time_and_each_to_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshray.worker.executor.ObjectRef", lambda object_id: object_id)  # nobody counts, here
+    monkeypatch.setattr("meshray.worker.arguments.ObjectRef", lambda object_id: object_id)  # nobody counts, here
     shell = Shell()
     task = m.Task(0, bytes(24), b"f", b"arguments", [m.Borrowed(X), b"small", FAR, b"small", m.Borrowed(Y)])
-    args, kwargs = Executor.arguments(cast(Executor, shell), task, None)
+    args, kwargs = Arguments(cast(Client, shell.client)).of(task, None)
     assert args == [f"value of {X!r}", "between", [b"small"], [FAR], [b"small"]]
     assert kwargs == {"k": f"value of {Y!r}"}
     assert args[2] is not args[4], "equal arguments are not one and the same"

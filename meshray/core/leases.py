@@ -394,7 +394,7 @@ class Leases(Core):
         """See `Placement.actor_host`."""
         wanted = Wanted(
             (request.actor_id, 0), request.job, dict(request.request), request.profile, ACTOR_DEPTH, request.name,
-            strategy=request.strategy,
+            running_request=request.running_request, strategy=request.strategy,
         )  # fmt: skip
         return self.placement.actor_host(wanted, waits_at, avoided, now) if self.placement.members else None
 

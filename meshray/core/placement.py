@@ -145,6 +145,7 @@ class Placement:
         self._config = config
         self._random = here.random
         self._turn = 0  # of SPREAD, over all classes
+        self._served: dict[bytes, int] = {}  # node -> its last turn with an actor
         self._promised: dict[bytes, float] = {}  # node -> when what was promised of it is forgotten; in that order
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -192,6 +193,7 @@ class Placement:
     def on_gone(self, node: bytes, reason: str, out_of_reach: bool = False) -> None:
         """It is dead, or left. `out_of_reach`: it is neither, but there is no way to it from here."""
         self._promised.pop(node, None)
+        self._served.pop(node, None)
         self.leaving.discard(node)
         member = self.members.pop(node, None) or self.out_of_reach.pop(node, None)
         if member is not None:
@@ -418,7 +420,7 @@ class Placement:
         here = self._rank(self._here, wanted)
         request = wanted.request
         if wanted.strategy.spread and not waits_at:
-            return self._next_in_turn([*tiers[0], *tiers[1]], here, request, now)
+            return self._next_in_turn([*tiers[0], *tiers[1]], here, wanted, now)
         for rank, tier in zip((PREFERRED, WILL_DO), tiers, strict=True):
             if here == rank and self._slots.fits(request) and waits_at != self.node:
                 return self.node
@@ -454,17 +456,21 @@ class Placement:
         member = self.members.get(node_of(peer))
         return member is not None and not member.compatible
 
-    def _next_in_turn(self, members: list[Member], here: int, request: Amounts, now: float) -> bytes | None:
-        """SPREAD: those with room have their turns, or all that could when nobody has any."""
+    def _next_in_turn(self, members: list[Member], here: int, wanted: Wanted, now: float) -> bytes | None:
+        """SPREAD: of those with room, or all that could when nobody has any, the one whose last turn is longest ago.
+        What it is promised is what it keeps: a place to start in is free again in a moment, and no load tells of it."""
+        request = wanted.request
         free = sorted(member.node for member in members if member.room(request))
         if here and self._slots.fits(request):
             free.append(self.node)
         nodes = free or sorted(member.node for member in members) + [self.node] * bool(here)
         if not nodes:
             return None
-        node = nodes[self._turn % len(nodes)]
+        node = min(nodes, key=lambda node: self._served.get(node, -1))
         self._turn += 1
-        return node if node == self.node else self._sent_to(self.members[node], request, now)
+        self._served[node] = self._turn
+        keeps = wanted.request if wanted.running_request is None else wanted.running_request
+        return node if node == self.node else self._sent_to(self.members[node], keeps, now)
 
     def _sent_to(self, member: Member, request: Amounts, now: float) -> bytes:
         self._promise(member, request, 1, now)

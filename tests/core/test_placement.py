@@ -376,6 +376,43 @@ def test_spread_takes_turns_between_demands() -> None:
     assert set(where) == {HERE, B, C}
 
 
+def actors(view: View, count: int, keeps: float) -> Counter[bytes | None]:
+    """Where so many actors of SPREAD are sent, each of which takes a CPU to start."""
+    where: Counter[bytes | None] = Counter()
+    for _ in range(count):
+        wanted = view.wants(1, Strategy(spread=True))
+        wanted.running_request = to_amounts({"CPU": keeps}) if keeps else {}
+        where[view.placement.actor_host(wanted, b"", (), view.now)] += 1
+    return where
+
+
+def test_spread_of_actors_that_keep_nothing_takes_turns_however_many_there_are() -> None:
+    """No load tells that a place to start in is free again."""
+    view = View()
+    view.tell(B, 1)
+    view.tell(C, 2)
+    assert actors(view, 30, keeps=0) == {HERE: 10, B: 10, C: 10}
+
+
+def test_spread_of_actors_that_keep_a_cpu_passes_by_who_has_none_left() -> None:
+    view = View()
+    view.tell(B, 1)
+    view.tell(C, 8)
+    view.fill()
+    assert actors(view, 6, keeps=1) == {B: 1, C: 5}
+
+
+def test_turns_of_actors_go_on_in_order_though_not_all_have_room_all_the_time() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    for _ in range(3):
+        assert actors(view, 3, keeps=0) == {HERE: 1, B: 1, C: 1}
+        view.slots.take(view.slots.total)  # while those start that were sent here
+        assert actors(view, 1, keeps=0).keys() <= {B, C}
+        view.slots.give(view.slots.total)
+
+
 def test_turns_that_are_not_taken_are_dealt_again_to_those_with_room() -> None:
     view = View()
     view.tell(B, 4, used=4)

@@ -24,6 +24,11 @@ Map:
     between.py      a driver on one host whose tasks run on others
     curve.py        what the machine can do between two hosts, by bare ZeroMQ with CURVE
 
+and two programs beside the table, `python -m bench.NAME`:
+
+    fetching.py     what a fetch between two hosts costs in processor time, by thread
+    ways.py         what it takes to get pieces out of a segment, through CURVE, and into one, without a mesh
+
 Rows that are compared run minutes apart on the same machine in the same run; figures of different runs are not
 comparable (an idle core sleeps, and a synchronous round trip takes two to three times as long on it).
 """

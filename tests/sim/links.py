@@ -258,7 +258,7 @@ class Net:
     def suspect_all_dead(self, probability: float, mistaken: float = 1 / 40) -> None:
         """The failure detector of everybody speaks of those who are dead, and sometimes of one who is not."""
         for one in list(self.listening.values()):
-            for node in list(one.up):
+            for node in sorted(one.up):
                 dead = not any(other.node == node for other in self.listening.values())
                 if self.chance(probability if dead else probability * mistaken):
                     one.links.down(node, "detector", self.now)
@@ -370,4 +370,6 @@ class Net:
         for one in alive:
             for other in alive:
                 if other is not one:
-                    assert epochs[one.node, other.node] == epochs[other.node, one.node], (one.links, other.links)
+                    ours, theirs = epochs.get((one.node, other.node)), epochs.get((other.node, one.node))
+                    assert ours is not None, f"{other.node.hex()} is not up: {one.links}, {other.links}"
+                    assert ours == theirs, (one.links, other.links)

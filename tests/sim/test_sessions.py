@@ -29,7 +29,7 @@ def run(seed: int) -> Net:
         if net.now > FAULTS_S:
             return
         for one in list(net.listening.values()):
-            for node in list(one.up):
+            for node in sorted(one.up):
                 for _ in range(fate.choice((0, 0, 1, 12))):
                     net.send(one, node, fate.choice(STREAMS))
             one.turn()
@@ -99,7 +99,7 @@ def run_cuts(seed: int) -> Net:
         if net.now > CUTS_S:
             return
         for one in list(net.listening.values()):
-            for node in list(one.up):
+            for node in sorted(one.up):
                 if fate.random() < 1 / seldom:  # a pair that says nothing has to be given up all the same
                     for _ in range(fate.choice((0, 1, 6))):
                         net.send(one, node, fate.choice(STREAMS))

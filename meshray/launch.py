@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import sys
@@ -38,6 +39,9 @@ SETTINGS_MAX_BYTES = 60_000
 START_TIMEOUT_S = 30.0
 """A peer serves after about 0.15 s; a machine that swaps or has a cold disk may take seconds."""
 
+DESCRIPTORS_MIN = 32
+"""Of a driver, and of a peer: that has about twenty for itself, and six for each worker while it starts (`service`)."""
+
 _BOOT = Path(__file__).parent / "boot" / "__main__.py"
 _RESET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1)
 _FD_FLOOR = 10  # the pipes are moved above the numbers that the child gives them
@@ -45,6 +49,10 @@ _FD_FLOOR = 10  # the pipes are moved above the numbers that the child gives the
 
 class PeerStartError(MeshrayError):
     """A peer did not start; the text says why, in the words of the peer where it had any."""
+
+
+class TooFewDescriptorsError(PeerStartError):
+    """A process may not have as many files open as its part in a mesh takes; the text says how many it takes."""
 
 
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,11 +190,21 @@ class Starting:
             sweep()
 
 
+def check_descriptors(who: str, limit: int) -> None:
+    """Raise `TooFewDescriptorsError` when `who` may have so few files open that it would only ever wait for more.
+    `limit`: as `resource.getrlimit` has it."""
+    if limit != resource.RLIM_INFINITY and limit < DESCRIPTORS_MIN:
+        raise TooFewDescriptorsError(
+            f"{who} needs {DESCRIPTORS_MIN} file descriptors at least, and may have {limit} (ulimit -n)"
+        )
+
+
 def spawn_peer(settings: PeerSettings, *, private: bool = False) -> Starting:
     """Start a peer process and return at once; a private one ends with this process.
 
     Raises `PeerStartError` when there is nothing to start it with.
     """
+    check_descriptors("a peer", resource.getrlimit(resource.RLIMIT_NOFILE)[1])  # it raises its own up to that
     if private:
         settings = msgspec.structs.replace(settings, driver_pid=os.getpid())
     if not sys.executable:
@@ -233,6 +251,7 @@ def start_private(settings: PeerSettings, timeout_s: float = START_TIMEOUT_S) ->
 
 def exec_peer(settings: PeerSettings) -> None:
     """Become a peer: for `--foreground`. Raises `PeerStartError` when that is not possible; else it does not return."""
+    check_descriptors("a peer", resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     settings_fd, settings_end = _pipe()
     os.write(settings_end, encode_settings(msgspec.structs.replace(settings, foreground=True)))
     os.close(settings_end)

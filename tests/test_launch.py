@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -174,3 +175,15 @@ def test_a_node_is_drawn() -> None:
     settings = msgspec.msgpack.decode(data[4 + int.from_bytes(data[:4], "big") :], type=PeerSettings)
     assert len(settings.node) == 8
     assert not settings.private
+
+
+@pytest.mark.fault(40)
+def test_too_few_descriptors_are_named_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda what: (20, launch.DESCRIPTORS_MIN - 1))
+    with pytest.raises(launch.TooFewDescriptorsError, match=r"a peer needs 32 .* may have 31 \(ulimit -n\)"):
+        launch.spawn_peer(PeerSettings())
+
+
+def test_a_limit_that_is_none_is_enough() -> None:
+    launch.check_descriptors("a peer", resource.RLIM_INFINITY)
+    launch.check_descriptors("a peer", launch.DESCRIPTORS_MIN)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from meshray.launch import PeerSettings, PeerStartError, Started, spawn_peer
+from meshray.launch import PeerSettings, PeerStartError, Started, check_descriptors, spawn_peer
 from meshray.local import PeerRecord, find_peers
 from meshray.options import InitSettings
 
@@ -30,8 +31,10 @@ def attach(settings: InitSettings) -> Client:
     """Join a running peer, or start a private one; see `api.lifecycle.init`.
 
     Raises `ConnectionError` when `address="auto"` finds no peer or "host:port" does not lead to a mesh,
-    `AuthenticationError` when that needs a key, `ValueError` for resources given to a running peer or a guest.
+    `AuthenticationError` when that needs a key, `ValueError` for resources given to a running peer or a guest,
+    `PeerStartError` when none can be started, or this process may have too few files open.
     """
+    check_descriptors("a program that is part of a mesh", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     running = _choose(settings)
     if running is not None:
         if settings.shapes_a_peer:

@@ -28,6 +28,7 @@ import msgspec
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.ids import new_node
+from meshray.interrupts import HeldInterrupts
 from meshray.local import PeerRecord, remove_folder_of, sweep
 
 SETTINGS_FD = 0
@@ -147,8 +148,8 @@ class Starting:
         """
         try:
             told = self._read(time.monotonic() + timeout_s)
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self.abandon(error)
             raise
         os.close(self._pipe)
         self._pipe = -1
@@ -180,14 +181,16 @@ class Starting:
             if not part or (told.endswith(b"\n") and RECORD_SEPARATOR.encode() in told):
                 return told.decode("utf-8", "replace")
 
-    def _abandon(self) -> None:
-        os.close(self._pipe)
-        self._pipe = -1
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        _reap(self.pid, 1.0)
-        with contextlib.suppress(MeshrayError):
-            sweep()
+    def abandon(self, error: BaseException) -> None:
+        """End it, because of this error, instead of `wait`."""
+        with HeldInterrupts(error):
+            os.close(self._pipe)
+            self._pipe = -1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            _reap(self.pid, 1.0)
+            with contextlib.suppress(MeshrayError):
+                sweep()
 
 
 def check_descriptors(who: str, limit: int) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from meshray.interrupts import HeldInterrupts
 from meshray.launch import PeerSettings, PeerStartError, Started, check_descriptors, spawn_peer
 from meshray.local import PeerRecord, find_peers
 from meshray.options import InitSettings
@@ -47,8 +45,8 @@ def attach(settings: InitSettings) -> Client:
     starting = spawn_peer(_guest_settings(settings) if settings.seeds else _peer_settings(settings))
     try:
         join = _load_runtime()
-    except BaseException:
-        starting.wait().kill()
+    except BaseException as error:
+        starting.abandon(error)
         raise
     try:
         started = starting.wait()
@@ -60,27 +58,19 @@ def attach(settings: InitSettings) -> Client:
         _logger.warning("%s", warning)
     try:
         return join(started.record, started, settings)
-    except BaseException:
-        started.kill()
+    except BaseException as error:
+        with HeldInterrupts(error):
+            started.kill()
         raise
 
 
 def _load_runtime() -> Callable[[PeerRecord, Started | None, InitSettings], Client]:
     """Import what joins. A Ctrl-C waits until that is done: not every package that was interrupted while it was
     imported can be imported again in the same process."""
-    pressed: list[FrameType | None] = []
-    before = signal.getsignal(signal.SIGINT)
-    hold = callable(before) and threading.current_thread() is threading.main_thread()
-    if hold:
-        signal.signal(signal.SIGINT, lambda _, frame: pressed.append(frame))
-    try:
+    with HeldInterrupts():
         from meshray.runtime.joining import join
-    finally:
-        if hold:
-            signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(signal.SIGINT, pressed[0])
-    return join
+
+        return join
 
 
 def _choose(settings: InitSettings) -> PeerRecord | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,6 +28,7 @@ import msgspec
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.ids import new_node
+from meshray.interrupts import HeldInterrupts
 from meshray.local import PeerRecord, remove_folder_of, sweep
 
 SETTINGS_FD = 0
@@ -38,6 +40,9 @@ SETTINGS_MAX_BYTES = 60_000
 START_TIMEOUT_S = 30.0
 """A peer serves after about 0.15 s; a machine that swaps or has a cold disk may take seconds."""
 
+DESCRIPTORS_MIN = 32
+"""Of a driver, and of a peer: that has about twenty for itself, and six for each worker while it starts (`service`)."""
+
 _BOOT = Path(__file__).parent / "boot" / "__main__.py"
 _RESET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1)
 _FD_FLOOR = 10  # the pipes are moved above the numbers that the child gives them
@@ -45,6 +50,10 @@ _FD_FLOOR = 10  # the pipes are moved above the numbers that the child gives the
 
 class PeerStartError(MeshrayError):
     """A peer did not start; the text says why, in the words of the peer where it had any."""
+
+
+class TooFewDescriptorsError(PeerStartError):
+    """A process may not have as many files open as its part in a mesh takes; the text says how many it takes."""
 
 
 class MeshSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,8 +148,8 @@ class Starting:
         """
         try:
             told = self._read(time.monotonic() + timeout_s)
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self.abandon(error)
             raise
         os.close(self._pipe)
         self._pipe = -1
@@ -172,14 +181,25 @@ class Starting:
             if not part or (told.endswith(b"\n") and RECORD_SEPARATOR.encode() in told):
                 return told.decode("utf-8", "replace")
 
-    def _abandon(self) -> None:
-        os.close(self._pipe)
-        self._pipe = -1
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        _reap(self.pid, 1.0)
-        with contextlib.suppress(MeshrayError):
-            sweep()
+    def abandon(self, error: BaseException) -> None:
+        """End it, because of this error, instead of `wait`."""
+        with HeldInterrupts(error):
+            os.close(self._pipe)
+            self._pipe = -1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            _reap(self.pid, 1.0)
+            with contextlib.suppress(MeshrayError):
+                sweep()
+
+
+def check_descriptors(who: str, limit: int) -> None:
+    """Raise `TooFewDescriptorsError` when `who` may have so few files open that it would only ever wait for more.
+    `limit`: as `resource.getrlimit` has it."""
+    if limit != resource.RLIM_INFINITY and limit < DESCRIPTORS_MIN:
+        raise TooFewDescriptorsError(
+            f"{who} needs {DESCRIPTORS_MIN} file descriptors at least, and may have {limit} (ulimit -n)"
+        )
 
 
 def spawn_peer(settings: PeerSettings, *, private: bool = False) -> Starting:
@@ -187,6 +207,7 @@ def spawn_peer(settings: PeerSettings, *, private: bool = False) -> Starting:
 
     Raises `PeerStartError` when there is nothing to start it with.
     """
+    check_descriptors("a peer", resource.getrlimit(resource.RLIMIT_NOFILE)[1])  # it raises its own up to that
     if private:
         settings = msgspec.structs.replace(settings, driver_pid=os.getpid())
     if not sys.executable:
@@ -233,6 +254,7 @@ def start_private(settings: PeerSettings, timeout_s: float = START_TIMEOUT_S) ->
 
 def exec_peer(settings: PeerSettings) -> None:
     """Become a peer: for `--foreground`. Raises `PeerStartError` when that is not possible; else it does not return."""
+    check_descriptors("a peer", resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     settings_fd, settings_end = _pipe()
     os.write(settings_end, encode_settings(msgspec.structs.replace(settings, foreground=True)))
     os.close(settings_end)

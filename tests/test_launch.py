@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import pytest
 
 from meshray import launch, local
 from meshray.ids import new_node
+from meshray.interrupts import HeldInterrupts
 from meshray.launch import PeerSettings, PeerStartError
 
 RECORD = {"node": "00" * 8, "pid": 1, "name": "n", "private": True, "ready": True, "folder": "/nowhere/node"}
@@ -174,3 +177,51 @@ def test_a_node_is_drawn() -> None:
     settings = msgspec.msgpack.decode(data[4 + int.from_bytes(data[:4], "big") :], type=PeerSettings)
     assert len(settings.node) == 8
     assert not settings.private
+
+
+@pytest.mark.fault(40)
+def test_too_few_descriptors_are_named_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda what: (20, launch.DESCRIPTORS_MIN - 1))
+    with pytest.raises(launch.TooFewDescriptorsError, match=r"a peer needs 32 .* may have 31 \(ulimit -n\)"):
+        launch.spawn_peer(PeerSettings())
+
+
+def test_a_limit_that_is_none_is_enough() -> None:
+    launch.check_descriptors("a peer", resource.RLIM_INFINITY)
+    launch.check_descriptors("a peer", launch.DESCRIPTORS_MIN)
+
+
+# -- interrupts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_interrupt_while_the_first_is_answered_adds_no_traceback(boot: Callable[[str], None]) -> None:
+    boot("import time; time.sleep(600)")
+    starting = launch.spawn_peer(PeerSettings())
+
+    def interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            with HeldInterrupts(error):
+                signal.raise_signal(signal.SIGINT)
+                starting.abandon(error)
+            raise
+
+    with pytest.raises(KeyboardInterrupt) as told:
+        interrupted()
+    assert told.value.__context__ is None
+    assert launch._reap(starting.pid, 0) == 0  # it was reaped
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_was_held_comes_at_the_end() -> None:
+    reached = []
+
+    def interrupted() -> None:
+        with HeldInterrupts():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached

@@ -22,6 +22,7 @@ from meshray import context
 from meshray.api.options import check_resources, check_runtime_env, check_text, env_vars
 from meshray.context import NotInitialisedError, Runtime
 from meshray.ids import NODE_BYTES
+from meshray.interrupts import HeldInterrupts
 from meshray.options import InitSettings
 
 ADDRESS_VARIABLE = "MESHRAY_ADDRESS"
@@ -152,7 +153,8 @@ def is_initialized() -> bool:
 
 def _attach(settings: InitSettings) -> Runtime:
     # Loading the runtime takes longer than all the rest, and a program that only imports us never needs it.
-    from meshray.runtime.attach import attach
+    with HeldInterrupts():
+        from meshray.runtime.attach import attach
 
     global _registered
     runtime = attach(settings)

@@ -72,7 +72,7 @@ class Workers:
     def __init__(self, config: Config, own: Interpreter, keep: int, emit: Callable[[object], None]) -> None:
         self._config = config
         self._own = own  # the interpreter that generic workers run in
-        self._keep = keep  # idle workers that are never ended for being idle
+        self._keep = min(keep, config.workers_max)  # idle workers that are never ended for being idle
         self._emit = emit
         self._starts_max = max(STARTS_AT_ONCE_MIN, 2 * keep)
         self._tickets = 0  # the last ticket given out

@@ -17,6 +17,7 @@ exception later: the schema refuses what no core could make sense of (`tests/pee
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -25,6 +26,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+
+import msgspec
 
 from meshray.config import Config, preset
 from meshray.core.actors import Actors
@@ -69,6 +72,7 @@ from meshray.peer.timers import Timers, boot_time
 from meshray.peer.traffic import Traffic
 from meshray.peer.view import PartsView
 from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteDied, Zygotes
+from meshray.resources import UNIT
 from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
 from meshray.transport.endpoint import Endpoint
@@ -82,6 +86,10 @@ BATCHES_MAX = 32
 
 RETRY_S = 0.01
 """How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
+
+OWN_DESCRIPTORS, WORKER_DESCRIPTORS = 20, 6
+"""What a peer off the network has open without workers, and at most for each while that starts; see
+`launch.DESCRIPTORS_MIN`."""
 
 END_TIMEOUT_S = 1.5
 """How long the zygotes may take to end their workers; I5: nothing is left after 2 s."""
@@ -107,6 +115,8 @@ def serve(
     try:
         store_folder, store_claim, capacity, warnings = _store(settings, claim.folder)
         host = detect(settings, capacity)
+        config, few = _bound_workers(config, host.totals.get("CPU", 0))
+        warnings += few
         devices = tuple(Device(gpu.index, gpu.visible) for gpu in host.gpus)
         node = settings.node
         store = StoreAccounts(config, capacity)
@@ -198,6 +208,24 @@ def _join_mesh(parts: Parts, settings: MeshSettings, name: str) -> None:
     parts.cores.store.on_process_attached(parts.process_id, os.getpid())  # copies are its own
     if settings.guest:
         parts.mesh.wait_joined()
+
+
+def _bound_workers(config: Config, cpus: int) -> tuple[Config, list[str]]:
+    """No more workers than there are file descriptors for: where none is left the zygote cannot hand over what it has
+    forked, and all of them end with it. A warning, where that is less than the CPUs are for (an amount)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    workers = (limit - OWN_DESCRIPTORS) // WORKER_DESCRIPTORS
+    if limit == resource.RLIM_INFINITY or workers >= config.workers_max:
+        return config, []
+    config = msgspec.structs.replace(config, workers_max=max(1, workers))
+    wanted = min(-(-cpus // UNIT), preset("default").workers_max)
+    if wanted <= workers:
+        return config, []
+    enough = OWN_DESCRIPTORS + wanted * WORKER_DESCRIPTORS
+    return config, [
+        f"a peer may have {limit} file descriptors here (ulimit -n): enough for {workers} workers at a time, not for "
+        f"{wanted} CPUs, which take {enough}"
+    ]
 
 
 def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, int, list[str]]:

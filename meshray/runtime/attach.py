@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import resource
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from meshray.launch import PeerSettings, PeerStartError, Started, spawn_peer
+from meshray.interrupts import HeldInterrupts
+from meshray.launch import PeerSettings, PeerStartError, Started, check_descriptors, spawn_peer
 from meshray.local import PeerRecord, find_peers
 from meshray.options import InitSettings
 
@@ -30,8 +29,10 @@ def attach(settings: InitSettings) -> Client:
     """Join a running peer, or start a private one; see `api.lifecycle.init`.
 
     Raises `ConnectionError` when `address="auto"` finds no peer or "host:port" does not lead to a mesh,
-    `AuthenticationError` when that needs a key, `ValueError` for resources given to a running peer or a guest.
+    `AuthenticationError` when that needs a key, `ValueError` for resources given to a running peer or a guest,
+    `PeerStartError` when none can be started, or this process may have too few files open.
     """
+    check_descriptors("a program that is part of a mesh", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     running = _choose(settings)
     if running is not None:
         if settings.shapes_a_peer:
@@ -44,8 +45,8 @@ def attach(settings: InitSettings) -> Client:
     starting = spawn_peer(_guest_settings(settings) if settings.seeds else _peer_settings(settings))
     try:
         join = _load_runtime()
-    except BaseException:
-        starting.wait().kill()
+    except BaseException as error:
+        starting.abandon(error)
         raise
     try:
         started = starting.wait()
@@ -57,27 +58,19 @@ def attach(settings: InitSettings) -> Client:
         _logger.warning("%s", warning)
     try:
         return join(started.record, started, settings)
-    except BaseException:
-        started.kill()
+    except BaseException as error:
+        with HeldInterrupts(error):
+            started.kill()
         raise
 
 
 def _load_runtime() -> Callable[[PeerRecord, Started | None, InitSettings], Client]:
     """Import what joins. A Ctrl-C waits until that is done: not every package that was interrupted while it was
     imported can be imported again in the same process."""
-    pressed: list[FrameType | None] = []
-    before = signal.getsignal(signal.SIGINT)
-    hold = callable(before) and threading.current_thread() is threading.main_thread()
-    if hold:
-        signal.signal(signal.SIGINT, lambda _, frame: pressed.append(frame))
-    try:
+    with HeldInterrupts():
         from meshray.runtime.joining import join
-    finally:
-        if hold:
-            signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(signal.SIGINT, pressed[0])
-    return join
+
+        return join
 
 
 def _choose(settings: InitSettings) -> PeerRecord | None:

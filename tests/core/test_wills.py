@@ -85,6 +85,16 @@ def an_owner(worker: bytes = HERE, **options: Any) -> Peer:
     return peer
 
 
+def an_owner_among(count: int) -> tuple[Peer, list[bytes]]:
+    """One that sees so many members more, and these."""
+    others = [b"other--%d" % number + bytes(8) for number in range(count)]
+    peer = an_owner()
+    for other in others:
+        peer.wills.on_member_up(other)
+    peer.effects()
+    return peer, others
+
+
 def heir(worker: bytes = HERE, **options: Any) -> Peer:
     peer = Peer(H)
     peer.wills.on_member_up(OWNER)
@@ -643,11 +653,7 @@ def test_the_heir_tells_the_host_itself_whose_actor_it_has() -> None:
 @pytest.mark.fault(22)
 def test_an_owner_that_is_cut_off_ends_what_an_earlier_heir_may_inherit() -> None:
     """Its present one is on its own side."""
-    others = [b"other--%d" % number + bytes(8) for number in range(2)]
-    peer = an_owner()
-    for other in others:
-        peer.wills.on_member_up(other)
-    peer.effects()
+    peer, others = an_owner_among(2)
     peer.heir = X
     peer.wills.on_member_down(HEIR, False, 1.0)
     assert any(isinstance(message, m.Will) for message in peer.said(FAR))
@@ -825,11 +831,7 @@ def test_no_other_one_is_asked_when_an_heir_that_was_asked_is_gone() -> None:
 
 @pytest.mark.fault(22)
 def test_who_was_lost_long_ago_is_no_part_of_the_mesh_any_more() -> None:
-    others = [b"other--%d" % number + bytes(8) for number in range(2)]
-    peer = an_owner()
-    for other in others:
-        peer.wills.on_member_up(other)
-    peer.effects()
+    peer, others = an_owner_among(2)
     peer.heir = X
     for number, lost in enumerate([HEIR, *others]):
         peer.wills.on_member_down(lost, False, number * (2 * DEFAULT.heir_after_s + 1.0))
@@ -839,10 +841,7 @@ def test_who_was_lost_long_ago_is_no_part_of_the_mesh_any_more() -> None:
 @pytest.mark.fault(22)
 def test_an_owner_that_sees_half_of_the_mesh_goes_on() -> None:
     """Nobody sees more than that, so nobody inherits."""
-    peer = an_owner()
-    other = b"other--0" + bytes(8)
-    peer.wills.on_member_up(other)
-    peer.effects()
+    peer, (other,) = an_owner_among(1)
     peer.heir = X
     peer.wills.on_member_down(HEIR, False, 1.0)
     peer.wills.on_member_down(other, False, 2.0)
@@ -881,11 +880,7 @@ def test_nothing_is_kept_of_an_actor_that_has_ended_before_its_host_knew_its_new
 @pytest.mark.parametrize("answered", [1, 3])
 def test_the_answer_of_one_that_was_the_heir_again_strikes_only_the_will_that_it_is_about(answered: int) -> None:
     """The heir changes there and back, and once more, before the first answer is there."""
-    others = [b"other--%d" % number + bytes(8) for number in range(3)]
-    peer = an_owner()
-    for other in others:
-        peer.wills.on_member_up(other)
-    peer.effects()
+    peer, others = an_owner_among(3)
     told = []
     for there, then in ((HEIR, X), (FAR, H), (HEIR, X)):
         peer.heir = then

@@ -42,6 +42,9 @@ def test_prestart_is_bounded() -> None:
     pool = Pool(keep=64)
     pool.prestart(0.0)
     assert len(pool.done) == PRESTART_MAX
+    pool = Pool(keep=64, workers_max=3)
+    pool.prestart(0.0)
+    assert len(pool.done) == 3
 
 
 def test_starts_under_way_are_counted() -> None:

@@ -296,6 +296,42 @@ class TestForks:
             assert "all is well" in run.end()
 
 
+# -- few descriptors ---------------------------------------------------------------------------------------------------
+
+LIMITED = """
+    import resource, sys
+    import meshray as ray
+
+    @ray.remote
+    def f(x):
+        return x
+
+    limit = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    try:
+        ray.init(num_cpus=8)
+    except ray.exceptions.MeshrayError as error:
+        print(error)
+    else:
+        assert ray.get([f.remote(n) for n in range(24)], timeout=60) == list(range(24))
+        print("all is well")
+"""
+
+
+class TestFewDescriptors:
+    @pytest.mark.fault(40)
+    def test_with_what_is_never_enough_init_says_so(self, tmp_path: Path) -> None:
+        with running(*python(write(tmp_path / "program.py", LIMITED)), "20") as run:
+            assert "needs 32 file descriptors at least, and may have 20 (ulimit -n)" in run.end()
+
+    @pytest.mark.fault(40)
+    def test_with_few_there_are_few_workers(self, tmp_path: Path) -> None:
+        with running(*python(write(tmp_path / "program.py", LIMITED)), "40") as run:
+            told = run.end()
+        assert "enough for 3 workers at a time, not for 8 CPUs" in told
+        assert "all is well" in told
+
+
 # -- what the dead left ------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,6 @@ import pytest
 from meshray import meshkey
 from meshray.config import DEFAULT
 from meshray.ids import new_node
-from meshray.meshkey import MeshKey
 from meshray.peer.mesh import Mesh
 from meshray.peer.mesh_life import PYTHON
 from meshray.transport.keys import CurveKeys
@@ -25,20 +24,15 @@ from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.wire.gossip import Alive, Dead, Expelled, Gossip, GossipMessage, Join, Ping, Suspect
 from meshray.wire.gossip_codec import encode_datagram
 from meshray.wire.peers import ANYBODY, PROTOCOL, Ack, Data, Datagram, Hello, PeerMessage, Plane, Refused, Welcome
-from tests.peer.test_mesh import Room, place, state
+from tests.peer.test_mesh import Room, place, room_of_its_own, state
 
 TARGET = b"victim"
 
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
-    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
-    meshkey.make(MeshKey.generate())
-    room = Room()
-    yield room
-    for mesh in list(room.members):
-        room.kill(mesh)
+    with room_of_its_own(tmp_path, monkeypatch) as room:
+        yield room
 
 
 class Rogue:

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -95,15 +96,22 @@ def state(mesh: Mesh, node: str) -> str:
     return next((str(m["state"]) for m in mesh.status()["members"] if m["node_id"] == node), "unknown")
 
 
-@pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
-    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / "run"))
+@contextmanager
+def room_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    """With a key; its members end with the block."""
+    monkeypatch.setenv("MESHRAY_HOME", str(folder / "home"))
+    monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(folder / "run"))
     meshkey.make(MeshKey.generate())
     room = Room()
     yield room
     for mesh in list(room.members):
         room.kill(mesh)
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
+    with room_of_its_own(tmp_path, monkeypatch) as room:
+        yield room
 
 
 def test_members_join_by_a_seed_and_one_says_goodbye(room: Room) -> None:

@@ -141,6 +141,20 @@ class Room:
 
         self.until(same, "all see all")
 
+    def pair(self) -> tuple[Peer, Peer]:
+        """Two that see each other."""
+        first = self.peer()
+        second = self.peer(first)
+        self.agree()
+        return first, second
+
+    def who_have_spoken(self, a: Peer, b: Peer) -> tuple[bytes, bytes]:
+        """A process of each; `b`'s has heard a word of `a`'s."""
+        one, other = a.process(), b.process()
+        a.say(one, other, b"before")
+        self.until(lambda: b.data(other), "they have spoken")
+        return one, other
+
     def kill(self, peer: Peer) -> None:
         self.peers.remove(peer)
         peer.mesh.close()
@@ -158,9 +172,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
 
 
 def test_processes_and_peers_speak_both_ways(room: Room) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     one, other = a.process(), b.process()
     for number in range(100):
         a.say(one, other, b"%d" % number)
@@ -176,9 +188,7 @@ def test_processes_and_peers_speak_both_ways(room: Room) -> None:
 
 @pytest.mark.parametrize(("size", "plane"), [(1 << 40, Plane.BULK), (10, Plane.CONTROL)])
 def test_who_asks_for_a_value_of_many_pieces_asks_where_they_come(room: Room, size: int, plane: Plane) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     planes: list[Plane] = []
     send = a.mesh.send
     a.mesh.send = lambda node, on, payload, now: planes.append(on) or send(node, on, payload, now)  # type: ignore[method-assign,func-returns-value]
@@ -193,9 +203,7 @@ def test_who_asks_for_a_value_of_many_pieces_asks_where_they_come(room: Room, si
 
 
 def test_more_than_the_window_leaves_bit_by_bit_and_the_peers_own_words_before_it(room: Room) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     senders, other = [a.process() for _ in range(20)], b.process()
     for sender in senders:
         for number in range(10):
@@ -213,12 +221,8 @@ def test_more_than_the_window_leaves_bit_by_bit_and_the_peers_own_words_before_i
 
 def test_what_the_peer_itself_says_waits_for_the_link_however_much_it_is(room: Room) -> None:
     """Values that another host asks for by the thousand, constructors of many actors: far more than a link keeps."""
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
-    one, other = a.process(), b.process()
-    a.say(one, other, b"before")
-    room.until(lambda: b.data(other), "they have spoken")
+    a, b = room.pair()
+    one, other = room.who_have_spoken(a, b)
     for number in range(40):
         name = number.to_bytes(28, "big")
         a.road.send(b.id, m.Fetched([m.Promoted(name, bytes(90_000))]), time.monotonic())
@@ -233,9 +237,7 @@ def test_what_the_peer_itself_says_waits_for_the_link_however_much_it_is(room: R
 
 
 def test_a_process_that_reads_nothing_is_not_said_to_have_it(room: Room) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     one, other = a.process(), b.process()
     b.clogged.add(other)
     a.say(one, other, bytes(m.RELAY_WINDOW_BYTES))
@@ -249,12 +251,8 @@ def test_a_process_that_reads_nothing_is_not_said_to_have_it(room: Room) -> None
 
 
 def test_a_host_that_dies(room: Room) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
-    one, other = a.process(), b.process()
-    a.say(one, other, b"before")
-    room.until(lambda: b.data(other), "they have spoken")
+    a, b = room.pair()
+    one, other = room.who_have_spoken(a, b)
     room.kill(b)
     a.say(one, other, b"into the void")
     room.until(lambda: a.gone(one) == [b.home], "it is told")
@@ -265,9 +263,7 @@ def test_a_host_that_dies(room: Room) -> None:
 
 def test_a_host_that_dies_before_anybody_here_has_dealt_with_it(room: Room) -> None:
     """It was a member for ever where tasks are placed: those that asked for it alone waited for it."""
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     room.until(lambda: b.home in a.leases.placement.members, "it has told what it has")
     room.kill(b)
     room.until(lambda: not a.road.is_there(b.home), "it is dead")
@@ -278,9 +274,7 @@ def test_a_host_that_dies_before_anybody_here_has_dealt_with_it(room: Room) -> N
 
 @pytest.mark.fault(24)
 def test_a_host_that_is_out_of_reach_may_be_waited_for_until_it_is_dead(room: Room) -> None:
-    a = room.peer()
-    b = room.peer(a)
-    room.agree()
+    a, b = room.pair()
     room.until(lambda: b.home in a.leases.placement.members, "it has told what it has")
     life = a.road.life_of(b.home)
     assert life is not None

@@ -84,10 +84,15 @@ class Owner:
         return [message for message in messages if isinstance(message, m.Resolve | m.Promote)]
 
 
-def test_a_task_goes_again_once_there_is_a_copy_which_stays_until_it_is_done() -> None:
+def owned() -> tuple[Owner, Handle, m.Place]:
+    """An owner, a large value of it, and where that lies."""
     owner = Owner()
     value = owner.process.make()
-    place = owner.process.value(value)
+    return owner, value, owner.process.value(value)
+
+
+def test_a_task_goes_again_once_there_is_a_copy_which_stays_until_it_is_done() -> None:
+    owner, value, place = owned()
     task = owner.reader(value)
     owner.starve(task, place)
     assert owner.ready == []
@@ -114,9 +119,7 @@ def test_what_its_own_peer_cannot_have_either_is_made_again() -> None:
 
 
 def test_a_task_that_lacks_it_in_spite_of_the_copy_waits_for_another_value() -> None:
-    owner = Owner()
-    value = owner.process.make()
-    place = owner.process.value(value)
+    owner, value, place = owned()
     task = owner.reader(value)
     owner.starve(task, place)
     owner.brought(place)
@@ -157,9 +160,7 @@ def test_large_arguments_by_value_are_lost_whatever_else_it_lacks() -> None:
 
 
 def test_one_that_was_cancelled_meanwhile_stays_so() -> None:
-    owner = Owner()
-    value = owner.process.make()
-    place = owner.process.value(value)
+    owner, value, place = owned()
     task = owner.reader(value)
     owner.starve(task, place)
     task.state = "done"
@@ -168,9 +169,7 @@ def test_one_that_was_cancelled_meanwhile_stays_so() -> None:
 
 
 def test_whoever_asks_by_way_of_the_peer_is_sent_to_the_copy_once() -> None:
-    owner = Owner()
-    value = owner.process.make()
-    place = owner.process.value(value)
+    owner, value, place = owned()
     owner.records.promote(owner.process.record(value))
     owner.told()
     owner.lost.on_remake(m.Remake([place]))
@@ -185,9 +184,7 @@ def test_whoever_asks_by_way_of_the_peer_is_sent_to_the_copy_once() -> None:
 
 
 def test_one_that_was_not_promoted_is_promoted_with_its_copy() -> None:
-    owner = Owner()
-    value = owner.process.make()
-    place = owner.process.value(value)
+    owner, _value, place = owned()
     owner.lost.on_remake(m.Remake([place]))
     owner.brought(place)
     assert owner.told() == [m.Promote([m.Promoted(place.object_id, place, copied=True)])]

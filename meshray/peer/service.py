@@ -294,6 +294,7 @@ class Loop:
             now = time.monotonic()
             self._parts.cores.leases.start(now)
             self._performer.settle(now)
+            self._traffic.turn(set(), now)  # whom a guest has met while it joined: its driver may ask at once
             while not self._parts.stopping:
                 self._wake()
             self._say_that_we_stop()

@@ -12,8 +12,8 @@ left alone. So is the double-forked daemon of a worker that lives.
 
 A resource tracker (of multiprocessing, or of what is made like it) is killed last. It ends by itself when all that held
 the other end of its pipe are dead, and takes away the semaphores and segments that they had no time to: files in
-/dev/shm, which nobody else knows. So where a dead worker had one, or a process below it, its group is not killed at once but process by
-process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
+/dev/shm, which nobody else knows. So where a dead worker had one, or a process below it, its group is not killed at
+once but process by process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class Tasks:
         self._by_content: dict[Any, SchedulingClass] = {}
         engine.remaking.new_task_id = self.new_task_id
         self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
-        self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
+        # around the two tables of classes, and the pickling of functions, which runs code that may submit others
+        self._lock = threading.RLock()
 
     def submit(
         self,

@@ -172,6 +172,28 @@ def test_functions_of_which_a_program_makes_many_go_with_what_they_have_captured
     until(lambda: gc.collect() >= 0 and not any(each() is not None for each in alive), "what they had captured to go")
 
 
+def test_a_function_whose_pickling_submits_another_one(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    @ray.remote
+    def three() -> int:
+        return 3
+
+    class Late:
+        """Becomes a number on its way."""
+
+        def __reduce__(self) -> Any:
+            return int, (ray.get(three.remote(), timeout=GET_S),)
+
+    late = Late()
+
+    @ray.remote
+    def captured() -> Any:
+        return late
+
+    assert ray.get(captured.remote(), timeout=GET_S) == 3
+
+
 def test_options_that_come_and_go(shared_mesh: ModuleType) -> None:
     """More than are remembered, each at the address of one that is gone."""
     ray = shared_mesh

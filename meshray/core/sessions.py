@@ -91,7 +91,7 @@ class Session:
         "_owed",
         "_owed_bytes",
         "_parts",
-        "_parts_bytes",
+        "_parts_dropped",
         "_patience_s",
         "_progress_at",
         "_question",
@@ -134,8 +134,8 @@ class Session:
         self.pace = Pace(config)  # how much should be on its way
         # receiving
         self._received = 0  # all up to here have come
-        self._parts: list[Payload] = []  # of a message that is not whole yet
-        self._parts_bytes = 0
+        self._parts: bytearray | None = None  # what has come of a message that is not whole yet; None: of none
+        self._parts_dropped = False  # it was too long
         self._owed = 0  # messages delivered and not acknowledged yet
         self._owed_bytes = 0
         self._ack_at: float | None = None  # when an acknowledgement of its own is due; None: nothing to acknowledge
@@ -299,18 +299,21 @@ class Session:
     def whole(self, frame: Data, payload: Payload) -> Payload | None:
         """The message that has all its parts with this one, which `on_data` has taken; None: more is to come. What is
         longer than any message may be is dropped, and counted as strange."""
-        if not (frame.more or self._parts_bytes):
-            return payload
-        self._parts_bytes += len(payload)
-        if self._parts_bytes <= WHOLE_MAX_FRAMES * self._config.frame_max_bytes:
-            self._parts.append(payload)
-        else:
-            self._parts.clear()
+        parts = self._parts
+        if parts is None:
+            if not frame.more:
+                return payload
+            parts = self._parts = bytearray()  # not the frames themselves: of tiny ones there may be very many
+        if len(parts) + len(payload) > WHOLE_MAX_FRAMES * self._config.frame_max_bytes:
+            self._parts_dropped = True
+            parts.clear()
+        if not self._parts_dropped:
+            parts += payload
         if frame.more:
             return None
-        parts, self._parts, self._parts_bytes = self._parts, [], 0
-        self.strange += not parts
-        return b"".join(parts) if parts else None
+        dropped, self._parts, self._parts_dropped = self._parts_dropped, None, False
+        self.strange += dropped
+        return None if dropped else memoryview(parts)
 
     def on_ack(self, frame: Ack, now: float) -> None:
         """The other side says what has arrived, or asks for that."""

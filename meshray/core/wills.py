@@ -313,7 +313,7 @@ class Wills(Core):
         if bequest.heir != peer:
             del bequest.given[peer]
         elif actor_id not in self._wills:  # else it has refused that as well (`Inherited`)
-            del bequest.given[peer]
+            self._tell(peer, WillOver(actor_id, reign))  # a newer copy may be on its way, and it have room by then
             bequest.heir = b""
             self._refused.setdefault(actor_id, set()).add(peer)
             self.on_changed(actor_id)

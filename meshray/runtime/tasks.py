@@ -47,31 +47,15 @@ NO_ARGUMENTS = Arguments()
 
 
 class _Plan:
-    """What all tasks of one function with the same options have in common."""
+    """What all tasks with the same options have in common. Nothing of their function, which is the program's, with all
+    that it has captured: it is not to live as long as this."""
 
-    __slots__ = (
-        "blob",
-        "cls",
-        "function",
-        "hash",
-        "name",
-        "options",
-        "plain",
-        "retries",
-        "retry_exceptions",
-        "returns",
-        "statistics",
-    )
+    __slots__ = ("cls", "name", "options", "plain", "retries", "retry_exceptions", "returns")
 
-    def __init__(self, function: FunctionSpec, options: TaskOptions, cls: SchedulingClass, depth: int) -> None:
-        assert function.blob is not None, f"not pickled yet: {function.name}"
-        self.function = function
+    def __init__(self, options: TaskOptions, cls: SchedulingClass, depth: int) -> None:
         self.options = options  # they live as long as this: it is found by their identity
         self.cls = cls
-        self.blob: m.Blob = function.blob
-        self.hash = function.blob.hash
-        self.statistics: Mean = function.statistics
-        self.name = options.name or function.name
+        self.name = options.name
         self.returns = options.num_returns
         self.retries = options.max_retries
         self.retry_exceptions = options.retry_exceptions
@@ -93,7 +77,8 @@ class Tasks:
         self._by_content: dict[Any, SchedulingClass] = {}
         engine.remaking.new_task_id = self.new_task_id
         self._tiny_ns = engine.config.portion_work_s * 1e9 / TINY_PER_PORTION
-        self._lock = threading.Lock()  # around the two tables of classes, and the pickling of functions
+        # around the two tables of classes, and the pickling of functions, which runs code that may submit others
+        self._lock = threading.RLock()
 
     def submit(
         self,
@@ -105,9 +90,12 @@ class Tasks:
     ) -> list[ObjectRef[Any]]:
         """One task; its references at once. Raises what pickling the arguments raises."""
         engine = self._engine
+        blob: m.Blob | None = function.blob
+        if blob is None:
+            blob = self.pickle_function(function)
         plan = self._plans.get((id(options), depth) if depth else id(options))
-        if plan is None or plan.function is not function:
-            plan = self._plan(function, options, depth)
+        if plan is None:
+            plan = self._plan(options, depth)
         arguments = self.arguments(function, args, kwargs) if args or kwargs else NO_ARGUMENTS
         task_id = self.new_task_id()
         records: Sequence[Record]
@@ -120,16 +108,16 @@ class Tasks:
             refs = [ref]
         else:
             records, refs = self.new_returns(task_id, plan.returns)
-        cls, statistics = plan.cls, plan.statistics
+        cls, statistics = plan.cls, function.statistics
         task = Pending(
             task_id,
-            plan.hash,
+            blob.hash,
             arguments.data,
             records,
             statistics,
             plan.returns,
-            plan.blob,
-            plan.name,
+            blob,
+            plan.name or function.name,
             cls,
             plan.retries,
             plan.retry_exceptions,
@@ -237,11 +225,8 @@ class Tasks:
             blob: m.Blob = function.blob
             return blob
 
-    def _plan(self, function: FunctionSpec, options: TaskOptions, depth: int) -> _Plan:
-        """What tasks of this function with these options have in common at this depth. Raises what pickling the
-        function raises."""
-        if function.blob is None:
-            self.pickle_function(function)
+    def _plan(self, options: TaskOptions, depth: int) -> _Plan:
+        """What tasks with these options have in common at this depth."""
         with self._lock:
             key = (tuple(sorted(options.request.items())), options.env_vars, depth, options.strategy)
             cls = self._by_content.get(key)
@@ -251,7 +236,7 @@ class Tasks:
                 self._by_content[key] = cls
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
-            plan = self._plans[(id(options), depth) if depth else id(options)] = _Plan(function, options, cls, depth)
+            plan = self._plans[(id(options), depth) if depth else id(options)] = _Plan(options, cls, depth)
             return plan
 
 

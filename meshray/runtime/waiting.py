@@ -77,6 +77,8 @@ class Waiting:
 
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values, in order. Raises the first error, or `GetTimeoutError`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = timeout
         if len(refs) == 1:  # a synchronous caller: most often of a small value
             record = self._engine.records.table.get(refs[0]._id)
             if record is not None:
@@ -84,9 +86,8 @@ class Waiting:
                     self._await([record], timeout)
                 if type(record.value) is bytes and record.inside is None:
                     return [self._values.loads(record.value)]
-        deadline = None if timeout is None else time.monotonic() + timeout
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
         records = self._records(refs)
-        left = timeout
         while True:
             missing = [record for record in records if record.value is None]
             if missing:

@@ -12,8 +12,8 @@ left alone. So is the double-forked daemon of a worker that lives.
 
 A resource tracker (of multiprocessing, or of what is made like it) is killed last. It ends by itself when all that held
 the other end of its pipe are dead, and takes away the semaphores and segments that they had no time to: files in
-/dev/shm, which nobody else knows. So where a dead worker had one, its group is not killed at once but process by
-process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
+/dev/shm, which nobody else knows. So where a dead worker had one, or a process below it, its group is not killed at
+once but process by process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _COMMAND_MAX_BYTES = 4096
 
 TRACKER_TIMEOUT_S = 1.0
 """How long the tracker of a dead worker may take to clean up: it needs milliseconds (I5: nothing is left after 2 s)."""
+
+LOOKED_AT_MAX = 1000
+"""Among so many processes, at most, a tracker is looked for when a worker dies: to look at one takes some 30 us."""
 
 UNCLEAR_TIMEOUT_S = 1.0
 LOOK_AGAIN_S = 0.02
@@ -61,7 +64,7 @@ class Descendants:
 
     def on_worker_dead(self, pid: int) -> None:
         """It was taken out of `workers`, and is a child not yet reaped: kill its group, or leave that to `sweep`."""
-        if not any(_is_tracker(orphan) for orphan in self._orphans() if orphan != pid):
+        if not any(map(_is_tracker, _all_below([orphan for orphan in self._orphans() if orphan != pid]))):
             kill_group(pid)
 
     def on_worker_gone(self, pid: int) -> None:
@@ -105,17 +108,34 @@ class Descendants:
 
     def _orphans(self) -> list[int]:
         """Children of this process that are no workers. None where the kernel does not list them."""
-        try:
-            with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-                return [pid for pid in map(int, file.read().split()) if pid not in self.workers]
-        except OSError:
-            return []  # built without CONFIG_PROC_CHILDREN: the process groups are all that we reach
+        return [pid for pid in _children_of(os.getpid(), os.getpid()) if pid not in self.workers]
 
     def _session_is_dead(self, pid: int) -> bool:
         with suppress(ProcessLookupError):
             session = os.getsid(pid)
             return session in self._dead and session not in self.workers
         return False
+
+
+def _children_of(pid: int, thread: int) -> list[int]:
+    """Those that a thread of this process has forked."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+            return list(map(int, file.read().split()))
+    except OSError:
+        return []  # it is gone; or built without CONFIG_PROC_CHILDREN: the process groups are all that we reach
+
+
+def _all_below(pids: list[int]) -> list[int]:
+    """These processes and what descends from them, at most `LOOKED_AT_MAX` and the children of the last."""
+    found = list(pids)
+    for pid in found:  # it grows meanwhile
+        if len(found) >= LOOKED_AT_MAX:
+            break
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                found += _children_of(pid, int(thread))
+    return found
 
 
 def _mark_of(pid: int) -> bytes:

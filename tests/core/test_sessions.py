@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 
 import msgspec
@@ -438,11 +439,32 @@ def test_a_message_without_end_is_not_kept() -> None:
         frame = Data(Plane.CONTROL, number, 0, more=number < 49)
         assert one.on_data(frame, 10, 0.0)
         assert one.whole(frame, bytes(10)) is None
-        assert sum(map(len, one._parts)) <= 2 * config.frame_max_bytes
+        assert len(one._parts or b"") <= 2 * config.frame_max_bytes
     assert one.strange == 1
     frame = Data(Plane.CONTROL, 50, 0)
     assert one.on_data(frame, 4, 0.0)
     assert one.whole(frame, b"next") == b"next"
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("size", [0, 1])
+def test_of_parts_without_number_no_more_is_kept_than_their_bytes(size: int) -> None:
+    """Each frame of a socket is an object of some hundred bytes, whatever is in it."""
+    one = Session(Plane.CONTROL, PARTS)
+    kept = [memoryview(bytearray(size)) for _ in range(1000)]
+    alive = [weakref.ref(each) for each in kept]
+    for number in range(1, 1000):
+        frame = Data(Plane.CONTROL, number, 0, more=True)
+        assert one.on_data(frame, size, 0.0)
+        assert one.whole(frame, kept.pop()) is None
+    del kept[:]
+    assert not any(each() is not None for each in alive)
+    last = Data(Plane.CONTROL, 1000, 0)
+    assert one.on_data(last, 4, 0.0)
+    assert bytes(one.whole(last, b"last") or b"") == bytes(size * 999) + b"last"
+    after = Data(Plane.CONTROL, 1001, 0)
+    assert one.on_data(after, 5, 0.0)
+    assert one.whole(after, b"after") == b"after"
 
 
 def test_acknowledged_after_a_rewind() -> None:

@@ -495,11 +495,36 @@ def test_the_will_that_one_did_not_take_goes_to_another_member() -> None:
     peer.wills.on_held(HEIR, m.WillsHeld(over=[A], reigns=[1]))
     assert [message.reign for message in peer.said(FAR) if isinstance(message, m.Will)] == [2]
     peer.wills.on_held(FAR, m.WillsHeld(over=[A], reigns=[2]))
-    assert not any(isinstance(effect, Send) for effect in peer.effects()), "there is nobody else"
+    sent = [effect for effect in peer.effects() if isinstance(effect, Send)]
+    assert sent == [Send(FAR, m.WillOver(A, 2))], "there is nobody else"
     assert peer.wills.heir_of(A) == b""
     peer.wills.on_member_down(HEIR, False, 1.0)
     peer.wills.on_member_up(HEIR)
-    assert [message.reign for message in peer.said(HEIR)] == [3], "it may have room by now"
+    assert [message.reign for message in peer.said(HEIR) if isinstance(message, m.Will)] == [3], "it may have room now"
+
+
+@pytest.mark.fault(22)
+def test_a_copy_of_the_will_that_meets_the_refusal_on_its_way_is_not_left_behind() -> None:
+    """Its heir had no room for the first copy, and has it for the next one: two would inherit."""
+    full, peer = heir(), an_owner()
+    first = full.wills._estates.pop(A).will
+    full.wills._config = msgspec.structs.replace(DEFAULT, wills_max=0)
+    full.wills.on_will(OWNER, first)
+    (refusal,) = full.said(OWNER)
+    full.wills._config = DEFAULT
+    full.wills.on_will(OWNER, first)
+    assert full.wills.awaits(A)
+    peer.effects()
+    peer.heir = X
+    peer.wills.on_held(HEIR, refusal)
+    assert HEIR in peer.wills._bequests[A].given, "it may have one"
+    (over,) = peer.said(HEIR)
+    full.wills.on_over(OWNER, over)
+    assert not full.wills.awaits(A)
+    (answer,) = full.said(OWNER)
+    peer.wills.on_held(HEIR, answer)
+    assert set(peer.wills._bequests[A].given) == {FAR}
+    assert peer.said(HEIR) == []
 
 
 def test_a_slot_is_asked_for_where_the_new_owner_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -152,3 +153,57 @@ def test_a_tree_of_large_arrays(shared_mesh: ModuleType) -> None:
     while len(layer) > 1:
         layer = [add.remote(a, b) for a, b in zip(layer[::2], layer[1::2], strict=True)]
     assert (ray.get(layer[0], timeout=GET_S) == sum(range(32))).all()
+
+
+def test_functions_of_which_a_program_makes_many_go_with_what_they_have_captured(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+    captured = [np.full(10, n) for n in range(4)]
+    alive = [weakref.ref(each) for each in captured]
+
+    def run(each: Any) -> int:
+        @ray.remote
+        def total() -> int:
+            return int(each.sum())
+
+        return int(ray.get(total.remote(), timeout=GET_S))
+
+    assert [run(each) for each in captured] == [0, 10, 20, 30]
+    del captured
+    until(lambda: gc.collect() >= 0 and not any(each() is not None for each in alive), "what they had captured to go")
+
+
+def test_a_function_whose_pickling_submits_another_one(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    @ray.remote
+    def three() -> int:
+        return 3
+
+    class Late:
+        """Becomes a number on its way."""
+
+        def __reduce__(self) -> Any:
+            return int, (ray.get(three.remote(), timeout=GET_S),)
+
+    late = Late()
+
+    @ray.remote
+    def captured() -> Any:
+        return late
+
+    assert ray.get(captured.remote(), timeout=GET_S) == 3
+
+
+def test_options_that_come_and_go(shared_mesh: ModuleType) -> None:
+    """More than are remembered, each at the address of one that is gone."""
+    ray = shared_mesh
+
+    @ray.remote
+    def name() -> str:
+        return str(ray.get_runtime_context().get_task_name())
+
+    for number in range(1_100):
+        ref = name.options(name=f"n{number}").remote()
+        if number % 10 == 0:
+            assert ray.get(ref, timeout=GET_S) == f"n{number}"
+    assert ray.get(name.remote(), timeout=GET_S).endswith("name")

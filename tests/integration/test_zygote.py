@@ -231,10 +231,11 @@ def test_children_of_a_worker_die_with_it(peer: Peer) -> None:
 
 
 @pytest.mark.fault(14)
+@pytest.mark.parametrize("below", [False, True], ids=["of the worker", "of a child of it"])
 @pytest.mark.parametrize("how", ["the worker is killed", "the zygote ends"])
-def test_a_resource_tracker_cleans_up_before_it_ends(peer: Peer, how: str) -> None:
+def test_a_resource_tracker_cleans_up_before_it_ends(peer: Peer, how: str, below: bool) -> None:
     """The processes that also hold its pipe die first, and it takes the worker's semaphores away."""
-    process_id = peer.fork("do", f"import {ENTRIES} as e; e.leave_semaphore()".encode())
+    process_id = peer.fork("do", f"import {ENTRIES} as e; e.leave_semaphore(below={below})".encode())
     peer.until(lambda: peer.texts(process_id))
     told = json.loads(peer.texts(process_id)[0])
     semaphore = Path(f"/dev/shm/sem.{told['semaphore']}")

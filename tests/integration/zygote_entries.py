@@ -76,9 +76,11 @@ def leave_children() -> None:
     wait_for_ever()
 
 
-def leave_semaphore(daemon: bool = False) -> None:
+def leave_semaphore(daemon: bool = False, below: bool = False) -> None:
     """A semaphore that only multiprocessing's resource tracker takes away, and processes that hold the tracker's pipe:
-    a child and its child, or a daemon of a session of its own; then wait."""
+    a child and its child, or a daemon of a session of its own; then wait. `below`: a child does all that."""
+    if below and os.fork():
+        wait_for_ever()
     semaphore = multiprocessing.get_context("spawn").Semaphore()
     ours, theirs = os.pipe()
     if not os.fork():
@@ -88,9 +90,9 @@ def leave_semaphore(daemon: bool = False) -> None:
             wait_for_ever()
         os.write(theirs, f"{os.getpid()} {os.getppid()}".encode())
         wait_for_ever()
-    below, above = map(int, os.read(ours, 100).split())
+    last, above = map(int, os.read(ours, 100).split())
     tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
-    others = [below] if daemon else [below, above]
+    others = [last] if daemon else [last, above]
     name = semaphore._semlock.name.lstrip("/")  # type: ignore[attr-defined]
     print(json.dumps({"semaphore": name, "tracker": tracker, "others": others}), flush=True)
     wait_for_ever()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, MeshrayError, ObjectLostError, TaskError
 from meshray.refs import ObjectRef
+from meshray.runtime.copies import NotHere
 from meshray.runtime.waiting import Waiting
-from meshray.wire.messages import Failure
+from meshray.wire.messages import Failure, Place
 
 LIMIT_S = 20.0
 
@@ -171,6 +173,33 @@ def test_get_times_out_and_leaves_nothing_behind(shell: Shell) -> None:
         with pytest.raises(GetTimeoutError, match="1 of"):
             shell.waiting.get(refs, timeout)
     assert not shell.record(refs[1]).waiters
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_time_for_a_value_is_time_for_its_copy_as_well(
+    shell: Shell, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after 3 of 5 s, and lies on another host."""
+    clock, asked = [0.0], list[float | None]()
+    monkeypatch.setattr("meshray.runtime.waiting.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def load(value: Any, carrier: Any = None) -> Any:
+        raise NotHere
+
+    def bring(values: Any, timeout: float | None) -> Any:
+        asked.append(timeout)
+        raise GetTimeoutError
+
+    monkeypatch.setattr(shell.waiting._values, "load", load)
+    monkeypatch.setattr(shell.waiting, "bring", bring)
+    refs = shell.refs(count)
+    for ref in refs:
+        shell.later(ref, Place(ref.binary(), b"far-away", "segment", 9))
+    shell.pump.events.append(lambda: clock.__setitem__(0, 3.0))
+    shell.pump.events.rotate(1)
+    with pytest.raises(GetTimeoutError):
+        shell.waiting.get(refs, 5)
+    assert asked == [2.0]
 
 
 def test_an_interrupt_leaves_nothing_behind(shell: Shell) -> None:

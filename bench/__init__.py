@@ -11,6 +11,7 @@ Map:
     timing.py       how things are counted (as `ray microbenchmark` counts them) and summed up
     microbench.py   the rows of `ray microbenchmark`, written against any module with Ray's API
     pingpong.py     synchronous rows in alternating blocks against a raw ZeroMQ ping-pong
+    turns.py        tasks in flight, in turn with a process pool
     startup.py      import, first result, shutdown, each in a fresh interpreter
     memory.py       what idle processes hold
     processor.py    what a task costs in processor time

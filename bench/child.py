@@ -86,6 +86,10 @@ def measure_group(group: str, subject: str, report: Report, pace: Pace) -> None:
         from bench import processor
 
         processor.measure(report, subject, pace)
+    elif group == "in turn":
+        from bench import turns
+
+        turns.measure(report, subject, pace)
     elif group == "alternating":
         from bench import pingpong
 

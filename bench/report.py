@@ -30,6 +30,8 @@ def reached(row: Row, results: Results) -> bool | None:
         return None
     if goal.at_most:
         return ours.value <= goal.at_most
+    if goal.at_least:
+        return ours.value >= goal.at_least
     other = _measure_of(goal, row, results)
     return None if other is None else ratio(row, ours, other) >= goal.times
 

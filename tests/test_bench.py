@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
-from bench import microbench, report
+import pytest
+
+from bench import microbench, report, turns
 from bench.child import Report
 from bench.director import Director, Results
 from bench.plan import (
     GROUPS,
+    IN_TURN,
     LAN_GROUPS,
     MACHINE,
     PING_PONG,
@@ -48,7 +53,7 @@ def test_goals_name_rows_and_rivals_that_exist() -> None:
     names = {row.name for row in ROWS}
     for row in ROWS:
         if row.goal is not None:
-            given = [row.goal.rival, row.goal.limit, row.goal.at_most]
+            given = [row.goal.rival, row.goal.limit, row.goal.at_most, row.goal.at_least]
             assert sum(map(bool, given)) == 1, row.name
             assert not row.goal.rival or row.goal.rival in row.subjects, row.name
             assert not row.goal.limit or row.goal.limit in names, row.name
@@ -92,9 +97,13 @@ def test_ratios_say_how_many_times_better() -> None:
 
 def test_goals_are_judged_only_where_the_run_can_say() -> None:
     results = results_of(
-        {(TASKS_ASYNC, "meshray"): 100.0, (TASKS_ASYNC, "processpool"): 10.0, ("import", "meshray"): 0.05}
+        {
+            ("multi client tasks async", "meshray"): 100.0,
+            ("multi client tasks async", "ray"): 10.0,
+            ("import", "meshray"): 0.05,
+        }
     )
-    assert report.reached(row_named(TASKS_ASYNC), results) is False
+    assert report.reached(row_named("multi client tasks async"), results) is False
     assert report.reached(row_named("import"), results) is True
     assert report.reached(row_named("1:1 actor calls async"), results) is None
     assert report.reached(row_named("single client tasks sync"), results) is None
@@ -147,6 +156,29 @@ def test_goals_of_rows_that_are_better_when_lower() -> None:
     assert row.goal.text(row.unit) == f"<= 2x “{TO_ONE}”"
     assert report.reached(row, results_of({(TO_FIVE, "meshray"): 20.0, (TO_ONE, "meshray"): 11.0})) is True
     assert report.reached(row, results_of({(TO_FIVE, "meshray"): 23.0, (TO_ONE, "meshray"): 11.0})) is False
+
+
+def test_goals_of_rows_that_are_ratios() -> None:
+    row = row_named(IN_TURN)
+    assert row.goal is not None
+    assert row.goal.text(row.unit) == ">= 20 x"
+    assert report.reached(row, results_of({(IN_TURN, "meshray"): 20.0})) is True
+    assert report.reached(row, results_of({(IN_TURN, "meshray"): 19.9})) is False
+
+
+def test_in_turn_the_median_of_the_pairs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("bench.turns.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def works(seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            clock[0] += seconds
+
+        return call
+
+    figure = turns.in_turn(works(0.5), works(2.0), FULL)
+    assert (figure.low, figure.value, figure.high) == (4.0, 4.0, 4.0)
+    assert figure.note == "2,000 against 500 /s, 40 pairs of 0.5 s, quartiles 4 and 4"
 
 
 def test_a_failing_row_is_reported_and_the_next_one_goes_on(tmp_path: Path) -> None:

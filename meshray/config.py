@@ -171,7 +171,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- store -------------------------------------------------------------------------------------------------------
     exception_max_bytes: int = 1 << 20
-    """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
+    """A user's exception that pickles to more arrives without what is large in it: failures travel inside messages."""
 
     doubt_s: float = 30.0
     """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a

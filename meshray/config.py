@@ -139,6 +139,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers_max: int = 512
     """A bound on the worker processes of one peer: nested `get`s each keep one waiting."""
 
+    workers_max_by: str = "workers_max"
+    """What sets it, for people: a peer with few file descriptors has fewer (`peer.service`)."""
+
     worker_idle_s: float = 60.0
     """How long an unused worker beyond the number of CPUs is kept."""
 

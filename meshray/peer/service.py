@@ -217,7 +217,8 @@ def _bound_workers(config: Config, cpus: int) -> tuple[Config, list[str]]:
     workers = (limit - OWN_DESCRIPTORS) // WORKER_DESCRIPTORS
     if limit == resource.RLIM_INFINITY or workers >= config.workers_max:
         return config, []
-    config = msgspec.structs.replace(config, workers_max=max(1, workers))
+    by = f"{limit} file descriptors, by ulimit -n, are enough for no more"
+    config = msgspec.structs.replace(config, workers_max=max(1, workers), workers_max_by=by)
     wanted = min(-(-cpus // UNIT), preset("default").workers_max)
     if wanted <= workers:
         return config, []

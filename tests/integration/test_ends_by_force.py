@@ -317,6 +317,26 @@ LIMITED = """
         print("all is well")
 """
 
+CROWDED = """
+    import resource
+
+    import meshray as ray
+
+    class A:
+        def ping(self):
+            return 1
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    ray.init(num_cpus=2)
+    actors = [ray.remote(A).remote() for _ in range(4)]
+    pings = [actor.ping.remote() for actor in actors]
+    ready, (late,) = ray.wait(pings, num_returns=3, timeout=60)
+    input()  # until the warning was seen
+    ray.kill(actors[pings.index(ready[0])])
+    assert ray.get(late, timeout=60) == 1
+    print("all is well")
+"""
+
 
 class TestFewDescriptors:
     @pytest.mark.fault(40)
@@ -330,6 +350,13 @@ class TestFewDescriptors:
             told = run.end()
         assert "enough for 3 workers at a time, not for 8 CPUs" in told
         assert "all is well" in told
+
+    @pytest.mark.fault(40)
+    def test_an_actor_that_waits_for_a_worker_says_that_they_are_what_there_is_too_few_of(self, tmp_path: Path) -> None:
+        with running(*python(write(tmp_path / "program.py", CROWDED))) as run:
+            run.read_until("all 3 workers that this peer may have are taken (40 file descriptors, by ulimit -n")
+            run.say("\n")
+            assert "all is well" in run.end()
 
 
 # -- what the dead left ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import msgspec
 from meshray import __version__, crashes
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
-from meshray.local import Claim, PeerRecord, claim_peer, remove_folder_of
+from meshray.local import Claim, claim_peer, remove_folder_of
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
@@ -38,12 +38,12 @@ class Starter:
         self._foreground = foreground
         self.waits = True  # until it was answered
 
-    def ready(self, record: PeerRecord, warnings: list[str]) -> None:
+    def ready(self, ready: Ready) -> None:
         if self._foreground:
-            for warning in warnings:
+            for warning in ready.warnings:
                 _say(f"warning: {warning}")
-            _say(f"peer {record.name!r} serves (pid {record.pid}); Ctrl-C or `meshray stop` ends it")
-        self._answer(Ready(record, warnings))
+            _say(f"peer {ready.record.name!r} serves (pid {ready.record.pid}); Ctrl-C or `meshray stop` ends it")
+        self._answer(ready)
 
     def refuse(self, error: str) -> None:
         if self._foreground:
@@ -86,7 +86,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         _raise_descriptor_limit()
         _take_signals(settings.foreground)
 
-        def on_ready(store: str, warnings: list[str]) -> None:
+        def on_ready(store: str, warnings: list[str], listens: bool) -> None:
             """The service serves now; `store` is the folder of its segments."""
             stores.append(store)
             mesh = settings.mesh if settings.mesh is not None else MeshSettings(port=0)
@@ -94,7 +94,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
                 record, ready=True, store=store, mesh_port=mesh.port, mesh_bind=mesh.bind
             )
             claim.publish(complete)
-            starter.ready(complete, warnings)
+            starter.ready(Ready(complete, warnings, listens))
 
         if settings.private and os.getppid() != settings.driver_pid:  # and its pid may be somebody else's by now
             raise OrphanError("the driver has ended before its peer served")

@@ -134,17 +134,13 @@ class TestThePeerIsKilled:
 
     @pytest.mark.fault(6, 18)
     def test_what_a_killed_standing_peer_leaves_is_swept_at_the_next_start(self) -> None:
+        """Where no program was there that would have done so."""
         with standing_peer() as record:
-            ray.init()
-            value = ray.put(b"x" * 1_000_000)
-            assert ray.get(square.remote(2), timeout=LIMIT_S) == 4
             kill(record.pid)
-            with pytest.raises(NodeDiedError):
-                ray.get(wait_for.remote(Path("/nowhere")), timeout=LIMIT_S)
-            ray.shutdown()
-            del value
             until(lambda: not alive(record.pid))
             assert find_peers() == []
+            assert Path(record.folder).exists()
+            assert Path(record.store).exists()
             ray.init(num_cpus=1)
             assert ray.get(square.remote(3), timeout=LIMIT_S) == 9
             assert not Path(record.folder).exists()
@@ -362,6 +358,17 @@ class TestFewDescriptors:
 # -- what the dead left ------------------------------------------------------------------------------------------------
 
 
+OTHER = """
+    import meshray as ray
+
+    ray.init("local", num_cpus=1)
+    large = ray.put(b"x" * 1_000_000)
+    print("serves")
+    input()
+    print(len(ray.get(large)))
+"""
+
+
 class TestLeftovers:
     @pytest.mark.fault(18)
     def test_stale_folders_and_a_pid_that_lives_again(self) -> None:
@@ -384,6 +391,35 @@ class TestLeftovers:
             assert not stale.exists()
             assert not store.exists()
             assert alive(innocent.pid)
+
+    @pytest.mark.fault(6, 18)
+    @pytest.mark.parametrize("seen", [True, False], ids=["its death was seen", "it is found dead"])
+    def test_a_killed_peer_that_stood_leaves_nothing_when_its_driver_ends(self, seen: bool) -> None:
+        with standing_peer() as record:
+            ray.init()
+            large = ray.put(b"x" * 1_000_000)
+            runtime: Any = context.current_runtime()
+            kill(record.pid)
+            if seen:
+                until(lambda: runtime.engine.broken is not None)
+            ray.shutdown()
+            assert not Path(record.folder).exists()
+            assert not Path(record.store).exists()
+            del large
+
+    @pytest.mark.fault(18)
+    def test_a_driver_of_a_killed_peer_takes_nothing_from_those_that_live(self, tmp_path: Path) -> None:
+        with standing_peer() as record, running(*python(write(tmp_path / "other.py", OTHER))) as other:
+            other.read_until("serves")
+            (private,) = [each for each in find_peers(private=True) if each.private]
+            ray.init(record.folder)
+            kill(record.pid)
+            ray.shutdown()
+            assert not Path(record.folder).exists()
+            assert Path(private.folder).exists()
+            assert Path(private.store).exists()
+            other.say("\n")
+            assert "1000000" in other.end()
 
     @pytest.mark.fault(18)
     def test_a_reference_of_an_ended_mesh_is_refused_in_the_next(self, mesh: ModuleType) -> None:

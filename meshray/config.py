@@ -548,7 +548,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How long nobody may have pumped before the background thread leads."""
 
     shutdown_timeout_s: float = 2.0
-    """How long `shutdown()` waits for the last log lines and for the private peer to end."""
+    """How long `shutdown()` waits for the last log lines."""
+
+    peer_end_timeout_s: float = 5.0
+    """And then for the private peer to end; one that has not by then is stuck, and is killed. It takes 30 ms, more on a
+    busy machine, and each part of it has a bound: the sum of those for workers, mDNS, and the two kinds of links."""
 
     infeasible_after_s: float = 1.0
     """How long a request that no peer can ever meet waits before it is reported."""

@@ -105,7 +105,7 @@ def _tell_shown(engine: Engine, peer: bytes, size: int) -> None:
 
 def _end_private(started: Started, config: Config) -> None:
     """A private peer ends with its driver; one that does not is ended."""
-    if not started.wait_ended(config.shutdown_timeout_s):
+    if not started.wait_ended(config.peer_end_timeout_s):
         _logger.warning("the private peer (pid %d) did not end in time and was killed", started.pid)
         started.kill()
 

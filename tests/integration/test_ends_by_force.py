@@ -148,6 +148,39 @@ class TestThePeerIsKilled:
             ray.shutdown()
 
 
+# -- the private peer ends with its driver -----------------------------------------------------------------------------
+
+
+class TestThePrivatePeerEnds:
+    def test_what_an_interpreter_does_at_its_end_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It takes seconds on a busy machine; here it would never end."""
+        write(
+            tmp_path / "sitecustomize.py",
+            """
+            import atexit, os, sys, time
+
+            if sys.orig_argv[-1].endswith("boot/__main__.py"):
+                atexit.register(time.sleep, 10_000)
+                open(os.path.dirname(__file__) + "/prepared", "w").close()
+            """,
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        ray.init(num_cpus=1)
+        assert (tmp_path / "prepared").exists()
+        ray.shutdown()
+        assert caplog.text == ""
+
+    @pytest.mark.fault(13)
+    def test_one_that_is_stuck_is_killed(self, mesh: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+        pid = peer_pid()
+        os.kill(pid, signal.SIGSTOP)
+        ray.shutdown()
+        assert f"the private peer (pid {pid}) did not end in time and was killed" in caplog.text
+        assert not alive(pid)
+
+
 # -- the driver is killed ----------------------------------------------------------------------------------------------
 
 DRIVER = """

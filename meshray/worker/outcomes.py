@@ -86,7 +86,7 @@ class Outcomes:
             raise _wrong_number(name, task.returns, "None" if value is None else f"one {kind.__name__}") from None
         if len(values) != task.returns:
             count = len(value) if isinstance(value, Sized) else "more" if len(values) > task.returns else len(values)
-            raise _wrong_number(name, task.returns, str(count))
+            raise _wrong_number(name, task.returns, "1 value" if count == 1 else f"{count} values")
         return self._of_values(source, task, [_dumps(name, f"result[{i}]", each) for i, each in enumerate(values)])
 
     def _of_values(self, source: bytes, task: m.Task, made: list[payloads.Payload]) -> m.Result:

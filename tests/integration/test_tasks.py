@@ -63,9 +63,9 @@ def test_returns_of_a_wrong_number(shared_mesh: ModuleType) -> None:
         return value if value != "endless" else iter(int, 1)
 
     cases: list[tuple[Any, str]] = [
-        ([1], "1"),
-        ([1, 2, 3], "3"),
-        ("endless", "more"),
+        ([1], "1 value"),
+        ([1, 2, 3], "3 values"),
+        ("endless", "more values"),
         (7, "one int"),
         (None, "None"),
     ]

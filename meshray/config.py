@@ -139,6 +139,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers_max: int = 512
     """A bound on the worker processes of one peer: nested `get`s each keep one waiting."""
 
+    workers_max_by: str = "workers_max"
+    """What sets it, for people: a peer with few file descriptors has fewer (`peer.service`)."""
+
     worker_idle_s: float = 60.0
     """How long an unused worker beyond the number of CPUs is kept."""
 
@@ -171,7 +174,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     # -- store -------------------------------------------------------------------------------------------------------
     exception_max_bytes: int = 1 << 20
-    """A user's exception that pickles to more arrives as text only: failures travel inside messages."""
+    """A user's exception that pickles to more arrives without what is large in it: failures travel inside messages."""
 
     doubt_s: float = 30.0
     """What a host held that is gone stays held for so long, and likewise where another host could not tell all about a
@@ -545,7 +548,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How long nobody may have pumped before the background thread leads."""
 
     shutdown_timeout_s: float = 2.0
-    """How long `shutdown()` waits for the last log lines and for the private peer to end."""
+    """How long `shutdown()` waits for the last log lines."""
+
+    peer_end_timeout_s: float = 5.0
+    """And then for the private peer to end; one that has not by then is stuck, and is killed. It takes 30 ms, more on a
+    busy machine, and each part of it has a bound: the sum of those for workers, mDNS, and the two kinds of links."""
 
     infeasible_after_s: float = 1.0
     """How long a request that no peer can ever meet waits before it is reported."""

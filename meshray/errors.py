@@ -59,7 +59,8 @@ def _blank(cls: type[MeshrayError], args: tuple[Any, ...]) -> MeshrayError:
 class TaskError(MeshrayError):
     """User code raised an exception. The text holds the remote traceback.
 
-    `cause` is the original, or None when it could not be pickled or rebuilt. Attributes: `task_name`, `pid`, `host`,
+    `cause` is the original, or None when it could not be pickled or rebuilt. Of one that was too large to travel, what
+    is large is left out of it: `exception_bytes` is what it took. Attributes: `task_name`, `pid`, `host`,
     `remote_traceback`, and `headline`, the exception's own type and text in one piece.
     """
 
@@ -68,6 +69,7 @@ class TaskError(MeshrayError):
     host: str = ""
     headline: str = ""
     remote_traceback: str = ""
+    exception_bytes: str = ""
 
     @property
     def cause(self) -> BaseException | None:
@@ -76,7 +78,10 @@ class TaskError(MeshrayError):
     def __reduce__(self) -> tuple[Any, ...]:
         own = self.__dict__
         headline = own.get("_headline", own["_message"])
-        arguments = headline, own.get("_traceback", ""), own["_details"], own.get("_cause")
+        details, cause = own["_details"], own.get("_cause")
+        if cause is not None and "exception_bytes" in details:
+            cause = _ByParts(cause)
+        arguments = headline, own.get("_traceback", ""), details, cause
         notes = own.get("__notes__")
         return task_error, arguments, {"__notes__": notes} if notes else None
 
@@ -219,6 +224,17 @@ def task_error(
     return error
 
 
+class _ByParts:
+    """Pickles as the exception, and is rebuilt without its constructor: it has no use for what was trimmed."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        error = self._error
+        return rebuilt, (type(error), error.args, dict(vars(error)), fields_of(error))
+
+
 def _dual_of(cause: BaseException) -> TaskError | None:
     """An instance of both `TaskError` and the type of `cause`, with the state of `cause`; None when there can be none.
 
@@ -248,13 +264,48 @@ def _dual_type(cause_type: type[Exception]) -> type[TaskError]:
 def _copy_state(source: BaseException, target: BaseException) -> None:
     """Copy attributes: the dictionary, and the fields of built-in types and of `__slots__`."""
     target.__dict__.update(source.__dict__)
-    for base in type(source).__mro__:
-        if base in (BaseException, Exception, object):
-            continue
-        for name, field in list(vars(base).items()):
-            if name.startswith("__") or not isinstance(field, MemberDescriptorType | GetSetDescriptorType):
-                continue
+    for field in _fields(type(source)):
+        try:
+            field.__set__(target, field.__get__(source, type(source)))
+        except (AttributeError, TypeError):
+            continue  # an empty slot, or a field that is derived from others
+
+
+def _fields(cls: type[BaseException]) -> list[MemberDescriptorType | GetSetDescriptorType]:
+    """The fields of built-in types and of `__slots__`, but for what every exception has."""
+    return [
+        field
+        for base in cls.__mro__
+        if base not in (BaseException, Exception, object)
+        for name, field in list(vars(base).items())
+        if not name.startswith("__") and isinstance(field, MemberDescriptorType | GetSetDescriptorType)
+    ]
+
+
+def fields_of(error: BaseException) -> dict[str, Any]:
+    """What an exception holds beside its `args` and its `__dict__`."""
+    found: dict[str, Any] = {}
+    for field in _fields(type(error)):
+        try:
+            found.setdefault(field.__name__, field.__get__(error, type(error)))
+        except (AttributeError, TypeError):
+            continue  # an empty slot
+    return {name: value for name, value in found.items() if value is not None}  # which is an empty one as well
+
+
+def rebuilt(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], fields: dict[str, Any]
+) -> BaseException:
+    """An exception of these parts. No constructor of the user's runs, since some of the parts may be missing, or texts
+    in the place of what they were. Raises what the built-in base of `cls` raises for such `args`."""
+    builtin = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    error: BaseException = builtin.__new__(cls, *args)
+    BaseException.__setattr__(error, "args", args)
+    error.__dict__.update(state)
+    for field in _fields(cls):
+        if field.__name__ in fields:
             try:
-                field.__set__(target, field.__get__(source, type(source)))
+                field.__set__(error, fields[field.__name__])
             except (AttributeError, TypeError):
-                continue  # an empty slot, or a field that is derived from others
+                continue  # derived from others
+    return error

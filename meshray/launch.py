@@ -90,6 +90,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     record: PeerRecord
     warnings: list[str] = []  # for the user: what it found that should be mended
+    listens: bool = True  # at the port of its mesh, where it has one: there is an interface for that
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -105,6 +106,7 @@ class Started:
         self.pid = pid
         self.record = ready.record
         self.warnings = ready.warnings
+        self.listens = ready.listens
         self.node = bytes.fromhex(ready.record.node)
         self.folder = Path(ready.record.folder)
         self.exit_status: int | None = None  # as os.waitpid gives it, once the peer has ended

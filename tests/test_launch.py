@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import resource
@@ -15,9 +16,14 @@ import msgspec
 import pytest
 
 from meshray import launch, local
+from meshray.config import DEFAULT
 from meshray.ids import new_node
 from meshray.interrupts import HeldInterrupts
 from meshray.launch import PeerSettings, PeerStartError
+from meshray.peer.service import END_TIMEOUT_S
+from meshray.transport.discovery import Discovery
+from meshray.transport.endpoint import CLOSE_LINGER_MS
+from meshray.transport.mesh_options import MESH_LINGER_MS
 
 RECORD = {"node": "00" * 8, "pid": 1, "name": "n", "private": True, "ready": True, "folder": "/nowhere/node"}
 
@@ -152,7 +158,7 @@ def test_settings_arrive_and_the_package_is_this_one_whatever_the_folder(tmp_pat
         "    from meshray.launch import PeerSettings\n"
         "    told = msgspec.msgpack.decode(settings, type=PeerSettings)\n"
         "    print(json.dumps([meshray.__file__, told.name, told.node.hex(), sys.stdin.read(), sys.path]))\n"
-        "process.main = main\n"
+        "process.main, process.end = main, sys.exit\n"
         "sys.modules['meshray.boot.process'] = process\n"
         "runpy.run_path(sys.argv[1], run_name='__main__')\n"
     )
@@ -225,3 +231,9 @@ def test_an_interrupt_that_was_held_comes_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert reached
+
+
+def test_a_driver_has_more_patience_than_the_parts_of_a_peers_end_may_take() -> None:
+    mdns_s = inspect.signature(Discovery.close).parameters["timeout_s"].default
+    links_s = (CLOSE_LINGER_MS + MESH_LINGER_MS) / 1000
+    assert DEFAULT.peer_end_timeout_s > END_TIMEOUT_S + mdns_s + links_s

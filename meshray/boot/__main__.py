@@ -42,6 +42,6 @@ if __name__ == "__main__":
     settings = _read_start()
     if "meshray" not in sys.modules:
         _load_package()
-    from meshray.boot.process import main
+    from meshray.boot.process import end, main
 
-    sys.exit(main(settings))
+    end(main(settings))

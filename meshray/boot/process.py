@@ -13,13 +13,15 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
+from typing import NoReturn
 
 import msgspec
 
 from meshray import __version__, crashes
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
-from meshray.local import Claim, PeerRecord, claim_peer, remove_folder_of
+from meshray.local import Claim, claim_peer, remove_folder_of
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
@@ -38,12 +40,12 @@ class Starter:
         self._foreground = foreground
         self.waits = True  # until it was answered
 
-    def ready(self, record: PeerRecord, warnings: list[str]) -> None:
+    def ready(self, ready: Ready) -> None:
         if self._foreground:
-            for warning in warnings:
+            for warning in ready.warnings:
                 _say(f"warning: {warning}")
-            _say(f"peer {record.name!r} serves (pid {record.pid}); Ctrl-C or `meshray stop` ends it")
-        self._answer(Ready(record, warnings))
+            _say(f"peer {ready.record.name!r} serves (pid {ready.record.pid}); Ctrl-C or `meshray stop` ends it")
+        self._answer(ready)
 
     def refuse(self, error: str) -> None:
         if self._foreground:
@@ -74,6 +76,18 @@ def main(encoded_settings: bytes) -> int:
     return 0
 
 
+def end(code: int) -> NoReturn:
+    """End this process, in which all was let go of.
+
+    What an interpreter does at its end, freeing what the kernel frees anyway, takes more processor time than all that
+    was done in order before it: seconds on a busy machine, for which the driver waits.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads any more, or it is closed
+            stream.flush()
+    os._exit(code)
+
+
 def _run(settings: PeerSettings, starter: Starter) -> None:
     _settle(settings)
     name = settings.name or socket.gethostname()
@@ -86,7 +100,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         _raise_descriptor_limit()
         _take_signals(settings.foreground)
 
-        def on_ready(store: str, warnings: list[str]) -> None:
+        def on_ready(store: str, warnings: list[str], listens: bool) -> None:
             """The service serves now; `store` is the folder of its segments."""
             stores.append(store)
             mesh = settings.mesh if settings.mesh is not None else MeshSettings(port=0)
@@ -94,7 +108,7 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
                 record, ready=True, store=store, mesh_port=mesh.port, mesh_bind=mesh.bind
             )
             claim.publish(complete)
-            starter.ready(complete, warnings)
+            starter.ready(Ready(complete, warnings, listens))
 
         if settings.private and os.getppid() != settings.driver_pid:  # and its pid may be somebody else's by now
             raise OrphanError("the driver has ended before its peer served")

@@ -154,6 +154,8 @@ def _described(started: Started) -> str:
         f"  stop it:     meshray stop{option}",
         f"  its log:     {started.folder / 'peer.log'}",
     ]
-    if record.mesh_port:
+    if record.mesh_port and not started.listens:
+        lines.append(f"  its port, once there is an interface to listen at:  {record.mesh_port}")
+    elif record.mesh_port:
         lines += [f"  it listens for its mesh at port {record.mesh_port}", f"  {NEXT_MACHINE}"]
     return "\n".join(lines)

@@ -30,7 +30,7 @@ from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reservation_ends, reserves, victims, wished_for
 from meshray.core.slots import CPU
-from meshray.core.trouble import chain_of_waits, tell, trouble
+from meshray.core.trouble import all_taken, tell, trouble
 from meshray.core.workers import Interpreter, Worker, Workers
 from meshray.ids import NODE_BYTES, PROCESS_BYTES, peer_of
 from meshray.resources import Amounts
@@ -665,7 +665,7 @@ class Leases(Core):
     def _report(self, now: float) -> None:
         """Tell those who wait why they will wait long, once, and once more when that has changed."""
         capped = self._grants.awaiting and self.workers.at_cap
-        at_cap = chain_of_waits(self._grants, self._config.workers_max) if capped else ""
+        at_cap = all_taken(self._grants, self._config) if capped else ""
         for wanted in list(self._demands):
             if wanted.waits or wanted.told or not self._grants.awaiting.keys().isdisjoint(wanted.grants):
                 patience_over = now >= wanted.since + self._config.infeasible_after_s

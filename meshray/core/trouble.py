@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meshray.config import Config
 from meshray.core.demands import Wanted
 from meshray.core.effects import ActorWaits, Send
 from meshray.core.grants import Grant
@@ -19,7 +20,7 @@ def trouble(wanted: Wanted, never: str, job: JobInfo, workers: Workers, at_cap: 
     """Why `wanted` will wait long; "" when there is no reason; None when it is too early to say.
 
     `never`: that no member can run it, and why; "" when one can.
-    `at_cap`: `chain_of_waits`, if a grant lacks a worker because there may be no more of them; else "".
+    `at_cap`: `all_taken`, if a grant lacks a worker because there may be no more of them; else "".
     """
     if never:
         return never if patience_over else None
@@ -44,14 +45,18 @@ def tell(wanted: Wanted, text: str, at_cap: bool, hopeless: bool = False) -> Sen
     return Send(submitter, Infeasible(class_id, text, hopeless))
 
 
-def chain_of_waits(grants: Iterable[Grant], workers_max: int) -> str:
-    """All workers are taken: by whom, in order of depth."""
-    blocked = sorted((grant for grant in grants if grant.given_back), key=lambda grant: grant.wanted.depth)
-    names = [grant.wanted.name or "a task" for grant in blocked]
-    half = CHAIN_MAX // 2
-    left_out = f"... {len(names) - CHAIN_MAX} more ..."
-    chain = names if len(names) <= CHAIN_MAX else [*names[:half], left_out, *names[-half:]]
-    return (
-        f"all {workers_max} workers that this peer may have (workers_max) are taken, {len(blocked)} "
-        f"of them wait for tasks of their own: {' -> '.join(chain) or 'none'}"
-    )
+def all_taken(grants: Iterable[Grant], config: Config) -> str:
+    """All workers are taken: by actors, and by those who wait for each other, in order of depth. How many actors is not
+    said: a text that changes is told to everybody again."""
+    served = [grant for grant in grants if grant.worker]
+    blocked = sorted((grant for grant in served if grant.given_back), key=lambda grant: grant.wanted.depth)
+    text = f"all {config.workers_max} workers that this peer may have are taken ({config.workers_max_by})"
+    if any(grant.wanted.is_actor for grant in served):
+        text += "; an actor keeps its own until it ends"
+    if blocked:
+        names = [grant.wanted.name or "a task" for grant in blocked]
+        half = CHAIN_MAX // 2
+        left_out = f"... {len(names) - CHAIN_MAX} more ..."
+        chain = names if len(names) <= CHAIN_MAX else [*names[:half], left_out, *names[-half:]]
+        text += f"; {len(blocked)} of them {'waits' if len(blocked) == 1 else 'wait'} for others: {' -> '.join(chain)}"
+    return text

@@ -364,9 +364,14 @@ class Mesh:
 
     # -- what it shows -------------------------------------------------------------------------------------------------
 
+    @property
+    def listens(self) -> bool:
+        """Whether others reach its port, as far as this host knows."""
+        return self._life is not None and bool(self._life.listens)
+
     def warnings(self) -> list[str]:
         """For whoever starts it."""
-        if self._life is None or self._life.listens:
+        if self._life is None or self.listens:
             return []
         return [
             "no interface of this host is a LAN, so the peer listens nowhere, and no other host reaches it, until one "

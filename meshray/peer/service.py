@@ -100,11 +100,12 @@ def serve(
     claim: Claim,
     name: str,
     zygote: tuple[int, socket.socket],
-    on_ready: Callable[[str, list[str]], None],
+    on_ready: Callable[[str, list[str], bool], None],
 ) -> None:
     """Be a peer in the claimed folder until it is told to stop, or its driver ends. Call it from the main thread.
 
-    `zygote`: of `fork_zygote()`, taken over. `on_ready(store folder, warnings)` is called once it serves.
+    `zygote`: of `fork_zygote()`, taken over. `on_ready(store folder, warnings, whether it listens for its mesh)` is
+    called once it serves.
     Raises what keeps it from serving, and `AssertionError` when its books are wrong; everything is ended before.
     """
     config = preset(settings.preset)
@@ -173,7 +174,7 @@ def serve(
             _join_mesh(parts, settings.mesh, name)
             warnings = [*warnings, *(parts.mesh.warnings() if parts.mesh is not None else ())]
         loop = Loop(parts, settings.driver_pid)
-        on_ready(str(store_folder), warnings)
+        on_ready(str(store_folder), warnings, parts.mesh is not None and parts.mesh.listens)
         loop.run()
     finally:
         zygotes.close(END_TIMEOUT_S)
@@ -217,7 +218,8 @@ def _bound_workers(config: Config, cpus: int) -> tuple[Config, list[str]]:
     workers = (limit - OWN_DESCRIPTORS) // WORKER_DESCRIPTORS
     if limit == resource.RLIM_INFINITY or workers >= config.workers_max:
         return config, []
-    config = msgspec.structs.replace(config, workers_max=max(1, workers))
+    by = f"{limit} file descriptors, by ulimit -n, are enough for no more"
+    config = msgspec.structs.replace(config, workers_max=max(1, workers), workers_max_by=by)
     wanted = min(-(-cpus // UNIT), preset("default").workers_max)
     if wanted <= workers:
         return config, []

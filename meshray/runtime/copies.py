@@ -66,6 +66,11 @@ class Loans:
         if self._over:  # asked after the place is there: an `end` in another thread sees one or the other
             self.end()
 
+    def missing(self, places: Iterable[Place]) -> list[Place]:
+        """Those of `places` that have not come."""
+        came = set(self._places)
+        return [place for place in places if place not in came]
+
     def __del__(self) -> None:
         self.end()
 

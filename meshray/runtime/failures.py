@@ -1,7 +1,8 @@
 """Errors to `Failure` messages and back.
 
 A `Failure` names a class of `meshray.errors`. Whatever is not a `MeshrayError` came out of user code and travels as a
-`TaskError`: its headline, its remote traceback, and, where that works, the pickled exception itself. An exception that
+`TaskError`: its headline, its remote traceback, and, where that works, the pickled exception itself; one that is too
+large for that without what is large in it, and the text says so. An exception that
 fails a task because a `get` inside it raised a `TaskError` keeps the first cause and headline, and its traceback gains
 one section per hop, so nothing is lost and nothing is told twice.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 import traceback
 
 from meshray import errors
+from meshray.config import DEFAULT
 from meshray.errors import MeshrayError, TaskError, task_error
 from meshray.wire.messages import Failure
-from meshray.wire.payload import dump_exception, load_exception
+from meshray.wire.payload import TooLargeError, dump_exception, dump_trimmed, load_exception
 
 MESSAGE_MAX = 16 * 1024  # characters; the schema's bound of `Text` is 64 Ki
 TRACEBACK_MAX = 64 * 1024  # characters: recursion 200 deep collects one section per hop
@@ -31,11 +33,19 @@ def failure_from_exception(
     here = traceback_text or format_traceback(exc)
     if isinstance(exc, TaskError):
         return _next_hop(exc, here, place)
+    headline = headline_of(exc)
+    message = clip(headline, MESSAGE_MAX)
+    if message != headline:
+        here = here.replace(headline, message)  # the rest of a traceback says more than the whole of a long text
+    pickled, nbytes = _dump(exc)
+    if nbytes:
+        place["exception_bytes"] = str(nbytes)
+        here = f"{here.rstrip()}\n{_too_large(nbytes, bool(pickled))}"
     return Failure(
         kind="TaskError",
-        message=clip(headline_of(exc), MESSAGE_MAX),
+        message=message,
         traceback=clip(_section("in", place, here), TRACEBACK_MAX),
-        cause=dump_exception(exc),
+        cause=pickled,
         details=place,
     )
 
@@ -46,7 +56,7 @@ def to_failure(error: MeshrayError) -> Failure:
         return _failure_of_task_error(error)
     details = {name: clip(text, MESSAGE_MAX) for name, text in error.__dict__["_details"].items()}
     cause = error.__cause__
-    pickled = b"" if cause is None else dump_exception(cause)
+    pickled = b"" if cause is None else _dump(cause)[0]
     return Failure(kind=_kind_of(error), message=clip(str(error), MESSAGE_MAX), cause=pickled, details=details)
 
 
@@ -124,12 +134,36 @@ def _next_hop(exc: TaskError, here: str, place: dict[str, str]) -> Failure:
 def _failure_of_task_error(error: TaskError) -> Failure:
     own = error.__dict__
     cause = error.cause
+    details = dict(own["_details"])
+    if cause is None:
+        pickled = b""
+    elif "exception_bytes" in details:  # it was trimmed, and its constructor may have no use for what is left
+        pickled = dump_trimmed(cause)
+    else:
+        pickled = _dump(cause)[0]
     return Failure(
         kind="TaskError",
         message=clip(own.get("_headline", str(error)), MESSAGE_MAX),
         traceback=clip(own.get("_traceback", ""), TRACEBACK_MAX),
-        cause=b"" if cause is None else dump_exception(cause),
-        details=dict(own["_details"]),
+        cause=pickled,
+        details=details,
+    )
+
+
+def _dump(exc: BaseException) -> tuple[bytes, int]:
+    """The pickled exception, and its size when that was too large for it to go along whole; else 0."""
+    try:
+        return dump_exception(exc), 0
+    except TooLargeError as error:
+        return dump_trimmed(exc), error.nbytes
+
+
+def _too_large(nbytes: int, trimmed: bool) -> str:
+    left = "what is large in it was left out" if trimmed else "only its text came"
+    return (
+        f"(This exception is too large to travel: it pickles to {nbytes:,} bytes, and at most "
+        f"{DEFAULT.exception_max_bytes:,} go along (exception_max_bytes, which is fixed), so {left}. "
+        "Put large data into the store, and the reference into the exception.)"
     )
 
 

@@ -8,14 +8,16 @@ import os
 import select
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from meshray.config import Config
+from meshray.errors import MeshrayError
 from meshray.ids import new_process
 from meshray.launch import Started
-from meshray.local import PYTHON, PeerRecord, open_peer, peer_process
+from meshray.local import PYTHON, PeerRecord, open_peer, peer_process, sweep
 from meshray.options import InitSettings
 from meshray.runtime.client import Client
 from meshray.runtime.driver_code import DriverCode
@@ -80,6 +82,9 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
         logs.close()
         if started is not None:
             _end_private(started, engine.config)
+        elif engine.broken is not None:  # it was killed, maybe, and the next peer here may start tomorrow
+            with suppress(MeshrayError):
+                sweep()
 
     client.on_shutdown = end
     engine.pump.shield.take_over()
@@ -100,7 +105,7 @@ def _tell_shown(engine: Engine, peer: bytes, size: int) -> None:
 
 def _end_private(started: Started, config: Config) -> None:
     """A private peer ends with its driver; one that does not is ended."""
-    if not started.wait_ended(config.shutdown_timeout_s):
+    if not started.wait_ended(config.peer_end_timeout_s):
         _logger.warning("the private peer (pid %d) did not end in time and was killed", started.pid)
         started.kill()
 

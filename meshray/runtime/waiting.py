@@ -43,6 +43,14 @@ class Blocker(Protocol):
         """It is over."""
 
 
+class TimeIsUp(Exception):
+    """Not all values came in time. `away`: those of them that lie on other hosts, and were not brought."""
+
+    def __init__(self, away: Iterable[Place] = ()) -> None:
+        super().__init__()
+        self.away = frozenset(away)
+
+
 class _GetWaiter(Waiter):
     """Ends early when something failed: `get` raises the first error."""
 
@@ -78,34 +86,46 @@ class Waiting:
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values, in order. Raises the first error, or `GetTimeoutError`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        left = timeout
+        try:
+            return self._get(refs, deadline)
+        except TimeIsUp as late:
+            raise GetTimeoutError(self._too_late(refs, timeout, late)) from None
+
+    def _get(self, refs: Sequence[ObjectRef[Any]], deadline: float | None) -> list[Any]:
         if len(refs) == 1:  # a synchronous caller: most often of a small value
             record = self._engine.records.table.get(refs[0]._id)
             if record is not None:
                 if record.value is None:
-                    self._await([record], timeout)
+                    self._await([record], deadline)
                 if type(record.value) is bytes and record.inside is None:
                     return [self._values.loads(record.value)]
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
         records = self._records(refs)
         while True:
             missing = [record for record in records if record.value is None]
             if missing:
-                well = (len(missing) == len(records) or not self._any_failed(records)) and self._await(missing, left)
+                begin = len(missing) == len(records) or not self._any_failed(records)
+                well = begin and self._await(missing, deadline)
                 if not well and self._any_failed(records):
                     self._raise_first(records)
             try:
                 return self._load(records)
             except NotHere:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                pass  # to be brought
             try:
-                with self.bring([record.value for record in records], left):
+                with self.bring([record.value for record in records], deadline):
                     return self._load(records)
             except NotHere:
                 pass  # another thread has found out that one is lost, so it is pending once more
             except Lost as lost:
                 self._look_elsewhere(records, lost)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _too_late(self, refs: Sequence[ObjectRef[Any]], timeout: float | None, late: TimeIsUp) -> str:
+        """What is missing of all that was asked for, and how long that was waited for."""
+        values = [record.value for record in self._records(refs)]
+        away = sum(type(value) is Place and value in late.away for value in values)
+        count = max(1, away + sum(value is None for value in values))  # the last may have come by now
+        text = f"get timed out after {timeout} s: {count} of {len(values)} values are not there"
+        return f"{text}, {away} of them made on other hosts and on their way" if away else text
 
     def _look_elsewhere(self, records: list[Record], lost: Lost) -> None:
         """Have those that are lost made again. Raises why one of them cannot be."""
@@ -137,17 +157,15 @@ class Waiting:
             raise
 
     @contextmanager
-    def bring(self, values: Iterable[Any], timeout: float | None) -> Iterator[None]:
+    def bring(self, values: Iterable[Any], deadline: float | None) -> Iterator[None]:
         """Have copies of those of these that lie on other hosts, as long as the context lasts; views that are made in
         it keep them.
 
-        Raises `Lost` when that is all that is wrong, else the error of the first that cannot be had, or
-        `GetTimeoutError`.
+        Raises `Lost` when that is all that is wrong, else the error of the first that cannot be had, or `TimeIsUp`.
         """
         engine = self._engine
         places = foreign(values, engine.process_id[:NODE_BYTES])
         waiter = Waiter(engine.pump, len(places))
-        deadline = None if timeout is None else time.monotonic() + timeout
         loans = Loans(engine.copies)
         try:
             done = self._block(waiter, deadline, lambda: engine.copies.ask(places, loans, waiter))
@@ -156,7 +174,7 @@ class Waiting:
                     raise Lost(loans.lost)
                 raise exception_from_failure(loans.failures[0])
             if not done:
-                raise GetTimeoutError(f"get timed out after {timeout} s: values that lie on other hosts have not come")
+                raise TimeIsUp(loans.missing(places))
             if waiter.missing > 0:
                 engine.check()
             yield
@@ -172,12 +190,11 @@ class Waiting:
         self._engine.tell(records)
         self._values.load(next(record.value for record in records if type(record.value) is Failure))
 
-    def _await(self, missing: list[Record], timeout: float | None) -> bool:
-        """Wait for all of these. False when it ended early, since one has failed; or else raises `GetTimeoutError`, or
-        why the mesh is over."""
+    def _await(self, missing: list[Record], deadline: float | None) -> bool:
+        """Wait for all of these. False when it ended early, since one has failed; or else raises `TimeIsUp`, or why the
+        mesh is over."""
         engine = self._engine
         waiter = _GetWaiter(engine.pump, len(missing))
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             done = self._block(waiter, deadline, functools.partial(self._register, missing, waiter))
         except BaseException:
@@ -185,8 +202,7 @@ class Waiting:
             raise
         if not done:
             self._unregister(missing, waiter)
-            count = sum(record.value is None for record in missing)
-            raise GetTimeoutError(f"get timed out after {timeout} s: {count} of {len(missing)} values are not there")
+            raise TimeIsUp
         if waiter.missing <= 0 and not waiter.failed:
             return True
         self._unregister(missing, waiter)

@@ -8,6 +8,7 @@ General layout::
     rotation      what members say to each other about keys, by the same codec
     loads         what a member tells of its resources, inside these
     payload       user values to bytes and back: the room that pickles
+    trimmed       an exception without what makes it too large
     unpicklable   which part of a value cannot be pickled
     advert        what a peer says of itself on the LAN: a record with a MAC
     peers         what peers say to each other, and over which planes

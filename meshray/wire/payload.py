@@ -39,6 +39,7 @@ import msgspec
 
 from meshray.config import DEFAULT
 from meshray.wire.messages import Blob
+from meshray.wire.trimmed import TooLargeError, Trimmed
 from meshray.wire.unpicklable import (
     UnpicklableError,
     explain_argument,
@@ -49,8 +50,10 @@ from meshray.wire.unpicklable import (
 
 __all__ = [
     "Payload",
+    "TooLargeError",
     "UnpicklableError",
     "dump_exception",
+    "dump_trimmed",
     "dumps",
     "dumps_function",
     "dumps_plain",
@@ -437,7 +440,7 @@ def make_blob(pickled: bytes, name: str) -> Blob:
 
 
 def dump_exception(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> bytes:
-    """Pickle an exception that can be rebuilt; b"" when it cannot be, or is larger than `max_bytes`.
+    """Pickle an exception that can be rebuilt; b"" when it cannot be. Raises `TooLargeError` beyond `max_bytes`.
 
     It is rebuilt here for a trial, since a class whose `__init__` takes other arguments than it passes on can be
     pickled but not loaded. The receiver is not to be bothered with what fails either way, so any error of the user's
@@ -445,15 +448,29 @@ def dump_exception(error: BaseException, max_bytes: int = DEFAULT.exception_max_
     """
     try:
         pickled = dumps_function(error)
-        if len(pickled) > max_bytes or not isinstance(_load_apart(pickled), BaseException):
-            return b""
     except (Exception, SystemExit):
         return b""
-    return pickled
+    if len(pickled) > max_bytes:
+        raise TooLargeError(len(pickled))
+    return _if_rebuilt(pickled)
+
+
+def dump_trimmed(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> bytes:
+    """Pickle an exception without what is large in it (`wire.trimmed`); b"" when it cannot be, or is still larger."""
+    try:
+        pickled = dumps_function(Trimmed(error, max_bytes // 2, lambda part: len(dumps_function(part))))
+    except (Exception, SystemExit):
+        return b""
+    return b"" if len(pickled) > max_bytes else _if_rebuilt(pickled)
+
+
+def _if_rebuilt(pickled: bytes) -> bytes:
+    """The same, or b"" when no exception comes out of it."""
+    return b"" if load_exception(pickled) is None else pickled
 
 
 def load_exception(pickled: bytes) -> BaseException | None:
-    """What `dump_exception` made; None when there is nothing, or it cannot be rebuilt in this process."""
+    """What `dump_exception` or `dump_trimmed` made; None when there is nothing, or it cannot be rebuilt here."""
     if not pickled:
         return None
     try:

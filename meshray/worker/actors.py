@@ -26,7 +26,7 @@ import msgspec
 from meshray.core.records import Carrier
 from meshray.resources import to_quantities
 from meshray.runtime.current import Current, Surroundings
-from meshray.runtime.failures import headline_of
+from meshray.runtime.failures import MESSAGE_MAX, clip, headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
 from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
@@ -222,7 +222,7 @@ class ActorHost:
     def _construction_failed(self, error: BaseException) -> m.Failure:
         failure = self._executor.outcomes.failure(None, f"{self._name}.__init__", error)
         text = f"the actor {self._name} died: its __init__ raised {headline_of(error)}"
-        return msgspec.structs.replace(failure, kind="ActorDiedError", message=text)
+        return msgspec.structs.replace(failure, kind="ActorDiedError", message=clip(text, MESSAGE_MAX))
 
     def _ready(self, failure: m.Failure | None) -> None:
         self._send(m.ActorReady(self._start.actor_id, self._start.incarnation, failure))

@@ -82,13 +82,16 @@ def move_in(code: Code, node_folder: Path, config: Config, fetch: Callable[[], b
         return Moved()
     host = socket.gethostname()
     if code.size > config.code_max_bytes + INDEX_MAX_BYTES:
-        raise RuntimeEnvSetupError(f"host {host} takes no program of {code.size} bytes")
+        raise RuntimeEnvSetupError(
+            f"the program's own folder takes {code.size} bytes, and host {host} takes {config.code_max_bytes} at most"
+        )
     copies = Copies(node_folder, config.code_max_files, config.code_kept_max)
     try:
         copy, _ = copies.use(code.hash, fetch)  # the descriptor is let go of by the end of this process
     except Exception as error:
+        folder = f"the program's folder {code.roots[0]}" if code.roots else "the program's own folder"
         raise RuntimeEnvSetupError(
-            f"host {host} could not make its copy of the program's folder {code.roots[0] if code.roots else ''} "
-            f"({code.size} bytes, below {node_folder}): {type(error).__name__}: {error}"
+            f"host {host} could not make its copy of {folder} ({code.size} bytes, below {node_folder}): "
+            f"{type(error).__name__}: {error}"
         ) from error
     return Moved(code.roots, str(copy))

@@ -13,7 +13,7 @@ left alone. So is the double-forked daemon of a worker that lives.
 A resource tracker (of multiprocessing, or of what is made like it) is killed last. It ends by itself when all that held
 the other end of its pipe are dead, and takes away the semaphores and segments that they had no time to: files in
 /dev/shm, which nobody else knows. So where a dead worker had one, or a process below it, its group is not killed at
-once but process by process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`.
+once but process by process, as in 2, and the tracker has `TRACKER_TIMEOUT_S`. One that was stopped is woken for that.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class Descendants:
             if self._session_is_dead(pid) or mark not in (_UNMARKED, _GONE, *alive):
                 busy = True
                 if _is_tracker(pid):
+                    if pid not in self._trackers:
+                        os.kill(pid, signal.SIGCONT)  # it may be stopped, with the rest of a job
                     if now < self._trackers.setdefault(pid, now + TRACKER_TIMEOUT_S):
                         continue
                     self._trackers[pid] = now + TRACKER_TIMEOUT_S

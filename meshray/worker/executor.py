@@ -442,7 +442,7 @@ class Executor:
                     item = queue.popleft()
                 except IndexError:
                     break  # a thread of the actor was quicker
-                failure = m.Failure("ActorDiedError", "the actor has ended, and finishes what it has submitted")
+                failure = m.Failure("ActorDiedError", "the actor has ended: it only waits for what it has submitted")
                 self.done.append((item, m.Result(item[2].seq, [failure])))
 
     def wait_for_work(self) -> None:

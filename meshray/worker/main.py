@@ -92,7 +92,7 @@ def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo
     except RuntimeEnvSetupError as error:
         if not isinstance(error.__cause__, OwnerDiedError):
             raise
-        sys.stderr.write(f"meshray: the program's own folder is gone with its host: {error.__cause__}\n")
+        sys.stderr.write(f"meshray: the program's own folder cannot be had any more: {error.__cause__}\n")
         moved = Moved()
     executor.functions.on_loaded = moved.function
     executor.functions.where = moved.where

@@ -32,6 +32,12 @@ def _dumps(name: str, which: str, value: Any) -> payloads.Payload:
     raise TypeError(f"the result of {name}: {why}")
 
 
+def _wrong_number(name: str, wanted: int, returned: str) -> ValueError:
+    """What a task with several returns raises that did not return as many values."""
+    text = f"{name} must return {wanted} values, for instance as a tuple (num_returns={wanted})"
+    return ValueError(f"{text}: it returned {returned}")
+
+
 def _without_own_frames(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on. When none is his: none where what went wrong was foreseen and is
     said in words (here, or by an error of ours), else all of it, for whoever has to mend us."""
@@ -76,11 +82,11 @@ class Outcomes:
         except TypeError:
             if isinstance(value, Iterable):
                 raise  # by the iterator's own code
-            what = f"a single {type(value).__name__}, not that many values"
-            raise ValueError(f"{name} has num_returns={task.returns} and returned {what}") from None
+            kind = type(value)
+            raise _wrong_number(name, task.returns, "None" if value is None else f"one {kind.__name__}") from None
         if len(values) != task.returns:
             count = len(value) if isinstance(value, Sized) else "more" if len(values) > task.returns else len(values)
-            raise ValueError(f"{name} has num_returns={task.returns} and returned {count} values")
+            raise _wrong_number(name, task.returns, "1 value" if count == 1 else f"{count} values")
         return self._of_values(source, task, [_dumps(name, f"result[{i}]", each) for i, each in enumerate(values)])
 
     def _of_values(self, source: bytes, task: m.Task, made: list[payloads.Payload]) -> m.Result:

@@ -301,6 +301,7 @@ def main() -> None:
     parent = os.getppid()
     birth.die_with_parent(signal.SIGTERM, parent)
     serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # the peer waits, and an interpreter takes long to end (`boot.process.end`)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import threading
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 
 from meshray import errors
+from meshray.config import DEFAULT
 from meshray.errors import ActorDiedError, GetTimeoutError, MeshrayError, TaskError
 from meshray.runtime.failures import (
     TRACEBACK_MAX,
@@ -106,6 +108,37 @@ def test_an_exception_that_cannot_be_pickled_or_rebuilt_arrives_as_text(error: E
     assert arrived.cause is None
     assert type(error).__name__ in str(arrived)
     assert "in f (pid=5, host=box)" in str(arrived)
+
+
+class Large(LookupError):
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__(numbers)
+        self.total = sum(numbers)
+
+
+def test_an_exception_that_is_too_large_keeps_its_class_and_says_what_is_missing() -> None:
+    """Also after more hops, and pickled by the program: its constructor could not be called again."""
+    numbers = list(range(500_000))
+    arrived = fail_in("f", Large(numbers))
+    hops = fail_in("third", fail_in("second", arrived))
+    for error in (arrived, hops, pickle.loads(pickle.dumps(arrived))):
+        assert isinstance(error, TaskError)
+        assert isinstance(error, Large)
+        assert error.total == sum(numbers)
+        assert type(error.cause) is Large
+        assert error.cause.args == ("<builtins.list left out>",)
+        assert int(error.exception_bytes) > DEFAULT.exception_max_bytes
+        text = str(error)
+        assert text.count(f"pickles to {int(error.exception_bytes):,} bytes, and at most 1,048,576 go along") == 1
+        assert "exception_max_bytes" in text
+
+
+def test_an_exception_of_which_nothing_small_can_be_made_says_how_large_it_was() -> None:
+    arrived = fail_in("f", ExceptionGroup("group", [ValueError("x" * (2 << 20))]))
+    assert type(arrived) is TaskError
+    assert arrived.cause is None
+    assert "so only its text came" in str(arrived)
+    assert int(arrived.exception_bytes) > 2 << 20
 
 
 @pytest.mark.fault(49)

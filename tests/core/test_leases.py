@@ -581,7 +581,22 @@ def test_the_cap_on_workers_names_the_chain() -> None:
     host.demand(submitter, 1, depth=3)
     host.wait(2)
     (told,) = host.take(Infeasible, submitter)
-    assert "f0 -> f1 -> f2" in told.message
+    assert told.message == (
+        "all 3 workers that this peer may have are taken (workers_max); 3 of them wait for others: f0 -> f1 -> f2"
+    )
+
+
+def test_the_cap_on_workers_says_what_sets_it_and_whom_actors_take() -> None:
+    config = msgspec.structs.replace(DEFAULT, workers_max=2, workers_max_by="ulimit -n")
+    host = Host(config=config, CPU=8)
+    for number in range(2):
+        request_actor(host, number)
+    host.demand(A, 1)
+    host.wait(2)
+    (told,) = host.take(Infeasible, A)
+    assert told.message == (
+        "all 2 workers that this peer may have are taken (ulimit -n); an actor keeps its own until it ends"
+    )
 
 
 def test_at_the_cap_an_idle_worker_makes_room() -> None:

@@ -137,12 +137,20 @@ def test_references_in_a_result_whose_caller_died(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_callback_that_wants_to_end_the_program_does_not_end_the_others() -> None:
+def test_a_callback_that_wants_to_end_the_program_does_not_end_the_others(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    @ray.remote
+    def wait_for_it() -> int:
+        until(gate.exists, "the callback to be there: a finished future would call it at once, in this thread")
+        return 1
+
     def leave(_: Future[Any]) -> None:
         raise SystemExit
 
-    first = one.remote().future()
+    first = wait_for_it.remote().future()
     first.add_done_callback(leave)
+    gate.touch()
     assert first.result(GET_S) == 1
     assert one.remote().future().result(GET_S) == 1
 

@@ -134,22 +134,51 @@ class TestThePeerIsKilled:
 
     @pytest.mark.fault(6, 18)
     def test_what_a_killed_standing_peer_leaves_is_swept_at_the_next_start(self) -> None:
+        """Where no program was there that would have done so."""
         with standing_peer() as record:
-            ray.init()
-            value = ray.put(b"x" * 1_000_000)
-            assert ray.get(square.remote(2), timeout=LIMIT_S) == 4
             kill(record.pid)
-            with pytest.raises(NodeDiedError):
-                ray.get(wait_for.remote(Path("/nowhere")), timeout=LIMIT_S)
-            ray.shutdown()
-            del value
             until(lambda: not alive(record.pid))
             assert find_peers() == []
+            assert Path(record.folder).exists()
+            assert Path(record.store).exists()
             ray.init(num_cpus=1)
             assert ray.get(square.remote(3), timeout=LIMIT_S) == 9
             assert not Path(record.folder).exists()
             assert not Path(record.store).exists()
             ray.shutdown()
+
+
+# -- the private peer ends with its driver -----------------------------------------------------------------------------
+
+
+class TestThePrivatePeerEnds:
+    def test_what_an_interpreter_does_at_its_end_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It takes seconds on a busy machine; here it would never end."""
+        write(
+            tmp_path / "sitecustomize.py",
+            """
+            import atexit, os, sys, time
+
+            if sys.orig_argv[-1].endswith("boot/__main__.py"):
+                atexit.register(time.sleep, 10_000)
+                open(os.path.dirname(__file__) + "/prepared", "w").close()
+            """,
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        ray.init(num_cpus=1)
+        assert (tmp_path / "prepared").exists()
+        ray.shutdown()
+        assert caplog.text == ""
+
+    @pytest.mark.fault(13)
+    def test_one_that_is_stuck_is_killed(self, mesh: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+        pid = peer_pid()
+        os.kill(pid, signal.SIGSTOP)
+        ray.shutdown()
+        assert f"the private peer (pid {pid}) did not end in time and was killed" in caplog.text
+        assert not alive(pid)
 
 
 # -- the driver is killed ----------------------------------------------------------------------------------------------
@@ -317,6 +346,26 @@ LIMITED = """
         print("all is well")
 """
 
+CROWDED = """
+    import resource
+
+    import meshray as ray
+
+    class A:
+        def ping(self):
+            return 1
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    ray.init(num_cpus=2)
+    actors = [ray.remote(A).remote() for _ in range(4)]
+    pings = [actor.ping.remote() for actor in actors]
+    ready, (late,) = ray.wait(pings, num_returns=3, timeout=60)
+    input()  # until the warning was seen
+    ray.kill(actors[pings.index(ready[0])])
+    assert ray.get(late, timeout=60) == 1
+    print("all is well")
+"""
+
 
 class TestFewDescriptors:
     @pytest.mark.fault(40)
@@ -331,8 +380,26 @@ class TestFewDescriptors:
         assert "enough for 3 workers at a time, not for 8 CPUs" in told
         assert "all is well" in told
 
+    @pytest.mark.fault(40)
+    def test_an_actor_that_waits_for_a_worker_says_that_they_are_what_there_is_too_few_of(self, tmp_path: Path) -> None:
+        with running(*python(write(tmp_path / "program.py", CROWDED))) as run:
+            run.read_until("all 3 workers that this peer may have are taken (40 file descriptors, by ulimit -n")
+            run.say("\n")
+            assert "all is well" in run.end()
+
 
 # -- what the dead left ------------------------------------------------------------------------------------------------
+
+
+OTHER = """
+    import meshray as ray
+
+    ray.init("local", num_cpus=1)
+    large = ray.put(b"x" * 1_000_000)
+    print("serves")
+    input()
+    print(len(ray.get(large)))
+"""
 
 
 class TestLeftovers:
@@ -357,6 +424,35 @@ class TestLeftovers:
             assert not stale.exists()
             assert not store.exists()
             assert alive(innocent.pid)
+
+    @pytest.mark.fault(6, 18)
+    @pytest.mark.parametrize("seen", [True, False], ids=["its death was seen", "it is found dead"])
+    def test_a_killed_peer_that_stood_leaves_nothing_when_its_driver_ends(self, seen: bool) -> None:
+        with standing_peer() as record:
+            ray.init()
+            large = ray.put(b"x" * 1_000_000)
+            runtime: Any = context.current_runtime()
+            kill(record.pid)
+            if seen:
+                until(lambda: runtime.engine.broken is not None)
+            ray.shutdown()
+            assert not Path(record.folder).exists()
+            assert not Path(record.store).exists()
+            del large
+
+    @pytest.mark.fault(18)
+    def test_a_driver_of_a_killed_peer_takes_nothing_from_those_that_live(self, tmp_path: Path) -> None:
+        with standing_peer() as record, running(*python(write(tmp_path / "other.py", OTHER))) as other:
+            other.read_until("serves")
+            (private,) = [each for each in find_peers(private=True) if each.private]
+            ray.init(record.folder)
+            kill(record.pid)
+            ray.shutdown()
+            assert not Path(record.folder).exists()
+            assert Path(private.folder).exists()
+            assert Path(private.store).exists()
+            other.say("\n")
+            assert "1000000" in other.end()
 
     @pytest.mark.fault(18)
     def test_a_reference_of_an_ended_mesh_is_refused_in_the_next(self, mesh: ModuleType) -> None:

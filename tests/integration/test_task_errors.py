@@ -210,6 +210,33 @@ def test_exceptions_that_cannot_travel(shared_mesh: ModuleType) -> None:
         assert "in fail (pid=" in str(caught.value)
 
 
+def test_an_exception_that_is_too_large_is_caught_by_its_class(shared_mesh: ModuleType) -> None:
+    ray = shared_mesh
+
+    @ray.remote
+    def fail() -> None:
+        raise KeyError("k" * (2 << 20))
+
+    @ray.remote
+    class Failing:
+        def __init__(self) -> None:
+            raise KeyError(bytes(2 << 20))
+
+        def ping(self) -> None: ...
+
+    @ray.remote
+    def outer() -> None:
+        ray.get(fail.remote())
+
+    for ref in (fail.remote(), outer.remote()):
+        with pytest.raises(KeyError) as caught:
+            ray.get(ref, timeout=GET_S)
+        assert "at most 1,048,576 go along (exception_max_bytes" in str(caught.value)
+    with pytest.raises(ActorDiedError, match="exception_max_bytes") as died:
+        ray.get(Failing.remote().ping.remote(), timeout=GET_S)
+    assert isinstance(died.value.__cause__, KeyError)
+
+
 def test_an_error_is_shown_without_our_frames(shared_mesh: ModuleType) -> None:
     """But for the call itself: where we were when it came says nothing to anybody."""
     ray = shared_mesh

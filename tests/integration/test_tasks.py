@@ -63,15 +63,17 @@ def test_returns_of_a_wrong_number(shared_mesh: ModuleType) -> None:
         return value if value != "endless" else iter(int, 1)
 
     cases: list[tuple[Any, str]] = [
-        ([1], "returned 1 values"),
-        ([1, 2, 3], "returned 3 values"),
-        ("endless", "returned more values"),
-        (7, "returned a single int"),
+        ([1], "1 value"),
+        ([1, 2, 3], "3 values"),
+        ("endless", "more values"),
+        (7, "one int"),
+        (None, "None"),
     ]
+    must = r"^ValueError: wrong must return 2 values, for instance as a tuple \(num_returns=2\): it returned"
     for value, text in cases:
         refs = wrong.remote(value)
         for ref in refs:
-            with pytest.raises(ValueError, match=f"wrong has num_returns=2 and {text}"):
+            with pytest.raises(ValueError, match=f"{must} {text}\n"):
                 ray.get(ref, timeout=GET_S)
 
 

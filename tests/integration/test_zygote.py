@@ -116,10 +116,15 @@ def peer() -> Iterator[Peer]:
 
 def is_gone(pid: int) -> bool:
     """Whether there is no such process, or only its zombie."""
+    return _state_of(pid) in "ZX"
+
+
+def _state_of(pid: int) -> str:
+    """One letter; X when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return "X"
 
 
 def wait_gone(pids: list[int]) -> None:
@@ -248,6 +253,23 @@ def test_a_resource_tracker_cleans_up_before_it_ends(peer: Peer, how: str, below
         peer.zygotes.close(5.0)
     wait_gone([told["tracker"], *told["others"]])
     assert not semaphore.exists()
+
+
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("how", ["the worker is killed", "the zygote ends"])
+def test_a_resource_tracker_that_is_stopped_cleans_up_as_well(peer: Peer, how: str) -> None:
+    process_id = peer.fork("do", f"import {ENTRIES} as e; e.leave_semaphore()".encode())
+    peer.until(lambda: peer.texts(process_id))
+    told = json.loads(peer.texts(process_id)[0])
+    os.kill(told["tracker"], signal.SIGSTOP)
+    peer.until(lambda: _state_of(told["tracker"]) == "T")
+    if how == "the worker is killed":
+        peer.children.kill(process_id)
+        peer.wait_end(process_id)
+    else:
+        peer.zygotes.close(5.0)
+    wait_gone([told["tracker"], *told["others"]])
+    assert not Path(f"/dev/shm/sem.{told['semaphore']}").exists()
 
 
 @pytest.mark.fault(14)

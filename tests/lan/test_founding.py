@@ -126,3 +126,14 @@ def test_new_makes_another_one_all_the_same(lan: MakeLan) -> None:
     assert not key_file(network["a"]).exists()
     assert "is made" in network["a"].run(*START, "--new")
     network["a"].run(*CLI, "stop")
+
+
+def test_where_there_is_no_lan_nobody_is_told_to_join(lan: MakeLan) -> None:
+    network = lan("a")
+    network["a"].ip("link set eth0 down")
+    told = network["a"].run(*START, "--new")
+    assert "so the peer listens nowhere" in told
+    assert "it listens" not in told
+    assert "meshray join" not in told
+    assert "its port, once there is an interface to listen at:" in told
+    network["a"].run(*CLI, "stop")

@@ -14,8 +14,8 @@ import pytest
 from meshray.core.records import Record
 from meshray.errors import GetTimeoutError, MeshrayError, ObjectLostError, TaskError
 from meshray.refs import ObjectRef
-from meshray.runtime.copies import NotHere
-from meshray.runtime.waiting import Waiting
+from meshray.runtime.copies import Loans, NotHere
+from meshray.runtime.waiting import TimeIsUp, Waiting
 from meshray.wire.messages import Failure, Place
 
 LIMIT_S = 20.0
@@ -79,8 +79,11 @@ class FakeRecords:
 
 
 class FakeEngine:
+    process_id = b"here"
+
     def __init__(self) -> None:
         self.pump = FakePump()
+        self.copies = SimpleNamespace(ask=None, events=deque())
         self.records = FakeRecords()
         self.on_broken: Callable[[], None] = lambda: None
         self.told: list[Record] = []
@@ -170,9 +173,44 @@ def test_get_times_out_and_leaves_nothing_behind(shell: Shell) -> None:
     refs = shell.refs(2)
     shell.later(refs[0], b"v")
     for timeout in (0.01, 0):
-        with pytest.raises(GetTimeoutError, match="1 of"):
+        with pytest.raises(GetTimeoutError, match=rf"^get timed out after {timeout} s: 1 of 2 values are not there$"):
             shell.waiting.get(refs, timeout)
     assert not shell.record(refs[1]).waiters
+
+
+def test_a_time_out_counts_all_that_was_asked_for_and_names_the_time_that_was_given(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are there, and one of them comes only after 3 of 5 s, from another host, where the third stays."""
+    clock = [0.0]
+    monkeypatch.setattr("meshray.runtime.waiting.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    refs = shell.refs(4)
+    shell.settle(refs[0], b"v")
+    shell.settle(refs[1], b"w")
+    there, away = (Place(ref.binary(), b"far-away", ref.hex(), 9) for ref in refs[2:])
+
+    def ask(places: list[Place], loans: Loans, waiter: Callable[[], None]) -> None:
+        assert places == [there, away]
+        loans.on_brought(there, None)
+        waiter()
+
+    def load(value: Any, carrier: Any = None) -> Any:
+        if isinstance(value, Place):
+            raise NotHere
+        return value
+
+    monkeypatch.setattr(shell.engine.copies, "ask", ask)
+    monkeypatch.setattr(shell.waiting._values, "load", load)
+    shell.later(refs[2], there)
+    shell.later(refs[3], away)
+    shell.pump.events.append(lambda: clock.__setitem__(0, 3.0))
+    shell.pump.events.rotate(1)
+    with pytest.raises(GetTimeoutError) as caught:
+        shell.waiting.get(refs, 5)
+    assert str(caught.value) == (
+        "get timed out after 5 s: 1 of 4 values are not there, 1 of them made on other hosts and on their way"
+    )
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -186,9 +224,9 @@ def test_the_time_for_a_value_is_time_for_its_copy_as_well(
     def load(value: Any, carrier: Any = None) -> Any:
         raise NotHere
 
-    def bring(values: Any, timeout: float | None) -> Any:
-        asked.append(timeout)
-        raise GetTimeoutError
+    def bring(values: Any, deadline: float | None) -> Any:
+        asked.append(deadline)
+        raise TimeIsUp
 
     monkeypatch.setattr(shell.waiting._values, "load", load)
     monkeypatch.setattr(shell.waiting, "bring", bring)
@@ -199,7 +237,7 @@ def test_the_time_for_a_value_is_time_for_its_copy_as_well(
     shell.pump.events.rotate(1)
     with pytest.raises(GetTimeoutError):
         shell.waiting.get(refs, 5)
-    assert asked == [2.0]
+    assert asked == [5.0]
 
 
 def test_an_interrupt_leaves_nothing_behind(shell: Shell) -> None:

@@ -428,11 +428,17 @@ class Disguised(Exception):
 @pytest.mark.fault(49)
 @pytest.mark.parametrize(
     "error",
-    [BadInit(1, 2), BadReduce(), ExitingInit(1), Disguised(), ValueError(threading.Lock()), ValueError(bytes(2 << 20))],
+    [BadInit(1, 2), BadReduce(), ExitingInit(1), Disguised(), ValueError(threading.Lock())],
     ids=lambda error: type(error).__name__,
 )
 def test_exceptions_that_cannot_travel(error: BaseException) -> None:
     assert payloads.dump_exception(error) == b""
+
+
+def test_an_exception_that_is_too_large_is_refused_with_its_size() -> None:
+    with pytest.raises(payloads.TooLargeError) as caught:
+        payloads.dump_exception(ValueError(bytes(2 << 20)))
+    assert 2 << 20 < caught.value.nbytes < (2 << 20) + 1000
 
 
 def test_exceptions_that_can() -> None:

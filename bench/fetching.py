@@ -1,8 +1,9 @@
-"""What a fetch between two hosts costs in processor time, by thread: `python -m bench.fetching [MEGABYTES [TIMES]]`.
+"""What a fetch between two hosts costs, by thread: `python -m bench.fetching [MEGABYTES [TIMES]]`.
 
 No row of the table. Where all hosts share two cores, a fetch is as fast as it is cheap, and processor time varies less
 than rates do while others use the machine, too. One value after the other is fetched, into a segment that was used
-before but for the first time, which is not counted. The medians are printed, in ms per 100 MB.
+before but for the first time, which is not counted. The medians are printed, in ms per 100 MB: of processor time, and
+of what elapses, which is half of that where neither core ever waits.
 
 `--driver` is the program on the host that fetches: it says when a fetch begins and has ended, and waits until that was
 seen.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import importlib
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.lan.network import Program
 from tests.until import until
 
 BEGINS, ENDED = "begins", "ended"
+ELAPSED = "elapsed"
 UNIT_BYTES = 100_000_000
 IO_THREADS = "ZMQbg/IO"  # how libzmq names those that encrypt, and speak TCP
 PATIENCE_S = 120.0  # for one fetch: others may use the machine
@@ -39,12 +42,13 @@ def main(size: int, times: int) -> None:
         rows: list[dict[str, float]] = []
         for number in range(times):
             wait_for_line(driver, 2 * number, BEGINS)
-            before = spent(pids)
+            before, began_at = spent(pids), time.monotonic()
             driver.tell("go")
             wait_for_line(driver, 2 * number + 1, ENDED)
-            after = spent(pids)
+            after, took_ms = spent(pids), (time.monotonic() - began_at) * 1000
             driver.tell("go")
-            rows.append({name: (after[name] - before.get(name, 0.0)) * UNIT_BYTES / size for name in after})
+            row = {name: after[name] - before.get(name, 0.0) for name in after} | {ELAPSED: took_ms}
+            rows.append({name: milliseconds * UNIT_BYTES / size for name, milliseconds in row.items()})
         driver.wait()
         driver.close()
     report(rows[1:])
@@ -72,10 +76,12 @@ def spent(pids: dict[str, int]) -> dict[str, float]:
 
 
 def report(rows: list[dict[str, float]]) -> None:
+    elapsed = [row.pop(ELAPSED) for row in rows]
     for name in sorted({name for row in rows for name in row}):
         print(f"{name:28} {statistics.median(row.get(name, 0.0) for row in rows):6.1f}")
     sums = [sum(row.values()) for row in rows]
     print(f"{'together':28} {statistics.median(sums):6.1f}   (least {min(sums):.1f}; {len(sums)} fetches)")
+    print(f"{ELAPSED:28} {statistics.median(elapsed):6.1f}   (least {min(elapsed):.1f})")
 
 
 # -- the driver --------------------------------------------------------------------------------------------------------

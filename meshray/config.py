@@ -201,6 +201,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A value travels in pieces of this size: 34 ms of a link of 1 Gbit/s. Small enough that a copy that is not whole
     yet can be passed on, large enough that the work per piece (0.5 ms, on two hosts) is a tenth of its encryption."""
 
+    fetch_frame_bytes: int = 1 << 20
+    """A piece leaves in frames of this size (`wire.peers.Blocks`): while one is decrypted, the next is on its way. Of
+    512 KiB it is not quicker, of 2 MiB slower (docs/decisions/0021)."""
+
     fetch_window_bytes: int = 8 << 20
     """What is asked for ahead of what has come, per value: covers a round trip of 10 ms at 6 Gbit/s."""
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import msgspec
 
 from meshray.config import Config
-from meshray.core.sessions import Payload, Session
-from meshray.wire.peers import STREAMS, Ack, Data, Hello, PeerMessage, Plane, Refused, Welcome
+from meshray.core.sessions import Session
+from meshray.wire.peers import STREAMS, Ack, Data, Hello, Payload, PeerMessage, Plane, Refused, Welcome
 
 
 class State(Enum):

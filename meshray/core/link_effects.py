@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from meshray.core.sessions import Payload
-from meshray.wire.peers import Plane, Reason
+from meshray.wire.peers import Block, Plane, Reason
 
 
 class Dial(Struct, frozen=True):
@@ -66,18 +65,18 @@ class SelfDialled(Struct, frozen=True):
 
 
 class Delivered(Struct, frozen=True):
-    """The next message of a stream."""
+    """The next message of a stream, or the next one of Blocks."""
 
     node: bytes
     plane: Plane
-    payload: Payload
+    payload: Block
 
 
 class Probed(Struct, frozen=True):
     """A datagram of the membership, from whichever peer."""
 
     node: bytes
-    payload: Payload
+    payload: Block
 
 
 Effect = Dial | Forget | PeerUp | PeerDown | TurnedAway | Answered | SelfDialled | Delivered | Probed

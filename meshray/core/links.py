@@ -51,15 +51,17 @@ from meshray.core.link_effects import (
     TurnedAway,
 )
 from meshray.core.past import Past
-from meshray.core.sessions import Payload, StreamFull
+from meshray.core.sessions import StreamFull
 from meshray.wire.peers import (
     ANYBODY,
     EPOCH_MAX,
     PROTOCOL,
     Ack,
+    Blocks,
     Data,
     Datagram,
     Hello,
+    Payload,
     PeerMessage,
     Plane,
     Reason,
@@ -286,7 +288,7 @@ class Links:
         if isinstance(message, Data | Ack):
             self._on_stream(source, message, payload, now)
         elif isinstance(message, Datagram):
-            if self._past.is_strange(source):
+            if self._past.is_strange(source) or isinstance(payload, Blocks):
                 self.stale += 1
             else:
                 self._effects.append(Probed(source, payload))
@@ -310,9 +312,8 @@ class Links:
             session.on_ack(message, now)
         elif session.on_data(message, len(payload), now):
             link.used = True
-            whole = session.whole(message, payload)
-            if whole is not None:
-                self._effects.append(Delivered(source, session.plane, whole))
+            for block in session.whole(message, payload):
+                self._effects.append(Delivered(source, session.plane, block))
         self._busy[source] = None
 
     def _on_hello(self, destination: bytes, source: bytes, host: str, hello: Hello, now: float) -> None:

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from meshray.config import Config
 from meshray.core.pace import Pace
-from meshray.wire.peers import Ack, Data, Plane
+from meshray.wire.peers import Ack, Block, Blocks, Data, Payload, Plane
 
 PORTIONS = 4
 """So many pieces fill what may be on its way over a slow link: one leaves as soon as one has arrived."""
@@ -51,8 +51,6 @@ next piece may take it along."""
 
 WHOLE_MAX_FRAMES = 2
 """A message is a frame at most; with what peers add to it, it is far shorter than two."""
-
-Payload = bytes | bytearray | memoryview
 
 _Part = tuple[Payload, bool]
 """A message, or a part of one, and whether more of the same message follows."""
@@ -215,6 +213,7 @@ class Session:
         config, pace = self._config, self.pace
         payload, more = self._waiting[0]
         if self._splits and sequence > self._highest and len(payload) > config.link_least_bytes:
+            assert not isinstance(payload, Blocks), "blocks are of the other plane"
             measured = pace.rate is not None
             size = max(pace.allowance // PORTIONS if measured else 0, config.link_least_bytes)
             if len(payload) > size:
@@ -296,13 +295,18 @@ class Session:
             self._ack_at = now + config.link_ack_after_s
         return True
 
-    def whole(self, frame: Data, payload: Payload) -> Payload | None:
-        """The message that has all its parts with this one, which `on_data` has taken; None: more is to come. What is
-        longer than any message may be is dropped, and counted as strange."""
+    def whole(self, frame: Data, payload: Payload) -> tuple[Block, ...]:
+        """What is to be delivered with this message, which `on_data` has taken: itself, all of Blocks, what has all
+        its parts now; nothing while more is to come. What is longer than any message may be is dropped, and counted as
+        strange; likewise Blocks as a part."""
         parts = self._parts
+        if isinstance(payload, Blocks):
+            if parts is None and not frame.more:
+                return payload.payloads
+            self._parts_dropped, payload = True, b""
         if parts is None:
             if not frame.more:
-                return payload
+                return (payload,)
             parts = self._parts = bytearray()  # not the frames themselves: of tiny ones there may be very many
         if len(parts) + len(payload) > WHOLE_MAX_FRAMES * self._config.frame_max_bytes:
             self._parts_dropped = True
@@ -310,10 +314,10 @@ class Session:
         if not self._parts_dropped:
             parts += payload
         if frame.more:
-            return None
+            return ()
         dropped, self._parts, self._parts_dropped = self._parts_dropped, None, False
         self.strange += dropped
-        return None if dropped else memoryview(parts)
+        return () if dropped else (memoryview(parts),)
 
     def on_ack(self, frame: Ack, now: float) -> None:
         """The other side says what has arrived, or asks for that."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from meshray.core.effects import DropCopy, OpenCopy, SealCopy, WriteCopy
 from meshray.core.fetches import Fetches
+from meshray.core.serving import Reading
 from meshray.core.store_accounts import StoreAccounts
 from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES
@@ -23,7 +24,7 @@ from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
 from meshray.wire.envelopes import PIECE_HEAD_MAX_BYTES, enclosed_piece
 from meshray.wire.messages import Failure, Place
-from meshray.wire.peers import Plane
+from meshray.wire.peers import BLOCKS_MAX, Block, Blocks, Payload, Plane
 
 if TYPE_CHECKING:
     from meshray.peer.mesh import Mesh
@@ -54,7 +55,7 @@ class CopyHands:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
-        self._buffers = Buffers(parts.config.fetch_piece_bytes + PIECE_HEAD_MAX_BYTES)
+        self._buffers = Buffers(parts.config.fetch_frame_bytes + PIECE_HEAD_MAX_BYTES)
         self._buffers_watched = False  # a timer will ask whether they rest
         self.more = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
@@ -98,6 +99,7 @@ class CopyHands:
             return False
         serving, road = self._parts.cores.serving, self._parts.cores.road
         window = self._parts.config.bulk_window_bytes
+        at_most = BLOCKS_MAX * self._parts.config.fetch_frame_bytes
         lives: dict[bytes, bytes] = {}  # asker -> its present life
 
         def portion(peer: bytes) -> int:
@@ -105,17 +107,15 @@ class CopyHands:
             if life is None or road.is_out_of_reach(peer[:NODE_BYTES]):
                 return 0
             lives[peer] = life
-            return mesh.portion(life, Plane.BULK, window)
+            return min(mesh.portion(life, Plane.BULK, window), at_most)
 
         left, served = SENT_AT_ONCE_BYTES, False
         while left > 0 and (reading := serving.next(portion)) is not None:
             left -= reading.size
             served = True
-            payload, room = enclosed_piece(
-                reading.to, self._parts.process_id, reading.place, reading.offset, reading.size, self._buffers.take
-            )
+            payload, rooms = self._room(reading)
             try:
-                read_piece(self._parts.store_folder, reading.segment, reading.offset, room)
+                read_piece(self._parts.store_folder, reading.segment, reading.offset, rooms)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     serving.on_unread(reading)
@@ -131,6 +131,21 @@ class CopyHands:
         if served and not self._buffers_watched:
             self._watch_buffers(now)
         return served
+
+    def _room(self, reading: Reading) -> tuple[Payload, list[memoryview]]:
+        """What is to be sent, and where in it the bytes are to be written: a Piece per frame."""
+        frame_bytes = self._parts.config.fetch_frame_bytes
+        payloads: list[Block] = []
+        rooms: list[memoryview] = []
+        for done in range(0, reading.size, frame_bytes):
+            size = min(frame_bytes, reading.size - done)
+            offset = reading.offset + done
+            payload, room = enclosed_piece(
+                reading.to, self._parts.process_id, reading.place, offset, size, self._buffers.take
+            )
+            payloads.append(payload)
+            rooms.append(room)
+        return payloads[0] if len(payloads) == 1 else Blocks(tuple(payloads)), rooms
 
     def _watch_buffers(self, now: float) -> None:
         """They are let go of when nothing was sent for a while."""

@@ -29,7 +29,6 @@ import zmq
 from meshray import meshkey
 from meshray.config import Config
 from meshray.core.member_effects import MemberView
-from meshray.core.sessions import Payload
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON, find_peers
@@ -45,7 +44,7 @@ from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
 from meshray.wire.loads import decode_load, encode_load
-from meshray.wire.peers import PROTOCOL, Plane
+from meshray.wire.peers import PROTOCOL, Payload, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from meshray.core.sessions import Payload
 from meshray.wire.loads import MemberLoad
+from meshray.wire.peers import Block
 
 GOODBYE = "it has left"
 """Why a life is over that has said so."""
@@ -53,7 +53,7 @@ class Came(Struct, frozen=True):
     """The next message of a stream."""
 
     life: bytes
-    payload: Payload
+    payload: Block
 
 
 class OwnEnd(Struct, frozen=True):

@@ -44,7 +44,6 @@ from meshray.core.member_effects import (
 )
 from meshray.core.membership import Membership
 from meshray.core.redials import Redials
-from meshray.core.sessions import Payload
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON
@@ -63,7 +62,7 @@ from meshray.wire.codec import ProtocolError
 from meshray.wire.gossip import LEFT, Alive, Expelled, GossipMessage
 from meshray.wire.gossip_codec import decode_datagram, encode_datagram, encode_gossip
 from meshray.wire.loads import decode_load
-from meshray.wire.peers import Plane, Reason
+from meshray.wire.peers import Payload, Plane, Reason
 from meshray.wire.rotation import RotationMessage
 
 ROUNDS_MAX = 8

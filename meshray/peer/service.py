@@ -326,10 +326,13 @@ class Loop:
 
     def _wake(self) -> None:
         """One batch."""
-        self._watch()
-        ready = {fd for fd, _ in self._poller.poll(self._timeout_ms())}
-        now = time.monotonic()
         parts = self._parts
+        self._watch()
+        timeout_ms = self._timeout_ms()
+        ready = {fd for fd, _ in self._poller.poll(timeout_ms)}
+        now = time.monotonic()
+        if not ready and timeout_ms and not parts.endpoint.must_retry and self._timeout_ms() != 0:
+            return  # it was the deadline of what does not matter any more: of what has travelled with a message since
         if self._driver_pidfd in ready:
             parts.stop("its driver has ended")
             return

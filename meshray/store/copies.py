@@ -57,14 +57,16 @@ class CopyFiles:
             os.close(self._open.popitem()[1])
 
 
-def read_piece(folder: Path, name: str, offset: int, room: memoryview) -> None:
-    """Fill `room` with bytes of a segment, whoever made it. Raises `OSError` when it is gone, or has fewer."""
+def read_piece(folder: Path, name: str, offset: int, rooms: list[memoryview]) -> None:
+    """Fill `rooms`, one after the other, with bytes of a segment, whoever made it. Raises `OSError` when it is gone, or
+    has fewer."""
     if not files.is_segment_name(name):
         raise FileNotFoundError(f"{name!r} is no name of a segment")
     descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        size = os.preadv(descriptor, [room], offset)
+        size = os.preadv(descriptor, rooms, offset)
     finally:
         os.close(descriptor)
-    if size != len(room):
-        raise OSError(f"{name} ends {len(room) - size} bytes too early")
+    missing = sum(map(len, rooms)) - size
+    if missing:
+        raise OSError(f"{name} ends {missing} bytes too early")

@@ -29,7 +29,7 @@ from meshray.transport.mesh_lines import LineEvent, MeshLines
 from meshray.transport.mesh_options import new_mesh_context
 from meshray.transport.mesh_port import Arrived, MeshPort
 from meshray.wire.peer_codec import pack
-from meshray.wire.peers import PeerMessage, Plane
+from meshray.wire.peers import Payload, PeerMessage, Plane
 
 RECEIVE_BUDGET = 64
 """Messages taken per `receive`, before its caller decides and sends."""
@@ -135,7 +135,7 @@ class MeshEndpoint:
         plane: Plane,
         destination: bytes,
         message: PeerMessage,
-        payload: bytes | bytearray | memoryview | None,
+        payload: Payload | None,
         now: float,
     ) -> bool:
         """Give a message to the socket of a plane. False: it took nothing, a `Ready` will say when to try again.

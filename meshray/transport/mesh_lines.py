@@ -21,7 +21,7 @@ from meshray.seeds import ip_version
 from meshray.transport.keys import CurveKeys, KeySet
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.monitors import Happened, Monitor
-from meshray.wire.peers import Plane
+from meshray.wire.peers import Block, Blocks, Payload, Plane
 
 RETRY_KNOWN_AFTER_S = 1.0
 """A connection ended, and libzmq has not said that it dials again (it says so at once): it never will."""
@@ -31,8 +31,6 @@ COPY_BELOW_BYTES = 64 << 10
 
 SWEEP_S = 1.0
 """How often idle sockets are looked for."""
-
-Payload = bytes | bytearray | memoryview
 
 _NOW = int(zmq.DONTWAIT)
 _NOW_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
@@ -204,12 +202,15 @@ class MeshLines:
     def _put(socket: zmq.Socket[bytes], head: bytearray, payload: Payload | None) -> None:
         if payload is None:
             _send(socket, head, _NOW)
+            return
+        _send(socket, head, _NOW_MORE)
+        if isinstance(payload, Blocks):
+            *first, last = payload.payloads
+            for block in first:
+                _put_block(socket, block, _NOW_MORE)
+            _put_block(socket, last, _NOW)
         else:
-            _send(socket, head, _NOW_MORE)
-            if len(payload) < COPY_BELOW_BYTES:
-                _send(socket, payload, _NOW)
-            else:
-                _send(socket, payload, _NOW, copy=False)
+            _put_block(socket, payload, _NOW)
 
     def _owe(self, line: _Line) -> None:
         """Watch for the moment when a socket that is full has room. One that is not connected has its monitor."""
@@ -386,3 +387,10 @@ def is_numeric(address: str) -> bool:
     if not ip_version(host.removeprefix("[").removesuffix("]")):
         return False
     return port.isascii() and port.isdigit() and 0 < int(port) < 65536 and (":" in host) == host.startswith("[")
+
+
+def _put_block(socket: zmq.Socket[bytes], block: Block, flags: int) -> None:
+    if len(block) < COPY_BELOW_BYTES:
+        _send(socket, block, flags)
+    else:
+        _send(socket, block, flags, copy=False)

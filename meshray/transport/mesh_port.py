@@ -27,7 +27,19 @@ from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
 from meshray.wire.peer_codec import unpack
-from meshray.wire.peers import Ack, Data, Datagram, Hello, PeerMessage, Plane, has_payload
+from meshray.wire.peers import (
+    BLOCKS_MAX,
+    Ack,
+    Block,
+    Blocks,
+    Data,
+    Datagram,
+    Hello,
+    Payload,
+    PeerMessage,
+    Plane,
+    has_payload,
+)
 
 COPY_BELOW_BYTES = 64 * 1024
 """A payload smaller than this is copied out of libzmq's message, which then need not be kept."""
@@ -55,7 +67,7 @@ class Arrived(NamedTuple):
     source: bytes  # node, as the sender says: the key proves that it is a member, not which
     host: str  # from where its connection comes
     message: PeerMessage
-    payload: bytes | memoryview
+    payload: Payload
 
 
 class MeshPort:
@@ -263,12 +275,14 @@ class MeshPort:
             head = first.bytes
         else:
             head = _recv(self._router, _NOW)
-        body: zmq.Frame | None = None
+        bodies: list[zmq.Frame] = []
         more = 0
         while _get(self._router, _RCVMORE):
             body = _recv(self._router, _NOW, False)
             more += 1
-        if more > 1:
+            if more <= BLOCKS_MAX:
+                bodies.append(body)
+        if more > BLOCKS_MAX:
             raise self._refusal("wrong number of frames", f"{more + 1} frames behind the routing id")
         if known is None:
             known = self._meet(caller, first)
@@ -278,10 +292,11 @@ class MeshPort:
             raise self._refusal("no message", str(error)) from error
         if destination != self._node and not isinstance(message, Hello):
             raise self._refusal("for another incarnation", f"a {type(message).__name__} for {destination.hex()}")
-        if has_payload(message) != (body is not None):
-            raise self._refusal("wrong number of frames", f"{more + 1} frames of a {type(message).__name__}")
-        payload = b"" if body is None else _payload(body)
         plane = plane_of(message)
+        if has_payload(message) != (more > 0) or (more > 1 and plane != Plane.BULK):
+            raise self._refusal("wrong number of frames", f"{more + 1} frames of a {type(message).__name__}")
+        blocks = tuple(map(_block, bodies))
+        payload = Blocks(blocks) if more > 1 else blocks[0] if blocks else b""
         self.received[plane] += 1
         self.received_bytes[plane] += len(head) + len(payload)
         return Arrived(destination, source, known[1], message, payload)
@@ -317,7 +332,7 @@ def plane_of(message: PeerMessage) -> int:
     return Plane.PROBE if isinstance(message, Datagram) else Plane.CONTROL
 
 
-def _payload(frame: zmq.Frame) -> bytes | memoryview:
+def _block(frame: zmq.Frame) -> Block:
     return frame.bytes if len(frame) < COPY_BELOW_BYTES else frame.buffer
 
 

@@ -1,9 +1,10 @@
 """The protocol between peers: every message that crosses a border between hosts.
 
 A message travels as one frame or two: `destination node (8) source node (8)` and the encoded message; then, for `Data`
-and `Datagram`, the payload, which a peer passes on unread. A node id is drawn anew at each start of a peer, so it is an
-incarnation, and whoever is not the destination refuses the frame. A Hello to an address of which only the address is
-known is meant for `ANYBODY`.
+and `Datagram`, the payload, which a peer passes on unread. On the plane of the values up to `BLOCKS_MAX` payloads may
+follow, in a frame each (`Blocks`). A node id is drawn anew at each start of a peer, so it is an incarnation, and
+whoever is not the destination refuses the frame. A Hello to an address of which only the address is known is meant for
+`ANYBODY`.
 
 Who speaks to whom: every message goes from peer to peer (P -> P), always on a connection that its sender has dialled,
 so an answer travels on the answerer's own connection to the asker::
@@ -64,6 +65,9 @@ class Plane(IntEnum):
 STREAMS = (Plane.CONTROL, Plane.BULK)
 """The planes whose messages are numbered. Probes are not: a late one is worth nothing."""
 
+BLOCKS_MAX = 16
+"""Payloads of one message of the bulk plane."""
+
 Stream = Annotated[int, Meta(ge=int(Plane.CONTROL), le=int(Plane.BULK))]
 
 
@@ -76,6 +80,32 @@ class Reason(IntEnum):
     REPLACED = 3  # the one addressed is gone: its address belongs to another start of a peer
     DEAD = 4  # the sender was declared dead here; it must begin anew under another id
     FULL = 5  # no room for another link
+
+
+Block = bytes | bytearray | memoryview
+"""One payload."""
+
+
+class Blocks:
+    """Several payloads under one number: they arrive together, and are delivered one after the other.
+
+    A frame is encrypted as a whole before its first byte leaves, and decrypted when its last one has come. So what is
+    large is on its way sooner in several of them, and both ends and the network work on it at once.
+    """
+
+    __slots__ = ("_size", "payloads")
+
+    def __init__(self, payloads: tuple[Block, ...]) -> None:
+        self.payloads = payloads
+        self._size = sum(map(len, payloads))
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return self._size
+
+
+Payload = Block | Blocks
+"""What `Data` and `Datagram` carry; Blocks only `Data` of the bulk plane."""
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):
@@ -121,8 +151,8 @@ class Refused(Struct, frozen=True, array_like=True, tag=3):
 
 
 class Data(Struct, frozen=True, array_like=True, tag=4, gc=False):
-    """P -> P: one message of a stream, or a part of one, its payload in the second frame. A repeat is dropped and
-    acknowledged again."""
+    """P -> P: one message of a stream, or a part of one, its payload in the second frame and, of Blocks, those behind
+    it. A repeat is dropped and acknowledged again."""
 
     plane: Stream
     sequence: Count  # from 1; the receiver takes the next one only

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from meshray.config import DEFAULT
-from meshray.core.sessions import WITH_ANSWER_S, Payload, Session, StreamFull
-from meshray.wire.peers import Ack, Data, Plane
+from meshray.core.sessions import WITH_ANSWER_S, Session, StreamFull
+from meshray.wire.peers import Ack, Blocks, Data, Payload, Plane
 
 CONFIG = msgspec.structs.replace(
     DEFAULT,
@@ -362,8 +362,8 @@ def given(frames: list[tuple[Data | Ack, Payload | None]], other: Session) -> li
     for frame, payload in frames:
         assert isinstance(frame, Data)
         assert payload is not None
-        if other.on_data(frame, len(payload), 0.0) and (whole := other.whole(frame, payload)) is not None:
-            found.append(bytes(whole))
+        if other.on_data(frame, len(payload), 0.0):
+            found += [bytes(whole) for whole in other.whole(frame, payload)]
     return found
 
 
@@ -403,6 +403,32 @@ def test_the_other_plane_gets_pieces_cut_to_size() -> None:
     assert [len(payload or b"") for _, payload in drain(one)] == [95]
 
 
+def test_blocks_have_one_number_and_are_delivered_one_after_the_other() -> None:
+    one, other = Session(Plane.BULK, PARTS), Session(Plane.BULK, PARTS)
+    one.send(b"before")
+    one.send(Blocks((b"two", b"", bytes(95))))
+    one.send(b"behind")
+    assert (one.kept, one.kept_bytes) == (3, 6 + 98 + 6)
+    assert given(drain(one), other) == [b"before", b"two", b"", bytes(95), b"behind"]
+    one.on_connected(1.0)
+    assert given(drain(one, 1.0), other) == []
+    assert other.duplicates == 3
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("first", [b"a part", Blocks((b"a", b"part"))], ids=["block", "blocks"])
+def test_blocks_are_no_part_of_anything(first: Payload) -> None:
+    """Whoever says so is a member, and mistaken: the message is dropped and counted."""
+    one = Session(Plane.BULK, PARTS)
+    assert one.on_data(Data(Plane.BULK, 1, 0, more=True), 6, 0.0)
+    assert one.whole(Data(Plane.BULK, 1, 0, more=True), first) == ()
+    assert one.on_data(Data(Plane.BULK, 2, 0), 2, 0.0)
+    assert one.whole(Data(Plane.BULK, 2, 0), Blocks((b"a", b"b"))) == ()
+    assert one.strange == 1
+    assert one.on_data(Data(Plane.BULK, 3, 0), 4, 0.0)
+    assert one.whole(Data(Plane.BULK, 3, 0), b"next") == (b"next",)
+
+
 @pytest.mark.fault(26)
 def test_parts_that_were_lost_are_sent_again_and_nothing_comes_twice() -> None:
     (one, payload), other = in_parts(), Session(Plane.CONTROL, PARTS)
@@ -438,12 +464,12 @@ def test_a_message_without_end_is_not_kept() -> None:
     for number in range(1, 50):
         frame = Data(Plane.CONTROL, number, 0, more=number < 49)
         assert one.on_data(frame, 10, 0.0)
-        assert one.whole(frame, bytes(10)) is None
+        assert one.whole(frame, bytes(10)) == ()
         assert len(one._parts or b"") <= 2 * config.frame_max_bytes
     assert one.strange == 1
     frame = Data(Plane.CONTROL, 50, 0)
     assert one.on_data(frame, 4, 0.0)
-    assert one.whole(frame, b"next") == b"next"
+    assert one.whole(frame, b"next") == (b"next",)
 
 
 @pytest.mark.fault(48)
@@ -456,15 +482,15 @@ def test_of_parts_without_number_no_more_is_kept_than_their_bytes(size: int) -> 
     for number in range(1, 1000):
         frame = Data(Plane.CONTROL, number, 0, more=True)
         assert one.on_data(frame, size, 0.0)
-        assert one.whole(frame, kept.pop()) is None
+        assert one.whole(frame, kept.pop()) == ()
     del kept[:]
     assert not any(each() is not None for each in alive)
     last = Data(Plane.CONTROL, 1000, 0)
     assert one.on_data(last, 4, 0.0)
-    assert bytes(one.whole(last, b"last") or b"") == bytes(size * 999) + b"last"
+    assert [bytes(whole) for whole in one.whole(last, b"last")] == [bytes(size * 999) + b"last"]
     after = Data(Plane.CONTROL, 1001, 0)
     assert one.on_data(after, 5, 0.0)
-    assert one.whole(after, b"after") == b"after"
+    assert one.whole(after, b"after") == (b"after",)
 
 
 def test_acknowledged_after_a_rewind() -> None:

@@ -1,4 +1,4 @@
-"""The files of copies, where a file system is full, or no descriptor is left."""
+"""The files of copies, where a file system is full, or no descriptor is left; and how pieces leave."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from meshray.config import preset
+from meshray.config import Config, preset
 from meshray.core.effects import DropCopy, OpenCopy, SealCopy, Send, WriteCopy
 from meshray.core.fetches import Fetches
 from meshray.core.serving import Serving
@@ -22,10 +23,14 @@ from meshray.peer.parts import Parts
 from meshray.peer.timers import Timers
 from meshray.store.copies import copy_capacity
 from meshray.wire import messages as m
+from meshray.wire.codec import decode
+from meshray.wire.envelopes import opened
+from meshray.wire.peers import BLOCKS_MAX, Blocks, Payload, Plane
 
 NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
 A = NEAR + b"a" * 8
 SIZE = 300_000
+VALUE = bytes(number % 251 for number in range(SIZE))
 CONFIG = preset("test")
 
 
@@ -141,26 +146,78 @@ def test_no_descriptor_for_its_file(peer: Peer, monkeypatch: pytest.MonkeyPatch)
     assert_goes_on(peer)
 
 
+class Serves:
+    """A peer that serves one value of SIZE bytes, of which it knows nothing else, to another host."""
+
+    def __init__(self, folder: Path, config: Config, portion: int = SIZE) -> None:
+        self.what = place(node=NEAR)
+        (folder / self.what.segment).write_bytes(VALUE)
+        self.serving, self.timers = Serving(config, lambda place: (place.segment, SIZE)), Timers()
+        self.sent: list[Payload] = []
+        road = SimpleNamespace(life_of=lambda home: home, is_out_of_reach=lambda home: False)
+        parts = SimpleNamespace(
+            store_folder=folder, cores=SimpleNamespace(serving=self.serving, road=road), config=config,
+            timers=self.timers, process_id=peer_of(NEAR),
+        )  # fmt: skip
+        self._mesh = SimpleNamespace(portion=lambda life, plane, at_most: portion, send=self._send)
+        self._hands = CopyHands(cast(Parts, parts))
+        self.serving.on_pull(peer_of(MAKER), m.Pull(self.what, 0, SIZE))
+
+    def _send(self, life: bytes, plane: Plane, payload: Payload, now: float) -> bool:
+        assert plane is Plane.BULK
+        self.sent.append(payload)
+        return True
+
+    def turn(self, now: float = 1.0) -> bool:
+        return self._hands.turn(cast(Mesh, self._mesh), now)
+
+
+def pieces(payload: Payload) -> list[m.Piece]:
+    """What is in it for the asker."""
+    found = []
+    for block in payload.payloads if isinstance(payload, Blocks) else [payload]:
+        letter = opened(block)
+        assert letter is not None
+        assert letter[:2] == (peer_of(MAKER), peer_of(NEAR))
+        piece = decode(letter[2])
+        assert isinstance(piece, m.Piece)
+        found.append(piece)
+    return found
+
+
+@pytest.mark.parametrize("frame_bytes", [1_000, 30_000, SIZE - 1, SIZE, 2 * SIZE])
+def test_a_piece_leaves_in_frames_each_of_which_is_one(tmp_path: Path, frame_bytes: int) -> None:
+    peer = Serves(tmp_path, msgspec.structs.replace(CONFIG, fetch_frame_bytes=frame_bytes))
+    while peer.serving.pending:
+        assert peer.turn()
+    for payload in peer.sent:
+        assert not isinstance(payload, Blocks) or 1 < len(payload.payloads) <= BLOCKS_MAX
+    came = [piece for payload in peer.sent for piece in pieces(payload)]
+    assert all(len(piece.data) <= frame_bytes for piece in came)
+    assert [piece.offset for piece in came] == list(range(0, SIZE, frame_bytes))
+    assert b"".join(bytes(piece.data) for piece in came) == VALUE
+    assert len(peer.sent) == -(-SIZE // (frame_bytes * BLOCKS_MAX))
+
+
+@pytest.mark.fault(29)
+def test_over_a_slow_link_a_piece_is_one_frame_and_small(tmp_path: Path) -> None:
+    peer = Serves(tmp_path, msgspec.structs.replace(CONFIG, fetch_frame_bytes=30_000), portion=20_000)
+    while peer.serving.pending:
+        assert peer.turn()
+    assert [len(pieces(payload)) for payload in peer.sent] == [1] * (SIZE // 20_000)
+    assert b"".join(bytes(piece.data) for payload in peer.sent for piece in pieces(payload)) == VALUE
+
+
 @pytest.mark.fault(40)
 def test_no_descriptor_to_read_a_piece_for_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    what = place(node=NEAR)
-    (tmp_path / what.segment).write_bytes(b"y" * SIZE)
-    serving, timers, sent = Serving(CONFIG, lambda place: (place.segment, SIZE)), Timers(), []
-    road = SimpleNamespace(life_of=lambda home: home, is_out_of_reach=lambda home: False)
-    parts = SimpleNamespace(
-        store_folder=tmp_path, cores=SimpleNamespace(serving=serving, road=road), config=CONFIG, timers=timers,
-        process_id=peer_of(NEAR),
-    )  # fmt: skip
-    mesh = SimpleNamespace(portion=lambda life, plane, at_most: SIZE, send=lambda *told: sent.append(told) or True)
-    hands = CopyHands(cast(Parts, parts))
-    serving.on_pull(peer_of(MAKER), m.Pull(what, 0, SIZE))
+    peer = Serves(tmp_path, CONFIG)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", failing(os.open, errno.EMFILE, 1))
-        hands.turn(cast(Mesh, mesh), 1.0)
-    assert not hands.turn(cast(Mesh, mesh), 1.0), "it is left alone for a moment"
-    assert (sent, serving.take_effects()) == ([], [])
-    due = timers.next_deadline()
+        peer.turn()
+    assert not peer.turn(), "it is left alone for a moment"
+    assert (peer.sent, peer.serving.take_effects()) == ([], [])
+    due = peer.timers.next_deadline()
     assert due is not None
-    timers.run_due(due)
-    assert hands.turn(cast(Mesh, mesh), due)
-    assert len(sent) == 1
+    peer.timers.run_due(due)
+    assert peer.turn(due)
+    assert len(peer.sent) == 1

@@ -26,7 +26,7 @@ import msgspec
 from meshray.config import DEFAULT, Config
 from meshray.core.link_effects import Delivered, Dial, Forget, PeerDown, PeerUp
 from meshray.core.links import Links, UnknownPeer
-from meshray.wire.peers import Hello, PeerMessage, Plane, Reason
+from meshray.wire.peers import Blocks, Hello, Payload, PeerMessage, Plane, Reason
 
 CONFIG = msgspec.structs.replace(
     DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6,
@@ -129,7 +129,7 @@ class Incarnation:
             self.links.connect(node, other.address, self.net.now)
             self.turn()
 
-    def receive(self, sender: Incarnation, to: bytes, message: PeerMessage, payload: bytes) -> None:
+    def receive(self, sender: Incarnation, to: bytes, message: PeerMessage, payload: Payload) -> None:
         """A message, as the endpoint lets it through."""
         if self.alive and (to == self.node or isinstance(message, Hello)):
             host = sender.address.partition(":")[0]
@@ -138,7 +138,7 @@ class Incarnation:
 
     # -- lines ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, target: bytes, plane: Plane, destination: bytes, message: PeerMessage, payload: bytes) -> bool:
+    def _write(self, target: bytes, plane: Plane, destination: bytes, message: PeerMessage, payload: Payload) -> bool:
         net, key = self.net, (target, plane)
         if key not in self.lines:
             self.lines[key] = None
@@ -265,21 +265,25 @@ class Net:
             one.turn()
 
     def send(self, one: Incarnation, node: bytes, plane: Plane) -> None:
-        """One message with a number, of a random length."""
+        """One message with a number, of a random length; on the plane of the values sometimes several in one."""
         era = one.era[node]
         sent = self.sent[one.node, node, plane][era]
-        payload = (f"{one.node.hex()} {node.hex()} {plane} {era} {len(sent)} ").encode()
-        payload += b"x" * self.random.choice((0, 0, 0, 0, 300, 1000))
+        count = self.random.choice((1, 1, 3)) if plane is Plane.BULK else 1
+        blocks = tuple(
+            f"{one.node.hex()} {node.hex()} {plane} {era} {len(sent) + number} ".encode()
+            + b"x" * self.random.choice((0, 0, 0, 0, 300, 1000))
+            for number in range(count)
+        )
         try:
-            one.links.send(node, plane, payload, self.now)
+            one.links.send(node, plane, Blocks(blocks) if count > 1 else blocks[0], self.now)
         except UnknownPeer:
             return
-        sent.append(payload)
+        sent.extend(blocks)
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def carry(
-        self, connection: Connection, sender: Incarnation, to: bytes, message: PeerMessage, payload: bytes
+        self, connection: Connection, sender: Incarnation, to: bytes, message: PeerMessage, payload: Payload
     ) -> None:
         blocked = (sender.address, connection.receiver.address) in self.blocks
         held = blocked and self.chance(self.hold)  # somewhere, and comes when nobody expects it any more

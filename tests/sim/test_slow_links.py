@@ -90,9 +90,9 @@ class Way:
             if isinstance(frame, Ack):
                 to.on_ack(frame, self.now)
             elif to.on_data(frame, len(payload or b""), self.now):
-                whole = to.whole(frame, payload or b"")
-                self.delivered += whole is not None
-                assert whole is None or len(whole) == self._size
+                for whole in to.whole(frame, payload or b""):
+                    self.delivered += 1
+                    assert len(whole) == self._size
         for session in (self.one, self.other):
             session.tick(self.now)
 

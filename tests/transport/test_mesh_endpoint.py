@@ -29,7 +29,7 @@ from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready
 from meshray.transport.mesh_options import mesh_dealer
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
 from meshray.wire.peer_codec import pack
-from meshray.wire.peers import Ack, Data, Datagram, Plane
+from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
 from tests.transport.mesh_keys import curve_keys
 from tests.transport.proxy import Proxy
 from tests.until import until
@@ -91,7 +91,7 @@ class Mesh:
         one: MeshEndpoint,
         other: MeshEndpoint,
         message: Ack | Data | Datagram,
-        payload: bytes | None = None,
+        payload: Payload | None = None,
         plane: Plane = Plane.CONTROL,
     ) -> bool:
         return one.send(T, plane, self.nodes[other], message, payload, time.monotonic())
@@ -139,6 +139,21 @@ def test_messages_with_and_without_payload(mesh: Mesh) -> None:
     assert (a.stats().sent, b.stats().received) == ((0, 4, 0), (0, 4, 0))
     assert a.stats().sent_bytes == b.stats().received_bytes
     assert b.stats().received_bytes[Plane.CONTROL] > len(large)
+
+
+def test_several_payloads_of_one_message(mesh: Mesh) -> None:
+    a, b = mesh.endpoint(), mesh.endpoint()
+    mesh.link(a, b, plane=Plane.BULK)
+    blocks = tuple(os.urandom(size) for size in (COPY_BELOW_BYTES, 0, 3, *[4 * COPY_BELOW_BYTES] * (BLOCKS_MAX - 3)))
+    for number in range(1, 4):
+        assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks(blocks), Plane.BULK)
+    assert mesh.send(a, b, Data(Plane.BULK, 4, 0), b"one", Plane.BULK)
+    mesh.until(lambda: len(mesh.arrived[b]) == 4, "four messages")
+    for came in mesh.arrived[b][:3]:
+        assert isinstance(came.payload, Blocks)
+        assert tuple(map(bytes, came.payload.payloads)) == blocks
+    assert mesh.arrived[b][3].payload == b"one"
+    assert a.stats().sent_bytes == b.stats().received_bytes
 
 
 @pytest.mark.fault(27)
@@ -497,12 +512,31 @@ def test_garbage_at_the_port(mesh: Mesh, kind: str) -> None:
             "for another",
         ),
         ([b"", b""], "no message"),
-        ([b"a", b"b", b"c"], "wrong number"),
+        ([b"a", b"b", b"c"], "no message"),
+        (["data", b"a", b"b"], "wrong number"),
+        (["value", *[b"a"] * (BLOCKS_MAX + 1)], "wrong number"),
+        (["value"], "wrong number"),
+        (["ack of a value", b"a", b"b"], "wrong number"),
         ([b"f"] * 10_000, "wrong number"),
         (["ack", b"too much"], "wrong number"),
         (["data"], "wrong number"),
     ],
-    ids=["empty", "envelope", "tag", "deep", "other", "two-empty", "three", "ten-thousand", "unwanted", "wanted"],
+    ids=[
+        "empty",
+        "envelope",
+        "tag",
+        "deep",
+        "other",
+        "two-empty",
+        "three",
+        "not-of-control",
+        "too-many",
+        "wanted-of-bulk",
+        "unwanted-of-bulk",
+        "ten-thousand",
+        "unwanted",
+        "wanted",
+    ],
 )
 def test_what_a_member_should_not_say(mesh: Mesh, frames: list[bytes | str], reason: str) -> None:
     """Somebody with the key, and a fault of its own: counted, and the others go on."""
@@ -510,6 +544,8 @@ def test_what_a_member_should_not_say(mesh: Mesh, frames: list[bytes | str], rea
     mesh.link(a, b)
     named = {
         "ack": bytes(pack(mesh.nodes[b], b"somebody", Ack(Plane.CONTROL, 1))),
+        "value": bytes(pack(mesh.nodes[b], b"somebody", Data(Plane.BULK, 1, 0))),
+        "ack of a value": bytes(pack(mesh.nodes[b], b"somebody", Ack(Plane.BULK, 1))),
         "data": bytes(pack(mesh.nodes[b], b"somebody", Data(Plane.CONTROL, 1, 0))),
     }
     dealer = mesh.stranger(b)

@@ -13,6 +13,7 @@ from bench.timing import Figure
 
 OURS = "meshray"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+ERROR_MAX = 120  # characters of why a row failed
 LAN_BEGIN, LAN_END = "<!-- bench --lan: begin -->", "<!-- bench --lan: end -->"
 
 
@@ -72,10 +73,17 @@ def cells(results: Results) -> tuple[list[str], list[list[str]]]:
             other = results.figures.get((row.name, name))
             line.append(figure_text(other) or ("failed" if errors[name] else ""))
             line.append(f"{ratio(row, ours, other):.3g}" if ours and other else "")
-        note = ours.note if ours else ""
-        line += [goal_text(row, results), note]
+        notes = [ours.note] if ours and ours.note else []
+        notes += [f"{name} failed: {shortened(error)}" for name, error in errors.items() if error]
+        line += [goal_text(row, results), "; ".join(notes)]
         table.append(line)
     return heading, table
+
+
+def shortened(error: str) -> str:
+    """What there is room for in a cell."""
+    text = " ".join(error.split()).replace("|", "/")
+    return text if len(text) <= ERROR_MAX else f"{text[:ERROR_MAX]}..."
 
 
 def preface(results: Results) -> list[str]:

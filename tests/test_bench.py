@@ -111,11 +111,13 @@ def test_goals_are_judged_only_where_the_run_can_say() -> None:
 
 def test_the_table_has_every_measured_row_and_every_failure() -> None:
     results = results_of({(PING_PONG, MACHINE): 5000.0, (TASKS_ASYNC, "meshray"): 100.0, (TASKS_ASYNC, "ray"): 1.0})
-    results.errors["import", "meshray"] = "the process ended with 1"
+    results.errors["import", "meshray"] = "the process ended\nwith 1 | 2" + "x" * 1000
     heading, table = report.cells(results)
     assert heading[:5] == ["row", "unit", "meshray", "ray", "x ray"]
     assert [line[0] for line in table] == [PING_PONG, "import", TASKS_ASYNC]
     assert table[1][2] == "failed"
+    assert table[1][-1].startswith("meshray failed: the process ended with 1 / 2xxx")
+    assert len(table[1][-1]) < 200
     assert table[2][2:5] == ["100", "1", "100"]
     assert all(len(line) == len(heading) for line in table)
     assert report.as_markdown(results).count("\n|") == 2 + len(table)

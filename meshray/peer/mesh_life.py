@@ -391,12 +391,7 @@ class MeshLife:
         elif isinstance(event, Answered):
             self._answered(event.address, event.node, now)
         elif isinstance(event, PeerDown):
-            if event.reason is Reason.REPLACED:
-                membership.on_gone(event.node, awake_or_not())
-            else:
-                membership.on_unreachable(event.node, awake_or_not())
-            self._redials.on_down(event.node, now)
-            self._events.append(LinkCut(event.node, f"the link to {self._called(event.node)} has ended: {event.text}"))
+            self._on_link_over(event, now)
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
@@ -409,6 +404,17 @@ class MeshLife:
         else:
             assert isinstance(event, SelfDialled), event
             self._joins.pop(event.address, None)
+
+    def _on_link_over(self, event: PeerDown, now: float) -> None:
+        node, text = event.node, f"the link to {self._called(event.node)} has ended: {event.text}"
+        self._redials.on_down(node, now)
+        self._events.append(LinkCut(node, text))
+        if event.reason is not Reason.REPLACED:
+            self._membership.on_unreachable(node, awake_or_not())
+            return
+        self._membership.on_gone(node, awake_or_not())
+        if self._membership.member(node) is None:  # it died before it was one, so nobody will say so
+            self._events.append(LifeOver(node, text))
 
     def _on_line(self, event: LineEvent, now: float) -> None:
         there = address_of(event.target)

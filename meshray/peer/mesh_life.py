@@ -270,9 +270,12 @@ class MeshLife:
         self._told += self._links.push(now)
         self._more = self._more or bool(self._told)
 
-    def sever(self, node: bytes, why: str, now: float) -> None:
-        """This life is over."""
-        self._links.links.down(node, why, now)
+    def sever(self, node: bytes, why: str, over: bool, now: float) -> None:
+        """End the link to it. `over`: that life is; else a member is linked with again."""
+        if over:
+            self._links.links.down(node, why, now)
+        else:
+            self._links.links.give_up(node, why)
         self._more = True
 
     def _redial(self, now: float) -> None:

@@ -29,7 +29,7 @@ from meshray.meshkey import MeshKey
 from meshray.peer import mesh as peer_mesh
 from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources
-from meshray.peer.mesh_events import LifeOver, LinkCut, MeshEvent
+from meshray.peer.mesh_events import LifeOver, LinkCut, LinkThere, MeshEvent
 from meshray.peer.mesh_life import PYTHON, Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
@@ -358,6 +358,20 @@ def test_a_late_hello_of_a_dead_predecessor_costs_its_successor_nothing(room: Ro
     ends = [event for event in told if isinstance(event, LinkCut | LifeOver)]
     assert {event.life for event in ends} == {node}
     assert alive(a) == alive(b) == {a.status()["node_id"], b.status()["node_id"]}
+    assert b.lives == 1
+
+
+def test_a_link_that_was_given_up_for_its_slowness_begins_anew(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    node = bytes.fromhex(b.status()["node_id"])
+    told: list[MeshEvent] = []
+    room.until(lambda: told.extend(a.take_events()) or LinkThere(node) in told, "they are linked")
+    told.clear()
+    a.sever(node, "it takes too little", False, time.monotonic())
+    room.until(lambda: told.extend(a.take_events()) or LinkThere(node) in told, "they are again")
+    assert [type(event) for event in told if isinstance(event, LinkCut | LinkThere)] == [LinkCut, LinkThere]
     assert b.lives == 1
 
 

@@ -352,6 +352,7 @@ class Links:
             return
         refused = self._why_not(source, welcome)
         if refused is not None:
+            refused = msgspec.structs.replace(refused, number=0)  # that of a Welcome is ours
             self._refuse(source, asked.address, refused, now)
             if asked.target != source:
                 self._close(asked)

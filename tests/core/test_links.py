@@ -254,6 +254,7 @@ def test_a_welcome_of_another_protocol_is_refused_as_well() -> None:
     frame = a.next_frame(0.0)
     assert frame is not None
     assert isinstance(frame.message, Refused)
+    assert frame.message.number == 0, "the number was ours, and may be that of another Hello of the other side"
 
 
 @pytest.mark.fault(51)

@@ -10,6 +10,9 @@ A link that is gone is never taken up again. One that was given up may be follow
 with a larger *epoch* (see `past`). While a link is being dialled nothing was sent on its streams, so it may take the
 epoch of the other side, which is ahead; once it is up its epoch is final.
 
+A Hello is said again until it is answered, also once the link is up: what has been heard of the other side may be a
+late word of one that is gone, and only an answer shows that it was there after the question.
+
 A link is given up when the other side acknowledges nothing for too long, or says nothing at all: one that was ever used
 asks with a Hello, which is answered, when it has heard nothing for a while. So whoever waits for an answer over a link
 learns that it will not come, also where the question had arrived.
@@ -54,10 +57,11 @@ class Link:
         self.state = state
         self.since = now  # when it came into this state
         self.python = ""  # "3.11", once it has been heard
-        self.number = 0  # of our last Hello; an answer names it
+        self.number = 0  # of our Hellos to this address; an answer names it
         self.hello_due = state is State.DIALLING  # a Hello is to be sent now
-        self.hello_again_at: float | None = None  # when the next one is, unless an answer comes; None unless DIALLING
+        self.hello_again_at: float | None = None  # when the next one is, unless an answer comes; None: none is awaited
         self.patience_s = config.link_hello_again_s  # doubles with each Hello in vain
+        self.met = False  # the other has said that it has a link to us: it has answered, or called us by our node
         self.welcome_due: int | None = None  # the number of the Hello that is to be answered
         self.refusal: Refused | None = None  # to be told now
         self.blocked: set[Plane] = set()  # planes whose socket took nothing more; until `on_ready`
@@ -106,7 +110,7 @@ class Link:
                 self.epoch,
             )
         if self.hello_due:
-            return msgspec.structs.replace(hello, number=self.number, met=self.state is State.UP, epoch=self.epoch)
+            return msgspec.structs.replace(hello, number=self.number, met=self.met, epoch=self.epoch)
         return None
 
     def advance(self, frame: Frame, now: float) -> None:
@@ -120,9 +124,8 @@ class Link:
             self.welcome_due = None
         else:
             self.hello_due = False
-            if self.state is State.DIALLING:
-                self.hello_again_at = now + self.patience_s
-                self.patience_s = min(2 * self.patience_s, self._config.link_replay_max_s)
+            self.hello_again_at = now + self.patience_s
+            self.patience_s = min(2 * self.patience_s, self._config.link_replay_max_s)
 
     def on_ready(self, plane: Plane, fresh: bool, now: float) -> None:
         """The socket of a plane takes messages again; `fresh`: over a new connection."""
@@ -138,12 +141,16 @@ class Link:
         """A Hello or a Welcome that is acceptable. True: the link is up now, and was not before."""
         self.python = python
         self.heard_at = now
-        self.hello_again_at = None
         if self.state is State.UP:
             return False
-        self.state, self.since, self.hello_due = State.UP, now, False
+        self.state, self.since = State.UP, now
         self.listen_anew(now)
         return True
+
+    def on_answered(self) -> None:
+        """It was there after it was asked: no Hello is to be said again. One that is due on a new connection is."""
+        self.hello_again_at = None
+        self.patience_s = self._config.link_hello_again_s
 
     def listen_anew(self, now: float) -> None:
         """From now on the other side has time to acknowledge what it owes, and to say something."""

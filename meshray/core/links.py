@@ -7,9 +7,13 @@ is no reason to refuse, only marked. Whoever refuses tells the other why, so tha
 A peer that starts anew has a new node id, so the streams of two incarnations never meet. That one was replaced is
 noticed in three ways, and each ends the old link with one `PeerDown`:
 
-1. the newcomer says Hello from the old one's address;
-2. our own Hello, sent again on each new connection, reaches the newcomer, which refuses it;
+1. the newcomer answers a Hello that was first said to this address when the old one was known there already;
+2. our own Hello for the old one reaches the newcomer, which refuses it;
 3. the failure detector says so (`down`).
+
+That somebody says Hello from the old one's address proves nothing: it may be the late word of a predecessor. But it
+raises the question, so both are asked. A Hello is said on each new connection, and again until it is answered, also to
+one that is up already.
 
 A link that was given up for silence may begin anew, as another one: each side says with which *epoch*, and the larger
 one holds (see `past`). Who hears of a larger one than its link has, knows that the other side has given that up: it
@@ -19,7 +23,8 @@ that is enough: an end has one link of an epoch at most; it is up once the other
 frame of a stream says it.
 
 Who was declared dead here is refused from then on, and learns that it must begin anew under another id: from its Hello,
-which says that we had met, or from any other message while we remember it.
+which says that we had met, or from any other message while we remember it. The refused end holds nobody for dead
+because of that: who forgot us refuses us as well, and has us when we come again. If it is true, membership says so.
 
 Who speaks another protocol, or belongs to another mesh, is refused as well, whichever side finds it out; and then
 nothing is believed that it says without a link, for it would become a member by its datagrams alone.
@@ -97,8 +102,8 @@ class Links:
         self._hello = Hello(PROTOCOL, mesh, python, 0, listens, key_id)  # what we say of ourselves
         self._config = config
         self._links: dict[bytes, Link] = {}  # by target
-        self._numbers: dict[int, Link] = {}  # by the number of their Hello
-        self._last_number = 0
+        self._numbers: dict[int, Link] = {}  # by the number of their Hellos
+        self._last_number = 0  # they grow: a peer that answers to one was there after all who were known before
         self._busy: dict[bytes, None] = {}  # targets that may have something to send, oldest first
         self._timers: list[tuple[float, bytes]] = []  # heap; a link's `timer_at` says which of its entries holds
         self._past = Past(config.links_gone_max)  # what has become of links that are over
@@ -190,6 +195,11 @@ class Links:
         if link is not None and link.state is not State.REFUSING:
             self._cut(link, reason, text)
         self._past.on_dead(node, address)
+
+    def give_up(self, node: bytes, text: str) -> None:
+        """End this link, if there is one. Another one may follow: the peer lives."""
+        if self.knows(node):
+            self._cut(self._links[node], Reason.OTHER, text)
 
     def take_effects(self) -> list[Effect]:
         """What is to be done and told, in order."""
@@ -327,13 +337,14 @@ class Links:
         link = self._links.get(source)
         unknown = link is None or link.state is State.REFUSING
         if refused is None and hello.met and unknown and not self._past.may_begin_anew(source):
-            refused = Refused(hello.number, Reason.DEAD, "declared dead here, or never met")
+            refused = Refused(hello.number, Reason.DEAD, "declared dead here, or forgotten")
         if refused is not None:
             self._refuse(source, address, refused, now)
             return
-        link = self._accept(source, address, hello, now)
+        link = self._accept(source, address, hello, None, now)
         if link is not None:
             link.welcome_due = hello.number
+            link.met = link.met or destination == self.node
 
     def _on_welcome(self, source: bytes, host: str, welcome: Welcome, now: float) -> None:
         asked = self._numbers.get(welcome.number)
@@ -342,6 +353,7 @@ class Links:
             return
         refused = self._why_not(source, welcome)
         if refused is not None:
+            refused = msgspec.structs.replace(refused, number=0)  # that of a Welcome is ours
             self._refuse(source, asked.address, refused, now)
             if asked.target != source:
                 self._close(asked)
@@ -351,9 +363,13 @@ class Links:
         if asked.node == ANYBODY:
             self._close(asked)
         said = asked.epoch
-        link = self._accept(source, asked.address, welcome, now)
-        if link is not None and link.state is State.UP and link.epoch > said:
-            link.hello_due = True  # it waits for our word that this is the link
+        link = self._accept(source, asked.address, welcome, asked, now)
+        if link is not None:
+            link.met = True
+            if link is asked and link.state is State.UP:
+                link.on_answered()
+            if link.state is State.UP and link.epoch > said:
+                link.hello_due = True  # it waits for our word that this is the link
         if asked.node == ANYBODY:
             self._effects.append(Answered(asked.address, source))
 
@@ -366,7 +382,7 @@ class Links:
         if reason in STRANGE:
             self._past.on_strange(source)
         if link.state is State.UP:
-            if reason in (Reason.OTHER, Reason.FULL):
+            if reason in (Reason.OTHER, Reason.FULL, Reason.DEAD):  # whether we are dead is for membership to find out
                 self._cut(link, reason, f"refused: {refused.text}")
             else:
                 self.down(link.node, f"refused: {refused.text}", now, reason)
@@ -395,14 +411,22 @@ class Links:
             return Refused(said.number, Reason.FULL, f"this peer has {len(self._links)} links")
         return None
 
-    def _accept(self, source: bytes, address: str, said: Hello | Welcome, now: float) -> Link | None:
-        """The link to an acceptable peer: up, if both ends mean the same one now."""
+    def _accept(
+        self, source: bytes, address: str, said: Hello | Welcome, asked: Link | None, now: float
+    ) -> Link | None:
+        """The link to an acceptable peer: up, if both ends mean the same one now. `asked`: to whose Hello this is the
+        answer, from the address of that one."""
         if not address:
             self.stale += 1  # it listens nowhere: nobody can answer it
             return None
         for other in [link for link in self._links.values() if link.address == address and link.node != source]:
-            if other.node != ANYBODY and other.state is not State.REFUSING:
+            if other.node == ANYBODY or other.state is State.REFUSING:
+                continue
+            if asked is not None and asked.number > other.number:
                 self.down(other.node, "another peer has started at its address", now, Reason.REPLACED)
+            else:
+                other.hello_due = True  # which of the two is there? One of them may be a late word
+                self._busy[other.target] = None
         link = self._links.get(source)
         if link is not None and link.state is State.REFUSING:
             self._close(link)
@@ -460,14 +484,18 @@ class Links:
 
     def _open(self, target: bytes, node: bytes, address: str, key_id: str, state: State, now: float) -> Link:
         link = Link(target, node, address, key_id, state, now, self._config)
-        self._last_number += 1
-        link.number = self._last_number
+        self._number(link)
         link.take_epoch(self._past.epoch_for(node))
-        self._links[target] = self._numbers[link.number] = link
+        self._links[target] = link
         self._busy[target] = None
         self._effects.append(Dial(target, address, key_id))
         self._set_timer(link)
         return link
+
+    def _number(self, link: Link) -> None:
+        self._last_number += 1
+        link.number = self._last_number
+        self._numbers[link.number] = link
 
     @property
     def _full(self) -> bool:
@@ -499,6 +527,9 @@ class Links:
             link.used, link.heard_at = True, now
 
     def _move(self, link: Link, address: str, key_id: str) -> None:
+        if link.address != address:
+            del self._numbers[link.number]  # what is answered from where it was says nothing any more
+            self._number(link)
         if (link.address, link.key_id) != (address, key_id):
             link.address, link.key_id = address, key_id
             link.blocked.clear()

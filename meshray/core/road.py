@@ -309,7 +309,8 @@ class Road(Core):
         """Too much of our own peer waits there: that is the end."""
         life = self._homes.life_of(way.home)
         if way.own_count > self._config.link_kept_max_messages and life is not None:
-            self._emit(Sever(life, why := f"{way.own_count} messages wait for it: it takes them too slowly"))
+            why = f"{way.own_count} messages wait for it: it takes them too slowly"
+            self._emit(Sever(life, why, over=False))
             self.on_cut(life, why)
 
     def _way(self, home: bytes, now: float) -> Way | None:

@@ -15,10 +15,12 @@ class Handle(Struct, frozen=True):
 
 
 class Sever(Struct, frozen=True):
-    """This life of a peer is over: end the link to it; `why` in words."""
+    """End the link to this life of a peer; `why` in words. `over`: for good, since that life is over; else another link
+    may follow."""
 
     life: bytes
     why: str = "its peer has begun anew"
+    over: bool = True
 
 
 class HostGone(Struct, frozen=True):

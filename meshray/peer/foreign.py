@@ -42,7 +42,7 @@ class Foreign:
     def sever(self, effect: Sever, now: float) -> None:
         mesh = self._parts.mesh
         assert mesh is not None, "a life of another peer, and no mesh"
-        mesh.sever(effect.life, effect.why, now)
+        mesh.sever(effect.life, effect.why, effect.over, now)
 
     def on_host_gone(self, effect: HostGone, now: float) -> None:
         """Nothing of that host counts any more."""

@@ -330,10 +330,10 @@ class Mesh:
         its way, less if the link is slow."""
         return self._life.portion(node, plane, at_most) if self._life is not None else 0
 
-    def sever(self, node: bytes, why: str, now: float) -> None:
-        """This life is over: end the link to it."""
+    def sever(self, node: bytes, why: str, over: bool, now: float) -> None:
+        """End the link to this life, for good if that is over."""
         if self._life is not None:
-            self._life.sever(node, why, now)
+            self._life.sever(node, why, over, now)
 
     def flush(self, now: float) -> None:
         """What was sent leaves now."""

@@ -269,9 +269,12 @@ class MeshLife:
         self._told += self._links.push(now)
         self._more = self._more or bool(self._told)
 
-    def sever(self, node: bytes, why: str, now: float) -> None:
-        """This life is over."""
-        self._links.links.down(node, why, now)
+    def sever(self, node: bytes, why: str, over: bool, now: float) -> None:
+        """End the link to it. `over`: that life is; else a member is linked with again."""
+        if over:
+            self._links.links.down(node, why, now)
+        else:
+            self._links.links.give_up(node, why)
         self._more = True
 
     def _redial(self, now: float) -> None:
@@ -390,12 +393,7 @@ class MeshLife:
         elif isinstance(event, Answered):
             self._answered(event.address, event.node, now)
         elif isinstance(event, PeerDown):
-            if event.reason is Reason.REPLACED:
-                membership.on_gone(event.node, awake_or_not())
-            else:
-                membership.on_unreachable(event.node, awake_or_not())
-            self._redials.on_down(event.node, now)
-            self._events.append(LinkCut(event.node, f"the link to {self._called(event.node)} has ended: {event.text}"))
+            self._on_link_over(event, now)
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
@@ -408,6 +406,17 @@ class MeshLife:
         else:
             assert isinstance(event, SelfDialled), event
             self._joins.pop(event.address, None)
+
+    def _on_link_over(self, event: PeerDown, now: float) -> None:
+        node, text = event.node, f"the link to {self._called(event.node)} has ended: {event.text}"
+        self._redials.on_down(node, now)
+        self._events.append(LinkCut(node, text))
+        if event.reason is not Reason.REPLACED:
+            self._membership.on_unreachable(node, awake_or_not())
+            return
+        self._membership.on_gone(node, awake_or_not())
+        if self._membership.member(node) is None:  # it died before it was one, so nobody will say so
+            self._events.append(LifeOver(node, text))
 
     def _on_line(self, event: LineEvent, now: float) -> None:
         there = address_of(event.target)

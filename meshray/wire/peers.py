@@ -121,7 +121,7 @@ class Hello(Struct, frozen=True, array_like=True, tag=1):
     number: Count  # given back in the answer, so that it is known which address has answered
     listens: Addresses  # where the sender can be dialled; the one that the connection comes from is preferred
     key_id: Name = ""  # of the key with which its port is to be dialled
-    met: bool = False  # the sender has had an answer of this receiver: who does not know it then has declared it dead
+    met: bool = False  # the receiver has said that it has a link to the sender: if not now, it holds it for dead
     home: Home = b""  # what the sender's processes and objects are named by
     life: Count = 0  # and the number of its life: each death sentence ends one
     epoch: Epoch = 0  # of the sender's end of the link: earlier ones are over for it. To a seed: it is not known yet

@@ -254,6 +254,7 @@ def test_a_welcome_of_another_protocol_is_refused_as_well() -> None:
     frame = a.next_frame(0.0)
     assert frame is not None
     assert isinstance(frame.message, Refused)
+    assert frame.message.number == 0, "the number was ours, and may be that of another Hello of the other side"
 
 
 @pytest.mark.fault(51)
@@ -286,8 +287,8 @@ def test_a_newcomer_at_the_same_address_ends_the_old_link() -> None:
     c.dial(WHERE[A], 0.0)
     wire.run()
     assert wire.told[A] == [
-        PeerDown(B, Reason.REPLACED, "another peer has started at its address"),
         PeerUp(C, WHERE[C], "3.11", True),
+        PeerDown(B, Reason.REPLACED, "another peer has started at its address"),
     ]
     assert [effect for effect in wire.told[C] if isinstance(effect, Delivered)] == []
 
@@ -298,6 +299,104 @@ def test_our_hello_on_a_new_connection_finds_the_newcomer() -> None:
     c = table(C)
     wire.tables[WHERE[C]] = c
     a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
+    wire.run()
+    assert [effect.reason for effect in wire.told[A] if isinstance(effect, PeerDown)] == [Reason.REPLACED]
+
+
+@pytest.mark.fault(17)
+def test_a_late_hello_of_a_dead_predecessor_does_not_end_the_link_to_its_successor() -> None:
+    """It was in the network, or in a socket, while its sender died and another one started there."""
+    a, c = table(A), table(C)
+    wire = Wire(a, c)
+    c.dial(WHERE[A], 0.0)
+    wire.run()
+    wire.told = {A: [], C: []}
+    a.receive(ANYBODY, B, "10.0.0.2", Hello(1, "mesh", "3.11", 1, [WHERE[B]]), b"", 0.0)
+    a.send(C, Plane.CONTROL, b"for C", 0.0)
+    wire.run()
+    assert wire.told[C] == [Delivered(A, Plane.CONTROL, b"for C")]
+    assert downs(wire.told[A]) == [PeerDown(B, Reason.REPLACED, "refused: another peer has started at this address")]
+    assert a.knows(C)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("named", [False, True])
+def test_nor_does_its_late_answer(named: bool) -> None:
+    """To our Hello, to its address or to itself; its successor was heard before it."""
+    a, c = table(A), table(C)
+    if named:
+        a.connect(B, WHERE[B], 0.0)
+    else:
+        a.dial(WHERE[B], 0.0)
+    asked = next(iter(a)).number
+    a.receive(A, C, "10.0.0.2", Hello(1, "mesh", "3.11", 1, [WHERE[C]]), b"", 0.0)
+    a.receive(A, B, "10.0.0.2", Welcome(1, "mesh", "3.11", asked, [WHERE[B]]), b"", 0.0)
+    assert a.knows(C)
+    c.connect(A, WHERE[A], 0.0)
+    wire = Wire(a, c)
+    wire.run()
+    assert [link.node for link in a] == [C]
+    assert [(down.node, down.reason) for down in downs(wire.told[A])] == [(B, Reason.REPLACED)]
+    assert wire.told[C] == [PeerUp(A, WHERE[A], "3.11", True)]
+
+
+@pytest.mark.fault(17)
+def test_who_answers_where_another_one_was_known_before_is_its_successor() -> None:
+    a, _, wire = linked()
+    a.dial("10.0.0.9:7000", 0.0)  # another address of the newcomer, so far
+    asked = list(a)[-1].number
+    a.receive(A, C, "10.0.0.2", Welcome(1, "mesh", "3.11", asked, ["10.0.0.9:7000", WHERE[C]]), b"", 0.0)
+    wire.perform(a)
+    assert downs(wire.told[A]) == []
+    del wire.tables[WHERE[B]]
+    a.connect(C, WHERE[C], 0.0)
+    asked = list(a)[-1].number
+    a.receive(A, C, "10.0.0.2", Welcome(1, "mesh", "3.11", asked, [WHERE[C]]), b"", 0.0)
+    wire.perform(a)
+    assert downs(wire.told[A]) == [PeerDown(B, Reason.REPLACED, "another peer has started at its address")]
+
+
+@pytest.mark.fault(28)
+def test_who_has_moved_is_not_taken_for_gone_where_it_was() -> None:
+    """Somebody else has its address now, and says so late."""
+    a, _, wire = linked()
+    asked = next(iter(a)).number
+    a.receive(A, B, "10.0.0.9", Hello(1, "mesh", "3.11", 7, ["10.0.0.9:7000"]), b"", 0.0)
+    a.receive(A, C, "10.0.0.2", Refused(asked, Reason.REPLACED, "another peer has started here"), b"", 0.0)
+    wire.perform(a)
+    assert wire.told[A] == []
+    assert a.knows(B)
+
+
+@pytest.mark.parametrize("answer", [Reason.REPLACED, None])
+def test_a_hello_is_said_again_until_it_is_answered_also_once_the_other_is_up(answer: Reason | None) -> None:
+    """What was heard of it may be from before its end, and the answer of its successor may get lost."""
+    a = table(A)
+    a.receive(A, B, "10.0.0.2", Hello(1, "mesh", "3.11", 1, [WHERE[B]]), b"", 0.0)
+    said = []
+    for now in (0.0, CONFIG.link_hello_again_s):
+        a.tick(now)
+        while (frame := a.next_frame(now)) is not None:
+            a.taken(frame, now)
+            said.append(type(frame.message))
+    assert said == [Welcome, Hello, Hello]
+    number = next(iter(a)).number
+    if answer is None:
+        a.receive(A, B, "10.0.0.2", Welcome(1, "mesh", "3.11", number, [WHERE[B]]), b"", 2.0)
+    else:
+        a.receive(A, C, "10.0.0.2", Refused(number, answer, "it is gone"), b"", 2.0)
+    assert a.knows(B) is (answer is None)
+    tick_on(a, 1000.0)
+    assert a.next_at() is None
+
+
+@pytest.mark.fault(17)
+def test_an_answer_from_the_last_connection_leaves_the_hello_on_the_next_one_due() -> None:
+    a, _, wire = linked()
+    number = next(iter(a)).number
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=0.0)
+    a.receive(A, B, "10.0.0.2", Welcome(1, "mesh", "3.11", number, [WHERE[B]]), b"", 0.0)
+    wire.tables[WHERE[C]] = table(C)
     wire.run()
     assert [effect.reason for effect in wire.told[A] if isinstance(effect, PeerDown)] == [Reason.REPLACED]
 
@@ -349,6 +448,63 @@ def test_one_that_was_forgotten_meanwhile_learns_it_from_its_hello() -> None:
     b.on_ready(A, Plane.CONTROL, fresh=True, now=0.0)
     wire.run()
     assert [effect.reason for effect in wire.told[B] if isinstance(effect, PeerDown)] == [Reason.DEAD]
+
+
+@pytest.mark.fault(23)
+def test_one_that_has_not_heard_our_welcome_is_not_told_that_it_is_dead() -> None:
+    """It has dialled our address, and we have heard that; it has heard nothing yet, so it does not know us."""
+    a, b = table(A), table(B)
+    b.dial(WHERE[A], 0.0)
+    hello = b.next_frame(0.0)
+    assert hello is not None
+    b.taken(hello, 0.0)
+    a.receive(ANYBODY, B, "10.0.0.2", hello.message, b"", 0.0)
+    lost = a.next_frame(0.0)
+    assert lost is not None
+    assert isinstance(lost.message, Welcome)
+    a.taken(lost, 0.0)
+    wire = Wire(a, b)
+    a.on_ready(B, Plane.CONTROL, fresh=True, now=1.0)
+    a.send(B, Plane.CONTROL, b"it was up all the time", 1.0)
+    wire.perform(a)
+    wire.perform(b)
+    wire.run(1.0)
+    assert downs(wire.told[A]) == downs(wire.told[B]) == []
+    assert wire.told[B] == [PeerUp(A, WHERE[A], "3.11", True), Delivered(A, Plane.CONTROL, b"it was up all the time")]
+
+
+@pytest.mark.fault(24)
+def test_who_was_told_that_it_is_dead_may_come_again_if_it_is_not() -> None:
+    """Who has forgotten the end of a link cannot tell it from a death. Membership can."""
+    a, b, wire = linked()
+    now = give_up(a, b, 0.0)
+    for other in (b"over---1", b"over---2"):  # as many as are remembered
+        a.connect(other, "10.0.0.9:7000", now)
+        now += CONFIG.link_dial_timeout_s + 1.0
+        tick_on(a, now)
+    wire.perform(a)
+    b.on_ready(A, Plane.CONTROL, fresh=True, now=now)
+    wire.run(now)
+    assert [down.reason for down in downs(wire.told[B])] == [Reason.DEAD]
+    b.connect(A, WHERE[A], now)
+    wire.run(now)
+    assert [link.node for link in b] == [A]
+    b.send(A, Plane.CONTROL, b"anew", now)
+    wire.run(now)
+    assert wire.told[A][-2:] == [PeerUp(B, WHERE[B], "3.11", True), Delivered(B, Plane.CONTROL, b"anew")]
+
+
+def test_one_that_is_given_up_by_its_user_may_come_again() -> None:
+    a, b, wire = linked()
+    a.give_up(B, "it is too slow")
+    wire.perform(a)
+    assert wire.told[A] == [PeerDown(B, Reason.OTHER, "it is too slow")]
+    a.give_up(B, "again")
+    a.connect(B, WHERE[B], 0.0)
+    wire.run()
+    assert wire.told[A][-1] == PeerUp(B, WHERE[B], "3.11", True)
+    assert [type(effect) for effect in wire.told[B]] == [PeerDown, PeerUp]
+    assert [link.epoch for one in (a, b) for link in one] == [1, 1]
 
 
 def test_the_dead_cannot_be_dialled_again() -> None:

@@ -121,7 +121,7 @@ class TestSpeaking:
         assert rig.effects() == []
         rig.road.send(PEER_H, m.Fetched([]), 0.0)
         why = f"{CONFIG.link_kept_max_messages + 1} messages wait for it: it takes them too slowly"
-        assert rig.effects() == [Sever(LIFE, why), Send(A, m.NodeGone(H, why)), HostGone(H, why)]
+        assert rig.effects() == [Sever(LIFE, why, over=False), Send(A, m.NodeGone(H, why)), HostGone(H, why)]
         assert rig.road.laden() == []
 
     def test_what_arrives_is_passed_on_unread(self, rig: Rig) -> None:

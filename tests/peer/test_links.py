@@ -254,6 +254,7 @@ def test_a_newcomer_that_dials_first_ends_the_link_to_its_predecessor(mesh: Mesh
     c = mesh.peer(port=port)
     c.dial(a.address)
     mesh.until(lambda: len(a.of(PeerUp)) == 2, "the newcomer is up")
+    mesh.until(lambda: a.of(PeerDown), "it has answered to its address")
     assert [told.node for told in a.of(PeerDown) if isinstance(told, PeerDown)] == [b.node]
 
 

@@ -29,13 +29,14 @@ from meshray.meshkey import MeshKey
 from meshray.peer import mesh as peer_mesh
 from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources
-from meshray.peer.mesh_life import Who, address_of, awake_or_not
+from meshray.peer.mesh_events import LifeOver, LinkCut, LinkThere, MeshEvent
+from meshray.peer.mesh_life import PYTHON, Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
 from meshray.wire.advert import Advert
-from meshray.wire.peers import Reason
+from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Reason
 from tests.until import until
 
 CONFIG = preset("test")
@@ -340,6 +341,38 @@ def test_a_port_that_is_taken_between_two_lives_is_tried_again(room: Room, monke
     assert b.next_at(time.monotonic()) > tries[0]
     room.until(lambda: len(tries) == 2, "and again")
     room.agree()
+
+
+@pytest.mark.fault(17)
+def test_a_late_hello_of_a_dead_predecessor_costs_its_successor_nothing(room: Room) -> None:
+    """It was on its way while that one died and another peer started at its address."""
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    a.take_events()
+    late, node = Hello(PROTOCOL, a.keys.mesh.hex(), PYTHON, 1, [place(b)], home=new_node(), life=1), new_node()
+    assert a._life is not None
+    a._life._links.links.receive(ANYBODY, node, "127.0.0.1", late, b"", time.monotonic())
+    told: list[MeshEvent] = []
+    room.until(lambda: told.extend(a.take_events()) or LifeOver in map(type, told), "it is found out that it is dead")
+    ends = [event for event in told if isinstance(event, LinkCut | LifeOver)]
+    assert {event.life for event in ends} == {node}
+    assert alive(a) == alive(b) == {a.status()["node_id"], b.status()["node_id"]}
+    assert b.lives == 1
+
+
+def test_a_link_that_was_given_up_for_its_slowness_begins_anew(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    node = bytes.fromhex(b.status()["node_id"])
+    told: list[MeshEvent] = []
+    room.until(lambda: told.extend(a.take_events()) or LinkThere(node) in told, "they are linked")
+    told.clear()
+    a.sever(node, "it takes too little", False, time.monotonic())
+    room.until(lambda: told.extend(a.take_events()) or LinkThere(node) in told, "they are again")
+    assert [type(event) for event in told if isinstance(event, LinkCut | LinkThere)] == [LinkCut, LinkThere]
+    assert b.lives == 1
 
 
 def test_an_address_that_is_none_of_ours(room: Room) -> None:

@@ -102,7 +102,7 @@ class Peer:
                 else:
                     self.told.append((effect.source, message))
             elif isinstance(effect, Sever):
-                self.mesh.sever(effect.life, effect.why, now)
+                self.mesh.sever(effect.life, effect.why, effect.over, now)
             else:
                 self.told.append(effect)
 

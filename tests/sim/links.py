@@ -3,14 +3,19 @@
 General layout. `Net` has the clock, the addresses and the connections; `Incarnation` is one start of a peer, with the
 shipped `Links` and the part of an endpoint that it needs. What a connection may do to messages is what was seen of
 ZeroMQ, and worse: end at any moment, deliver a part of what it holds long after its successor has begun, swallow
-everything without a word, deliver twice, take nothing for a while. While a message is on its way its place in the
-connection is kept, so one connection is first in, first out, apart from that. A pair may be blocked, in one direction
-or in both: what is written vanishes, heartbeats end the connections, and new ones need both directions.
+everything without a word, deliver twice, take nothing for a while. What a connection holds when its sender dies, or
+another one takes its place, may come much later: so do some of the words with which links begin and end. While a
+message is on its way its place in the connection is kept, so one connection is first in, first out, apart from that. A
+pair may be blocked, in one direction or in both: what is written vanishes, heartbeats end the connections, and new ones
+need both directions.
 
 Payloads say who sent what to whom, and in which *era*: how often the sender had heard PeerDown of the receiver.
 `Net.check` compares: what arrived on a plane in an era is a beginning of what was sent in it, in one era of the
 receiver; eras never mix, and both ends agree on which belong together. Nothing is delivered to another incarnation, nor
-while the sender is down.
+while the sender is down. Nobody is held for replaced who lives.
+
+What membership does is done by the net: it knows who was declared dead, so whoever is told that it is dead begins anew
+if that is true, and tries again if it is not.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ import msgspec
 from meshray.config import DEFAULT, Config
 from meshray.core.link_effects import Delivered, Dial, Forget, PeerDown, PeerUp
 from meshray.core.links import Links, UnknownPeer
-from meshray.wire.peers import Blocks, Hello, Payload, PeerMessage, Plane, Reason
+from meshray.core.redials import Redials
+from meshray.wire.peers import Ack, Blocks, Data, Hello, Payload, PeerMessage, Plane, Reason
 
 CONFIG = msgspec.structs.replace(
     DEFAULT, link_window_messages=8, link_window_bytes=500, link_ack_after_messages=4, link_dial_timeout_s=1e6,
@@ -70,6 +76,7 @@ class Incarnation:
         self.down: dict[bytes, Reason] = {}  # those that are, and not up again
         self.era: dict[bytes, int] = defaultdict(int)  # how often each was down
         self.reasons: set[Reason] = set()
+        self.redials = Redials(net.random.uniform(0.05, 0.25))
         self._timer: float | None = None
 
     def turn(self) -> None:
@@ -77,6 +84,7 @@ class Incarnation:
         now = self.net.now
         if not self.alive:
             return
+        self._redial(now)
         self.links.tick(now)
         self._perform()
         while self.alive and (frame := self.links.next_frame(now)) is not None:
@@ -86,7 +94,7 @@ class Incarnation:
                 self.links.not_taken(frame)
         self._perform()
         self._check_windows()
-        due = self.links.next_at()
+        due = min((at for at in (self.links.next_at(), self.redials.next_at()) if at is not None), default=None)
         if due is not None and (self._timer is None or due < self._timer or self._timer <= now):
             self._timer = due
             self.net.at(max(0.0, due - now), self.turn)
@@ -104,14 +112,17 @@ class Incarnation:
                 assert effect.node not in self.down, "up without a link"
                 assert effect.node not in self.up, "up twice"
                 self.up.add(effect.node)
+                self.redials.on_up(effect.node)
             elif isinstance(effect, PeerDown):
                 assert effect.node not in self.down, "down twice"
                 self.down[effect.node] = effect.reason
                 self.era[effect.node] += 1
                 self.reasons.add(effect.reason)
                 self.up.discard(effect.node)
-                self.net.at(0.05 + self.net.random.random() * 0.2, lambda node=effect.node: self.anew(node))  # type: ignore[misc]
-                if effect.reason is Reason.DEAD:  # the other says that we are dead: begin anew
+                self.redials.on_down(effect.node, self.net.now)
+                if effect.reason is Reason.REPLACED:
+                    assert self.net.living(effect.node) is None, f"replaced, and alive: {effect.text}"
+                elif effect.reason is Reason.DEAD and self.node in self.net.condemned:
                     self.net.at(self.net.random.random() * 0.1, lambda: self.net.replace(self))
             elif isinstance(effect, Delivered):
                 assert effect.node in self.up, "delivered while its sender was down"
@@ -122,12 +133,14 @@ class Incarnation:
         for key in [key for key in self.lines if key[0] == target]:
             self.net.cut(self.lines.pop(key))
 
-    def anew(self, node: bytes) -> None:
+    def _redial(self, now: float) -> None:
         """Who is a member is linked with again, as its address is known."""
-        other = next((one for one in self.net.listening.values() if one.node == node), None)
-        if self.alive and other is not None and not self.links.knows(node):
-            self.links.connect(node, other.address, self.net.now)
-            self.turn()
+        for node in self.redials.take_due(now):
+            other = self.net.living(node)
+            if other is None:
+                self.redials.on_gone(node)
+            elif not self.links.knows(node):
+                self.links.connect(node, other.address, now)
 
     def receive(self, sender: Incarnation, to: bytes, message: PeerMessage, payload: Payload) -> None:
         """A message, as the endpoint lets it through."""
@@ -201,9 +214,11 @@ class Net:
         self.arrived: dict[tuple[Key, int], int] = defaultdict(int)  # how many of each era
         self.eras: dict[frozenset[bytes], set[tuple[int, int]]] = defaultdict(set)  # of a pair: which belong together
         self.blocks: set[tuple[str, str]] = set()  # (from, to), addresses
+        self.condemned: set[bytes] = set()  # declared dead by somebody's failure detector
         self.swallow = self.random.choice((0.0, 0.002, 0.02))  # a connection begins to swallow, per message
         self.lose = self.random.choice((0.0, 0.05))  # this one message only
         self.double = self.random.choice((0.0, 0.05, 0.3))
+        self.late = 0.0  # a Hello or its answer comes once more, perhaps after the end of its sender
         self.hold = 0.0  # what is written into a blocked connection arrives late
         self.full = self.random.choice((0.0, 0.02, 0.2))
         self.blocked = self.random.choice((0.0, 0.3))
@@ -255,12 +270,16 @@ class Net:
             self.kill(one)
             self.at(self.random.random() * 0.3, lambda: self.start(one.address))
 
+    def living(self, node: bytes) -> Incarnation | None:
+        return next((one for one in self.listening.values() if one.node == node), None)
+
     def suspect_all_dead(self, probability: float, mistaken: float = 1 / 40) -> None:
         """The failure detector of everybody speaks of those who are dead, and sometimes of one who is not."""
         for one in list(self.listening.values()):
             for node in sorted(one.up):
-                dead = not any(other.node == node for other in self.listening.values())
+                dead = self.living(node) is None
                 if self.chance(probability if dead else probability * mistaken):
+                    self.condemned.add(node)
                     one.links.down(node, "detector", self.now)
             one.turn()
 
@@ -288,6 +307,10 @@ class Net:
         blocked = (sender.address, connection.receiver.address) in self.blocks
         held = blocked and self.chance(self.hold)  # somewhere, and comes when nobody expects it any more
         connection.swallows = connection.swallows or (blocked and not held) or self.chance(self.swallow)
+        if not isinstance(message, Data | Ack) and self.chance(self.late):
+            self.at(
+                self.random.random() * 4.0, lambda: self._deliver(connection.receiver, sender, to, message, payload)
+            )
         if connection.swallows or self.chance(self.lose):
             return
         for _ in range(2 if self.chance(self.double) else 1):
@@ -295,13 +318,17 @@ class Net:
             time = connection.last = max(connection.last, self.now + self.random.random() * scale)
 
             def deliver(time: float = time) -> None:
-                receiver = connection.receiver
                 if time <= connection.cut:
-                    successor = self.listening.get(receiver.address)  # "delivered to whoever binds the address next"
-                    receiver = receiver if receiver.alive or successor is None else successor
-                    receiver.receive(sender, to, message, payload)
+                    self._deliver(connection.receiver, sender, to, message, payload)
 
             self.at(time - self.now, deliver)
+
+    def _deliver(
+        self, receiver: Incarnation, sender: Incarnation, to: bytes, message: PeerMessage, payload: bytes
+    ) -> None:
+        successor = self.listening.get(receiver.address)  # "delivered to whoever binds the address next"
+        receiver = receiver if receiver.alive or successor is None else successor
+        receiver.receive(sender, to, message, payload)
 
     def cut(self, connection: Connection | None) -> None:
         """Of what it holds a part arrives, and only when it would have: perhaps after what its successor carries."""

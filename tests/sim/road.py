@@ -248,6 +248,7 @@ class Host:
         elif isinstance(effect, ForeignSeen):
             self.road.send(peer_process(effect.process[:NODE_BYTES]), m.DeathSeen(effect.process), self.net.now)
         elif isinstance(effect, Sever):
+            assert effect.over, "nobody is so slow here"
             self.over.add(effect.life)
         elif isinstance(effect, HostGone):
             peer = peer_process(effect.home)

@@ -23,7 +23,7 @@ def run(seed: int) -> Net:
     """One seed, to its end."""
     net = Net(seed)
     fate = Random(f"fate {seed}")
-    kills, cuts = fate.choice((0.0, 0.02, 0.1)), fate.choice((0.0, 0.05, 0.3))
+    kills, cuts, net.late = fate.choice((0.0, 0.02, 0.1)), fate.choice((0.0, 0.05, 0.3)), fate.choice((0.0, 0.1))
 
     def step() -> None:
         if net.now > FAULTS_S:
@@ -43,7 +43,7 @@ def run(seed: int) -> Net:
 
     net.at(0.0, step)
     net.run(until=FAULTS_S)
-    net.swallow = net.lose = net.full = net.blocked = 0.0
+    net.swallow = net.lose = net.full = net.blocked = net.late = 0.0
     for _, _, connection in net.connections:
         if connection.swallows:
             net.cut(connection)  # heartbeats find a connection that carries nothing
@@ -91,9 +91,9 @@ CUTS_S = 5.0
 def run_cuts(seed: int) -> Net:
     """One seed: pairs are cut off from each other alone, again and again, and reached again."""
     net = Net(seed, config=HASTY)
-    net.hold = 0.3
     fate = Random(f"cuts {seed}")
-    lonely, kills, seldom = fate.choice((0.1, 0.4)), fate.choice((0.0, 0.0, 0.02)), fate.choice((1, 20))
+    net.hold, lonely, kills = fate.choice((0.3, 0.7)), fate.choice((0.1, 0.4)), fate.choice((0.0, 0.02, 0.1))
+    net.late, heals, seldom = fate.choice((0.0, 0.05, 0.3)), lonely / fate.choice((4, 8)), fate.choice((1, 20))
 
     def step() -> None:
         if net.now > CUTS_S:
@@ -106,7 +106,7 @@ def run_cuts(seed: int) -> Net:
             one.turn()
         if fate.random() < lonely / 4 and len(net.listening) > 1:
             net.block(*fate.sample(sorted(net.listening), 2), both=fate.random() < 0.6)
-        if fate.random() < lonely / 8:
+        if fate.random() < heals:
             net.heal()
         if fate.random() < 0.1:
             net.cut_some()
@@ -117,7 +117,7 @@ def run_cuts(seed: int) -> Net:
 
     net.at(0.0, step)
     net.run(until=CUTS_S)
-    net.swallow = net.lose = net.full = net.blocked = 0.0
+    net.swallow = net.lose = net.full = net.blocked = net.late = 0.0
     net.heal()
     for _, _, connection in net.connections:
         if connection.swallows:
@@ -128,8 +128,9 @@ def run_cuts(seed: int) -> Net:
     net.run(until=CUTS_S + 2.0)
     for one in list(net.listening.values()):
         for other in list(net.listening.values()):
-            if other is not one:
-                one.anew(other.node)  # who came while it was blocked knows nobody yet
+            if other is not one and other.node not in one.up:
+                one.redials.on_down(other.node, net.now)  # who came while it was blocked knows nobody yet
+        one.turn()
     net.run(until=CUTS_S + 20.0)
     net.suspect_all_dead(1.0, mistaken=0.0)
     net.run(until=CUTS_S + 40.0)

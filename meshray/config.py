@@ -54,6 +54,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A pickled function or class that is larger has captured data that belongs into the store; with what else may
     travel in its message it stays below `frame_max_bytes`."""
 
+    functions_max_bytes: int = 32 << 20
+    """Functions that a worker keeps of one submitter, in pickled bytes and what each takes besides
+    (`core.shipped`). A larger one is there alone. Each that was forgotten travels once more when it is used again: a
+    millisecond per mebibyte, and it is unpickled anew."""
+
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 
@@ -119,6 +124,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     lineage_max_bytes: int = 256 << 20
     """The same in bytes of arguments."""
+
+    lineage_functions_max_bytes: int = 8 << 20
+    """Functions that a peer keeps of one process for lineages to come, as `functions_max_bytes`. Those of lineages that
+    it has stay with these. Less, since nothing is unpickled there."""
 
     remake_max_records: int = 100_000
     """How many finished tasks with results in a store a process can make again; the oldest go first. About 1 KiB each

@@ -92,7 +92,7 @@ class Adoption(Core):
         self._of_submitter: dict[bytes, set[bytes]] = {}  # submitter -> tasks; no empty sets
         self._at: dict[bytes, set[bytes]] = {}  # worker -> orphans that run there; no empty sets
         self._means: dict[bytes, Mean] = {}  # of adopted functions, while anything can be adopted
-        self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it has told
+        self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it counts on (`shipped`)
         self._evicted: dict[bytes, set[bytes]] = {}  # submitter -> pending objects without lineage; no empty sets
         self._silence = Silence(config.adoption_patience_s)
         self._waiting: dict[bytes, list[Heir]] = {}  # argument that has no outcome -> adopted tasks
@@ -108,7 +108,10 @@ class Adoption(Core):
         """A pending reference was promoted: keep what can make it."""
         lineage = promoted.lineage
         if lineage is not None and lineage.blob is not None:
-            self._blobs.setdefault(submitter, {})[lineage.function] = lineage.blob
+            blobs = self._blobs.setdefault(submitter, {})
+            for function in lineage.forget:
+                blobs.pop(function, None)
+            blobs[lineage.function] = lineage.blob
         heir = self._heirs.get(task_of(promoted.object_id))
         if heir is None and lineage is not None and not self._full(lineage):
             heir = self._keep(lineage, self._blobs.get(submitter, {}).get(lineage.function), submitter)
@@ -124,7 +127,7 @@ class Adoption(Core):
 
     def _keep(self, lineage: Lineage, blob: Blob | None, submitter: bytes) -> Heir:
         job = self._objects.job_of(submitter)
-        heir = Heir(structs.replace(lineage, blob=None), blob, submitter, job, lineage_bytes(lineage))
+        heir = Heir(structs.replace(lineage, blob=None, forget=[]), blob, submitter, job, lineage_bytes(lineage))
         self._heirs[lineage.task_id] = heir
         self._of_submitter.setdefault(submitter, set()).add(lineage.task_id)
         self._bytes += heir.size

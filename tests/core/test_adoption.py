@@ -482,3 +482,21 @@ def test_what_only_the_dead_and_perhaps_the_silent_hold_waits_for_them() -> None
     host.objects.on_hold(OTHER, Hold(0, [ref(1)]))
     host.seen(OTHER)
     assert host.run() is not None
+
+
+@pytest.mark.fault(8)
+def test_the_functions_of_a_living_submitter_are_those_that_it_counts_on() -> None:
+    """A lineage that is here keeps its own; one that comes when it was forgotten brings it again."""
+    host = Host()
+    other = Blob(b"g" * 16, "g", b"code")
+    host.promote(
+        lineage(1),
+        lineage(2, function=other.hash, blob=other, forget=[FUNCTION.hash]),
+        lineage(3, blob=FUNCTION, forget=[other.hash]),
+        lineage(4, blob=None),
+    )
+    assert host.adoption._blobs == {SUBMITTER: {FUNCTION.hash: FUNCTION}}
+    assert [heir.blob for heir in host.adoption.heirs()] == [FUNCTION, other, FUNCTION, FUNCTION]
+    host.settle()
+    assert not host.adoption._blobs
+    assert host.adoption.adopted == 4

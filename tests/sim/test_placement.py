@@ -19,13 +19,14 @@ import pytest
 from meshray.config import preset
 from meshray.strategy import LabelTest, Strategy
 from meshray.wire import messages as m
+from tests.sim.functions import with_room_for_few
 from tests.sim.hosts import Host, Net, Plan, Program, name
 from tests.sim.seeds import seeds
 
 SEEDS = 160
 
 CONFIG = msgspec.structs.replace(
-    preset("test"),
+    with_room_for_few(preset("test")),
     lease_quantum_s=0.02,
     lease_yield_s=0.004,
     lease_reserve_s=0.05,

@@ -643,7 +643,8 @@ DETECTOR_TIMES = (
 
 
 def preset(name: str) -> Config:
-    """The named preset: `default`, or `test`, which shortens what tests wait for, the detector's times to a fifth.
+    """The named preset: `default`, or `test`, which shortens what tests wait for, the detector's times to a fifth, and
+    has room for few functions.
 
     Raises `ValueError` for another name.
     """
@@ -660,6 +661,8 @@ def preset(name: str) -> Config:
             doubt_s=6.0,
             actor_finish_s=6.0,
             guest_join_s=4.0,
+            functions_max_bytes=256 << 10,
+            lineage_functions_max_bytes=64 << 10,
             **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

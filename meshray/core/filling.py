@@ -14,7 +14,7 @@ from meshray.core.effects import Send
 from meshray.core.pending import IN_FLIGHT, READY, Pending, deps_bytes, wire_task
 from meshray.core.plain import RUN_MIN, plain_push
 from meshray.core.scheduling import Lease, SchedulingClass
-from meshray.wire.messages import Message, Push
+from meshray.wire.messages import Blob, Message, Push
 
 
 class Filling:
@@ -79,10 +79,10 @@ class Filling:
         empty = not lease.in_flight
         function: bytes | None = None  # of the task before: most are alike
         cost_ns = 0.0
-        oldest = next(iter(lease.in_flight), lease.link.next_seq)
-        seen: set[bytes] = set()  # functions of the batch
+        oldest = lease.link.next_seq if empty else next(iter(lease.in_flight))
+        seen: dict[bytes, Blob] = {}  # functions of the batch
         adds = 0  # bytes by which the function at hand adds to those that the worker must keep
-        left: int | None = None  # what may be added yet
+        left: int | None = None  # what may be added yet; only looked at once something new is to go along
         while ready and len(batch) < room:
             task = ready[0]
             if task.state != READY:
@@ -90,10 +90,11 @@ class Filling:
                 continue
             if task.function is not function:
                 cost_ns = budget_ns if task.mean.ns is None else task.mean.ns
-                assert task.blob is not None
-                adds = 0 if task.function in seen else shipped.adds(task.blob, oldest)
-                if adds and left is None:
-                    left = shipped.room(oldest)
+                if left is not None or task.function not in shipped:
+                    assert task.blob is not None
+                    if left is None:
+                        left = shipped.room(oldest) - sum(shipped.adds(blob, oldest) for blob in seen.values())
+                    adds = 0 if task.function in seen else shipped.adds(task.blob, oldest)
             full = expected_ns + cost_ns > budget_ns or size > max_bytes or (left is not None and adds > left)
             if full and not (empty and not batch):
                 break
@@ -105,13 +106,13 @@ class Filling:
                 size += deps_bytes(task)
             if task.function is not function:
                 function = task.function
-                seen.add(function)
+                assert task.blob is not None
+                seen[function] = task.blob
                 if left is not None:
                     left -= adds
-                adds = 0
-                if function not in shipped:
-                    assert task.blob is not None
-                    size += len(task.blob.pickled)
+                    adds = 0
+                    if function not in shipped:
+                        size += len(task.blob.pickled)
         lease.expected_ns = expected_ns
         return batch
 

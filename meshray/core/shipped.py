@@ -27,12 +27,13 @@ def weight_of(blob: Blob) -> int:
 class Shipped:
     """The functions that one receiver has from this process."""
 
-    __slots__ = ("_last", "_max_bytes", "_weights", "bytes")
+    __slots__ = ("_last", "_max_bytes", "_newest", "_weights", "bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._last: dict[bytes, int] = {}  # function -> number of what used it last; in this order
         self._weights: dict[bytes, int] = {}
+        self._newest = b""  # the last of these; it was used last, and stays so
         self.bytes = 0  # of all
 
     def __contains__(self, function: bytes) -> bool:
@@ -44,9 +45,10 @@ class Shipped:
     def use(self, function: bytes, number: int) -> bool:
         """What is sent with this number needs the function. False: it is not there, and has to go along (`add`)."""
         last = self._last
-        if function not in last:
-            return False
-        del last[function]
+        if function is not self._newest:
+            if last.pop(function, None) is None:
+                return False
+            self._newest = function
         last[function] = number
         return True
 
@@ -54,6 +56,7 @@ class Shipped:
         """It goes along with what is sent with this number."""
         assert blob.hash not in self._last, f"{blob.name} is shipped twice"
         self._last[blob.hash] = number
+        self._newest = blob.hash
         weight = self._weights[blob.hash] = weight_of(blob)
         self.bytes += weight
 
@@ -75,11 +78,13 @@ class Shipped:
         """What the receiver shall forget, so that the rest is within the bound. `oldest`: the smallest number that is
         still in flight."""
         forget: list[bytes] = []
-        while self.bytes > self._max_bytes:
+        while self.bytes > self._max_bytes:  # so there is one
             function, last = next(iter(self._last.items()))
             if last >= oldest:
                 break
             del self._last[function]
             self.bytes -= self._weights.pop(function)
             forget.append(function)
+        if not self._last:
+            self._newest = b""
         return forget

@@ -52,6 +52,12 @@ def test_a_function_that_is_larger_than_the_bound_is_there_alone() -> None:
     assert large.hash in shipped
     shipped.add(blob(3), 3)
     assert shipped.trim(oldest=3) == [large.hash]
+    shipped.add(large, 4)
+    shipped.use(blob(3).hash, 5)
+    shipped.use(large.hash, 6)
+    assert shipped.trim(NOTHING_IN_FLIGHT) == [blob(3).hash, large.hash], "if nothing is in flight"
+    assert not shipped.use(large.hash, 7)
+    assert (len(shipped), shipped.bytes) == (0, 0)
 
 
 def test_what_may_be_added() -> None:

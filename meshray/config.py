@@ -123,7 +123,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How many pending tasks of others a peer can make again, in all; those beyond end with their submitter."""
 
     lineage_max_bytes: int = 256 << 20
-    """The same in bytes of arguments."""
+    """The same in bytes of arguments and functions, each function once."""
 
     lineage_functions_max_bytes: int = 8 << 20
     """Functions that a peer keeps of one process for lineages to come, as `functions_max_bytes`. Those of lineages that
@@ -134,7 +134,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     besides their arguments."""
 
     remake_max_bytes: int = 64 << 20
-    """The same in bytes of arguments."""
+    """The same in bytes of arguments and functions, each function once."""
 
     adoption_patience_s: float = 5.0
     """How long the tasks of a dead submitter wait for processes that do not answer (stopped, or deep in C code). Much

@@ -49,5 +49,5 @@ In drivers and workers::
                         shipped (which functions has the worker?); the peer uses it too, for what it adopted
     calls               calls of actors, in order per caller
     records             what does this process know of objects, and who counts whom?
-    lineage             what can make a pending task again?
+    lineage             what can make a pending task again?  with held (what do its functions weigh?)
 """

@@ -26,10 +26,8 @@ def function_of(number: int) -> m.Blob:
 
 
 def with_room_for_few(config: Config) -> Config:
-    """Two or three at a worker, and of each process one or two at the peer."""
-    return msgspec.structs.replace(
-        config, functions_max_bytes=2 * LARGEST, lineage_functions_max_bytes=LARGEST + LARGEST // 2
-    )
+    """One or two at a worker, and of each process at the peer."""
+    return msgspec.structs.replace(config, functions_max_bytes=LARGEST + 1000, lineage_functions_max_bytes=LARGEST)
 
 
 class Kept(Functions):

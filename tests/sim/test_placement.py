@@ -276,8 +276,11 @@ def run(seed: int, faults: bool = True) -> Mesh:
 @pytest.mark.fault(5, 7, 9, 11, 12, 21, 22)
 @pytest.mark.parametrize("block", range(8))
 def test_whatever_happens_between_hosts(block: int) -> None:
+    seen: Counter[str] = Counter()
     for seed in seeds(block, SEEDS, 8):
-        run(seed)
+        seen += run(seed).net.seen
+    assert seen["forgotten"] > 10, "functions come and go"
+    assert seen["shipped again"] > 5
 
 
 @pytest.mark.fault(11, 22)

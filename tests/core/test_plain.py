@@ -68,7 +68,7 @@ def test_a_run_says_what_its_tasks_say(args: list[bytes], seq: int) -> None:
     assert isinstance(push, PlainPush)
     tasks = [wire_task(task, number, 0) for number, task in enumerate(run, seq)]
     assert tasks_of(push) == tasks
-    assert (push.lease, push.acknowledged, push.blobs) == (7, 3, [BLOBS[0]])
+    assert (push.lease, push.acknowledged, push.blobs, push.forget) == (7, 3, [BLOBS[0]], [BLOBS[1].hash])
 
 
 @given(

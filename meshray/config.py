@@ -54,6 +54,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A pickled function or class that is larger has captured data that belongs into the store; with what else may
     travel in its message it stays below `frame_max_bytes`."""
 
+    functions_max_bytes: int = 32 << 20
+    """Functions that a worker keeps of one submitter, in pickled bytes and what each takes besides
+    (`core.shipped`). A larger one is there alone. Each that was forgotten travels once more when it is used again: a
+    millisecond per mebibyte, and it is unpickled anew."""
+
     hold_back_after_s: float = 0.01
     """A task that runs longer gives the tasks behind it back to their submitter."""
 
@@ -118,14 +123,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """How many pending tasks of others a peer can make again, in all; those beyond end with their submitter."""
 
     lineage_max_bytes: int = 256 << 20
-    """The same in bytes of arguments."""
+    """The same in bytes of arguments and functions, each function once."""
+
+    lineage_functions_max_bytes: int = 8 << 20
+    """Functions that a peer keeps of one process for lineages to come, as `functions_max_bytes`. Those of lineages that
+    it has stay with these. Less, since nothing is unpickled there."""
 
     remake_max_records: int = 100_000
     """How many finished tasks with results in a store a process can make again; the oldest go first. About 1 KiB each
     besides their arguments."""
 
     remake_max_bytes: int = 64 << 20
-    """The same in bytes of arguments."""
+    """The same in bytes of arguments and functions, each function once."""
 
     adoption_patience_s: float = 5.0
     """How long the tasks of a dead submitter wait for processes that do not answer (stopped, or deep in C code). Much
@@ -645,7 +654,8 @@ DETECTOR_TIMES = (
 
 
 def preset(name: str) -> Config:
-    """The named preset: `default`, or `test`, which shortens what tests wait for, the detector's times to a fifth.
+    """The named preset: `default`, or `test`, which shortens what tests wait for, the detector's times to a fifth, and
+    has room for few functions.
 
     Raises `ValueError` for another name.
     """
@@ -662,6 +672,8 @@ def preset(name: str) -> Config:
             doubt_s=6.0,
             actor_finish_s=6.0,
             guest_join_s=4.0,
+            functions_max_bytes=256 << 10,
+            lineage_functions_max_bytes=64 << 10,
             **detector,
         )
     raise ValueError(f"no such preset: {name!r} (there are: default, test)")

@@ -45,9 +45,9 @@ When a peer ends::
 
 In drivers and workers::
 
-    submission          which worker runs which task, and when?  with pending (one task, from submission to result);
-                        the peer uses it too, for what it adopted
+    submission          which worker runs which task, and when?  with pending (one task, from submission to result),
+                        shipped (which functions has the worker?); the peer uses it too, for what it adopted
     calls               calls of actors, in order per caller
     records             what does this process know of objects, and who counts whom?
-    lineage             what can make a pending task again?
+    lineage             what can make a pending task again?  with held (what do its functions weigh?)
 """

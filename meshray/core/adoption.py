@@ -40,6 +40,7 @@ from msgspec import structs
 from meshray.config import Config
 from meshray.core.effects import Core, Send, ThawLease
 from meshray.core.heirs import Heir, result_of
+from meshray.core.held import HeldFunctions
 from meshray.core.lineage import lineage_bytes
 from meshray.core.objects import Objects
 from meshray.core.pending import READY, WAITING, Mean, Pending, retriable
@@ -92,12 +93,13 @@ class Adoption(Core):
         self._of_submitter: dict[bytes, set[bytes]] = {}  # submitter -> tasks; no empty sets
         self._at: dict[bytes, set[bytes]] = {}  # worker -> orphans that run there; no empty sets
         self._means: dict[bytes, Mean] = {}  # of adopted functions, while anything can be adopted
-        self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it has told
+        self._blobs: dict[bytes, dict[bytes, Blob]] = {}  # living submitter -> functions it counts on (`shipped`)
         self._evicted: dict[bytes, set[bytes]] = {}  # submitter -> pending objects without lineage; no empty sets
         self._silence = Silence(config.adoption_patience_s)
         self._waiting: dict[bytes, list[Heir]] = {}  # argument that has no outcome -> adopted tasks
         self._due: list[Heir] = []  # something has changed for these
         self._bytes = 0  # of all lineages
+        self._functions = HeldFunctions()  # of the heirs
         self._now = 0.0
         self.adopted = 0  # tasks submitted again, for people
         objects.heirs = self
@@ -108,23 +110,32 @@ class Adoption(Core):
         """A pending reference was promoted: keep what can make it."""
         lineage = promoted.lineage
         if lineage is not None and lineage.blob is not None:
-            self._blobs.setdefault(submitter, {})[lineage.function] = lineage.blob
+            blobs = self._blobs.setdefault(submitter, {})
+            for function in lineage.forget:
+                blobs.pop(function, None)
+            blobs[lineage.function] = lineage.blob
         heir = self._heirs.get(task_of(promoted.object_id))
-        if heir is None and lineage is not None and not self._full(lineage):
-            heir = self._keep(lineage, self._blobs.get(submitter, {}).get(lineage.function), submitter)
+        if heir is None and lineage is not None:
+            blob = self._blobs.get(submitter, {}).get(lineage.function)
+            lineage = structs.replace(lineage, blob=None, forget=[])
+            if not self._full(lineage, blob):
+                heir = self._keep(lineage, blob, submitter)
         if heir is not None:
             heir.objects.add(promoted.object_id)
         elif promoted.evicted or lineage is not None:
             self._evicted.setdefault(submitter, set()).add(promoted.object_id)
 
-    def _full(self, lineage: Lineage) -> bool:
+    def _full(self, lineage: Lineage, blob: Blob | None) -> bool:
         if len(self._heirs) >= self._config.lineage_max_records:
             return True
-        return self._bytes + lineage_bytes(lineage) > self._config.lineage_max_bytes
+        size = lineage_bytes(lineage) + (self._functions.adds(blob) if blob is not None else 0)
+        return self._bytes + self._functions.bytes + size > self._config.lineage_max_bytes
 
     def _keep(self, lineage: Lineage, blob: Blob | None, submitter: bytes) -> Heir:
         job = self._objects.job_of(submitter)
-        heir = Heir(structs.replace(lineage, blob=None), blob, submitter, job, lineage_bytes(lineage))
+        if blob is not None:
+            blob = self._functions.hold(blob)
+        heir = Heir(lineage, blob, submitter, job, lineage_bytes(lineage))
         self._heirs[lineage.task_id] = heir
         self._of_submitter.setdefault(submitter, set()).add(lineage.task_id)
         self._bytes += heir.size
@@ -476,6 +487,8 @@ class Adoption(Core):
             del self._of_submitter[heir.submitter]
         self._stop_running(heir)
         self._bytes -= heir.size
+        if heir.blob is not None:
+            self._functions.let_go(heir.blob)
         if not self._heirs:
             self._means.clear()
         if heir.task is not None and heir.task.state in (WAITING, READY):
@@ -492,6 +505,7 @@ class Adoption(Core):
     def check(self) -> None:
         """Assert that the books agree."""
         assert self._bytes == sum(heir.size for heir in self._heirs.values())
+        assert self._functions.holders == sum(heir.blob is not None for heir in self._heirs.values())
         for task_id, heir in self._heirs.items():
             assert task_id in self._of_submitter[heir.submitter], heir
             assert heir.runner is None or task_id in self._at[heir.runner[0]], heir

@@ -363,7 +363,7 @@ class Calls(Core):
     def _send(self, link: ActorLink, batch: list[Pending], plain: bool) -> None:
         message: Message
         if plain and len(batch) >= RUN_MIN:
-            message = plain_push(0, link.acknowledged, batch[0].seq, batch, [])
+            message = plain_push(0, link.acknowledged, batch[0].seq, batch, [], [])
         else:
             message = Push(0, link.acknowledged, [wire_task(call, call.seq, 0) for call in batch])
         link.told = link.acknowledged

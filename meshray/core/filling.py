@@ -14,7 +14,7 @@ from meshray.core.effects import Send
 from meshray.core.pending import IN_FLIGHT, READY, Pending, deps_bytes, wire_task
 from meshray.core.plain import RUN_MIN, plain_push
 from meshray.core.scheduling import Lease, SchedulingClass
-from meshray.wire.messages import Message, Push
+from meshray.wire.messages import Blob, Message, Push
 
 
 class Filling:
@@ -71,13 +71,18 @@ class Filling:
         return int(self._config.portion_work_s * 1e9 / task.mean.ns) if task.mean.ns else 1
 
     def _take(self, cls: SchedulingClass, lease: Lease, room: int) -> list[Pending]:
-        """At most `room` tasks for this lease, as far as the expected work in flight allows."""
+        """At most `room` tasks for this lease, as far as the expected work in flight allows, and what their functions
+        take at the worker."""
         ready, budget_ns, shipped = cls.ready, self._budget_ns, lease.link.shipped
         batch: list[Pending] = []
         expected_ns, size, max_bytes = lease.expected_ns, 0, self._config.push_batch_max_bytes
         empty = not lease.in_flight
         function: bytes | None = None  # of the task before: most are alike
         cost_ns = 0.0
+        oldest = lease.link.next_seq if empty else next(iter(lease.in_flight))
+        seen: dict[bytes, Blob] = {}  # functions of the batch
+        adds = 0  # bytes by which the function at hand adds to those that the worker must keep
+        left: int | None = None  # what may be added yet; only looked at once something new is to go along
         while ready and len(batch) < room:
             task = ready[0]
             if task.state != READY:
@@ -85,7 +90,13 @@ class Filling:
                 continue
             if task.function is not function:
                 cost_ns = budget_ns if task.mean.ns is None else task.mean.ns
-            if (expected_ns + cost_ns > budget_ns or size > max_bytes) and not (empty and not batch):
+                if left is not None or task.function not in shipped:
+                    assert task.blob is not None
+                    if left is None:
+                        left = shipped.room(oldest) - sum(shipped.adds(blob, oldest) for blob in seen.values())
+                    adds = 0 if task.function in seen else shipped.adds(task.blob, oldest)
+            full = expected_ns + cost_ns > budget_ns or size > max_bytes or (left is not None and adds > left)
+            if full and not (empty and not batch):
                 break
             batch.append(ready.popleft())
             expected_ns += cost_ns
@@ -95,8 +106,13 @@ class Filling:
                 size += deps_bytes(task)
             if task.function is not function:
                 function = task.function
-                if function not in shipped and task.blob is not None:
-                    size += len(task.blob.pickled)
+                assert task.blob is not None
+                seen[function] = task.blob
+                if left is not None:
+                    left -= adds
+                    adds = 0
+                    if function not in shipped:
+                        size += len(task.blob.pickled)
         lease.expected_ns = expected_ns
         return batch
 
@@ -107,13 +123,14 @@ class Filling:
         shipped, blobs = link.shipped, []
         function: bytes | None = None
         seq, plain = link.next_seq, len(batch) >= RUN_MIN
+        last = seq + len(batch) - 1
         for task in batch:
             if task.function is not function:
                 plain = plain and function in (None, task.function)
                 function = task.function
-                if function not in shipped:
-                    shipped.add(function)
+                if not shipped.use(function, last):
                     assert task.blob is not None
+                    shipped.add(task.blob, last)
                     blobs.append(task.blob)
             if not task.plain or task.attempt or task.nested or task.dep_refs is not None:
                 plain = False
@@ -123,11 +140,12 @@ class Filling:
             in_flight[seq] = task
             seq += 1
         first, link.next_seq = link.next_seq, seq
+        forget = shipped.trim(next(iter(in_flight))) if blobs else []
         message: Message
         if plain:
-            message = plain_push(lease.id, link.acknowledged, first, batch, blobs)
+            message = plain_push(lease.id, link.acknowledged, first, batch, blobs, forget)
         else:
             depth = lease.cls.depth
             tasks = [wire_task(task, task.seq, depth) for task in batch]
-            message = Push(lease.id, link.acknowledged, tasks, blobs)
+            message = Push(lease.id, link.acknowledged, tasks, blobs, forget)
         self._emit(Send(link.worker, message))

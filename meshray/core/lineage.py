@@ -17,6 +17,7 @@ from typing import Any
 from meshray.config import Config
 from meshray.core.pending import Pending, exception_name
 from meshray.core.scheduling import SchedulingClass
+from meshray.core.shipped import Shipped
 from meshray.ids import task_of
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Borrowed, Lineage, Place, Promoted
@@ -35,7 +36,8 @@ class Lineages:
     def __init__(self, config: Config | None, table: dict[bytes, Any]) -> None:
         self._config = config
         self._table = table
-        self._shipped: set[bytes] = set()  # hashes of functions that the peer has
+        self._shipped = Shipped(0 if config is None else config.lineage_functions_max_bytes)  # what the peer has
+        self._count = 0  # of lineages
         self._told: set[bytes] = set()  # pending tasks whose lineage the peer has
 
     def closure(self, record: Any) -> list[Promoted]:
@@ -92,10 +94,13 @@ class Lineages:
         refs = [ref.binary() for ref in task.refs or () if isinstance(ref, ObjectRef)]
         pins = [object_id for object_id in dict.fromkeys(refs) if object_id not in inlined]
         known = [self._table[object_id] for object_id in pins if object_id in self._table]
-        blob = None
-        if task.function not in self._shipped:
-            self._shipped.add(task.function)
+        blob, forget = None, []
+        self._count += 1
+        if not self._shipped.use(task.function, self._count):
             blob = task.blob
+            assert blob is not None, f"a task without a function: {task!r}"
+            self._shipped.add(blob, self._count)
+            forget = self._shipped.trim(self._count)
         retry_exceptions: bool | list[str] = bool(task.retry_exceptions)
         if task.retry_exceptions and task.retry_exceptions is not True:
             retry_exceptions = [exception_name(kind) for kind in task.retry_exceptions]
@@ -117,6 +122,7 @@ class Lineages:
             cls.depth,
             task.name,
             cls.strategy,
+            forget,
         )
         return lineage, [record for record in known if record.owned and not record.promoted]
 

@@ -18,12 +18,15 @@ RUN_MIN = 4
 """Fewer travel as they are: columns would not pay, and a synchronous caller's single task is read at once."""
 
 
-def plain_push(lease: int, acknowledged: int, seq: int, run: list[Pending], blobs: list[Blob]) -> PlainPush:
+def plain_push(
+    lease: int, acknowledged: int, seq: int, run: list[Pending], blobs: list[Blob], forget: list[bytes]
+) -> PlainPush:
     """The message for the first attempts of plain tasks (`Pending.plain`) of one function, the first one numbered
     `seq`."""
     args = [task.args for task in run]
     column: list[Any] = args if any(args) else []  # no places: those travel with tasks that are `nested`
-    return PlainPush(lease, acknowledged, seq, run[0].function, b"".join([task.task_id for task in run]), column, blobs)
+    ids = b"".join([task.task_id for task in run])
+    return PlainPush(lease, acknowledged, seq, run[0].function, ids, column, blobs, forget)
 
 
 def tasks_of(push: PlainPush) -> list[Task]:

@@ -25,6 +25,7 @@ from typing import Any
 from msgspec import Struct
 
 from meshray.config import Config
+from meshray.core.held import HeldFunctions
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record, Records
 from meshray.core.scheduling import SchedulingClass
@@ -100,7 +101,8 @@ class Remaking:
         self._handle = handle
         self._origins: dict[bytes, Origin] = {}  # by task
         self._whole: dict[bytes, Origin] = {}  # those that are not evicted, the oldest first
-        self._bytes = 0
+        self._bytes = 0  # of their arguments
+        self._functions = HeldFunctions()  # of those that are not evicted
         self._evicted = self._remade = 0
 
     # -- finished tasks ----------------------------------------------------------------------------------------------
@@ -126,7 +128,9 @@ class Remaking:
             size += len(task.args) + self._note_arguments(origin, task, refs)
         origin.size = size
         self._bytes += size
-        while len(self._whole) > self._config.remake_max_records or self._bytes > self._config.remake_max_bytes:
+        if origin.blob is not None:
+            origin.blob = self._functions.hold(origin.blob)
+        while len(self._whole) > self._config.remake_max_records or self.weight > self._config.remake_max_bytes:
             self._evict(next(iter(self._whole.values())))
         return origin
 
@@ -176,6 +180,8 @@ class Remaking:
         if self._whole.pop(origin.task_id, None) is None:
             return ()
         self._bytes -= origin.size
+        if origin.blob is not None:
+            self._functions.let_go(origin.blob)
         needs, origin.needs = origin.needs, ()
         for other in needs:
             other.users -= 1
@@ -354,16 +360,23 @@ class Remaking:
         """The end of the mesh here."""
         self._origins.clear()
         self._whole.clear()
+        self._functions.clear()
         self._bytes = 0
 
     # -- for people and tests ----------------------------------------------------------------------------------------
 
+    @property
+    def weight(self) -> int:
+        """Bytes of arguments, and of functions, each of these once."""
+        return self._bytes + self._functions.bytes
+
     def stats(self) -> RemakeStats:
-        return RemakeStats(len(self._origins), self._bytes, self._evicted, self._remade)
+        return RemakeStats(len(self._origins), self.weight, self._evicted, self._remade)
 
     def check(self) -> None:
         """Assert that the books agree."""
         assert self._bytes == sum(origin.size for origin in self._whole.values())
+        assert self._functions.holders == sum(origin.blob is not None for origin in self._whole.values())
         users: dict[bytes, int] = {}
         for task_id, origin in self._origins.items():
             assert origin.scope or origin.users or origin.running is not None, f"not needed: {origin!r}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from meshray.core.pending import Pending
+from meshray.core.shipped import Shipped
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire.messages import Profile
@@ -19,11 +20,11 @@ class WorkerLink:
 
     __slots__ = ("acknowledged", "next_seq", "shipped", "worker")
 
-    def __init__(self, worker: bytes) -> None:
+    def __init__(self, worker: bytes, functions_max_bytes: int) -> None:
         self.worker = worker
         self.next_seq = 1
         self.acknowledged = 0
-        self.shipped: set[bytes] = set()  # hashes of functions that the worker got from here
+        self.shipped = Shipped(functions_max_bytes)  # by the sequence numbers of the tasks that use them
 
 
 class Lease:

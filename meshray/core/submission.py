@@ -156,7 +156,7 @@ class Submission(Core):
             return
         link = self._links.get(message.worker)
         if link is None:
-            link = self._links[message.worker] = WorkerLink(message.worker)
+            link = self._links[message.worker] = WorkerLink(message.worker, self._config.functions_max_bytes)
         lease = Lease(message.lease, cls, link, now)
         self._leases[lease.id] = lease
         if lease.peer == self._peer and cls.abroad:

@@ -343,7 +343,8 @@ class Push(Struct, array_like=True, tag=30):
     lease: int  # a lease of the peer; 0 for calls of an actor
     acknowledged: int
     tasks: list[Task]
-    blobs: list[Blob] = []  # functions this worker did not get from this submitter before
+    blobs: list[Blob] = []  # functions this worker has not from this submitter
+    forget: list[FunctionHash] = []  # those that the submitter will send again before it names them; none is in flight
 
 
 class PlainPush(Struct, array_like=True, tag=39):
@@ -357,6 +358,7 @@ class PlainPush(Struct, array_like=True, tag=39):
     task_ids: bytes  # one after the other
     args: list[bytes]  # one each; [] when none has any
     blobs: list[Blob] = []
+    forget: list[FunctionHash] = []
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for columns of different lengths."""
@@ -454,7 +456,7 @@ class Lineage(Struct, frozen=True, array_like=True):
 
     task_id: TaskId
     function: FunctionHash
-    blob: Blob | None  # with the first lineage of each function that a process sends
+    blob: Blob | None  # of a function that the peer has not from the sender
     args: bytes | Place
     deps: list[bytes | Place | Borrowed]  # Borrowed: what is not ready yet, large, or has references inside
     pins: list[ObjectId]  # references inside `args` or borrowed in `deps`, and the place of `args`
@@ -468,6 +470,7 @@ class Lineage(Struct, frozen=True, array_like=True):
     depth: int
     name: Name
     strategy: Strategy = ANYWHERE
+    forget: list[FunctionHash] = []  # functions that the sender will send again before it names them
 
 
 class Promoted(Struct, array_like=True):

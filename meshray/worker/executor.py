@@ -187,7 +187,7 @@ class Executor:
     def on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None:
         lease = message.lease
         if message.blobs:
-            self.functions.add(message.blobs)
+            self.functions.on_shipped(source, message.blobs, message.forget)
         self.pushers.on_push(source, lease, message.acknowledged)
         if self.orphans.unacknowledged:
             self.orphans.on_acknowledged(lease, message.acknowledged)
@@ -261,6 +261,7 @@ class Executor:
             self._withdraw(item)
         if self.actor is None:
             self.orphans.tell(process, self.done, self._at_hand)
+            self.functions.on_submitter_gone(process, self._at_hand[2].function if self._at_hand is not None else b"")
         elif self.pushers.knows(process):
             self._dead_callers.add(process)
             self._forget_callers()

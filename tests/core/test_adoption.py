@@ -482,3 +482,39 @@ def test_what_only_the_dead_and_perhaps_the_silent_hold_waits_for_them() -> None
     host.objects.on_hold(OTHER, Hold(0, [ref(1)]))
     host.seen(OTHER)
     assert host.run() is not None
+
+
+@pytest.mark.fault(8)
+def test_the_functions_of_a_living_submitter_are_those_that_it_counts_on() -> None:
+    """A lineage that is here keeps its own; one that comes when it was forgotten brings it again."""
+    host = Host()
+    other = Blob(b"g" * 16, "g", b"code")
+    host.promote(
+        lineage(1),
+        lineage(2, function=other.hash, blob=other, forget=[FUNCTION.hash]),
+        lineage(3, blob=FUNCTION, forget=[other.hash]),
+        lineage(4, blob=None),
+    )
+    assert host.adoption._blobs == {SUBMITTER: {FUNCTION.hash: FUNCTION}}
+    assert [heir.blob for heir in host.adoption.heirs()] == [FUNCTION, other, FUNCTION, FUNCTION]
+    host.settle()
+    assert not host.adoption._blobs
+    assert host.adoption.adopted == 4
+
+
+@pytest.mark.fault(8)
+def test_functions_count_as_long_as_a_lineage_holds_them_each_once() -> None:
+    host = Host(msgspec.structs.replace(DEFAULT, lineage_max_bytes=20_000))
+    large, other = Blob(FUNCTION.hash, "f", bytes(12_000)), Blob(b"g" * 16, "g", bytes(12_000))
+    host.promote(lineage(1, blob=large))
+    host.promote(*(lineage(number, blob=None) for number in (2, 3, 4)))
+    host.promote(lineage(5, function=other.hash, blob=other))
+    assert [heir.lineage.task_id for heir in host.adoption.heirs()] == [task(number) for number in (1, 2, 3, 4)]
+    host.objects.on_resolve(SUBMITTER, Resolve([Promoted(ref(number), b"v") for number in (1, 2, 3)]))
+    host.perform()
+    host.promote(lineage(6, function=other.hash, blob=None))
+    assert len(host.adoption.heirs()) == 1, "one still holds the first function"
+    host.objects.on_resolve(SUBMITTER, Resolve([Promoted(ref(4), b"v")]))
+    host.perform()
+    host.promote(lineage(7, function=other.hash, blob=None))
+    assert [heir.blob for heir in host.adoption.heirs()] == [other]

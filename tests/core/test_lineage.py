@@ -12,6 +12,7 @@ from meshray.core.lineage import BATCH_BYTES, INLINED_MAX_BYTES, batches
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record, Records
 from meshray.core.scheduling import SchedulingClass
+from meshray.core.shipped import FUNCTION_BYTES
 from meshray.ids import FIRST_RETURN
 from meshray.refs import ObjectRef
 from meshray.wire.messages import Blob, Borrowed, Place, Profile, Promote, Promoted, Value
@@ -37,10 +38,10 @@ class Process:
         self.records.table[record.id] = record
         return record
 
-    def pending(self, *arguments: Record, cls: Any = CLS) -> Record:
+    def pending(self, *arguments: Record, cls: Any = CLS, blob: Blob = FUNCTION) -> Record:
         """The record of a task with these top-level arguments."""
         self.count += 1
-        task = Pending(SELF + self.count.to_bytes(8, "big"), FUNCTION.hash, b"", [], Mean(), blob=FUNCTION, cls=cls)
+        task = Pending(SELF + self.count.to_bytes(8, "big"), blob.hash, b"", [], Mean(), blob=blob, cls=cls)
         task.dep_refs = [ObjectRef(record.id) for record in arguments]
         task.refs = list(task.dep_refs)
         self.kept.append(task.refs)
@@ -143,3 +144,15 @@ def test_names_of_exceptions_travel_instead_of_classes() -> None:
     lineage = process.promote(record)[record.id].lineage
     assert lineage is not None
     assert lineage.retry_exceptions == ["builtins.ValueError"]
+
+
+def test_the_peer_keeps_a_bounded_number_of_functions() -> None:
+    process = Process(msgspec.structs.replace(DEFAULT, lineage_functions_max_bytes=2 * FUNCTION_BYTES))
+    blobs = {number: Blob(bytes([number]) * 16, "f", b"") for number in (1, 2, 3)}
+    told: list[tuple[bool, list[int]]] = []
+    for number in (1, 2, 1, 3, 1, 2):
+        record = process.pending(blob=blobs[number])
+        lineage = process.promote(record)[record.id].lineage
+        assert lineage is not None
+        told.append((lineage.blob is not None, [function[0] for function in lineage.forget]))
+    assert told == [(True, []), (True, []), (False, []), (True, [2]), (False, []), (True, [3])]

@@ -64,11 +64,11 @@ class Submitter:
 @given(st.lists(st.sampled_from([b"", b"one", b"another"]), min_size=1, max_size=20), st.integers(1, 2**40))
 def test_a_run_says_what_its_tasks_say(args: list[bytes], seq: int) -> None:
     run = [pending(number, args=each) for number, each in enumerate(args)]
-    push = decode(encode(plain_push(7, 3, seq, run, [BLOBS[0]])))
+    push = decode(encode(plain_push(7, 3, seq, run, [BLOBS[0]], [BLOBS[1].hash])))
     assert isinstance(push, PlainPush)
     tasks = [wire_task(task, number, 0) for number, task in enumerate(run, seq)]
     assert tasks_of(push) == tasks
-    assert (push.lease, push.acknowledged, push.blobs) == (7, 3, [BLOBS[0]])
+    assert (push.lease, push.acknowledged, push.blobs, push.forget) == (7, 3, [BLOBS[0]], [BLOBS[1].hash])
 
 
 @given(

@@ -67,7 +67,8 @@ class Process:
 
     def submit(self, *refs: Handle, returns: int = 1, inside: list[Handle] | None = None, **told: Any) -> list[Handle]:
         """A task that was not run yet."""
-        task = Pending(self.new_task_id(), FUNCTION.hash, told.pop("args", b"args"), [], Mean(), returns, FUNCTION)
+        blob = told.pop("blob", FUNCTION)
+        task = Pending(self.new_task_id(), blob.hash, told.pop("args", b"args"), [], Mean(), returns, blob)
         task.name, task.cls, task.retries_left = "f", told.pop("cls", CLS), told.pop("retries", 3)
         assert not told, told
         handles = [self.own(object_of(task.task_id, index), None, task) for index in range(returns)]
@@ -430,6 +431,21 @@ def test_the_bytes_of_arguments_are_bounded_too() -> None:
     handles = [process.make(process.put(b"x" * 3000)) for _ in range(5)]
     assert process.core.stats().bytes <= 10_000
     kept = [bool(process.lose(handle)) for handle in handles]
+    assert kept == sorted(kept)
+    assert 0 < sum(kept) < 5
+
+
+def test_the_bytes_of_functions_are_bounded_too_and_each_counts_once() -> None:
+    process = Process(replace(CONFIG, remake_max_bytes=10_000))
+    blob = Blob(b"g" * 16, "g", bytes(4000))
+    alike = [process.make(blob=blob) for _ in range(8)]
+    assert process.core.stats().evicted == 0
+    assert process.core.stats().bytes < 10_000
+    others = [process.make(blob=Blob(bytes([number]) * 16, "h", bytes(3000))) for number in range(5)]
+    assert process.core.stats().bytes <= 10_000
+    process.core.check()
+    assert not any(map(process.lose, alike))
+    kept = [bool(process.lose(handle)) for handle in others]
     assert kept == sorted(kept)
     assert 0 < sum(kept) < 5
 

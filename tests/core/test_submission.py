@@ -11,6 +11,7 @@ import pytest
 from meshray.config import DEFAULT
 from meshray.core.pending import DONE, IN_FLIGHT, READY, WAITING, Mean, Pending, gone_failure
 from meshray.core.scheduling import SchedulingClass
+from meshray.core.shipped import FUNCTION_BYTES
 from meshray.core.submission import Submission
 from meshray.ids import peer_of
 from meshray.strategy import Strategy
@@ -164,6 +165,81 @@ def test_functions_are_shipped_once_per_worker() -> None:
     assert [len(push.blobs) for push in pushes] == [1, 0]
     assert pushes[1].acknowledged == 2
     assert pushes[1].tasks[0].seq == 3
+
+
+# -- functions ---------------------------------------------------------------------------------------------------------
+
+
+def closure(number: int, size: int = 0, mean: Mean | None = None) -> dict[str, Any]:
+    """Fields of a task of a function of its own, which has not run before."""
+    blob = Blob(bytes([number]) * 16, f"closure{number}", bytes(size))
+    return {"function": blob.hash, "blob": blob, "mean": mean or Mean()}
+
+
+def shipped(shell: Shell) -> list[tuple[list[int], list[int]]]:
+    """The functions that each push has brought, and those that it has said to forget."""
+    pushes = [message for _, message in shell.sent if isinstance(message, Push)]
+    return [([blob.hash[0] for blob in push.blobs], [function[0] for function in push.forget]) for push in pushes]
+
+
+def test_functions_beyond_the_bound_are_forgotten_and_shipped_again() -> None:
+    shell = Shell(functions_max_bytes=2 * FUNCTION_BYTES)
+    shell.grant(1)
+    for seq, number in enumerate((1, 2, 1, 3, 1, 2), 1):
+        shell.submit(1, **closure(number))
+        shell.results(1, [Result(seq, [VALUE])])
+    assert shipped(shell) == [([1], []), ([2], []), ([], []), ([3], [2]), ([], []), ([2], [3])]
+
+
+def test_functions_in_flight_are_not_forgotten_and_bound_what_is_pushed_ahead() -> None:
+    shell = Shell(functions_max_bytes=3 * FUNCTION_BYTES)
+    shell.mean.add(1000)
+    for number in (1, 2, 1, 3, 4, 1):
+        shell.submit(1, **closure(number, mean=shell.mean))
+    shell.grant(1)
+    assert shipped(shell) == [([1, 2, 3], [])], "with the fourth there would be too many"
+    assert len(shell.pushed(1)) == 4
+    shell.results(1, [Result(1, [VALUE])])
+    assert len(shipped(shell)) == 1, "its function is in flight once more"
+    shell.results(1, [Result(2, [VALUE])])
+    assert len(shipped(shell)) == 1, "what a push has brought stays until all of it is done"
+    shell.results(1, [Result(3, [VALUE]), Result(4, [VALUE])])
+    assert shipped(shell)[1:] == [([4], [2])]
+
+
+def test_a_task_that_is_given_back_has_its_function_where_it_was() -> None:
+    shell = Shell(functions_max_bytes=2 * FUNCTION_BYTES)
+    shell.mean.add(1000)
+    shell.submit(1, **closure(1, mean=shell.mean))
+    shell.submit(1, **closure(2, mean=shell.mean))
+    shell.grant(1)
+    assert not shell.core.on_given_back(worker(1), 1, [2], 0.0)
+    shell.results(1, [Result(1, [VALUE])])
+    assert shipped(shell) == [([1, 2], []), ([], [])]
+    assert shell.pushed(1)[-1].function == bytes([2]) * 16
+
+
+def test_a_function_larger_than_the_bound_runs() -> None:
+    shell = Shell(functions_max_bytes=FUNCTION_BYTES)
+    shell.mean.add(1000)
+    for number in (1, 2, 3):
+        shell.submit(1, **closure(number, size=9000, mean=shell.mean))
+    shell.grant(1)
+    for seq in (1, 2, 3):
+        shell.results(1, [Result(seq, [VALUE])])
+    assert shipped(shell) == [([1], []), ([2], [1]), ([3], [2])]
+
+
+def test_what_each_worker_has_is_its_own() -> None:
+    shell = Shell(functions_max_bytes=FUNCTION_BYTES)
+    for lease in (1, 2):
+        shell.submit(1, **closure(1))
+        shell.grant(lease)
+    shell.results(1, [Result(1, [VALUE])])
+    shell.submit(1, **closure(2))
+    shell.results(1, [Result(2, [VALUE])])
+    shell.results(2, [Result(1, [VALUE])])
+    assert shipped(shell) == [([1], []), ([1], []), ([2], [1])]
 
 
 # -- depth -------------------------------------------------------------------------------------------------------------
@@ -755,6 +831,15 @@ def grant_there(shell: Shell, lease: int, number: int | None = None) -> list[tup
 
 def demanded(said: list[tuple[bytes, Any]], peer: bytes = THERE) -> list[int]:
     return [message.count for to, message in said if isinstance(message, Demand) and to == peer]
+
+
+def test_a_host_that_comes_back_has_no_functions_of_before() -> None:
+    shell = Shell()
+    shell.submit(1, retries_left=1)
+    grant_there(shell, 7)
+    assert not shell.core.on_node_gone(THERE, gone_failure(THERE[:8], "cut off"), 0.0)
+    grant_there(shell, 8, number=7)
+    assert [len(blobs) for blobs, _ in shipped(shell)] == [1, 1]
 
 
 def test_another_peer_is_asked_for_what_it_may_give() -> None:

@@ -1,7 +1,9 @@
 """A driver on a host that does what it is told, line by line: `python -m tests.lan.caller`.
 
 Lines are JSON: {"do": "run", "count": 4, "seconds": 0.5, "options": {...}} submits tasks and answers at once;
-{"do": "get"} waits for them and answers where each ran, and when. Each answer is one line of JSON.
+{"do": "closures", "count": 100, "options": {...}} submits as many functions, each with captured data of its own, the
+same ones each time; {"do": "get"} waits for them and answers where each ran, and when, or the number of each closure.
+Each answer is one line of JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import meshray
@@ -36,6 +39,12 @@ def parent(seconds: float, folder: str, options: dict[str, Any]) -> list[dict[st
     return meshray.get([where.options(**options).remote(seconds, folder) for _ in range(2)])
 
 
+def closure(number: int) -> Callable[[], int]:
+    """A function that has captured 20 kB."""
+    captured = number.to_bytes(4, "big") * 5000
+    return lambda: int.from_bytes(captured[-4:], "big")
+
+
 def options_of(told: dict[str, Any]) -> dict[str, Any]:
     """As JSON can say them."""
     options = dict(told.get("options", {}))
@@ -47,6 +56,7 @@ def options_of(told: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     meshray.init("auto")
     refs: dict[str, list[Any]] = {}
+    closures: list[Any] = []
     answer: dict[str, Any] = {"node": meshray.get_runtime_context().get_node_id()}
     while True:
         tell(answer)
@@ -61,6 +71,10 @@ def main() -> None:
             refs[key] = [task.remote(told["seconds"], told["folder"]) for _ in range(told["count"])]
         elif told["do"] == "nest":
             refs[key] = [parent.remote(told["seconds"], told["folder"], options_of(told)) for _ in range(told["count"])]
+        elif told["do"] == "closures":
+            while len(closures) < told["count"]:
+                closures.append(meshray.remote(closure(len(closures))))
+            refs[key] = [each.options(**options_of(told)).remote() for each in closures[: told["count"]]]
         elif told["do"] == "get":
             try:
                 answer["values"] = meshray.get(refs[key], timeout=told.get("timeout", 60))

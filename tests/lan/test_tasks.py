@@ -122,6 +122,15 @@ def test_a_task_of_a_task_asks_the_peer_of_its_own_host(lan: MakeLan) -> None:
     assert {value["node"] for value in values} == {driver.node}
 
 
+def test_many_functions_of_which_no_worker_has_room_for_all(lan: MakeLan) -> None:
+    _, _, b, driver = two(lan)
+    there = b.status()["node_id"]
+    for options in ({"node": there}, {"node": there}, {"scheduling_strategy": "SPREAD"}, {"node": driver.node}, {}):
+        driver.tell(do="closures", count=100, options=options)  # a worker has room for eleven
+        answer = driver.tell(do="get")
+        assert answer["values"] == list(range(100)), answer
+
+
 @pytest.mark.fault(5)
 def test_a_host_that_dies_has_its_tasks_run_elsewhere(lan: MakeLan) -> None:
     network, _, b, driver = two(lan)

@@ -33,10 +33,10 @@ from meshray.core.submission import Submission
 from meshray.ids import peer_of
 from meshray.strategy import ANYWHERE, Strategy
 from meshray.wire import messages as m
+from tests.sim.functions import Kept, function_of
 
 LOG_MAX = 5000
 OWN = ("python", "/usr")
-BLOB = m.Blob(b"f" * 16, "plan", b"")
 GONE = m.Failure("NodeDiedError", "its host is gone")
 
 
@@ -486,6 +486,7 @@ class Program:
         self.values: dict[bytes, Any] = {}  # task -> its outcome
         self.tasks: dict[bytes, Pending] = {}  # that it has submitted
         self.items: deque[Item] = deque()
+        self.functions = Kept(host.config, net.seen)
         self.running: Item | None = None
         self.running_since = 0.0
         self.blocked = False
@@ -511,8 +512,9 @@ class Program:
         if cls is None:
             request = {name: amount for name, amount in (("CPU", plan.cpus), (plan.extra, 10_000)) if name and amount}
             cls = self._classes[key] = self.submission.new_class(request, m.Profile(), depth, plan.strategy)
-        task = Pending(task_id, BLOB.hash, b"", [], self._means.setdefault(plan.seconds, Mean()))
-        task.blob, task.name, task.cls, task.retries_left = BLOB, f"plan{plan.number}", cls, plan.retries
+        blob = function_of(plan.number)
+        task = Pending(task_id, blob.hash, b"", [], self._means.setdefault(plan.seconds, Mean()))
+        task.blob, task.name, task.cls, task.retries_left = blob, f"plan{plan.number}", cls, plan.retries
         self.tasks[task_id] = task
         self.submission.on_ready(task)
         return task_id
@@ -540,11 +542,13 @@ class Program:
                 self._complete(submission.on_lost(message, now))
             case m.NodeGone():
                 self.items = deque(item for item in self.items if not item[0].startswith(message.node))
+                self.functions.on_host_gone(message.node, self._at_hand)
                 self._complete(submission.on_node_gone(message.node, GONE, now))
                 self.net.send(self.process, self.host.process, m.NodeGoneSeen(message.node))
             case m.ProcessDied():
                 self.dead.add(message.process)
                 self.items = deque(item for item in self.items if item[0] != message.process)
+                self.functions.on_submitter_gone(message.process, self._at_hand)
                 submission.on_process_died(message.process)
                 self.net.send(self.process, self.host.process, m.DeathSeen(message.process))
             case m.Infeasible():
@@ -584,7 +588,12 @@ class Program:
 
     # -- running -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _at_hand(self) -> bytes:
+        return self.running[2].function if self.running is not None else b""
+
     def _on_push(self, source: bytes, message: m.Push) -> None:
+        self.functions.on_push(source, message)
         if message.lease not in self.journal:
             self.journal = {message.lease: ({}, set())}
         finished, _ = self.journal[message.lease]
@@ -607,6 +616,7 @@ class Program:
     def _begin(self, item: Item) -> None:
         self.running, self.running_since = item, self.net.now
         _, lease, task = item
+        assert task.function in self.functions, f"{name(self.process)} lacks the function of {task}"
         self.journal[lease][1].add(task.seq)
         self.net.begun[task.task_id] += 1
         self.net.ran_at[self.host.node] += 1

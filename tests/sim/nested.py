@@ -26,6 +26,7 @@ from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.refs import ObjectRef
 from meshray.wire import messages as m
 from meshray.worker.orphans import Item, Orphanage
+from tests.sim.functions import Kept, function_of
 from tests.sim.nested_peer import NestedPeer
 from tests.sim.world import PEER, World, process_id
 
@@ -76,6 +77,7 @@ class Process:
         self.dead: dict[bytes, None] = {}
         self.classes: dict[tuple[int, int], SchedulingClass] = {}  # by depth and CPUs
         self.orphans = Orphanage(self)  # type: ignore[arg-type]
+        self.functions = Kept(peer.config, history.seen)
         self.items: deque[Item] = deque()
         self.done: deque[tuple[Item, m.Result]] = deque()
         self.at_hand: Item | None = None
@@ -122,14 +124,15 @@ class Process:
         task_id = self.process + self.count.to_bytes(8, "big")
         ids = [inside.binary()] if inside is not None else []
         args = msgspec.msgpack.encode((plan.number, ids))
-        task = Pending(task_id, FUNCTION.hash, args, [], self.mean or Mean())
+        blob = function_of(plan.number)
+        task = Pending(task_id, blob.hash, args, [], self.mean or Mean())
         refs: list[Any] = self.passing(ids)
         task.nested, task.plain = bool(refs), not depth
         if argument is not None:
             task.dep_refs = [self.handle(argument.binary(), None)]
             refs += task.dep_refs
         task.refs = refs or None
-        task.blob = FUNCTION
+        task.blob = blob
         task.retries_left = plan.retries
         key = (depth, plan.cpus)
         if key not in self.classes:
@@ -192,9 +195,9 @@ class Process:
             case m.Bind():
                 self.orphans.driver = message.job.job
             case m.Push():
-                self._on_push(source, message)
+                self._on_push(source, message, message.tasks)
             case m.PlainPush():
-                self._on_push(source, m.Push(message.lease, message.acknowledged, tasks_of(message), message.blobs))
+                self._on_push(source, message, tasks_of(message))
             case m.PlainResults():
                 tasks = self.submission.on_plain_results(
                     source, message.lease, message.seq, len(message.values), 1, now
@@ -240,6 +243,7 @@ class Process:
         self.dead[process] = None
         self.items = deque(item for item in self.items if item[0] != process)
         self.orphans.tell(process, self.done, self.at_hand)
+        self.functions.on_submitter_gone(process, self.at_hand[2].function if self.at_hand is not None else b"")
         self.records.drain()
         self.records.on_process_died(process)
         self.send(PEER, m.DeathSeen(process))
@@ -276,20 +280,22 @@ class Process:
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def _on_push(self, source: bytes, message: m.Push) -> None:
+    def _on_push(self, source: bytes, message: m.Push | m.PlainPush, tasks: list[m.Task]) -> None:
+        self.functions.on_push(source, message)
         if message.lease not in self.journal:
             self.journal = {message.lease: ({}, set())}
         finished, _ = self.journal[message.lease]
         for seq in [seq for seq in finished if seq <= message.acknowledged]:
             del finished[seq]
         self.orphans.on_acknowledged(message.lease, message.acknowledged)
-        self.items.extend((source, message.lease, task) for task in message.tasks)
+        self.items.extend((source, message.lease, task) for task in tasks)
 
     def _begin(self, item: Item) -> None:
         """The main thread takes a task: its arguments first."""
         self.at_hand = self.running = item
         self.running_since = self.world.now
         source, lease, task = item
+        assert task.function in self.functions, f"{self.label} lacks the function of {task}"
         self.journal[lease][1].add(task.seq)
         self.history.begun[task.task_id] += 1
         self.history.first_begun.setdefault(task.task_id, self.world.now)
@@ -480,6 +486,7 @@ class History:
     mean: Mean = field(default_factory=Mean)  # of all functions, where they share one
     begun: Counter[bytes] = field(default_factory=Counter)  # task -> executions
     first_begun: dict[bytes, float] = field(default_factory=dict)  # task -> when
+    seen: Counter[str] = field(default_factory=Counter)  # what happened to functions
 
 
 class Driver(Process):

@@ -12,6 +12,7 @@ import pytest
 
 from meshray.config import preset
 from meshray.wire import messages as m
+from tests.sim.functions import with_room_for_few
 from tests.sim.nested import Driver, History, Plan, Process
 from tests.sim.nested_peer import NestedPeer
 from tests.sim.seeds import seeds
@@ -28,7 +29,7 @@ class Mesh:
         self.random = self.world.random
         self.history = History()
         config = msgspec.structs.replace(preset("test"), worker_idle_s=1e6, adoption_patience_s=0.05)
-        self.peer = NestedPeer(self.world, config, self.random.randint(2, 4))
+        self.peer = NestedPeer(self.world, with_room_for_few(config), self.random.randint(2, 4))
         self.peer.new_worker = self.new_worker
         self.driver = Driver(self.world, self.peer, self.history)
         self.workers: list[Process] = []
@@ -162,7 +163,10 @@ def test_those_who_are_stopped_keep_nobody_waiting_for_ever(block: int) -> None:
 
 @pytest.mark.fault(8)
 def test_adoption_happens() -> None:
-    assert sum(run(seed).peer.adoption.adopted for seed in range(40)) > 20
+    meshes = [run(seed) for seed in range(40)]
+    assert sum(mesh.peer.adoption.adopted for mesh in meshes) > 20
+    assert sum(mesh.history.seen["forgotten"] for mesh in meshes) > 200
+    assert sum(mesh.history.seen["shipped again"] for mesh in meshes) > 100
 
 
 @pytest.mark.fault(7, 8)

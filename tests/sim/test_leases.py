@@ -20,6 +20,7 @@ import pytest
 
 from meshray.config import preset
 from meshray.wire import messages as m
+from tests.sim.functions import with_room_for_few
 from tests.sim.nested import Driver, History, Plan, Process
 from tests.sim.nested_peer import NestedPeer, StartFaults
 from tests.sim.seeds import seeds
@@ -28,7 +29,7 @@ from tests.sim.world import World
 SEEDS = 240
 
 CONFIG = msgspec.structs.replace(
-    preset("test"),
+    with_room_for_few(preset("test")),
     lease_quantum_s=0.02,
     lease_yield_s=0.004,
     lease_reserve_s=0.05,

@@ -19,13 +19,14 @@ import pytest
 from meshray.config import preset
 from meshray.strategy import LabelTest, Strategy
 from meshray.wire import messages as m
+from tests.sim.functions import with_room_for_few
 from tests.sim.hosts import Host, Net, Plan, Program, name
 from tests.sim.seeds import seeds
 
 SEEDS = 160
 
 CONFIG = msgspec.structs.replace(
-    preset("test"),
+    with_room_for_few(preset("test")),
     lease_quantum_s=0.02,
     lease_yield_s=0.004,
     lease_reserve_s=0.05,
@@ -275,8 +276,11 @@ def run(seed: int, faults: bool = True) -> Mesh:
 @pytest.mark.fault(5, 7, 9, 11, 12, 21, 22)
 @pytest.mark.parametrize("block", range(8))
 def test_whatever_happens_between_hosts(block: int) -> None:
+    seen: Counter[str] = Counter()
     for seed in seeds(block, SEEDS, 8):
-        run(seed)
+        seen += run(seed).net.seen
+    assert seen["forgotten"] > 10, "functions come and go"
+    assert seen["shipped again"] > 5
 
 
 @pytest.mark.fault(11, 22)

@@ -42,7 +42,10 @@ def end_with_the_same(scene: Scene) -> list[dict[str, Any]]:
     """Nobody has died, and nothing was done twice."""
     reports = scene.end_well()
     first = {peer.first for peer in scene.peers.values()}
-    assert all(peer.alive() == first for peer in scene.peers.values())
+    until(
+        lambda: all(peer.alive() == first for peer in scene.peers.values()),  # a suspicion is refuted, a death never
+        f"nobody has died: {[peer.states() for peer in scene.peers.values()]} of {first}",
+    )
     homes = {str(peer.status()["node_id"]) for peer in scene.peers.values()}
     assert all(set(report["placed"]) == homes for report in reports), "all of them have worked"
     return reports

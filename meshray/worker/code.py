@@ -7,6 +7,7 @@ they exist on this host, they may mean the same.
 
 from __future__ import annotations
 
+import linecache
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -61,7 +62,8 @@ class Moved:
         return msgspec.structs.replace(job, sys_path=path, folder=folder, main_path=self(job.main_path))
 
     def function(self, loaded: Any) -> None:
-        """A function or class that was pickled from the script knows it by `__file__`."""
+        """A function or class that was pickled from the script knows it by `__file__`, and its code by the driver's
+        path, under which this host has no file, or another one: tracebacks take the lines of the copy."""
         if not self._roots:
             return
         members = [loaded, *vars(loaded).values()] if isinstance(loaded, type) else [loaded]
@@ -71,6 +73,14 @@ class Moved:
                 file = found.__globals__.get("__file__")
                 if isinstance(file, str):
                     found.__globals__["__file__"] = self(file)
+                self._show_lines(found.__code__.co_filename)
+
+    def _show_lines(self, path: str) -> None:
+        """Whoever looks for lines of that path of the driver's finds those of the copy, for the rest of this process's
+        life."""
+        copy = self(path)
+        if copy != path and (lines := linecache.getlines(copy)):
+            linecache.cache[path] = (sum(map(len, lines)), None, lines, path)  # without a time it is never looked at anew
 
 
 def move_in(code: Code, node_folder: Path, config: Config, fetch: Callable[[], bytes | memoryview]) -> Moved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from pathlib import Path
 
 import cloudpickle
@@ -91,6 +92,24 @@ def test_what_was_pickled_from_the_script_finds_its_data() -> None:
     moved.function(os.path.join)  # of another file: nothing happens
     moved.function(len)
     assert os.path.__file__ == os.path.join.__globals__["__file__"]
+
+
+def test_a_traceback_shows_the_lines_of_the_copy(tmp_path: Path) -> None:
+    """Also where this host has another file under the driver's path."""
+    program, copy = tmp_path / "program", tmp_path / "copy"
+    text = "def task():\n    return 1 / 0  # of the driver\n"
+    for folder, content in ((program, "def task():\n    pass  # of this host\n"), (copy, text)):
+        folder.mkdir()
+        (folder / "main.py").write_text(content)
+    space: dict[str, object] = {"__name__": "__main__", "__file__": f"{program}/main.py"}
+    exec(compile(text, f"{program}/main.py", "exec"), space)
+    task = space["task"]
+    moved = Moved([str(program)], str(copy))
+    moved.function(task)
+    with pytest.raises(ZeroDivisionError) as caught:
+        task()  # type: ignore[operator]
+    shown = "".join(traceback.format_exception(caught.value))
+    assert f'{program}/main.py", line 2, in task\n    return 1 / 0  # of the driver' in shown
 
 
 def fail() -> bytes:

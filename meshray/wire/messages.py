@@ -146,6 +146,7 @@ class Code(Struct, frozen=True, array_like=True):
     size: Count = 0  # bytes of the archive
     roots: Annotated[list[Text], Meta(max_length=4)] = []  # the folder at the driver's host, by each of its names
     interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host has its own
+    left_out: Text = ""  # what of the folder does not go along, for people; "" when all does
 
 
 class JobInfo(Struct, frozen=True, array_like=True):

@@ -96,6 +96,7 @@ def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo
         moved = Moved()
     executor.functions.on_loaded = moved.function
     executor.functions.where = executor.outcomes.where = moved.where
+    executor.outcomes.missing = moved.missing
     return moved.job(job)
 
 

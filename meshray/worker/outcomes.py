@@ -70,6 +70,8 @@ class Outcomes:
         self._host = socket.gethostname()
         self.where = LOOKED_IN
         """Where modules are looked for, for people."""
+        self.missing = ""
+        """Why a file of the program's folder may not be on this host, for people."""
 
     def of_value(self, source: bytes, task: m.Task, name: str, value: Any) -> m.Result:
         """The result of a task that returned `value`."""
@@ -143,6 +145,8 @@ class Outcomes:
         text = format_traceback(error)
         if isinstance(error, ModuleNotFoundError) and self._says_no_host(error):
             text += f"(a worker on host {self._host} cannot import it: {self.where})\n"
+        elif isinstance(error, FileNotFoundError) and self.missing and not isinstance(error, MeshrayError):
+            text += f"(on host {self._host}: {self.missing})\n"
         failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host, traceback_text=text)
         if task is None or not task.retry_exceptions or "ancestors" in failure.details:
             return failure

@@ -36,6 +36,14 @@ def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
     assert (copy / "main.py").read_text() == "1"
     assert str(copy) not in moved.where
     assert "/home/u/program" in moved.where
+    assert moved.missing == ""
+
+
+def test_whoever_misses_something_hears_what_did_not_go_along(tmp_path: Path) -> None:
+    words = "only its Python files, since it is a home folder"
+    moved = move_in(msgspec.structs.replace(CODE, left_out=words), tmp_path, DEFAULT, lambda: ARCHIVE)
+    assert moved.missing == f"of the program's own folder /home/u/program this host has a copy ({words})"
+    assert moved.where == f"{moved.missing}; what lies elsewhere must be installed on each host"
 
 
 def test_a_virtual_environment_in_the_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1079,10 +1079,10 @@ class Answer(Struct, array_like=True, tag=71):
 
 
 class LogLine(Struct, array_like=True, gc=False):
-    """One line that a worker printed."""
+    """One line that a worker printed, or that a peer has to say to the people of a job."""
 
-    source: Name  # name of the task, the function or the actor
-    pid: int
+    source: Name  # name of the task, the function or the actor; "" when nobody knows, or it is the peer's
+    pid: int  # 0: it is the peer's
     text: Annotated[str, Meta(max_length=64 * 1024)]
     stderr: bool = False
 

@@ -25,7 +25,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
                  Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved, WillsHeld
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
-    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
+    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone, NodeSilent
     P   -> P'  LoadNow, PeerLeaves, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, JobDone, ProcessDied,
                  DeathSeen, DeathSettled
 
@@ -1145,6 +1145,15 @@ class NodeGoneSeen(Struct, array_like=True, tag=84):
     node: NodeId
 
 
+class NodeSilent(Struct, array_like=True, tag=184):
+    """P -> A: a host that the receiver dealt with is suspected to be dead; or not any more. For people: nothing else
+    follows from it, and it may come too late, or twice."""
+
+    node: NodeId
+    name: Name
+    silent: bool
+
+
 class ProcessThere(Struct, array_like=True, tag=85):
     """P -> P': a process of this host is about to speak to yours. Once per process and host, before all it says; its
     ProcessDied follows after all it has said. A repeat changes nothing."""
@@ -1294,6 +1303,7 @@ Message = (
     | Relayed
     | RelayTaken
     | NodeGone
+    | NodeSilent
     | NodeGoneSeen
     | ProcessThere
     | JobThere

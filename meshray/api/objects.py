@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from meshray import context
@@ -11,6 +12,9 @@ from meshray.errors import MeshrayError
 from meshray.refs import ObjectRef
 
 T = TypeVar("T")
+
+SHIELD = "meshray.runtime.shield"
+"""The module that calls the program's handlers of signals. By name: a program that only imports us does not load it."""
 
 _ONLY_REFERENCES = {ObjectRef}
 
@@ -38,8 +42,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             return refs.copy()
     try:
         values = context.runtime().get([refs] if single else refs, timeout)
-    except MeshrayError as error:  # the same one, without our frames: its text says what happened
-        raise error.with_traceback(None)  # noqa: B904
+    except BaseException as error:
+        error.__traceback__ = _of_others(error)
+        raise
     return values[0] if single else values
 
 
@@ -72,7 +77,11 @@ def wait(
         raise ValueError("wait takes each ObjectRef once, got duplicates")
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"num_returns is {num_returns}, and must be from 1 to the number of references, {len(refs)}")
-    return context.runtime().wait(refs, num_returns, timeout, fetch_local)
+    try:
+        return context.runtime().wait(refs, num_returns, timeout, fetch_local)
+    except BaseException as error:
+        error.__traceback__ = _of_others(error)
+        raise
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -89,6 +98,22 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         if not isinstance(flag, bool):
             raise TypeError(f"{name} takes a bool, got {flag!r}")
     context.runtime().cancel(ref, force, recursive)
+
+
+def _of_others(error: BaseException) -> TracebackType | None:
+    """The traceback without our frames where they say nothing: of an error of ours, whose text says what happened; and
+    of what a handler of signals raised while we waited (Ctrl-C), which keeps its own. Any other is a mistake of ours,
+    and whoever has to mend it needs all of them."""
+    if isinstance(error, MeshrayError):
+        return None
+    trace, found = error.__traceback__, False
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == SHIELD:
+            found = True
+        elif found:
+            return trace  # of the handler
+        trace = trace.tb_next
+    return None if found else error.__traceback__
 
 
 def _check_references(call: str, refs: list[Any]) -> None:

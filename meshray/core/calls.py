@@ -203,6 +203,10 @@ class Calls(Core):
                 done.append((call, Result(0, [failure])))
         return done
 
+    def knows_at(self, node: bytes) -> bool:
+        """Whether an actor that is called from here lives on that host."""
+        return any(node_of(worker) == node for worker in self._by_worker)
+
     def on_node_gone(self, node: bytes, why: str) -> Done:
         """A host is gone, or cannot be reached from here, which need not mean that the actors there are dead: their
         owners say. Calls in flight there count as begun; later ones wait for the owner's word."""

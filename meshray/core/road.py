@@ -59,6 +59,7 @@ from meshray.wire.messages import (
     Message,
     NodeGone,
     NodeGoneSeen,
+    NodeSilent,
     ProcessDied,
     ProcessThere,
     Relay,
@@ -142,6 +143,14 @@ class Road(Core):
             self._lose(home, why)
             if self._homes.life_of(home) is None:
                 remember(self._gone, home, why, GONE_MAX)
+
+    def on_silent(self, life: bytes, name: str, silent: bool) -> None:
+        """It is suspected, or was in vain: who has dealt with that host is told, for people."""
+        home = self._homes.home_of(life)
+        if home is not None and self.life_of(home) == life and self.is_there(home):
+            for process in sorted(self._concerned(home)):
+                if process in self._locals:
+                    self._emit(Send(process, NodeSilent(home, name, silent)))
 
     def on_own_end(self, why: str) -> None:
         """Our own life is over: for everybody else we are dead, and so they are for us."""
@@ -582,11 +591,9 @@ class Road(Core):
     def _lose(self, home: bytes, why: str, placed: bool = False) -> None:
         """All that was between that host and this one is over. `placed`: something may be about to be placed there, so
         it is told also where nothing was between them."""
+        concerned = self._concerned(home)
         way = self._ways.pop(home, None)
         self._laden.pop(home, None)
-        concerned = self.foreigners.who_met_any(home)
-        if way is not None:
-            concerned |= way.dealt | way.sources()
         for process in sorted(concerned):
             self._tell_gone(process, home, why)
         for pair in [pair for pair in self._owed if pair[0][:NODE_BYTES] == home]:
@@ -598,6 +605,11 @@ class Road(Core):
         self._jobs.forget_host(home)
         for job in self._jobs.of_host(home):
             self._end_job(job, why)
+
+    def _concerned(self, home: bytes) -> set[bytes]:
+        """Who has to do with that host, as far as is known; living or not."""
+        way, met = self._ways.get(home), self.foreigners.who_met_any(home)
+        return met if way is None else met | way.dealt | way.sources()
 
     def _tell_gone(self, process: bytes, home: bytes, why: str) -> None:
         if process in self._locals:

@@ -465,6 +465,11 @@ class Submission(Core):
             task.state == READY for cls in classes for task in cls.ready
         )
 
+    def works_at(self, node: bytes) -> bool:
+        """Whether a task of ours is with a worker of that host."""
+        peer = peer_of(node)
+        return any(lease.peer == peer and lease.in_flight for lease in self._leases.values())
+
     def name_of(self, class_id: int) -> str:
         """A task of the class that waits, or waited last."""
         cls = self._classes.get(class_id)

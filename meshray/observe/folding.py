@@ -1,9 +1,11 @@
 """Lines of workers as the driver prints them: `(name pid=1, host=h) text`, repetitions folded.
-Without a name, nobody knows whose it is: a subprocess of a task wrote it, or C code.
+Without a name, nobody knows whose it is: a subprocess of a task wrote it, or C code. What peers say themselves looks as
+our warnings in the driver do: `meshray: text`, or `meshray (host=h): text`.
 
 As in Ray: a text is printed at once the first time. While the same text comes from several processes within a window,
 it is counted instead, and printed once more at the window's end with `[repeated 3x across cluster]`. One process that
-repeats itself is not folded: that is its own output, not noise of parallelism. Unlike Ray, texts that differ only in a
+repeats itself is not folded: that is its own output, not noise of parallelism; but a peer is, which says the same of
+forty actors. Unlike Ray, texts that differ only in a
 number are different texts: results that differ are never swallowed.
 """
 
@@ -40,10 +42,9 @@ class LineFolder:
         self._windows: dict[tuple[str, bool], _Window] = {}  # (text, stderr) -> its window, oldest first
 
     def on_line(self, text: str, *, name: str, pid: int, host: str, stderr: bool, now: float) -> list[Line]:
-        """A worker printed `text`. `host` is "" on the driver's own host."""
+        """A worker printed `text`; with `pid` 0, a peer says it. `host` is "" on the driver's own host."""
         lines = self.tick(now)
-        who = f"{name} pid={pid}" if name else f"pid={pid}"
-        prefix = f"({who}, host={host})" if host else f"({who})"
+        prefix = _prefix(name, pid, host)
         window = self._windows.get((text, stderr))
         if window is None or not text:
             if text:
@@ -51,7 +52,7 @@ class LineFolder:
             lines.append(Line(f"{prefix} {text}", stderr))
         else:
             window.sources.add((host, pid))
-            if len(window.sources) == 1:
+            if pid and len(window.sources) == 1:
                 lines.append(Line(f"{prefix} {text}", stderr))
             else:
                 window.held += 1
@@ -91,9 +92,17 @@ class LineFolder:
         return _held(key[0], key[1], window)
 
 
+def _prefix(name: str, pid: int, host: str) -> str:
+    if not pid:
+        return f"meshray (host={host}):" if host else "meshray:"
+    who = f"{name} pid={pid}" if name else f"pid={pid}"
+    return f"({who}, host={host})" if host else f"({who})"
+
+
 def _held(text: str, stderr: bool, window: _Window) -> list[Line]:
     """What stands for the lines that a window held back."""
     if not window.held:
         return []
-    repeated = f" [repeated {window.held}x across cluster]" if window.held > 1 else ""
+    where = " across cluster" if len(window.sources) > 1 else ""
+    repeated = f" [repeated {window.held}x{where}]" if window.held > 1 else ""
     return [Line(f"{window.last} {text}{repeated}", stderr)]

@@ -193,8 +193,8 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         else:
             actor = cores.actors.actor(effect.actor_id)
             if actor is not None and effect.message:
-                text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-                prints.tell(effect.job, text, now)
+                name = f" {actor.spec.name!r}" if actor.spec.name else ""
+                prints.tell(effect.job, f"actor {actor.spec.blob.name}{name} waits: {effect.message}", now)
 
     def take(effect: TakeSlot, now: float) -> None:
         leases.request_actor_slot(

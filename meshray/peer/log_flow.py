@@ -9,7 +9,6 @@ and left out, and counted.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from meshray.config import Config
@@ -65,7 +64,7 @@ class LogFlow:
             return []
         text = f"{behind.left_out} lines were left out here: for {self._stall_s:g} s none could be shown"
         behind.left_out = 0
-        return [LogLine("meshray", os.getpid(), text, True)]
+        return [LogLine("", 0, text, True)]
 
     def forget(self, driver: bytes) -> None:
         """It is gone."""

@@ -29,6 +29,14 @@ class LoadTold(Struct, frozen=True):
     load: MemberLoad
 
 
+class LifeSilent(Struct, frozen=True):
+    """It is suspected to be dead; or, not `silent`, no longer."""
+
+    life: bytes
+    name: str
+    silent: bool
+
+
 class LifeOver(Struct, frozen=True):
     """It is no member any more."""
 
@@ -62,4 +70,4 @@ class OwnEnd(Struct, frozen=True):
     why: str
 
 
-MeshEvent = LifeThere | LoadTold | LifeOver | LinkThere | LinkCut | Came | OwnEnd
+MeshEvent = LifeThere | LoadTold | LifeSilent | LifeOver | LinkThere | LinkCut | Came | OwnEnd

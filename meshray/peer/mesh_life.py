@@ -50,7 +50,17 @@ from meshray.local import PYTHON
 from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
-from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
+from meshray.peer.mesh_events import (
+    GOODBYE,
+    Came,
+    LifeOver,
+    LifeSilent,
+    LifeThere,
+    LinkCut,
+    LinkThere,
+    LoadTold,
+    MeshEvent,
+)
 from meshray.peer.probe_lines import PREFIX, ProbeLines
 from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble, Withdrawn
 from meshray.transport.interfaces import choose, dialled, look, without_zones
@@ -468,11 +478,19 @@ class MeshLife:
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
                 self.peers_changed = self.peers_changed or effect.what == "record"
+                if effect.what == "state":
+                    self._on_state(effect.node)
             elif isinstance(effect, LoadChanged):
                 self._tell_home(effect.node, effect.load)
             elif isinstance(effect, DeclaredDead):
                 self.verdict = effect
         return bool(effects)
+
+    def _on_state(self, node: bytes) -> None:
+        """A member is suspected, or was in vain. (It may be dead by now, which is told by itself.)"""
+        member = self._membership.member(node)
+        if member is not None and member.state in LIVING:
+            self._events.append(LifeSilent(node, printable(member.name), member.state == "suspect"))
 
     def _tell_home(self, node: bytes, data: bytes) -> None:
         load = decode_load(data)

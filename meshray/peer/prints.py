@@ -39,8 +39,7 @@ class Prints:
         parts = self._parts
         info = parts.cores.leases.job_info(job)
         if info is not None and info.log_to_driver:
-            line = LogLine("meshray", parts.record.pid, text[: parts.config.log_line_max_bytes], True)
-            self._to_driver(job, [line], now)
+            self._to_driver(job, [LogLine("", 0, text[: parts.config.log_line_max_bytes], True)], now)
 
     def on_shown(self, driver: bytes, message: LogsShown, now: float) -> None:
         """A driver has shown lines of ours; if some were left out meanwhile, it is to say so."""

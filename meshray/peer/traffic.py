@@ -14,7 +14,18 @@ from meshray.core.ways import Parcel
 from meshray.ids import NODE_BYTES, peer_of
 from meshray.peer.actors import add_member, drop_member
 from meshray.peer.copies import CopyHands
-from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent, OwnEnd
+from meshray.peer.mesh_events import (
+    GOODBYE,
+    Came,
+    LifeOver,
+    LifeSilent,
+    LifeThere,
+    LinkCut,
+    LinkThere,
+    LoadTold,
+    MeshEvent,
+    OwnEnd,
+)
 from meshray.peer.parts import Parts
 from meshray.wire.envelopes import enclose, enclosed, opened
 from meshray.wire.messages import Pull
@@ -69,6 +80,8 @@ class Traffic:
                 self._meet(home, now)
         elif isinstance(event, LoadTold):
             self._on_load(event, now)
+        elif isinstance(event, LifeSilent):
+            road.on_silent(event.life, event.name, event.silent)
         elif isinstance(event, LifeOver):
             road.on_life_over(event.life, event.why)
             self._drop_members(event.why, now)

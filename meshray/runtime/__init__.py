@@ -16,6 +16,7 @@ General layout::
     values          values to bytes or segments, and back
     copies          values that lie on other hosts, through the copies that the peer has fetched
     failures        exceptions to `Failure` messages, and back
+    silent          hosts that do not answer, where this process has work or values: for people
     driver_logs     what workers printed
 
 `engine` and `pump` are the hard ones; begin with `pump`'s theory.

@@ -21,6 +21,9 @@ _logger = logging.getLogger("meshray")
 CLOSE_TIMEOUT_S = 2.0
 """How long the end of the program waits for the thread: as long as it may take to read one file from a slow disk."""
 
+LEFT_OUT_MAX = 4096
+"""Characters that tell of what does not go along."""
+
 HINT = (
     "What tasks on other hosts read must be in the program's own folder, within its bounds, or come as an argument "
     "(a large one by meshray.put); or it must lie there already"
@@ -82,10 +85,11 @@ class DriverCode:
         gathered.found.clear()
         ref = self._client.put(pickle.PickleBuffer(archive))
         self._kept.append(ref)
-        complaint = gathered.complaint()
-        if complaint:
-            complaint = f"Not all of the program's folder {own.folder} goes to other hosts: {complaint}"
-        return m.Code(content_hash(archive), ref.binary(), len(archive), own.names, interpreter), complaint
+        left_out = gathered.complaint()[:LEFT_OUT_MAX]
+        complaint = ""
+        if left_out and (gathered.cut_short or not own.shared):  # of a home that is no news: whoever misses it hears it
+            complaint = f"Not all of the program's folder {own.folder} goes to other hosts: {left_out}"
+        return m.Code(content_hash(archive), ref.binary(), len(archive), own.names, interpreter, left_out), complaint
 
     def _is_over(self) -> bool:
         return self._closed or self._client.engine.pump.closed or self._client.engine.broken is not None

@@ -34,6 +34,7 @@ from meshray.runtime.copies import Copies
 from meshray.runtime.dependencies import Dependencies
 from meshray.runtime.lost import LostValues
 from meshray.runtime.pump import Pump
+from meshray.runtime.silent import SilentHosts
 from meshray.runtime.unfetched import Unfetched
 from meshray.store.files import segment_prefix
 from meshray.store.segments import SegmentStore
@@ -125,6 +126,7 @@ class Engine:
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
         self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
+        self.silent = SilentHosts(self)
         self.dependencies = Dependencies(self)
         self.lost = LostValues(self)
         self.remaking = self.lost.remaking
@@ -166,6 +168,7 @@ class Engine:
             m.Relayed: self._on_relayed,
             m.RelayTaken: lambda _, x: self.abroad.on_taken(x),
             m.NodeGone: self._on_node_gone,
+            m.NodeSilent: self._on_node_silent,
             m.Wake: lambda _, x: None,
         }
 
@@ -584,6 +587,7 @@ class Engine:
         on to others, who are about to tell of it."""
         if source != self.peer:
             return
+        self.silent.on_gone(message.node, message.reason)
         pins = self.submission.handles_for(message.node)
         failure = gone_failure(message.node, message.reason)
         self.complete(self.submission.on_node_gone(message.node, failure, time.monotonic()), b"")
@@ -597,6 +601,10 @@ class Engine:
             self._gone_pins.append((time.monotonic() + self.config.doubt_s, pins))
         self.flush()
         self.send(self.peer, m.NodeGoneSeen(message.node))
+
+    def _on_node_silent(self, source: bytes, message: m.NodeSilent) -> None:
+        if source == self.peer:
+            self.silent.on_silent(message, time.monotonic())
 
     def _on_death_settled(self, _: bytes, message: m.DeathSettled) -> None:
         for key in [key for key in self.pins if key[0] == message.process]:

@@ -34,13 +34,15 @@ def failure_from_exception(
     if isinstance(exc, TaskError):
         return _next_hop(exc, here, place)
     headline = headline_of(exc)
+    if here.strip() == headline.strip():
+        here = ""  # no frame of the user's, and all is said
     message = clip(headline, MESSAGE_MAX)
     if message != headline:
         here = here.replace(headline, message)  # the rest of a traceback says more than the whole of a long text
     pickled, nbytes = _dump(exc)
     if nbytes:
         place["exception_bytes"] = str(nbytes)
-        here = f"{here.rstrip()}\n{_too_large(nbytes, bool(pickled))}"
+        here = f"{here.rstrip()}\n{_too_large(nbytes, bool(pickled))}".lstrip()
     return Failure(
         kind="TaskError",
         message=message,
@@ -169,7 +171,7 @@ def _too_large(nbytes: int, trimmed: bool) -> str:
 
 def _section(how: str, place: dict[str, str], text: str) -> str:
     name = place["task_name"] or "a task"
-    return f"{how} {name} (pid={place['pid']}, host={place['host']})\n{text.rstrip()}\n"
+    return f"{how} {name} (pid={place['pid']}, host={place['host']})\n{text.rstrip()}".rstrip() + "\n"
 
 
 def _kind_of(error: MeshrayError) -> str:

@@ -25,7 +25,7 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
                  Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved, WillsHeld
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
-    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone
+    A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone, NodeSilent
     P   -> P'  LoadNow, PeerLeaves, JobWanted, ProcessThere, JobThere, JobKnown, JobOver, JobDone, ProcessDied,
                  DeathSeen, DeathSettled
 
@@ -146,6 +146,7 @@ class Code(Struct, frozen=True, array_like=True):
     size: Count = 0  # bytes of the archive
     roots: Annotated[list[Text], Meta(max_length=4)] = []  # the folder at the driver's host, by each of its names
     interpreter: list[Text] = []  # entries of `sys_path` that come with the interpreter: each host has its own
+    left_out: Text = ""  # what of the folder does not go along, for people; "" when all does
 
 
 class JobInfo(Struct, frozen=True, array_like=True):
@@ -1081,10 +1082,10 @@ class Answer(Struct, array_like=True, tag=71):
 
 
 class LogLine(Struct, array_like=True, gc=False):
-    """One line that a worker printed."""
+    """One line that a worker printed, or that a peer has to say to the people of a job."""
 
-    source: Name  # name of the task, the function or the actor
-    pid: int
+    source: Name  # name of the task, the function or the actor; "" when nobody knows, or it is the peer's
+    pid: int  # 0: it is the peer's
     text: Annotated[str, Meta(max_length=64 * 1024)]
     stderr: bool = False
 
@@ -1145,6 +1146,15 @@ class NodeGoneSeen(Struct, array_like=True, tag=84):
     """A -> P: from here on what the sender says to that host is meant for after its end. One for each NodeGone."""
 
     node: NodeId
+
+
+class NodeSilent(Struct, array_like=True, tag=184):
+    """P -> A: a host that the receiver dealt with is suspected to be dead; or not any more. For people: nothing else
+    follows from it, and it may come too late, or twice."""
+
+    node: NodeId
+    name: Name
+    silent: bool
 
 
 class ProcessThere(Struct, array_like=True, tag=85):
@@ -1296,6 +1306,7 @@ Message = (
     | Relayed
     | RelayTaken
     | NodeGone
+    | NodeSilent
     | NodeGoneSeen
     | ProcessThere
     | JobThere

@@ -7,6 +7,7 @@ they exist on this host, they may mean the same.
 
 from __future__ import annotations
 
+import linecache
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -27,9 +28,10 @@ from meshray.wire.messages import Code, JobInfo
 class Moved:
     """From the driver's folder to its copy. Without a copy all stays as it is."""
 
-    def __init__(self, roots: Iterable[str] = (), copy: str = "") -> None:
+    def __init__(self, roots: Iterable[str] = (), copy: str = "", left_out: str = "") -> None:
         self._roots = [root.rstrip("/") for root in roots] if copy else []
         self._copy = copy
+        self._left_out = left_out if copy else ""  # of the folder, for people
         self._mark = f"/{FOLDER}/{os.path.basename(copy)}/"  # in the path of any copy
 
     def __call__(self, path: str) -> str:
@@ -45,10 +47,17 @@ class Moved:
         """Where modules are looked for, for people."""
         if not self._roots:
             return "the program's own folder did not come to this host; what is installed must be installed here, too"
-        return (
-            f"of the program's own folder {self._roots[0]} this host has a copy; what lies elsewhere must be installed "
-            "on each host"
-        )
+        return f"{self._there}; what lies elsewhere must be installed on each host"
+
+    @property
+    def missing(self) -> str:
+        """Why a file of the driver's folder may not be here, for people; "" when all of it is."""
+        return self._there if self._left_out else ""
+
+    @property
+    def _there(self) -> str:
+        but = f" ({self._left_out})" if self._left_out else ""
+        return f"of the program's own folder {self._roots[0]} this host has a copy{but}"
 
     def job(self, job: JobInfo) -> JobInfo:
         """The job, with its paths as they are here."""
@@ -61,7 +70,8 @@ class Moved:
         return msgspec.structs.replace(job, sys_path=path, folder=folder, main_path=self(job.main_path))
 
     def function(self, loaded: Any) -> None:
-        """A function or class that was pickled from the script knows it by `__file__`."""
+        """A function or class that was pickled from the script knows it by `__file__`, and its code by the driver's
+        path, under which this host has no file, or another one: tracebacks take the lines of the copy."""
         if not self._roots:
             return
         members = [loaded, *vars(loaded).values()] if isinstance(loaded, type) else [loaded]
@@ -71,6 +81,19 @@ class Moved:
                 file = found.__globals__.get("__file__")
                 if isinstance(file, str):
                     found.__globals__["__file__"] = self(file)
+                self._show_lines(found.__code__.co_filename)
+
+    def _show_lines(self, path: str) -> None:
+        """Whoever looks for lines of that path of the driver's finds those of the copy, for the rest of this process's
+        life."""
+        copy = self(path)
+        if copy != path and (lines := linecache.getlines(copy)):
+            linecache.cache[path] = (
+                sum(map(len, lines)),
+                None,
+                lines,
+                path,
+            )  # without a time it is never looked at anew
 
 
 def move_in(code: Code, node_folder: Path, config: Config, fetch: Callable[[], bytes | memoryview]) -> Moved:
@@ -94,4 +117,4 @@ def move_in(code: Code, node_folder: Path, config: Config, fetch: Callable[[], b
             f"host {host} could not make its copy of {folder} ({code.size} bytes, below {node_folder}): "
             f"{type(error).__name__}: {error}"
         ) from error
-    return Moved(code.roots, str(copy))
+    return Moved(code.roots, str(copy), code.left_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from meshray.wire.messages import Blob
@@ -15,6 +16,12 @@ from meshray.wire.payload import loads_function
 
 AT_HAND = b""
 """Counts on a function like a submitter: what the main thread is about to use, when that one is gone."""
+
+LOOKED_IN = "workers look where the program's sys.path pointed at init(), not where it does now"
+"""Where modules are looked for on the driver's own host, for people."""
+
+LOADERS = ("meshray", "cloudpickle", "importlib")
+"""Packages whose frames say nothing about why a module that the user's code imports is missing."""
 
 
 class Functions:
@@ -28,7 +35,7 @@ class Functions:
         self._dropped: list[object] = []  # whose end, which may run user code, is for the main thread, not under a lock
         self.get = self._loaded.get
         self.on_loaded: Callable[[Any], None] | None = None  # called once with whatever was unpickled
-        self.where = "workers look where the program's sys.path pointed at init(), not where it does now"
+        self.where = LOOKED_IN
         """Where modules are looked for, for people."""
 
     def on_shipped(self, submitter: bytes, blobs: list[Blob], forget: list[bytes]) -> None:
@@ -81,12 +88,13 @@ class Functions:
         try:
             loaded = loads_function(blob.pickled)
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
+            missing = ModuleNotFoundError(
                 f"{blob.name} needs the module {error.name!r}, which a worker on host {socket.gethostname()} cannot "
                 f"import: {error} ({self.where})",
                 name=error.name,
                 path=error.path,
-            ) from error
+            )
+            raise missing.with_traceback(_of_the_user(error.__traceback__)) from error.__cause__
         if self.on_loaded is not None:
             self.on_loaded(loaded)
         return loaded
@@ -98,3 +106,11 @@ class Functions:
             return loaded[1]
         blob = self._blobs.get(function)
         return blob.name if blob is not None else function.hex()
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame of a module of the user's on, which another one needs; None when it was we who
+    looked for the missing one."""
+    while trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in LOADERS:
+        trace = trace.tb_next
+    return trace

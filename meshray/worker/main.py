@@ -95,7 +95,8 @@ def _move_in(job: m.JobInfo, node_folder: Path, executor: Executor) -> m.JobInfo
         sys.stderr.write(f"meshray: the program's own folder cannot be had any more: {error.__cause__}\n")
         moved = Moved()
     executor.functions.on_loaded = moved.function
-    executor.functions.where = moved.where
+    executor.functions.where = executor.outcomes.where = moved.where
+    executor.outcomes.missing = moved.missing
     return moved.job(job)
 
 

@@ -16,11 +16,15 @@ from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN, object_of
 from meshray.runtime.client import Client
 from meshray.runtime.copies import Lost
-from meshray.runtime.failures import failure_from_exception, to_failure
+from meshray.runtime.failures import failure_from_exception, format_traceback, to_failure
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
+from meshray.worker.functions import LOOKED_IN
 
 ANCESTORS_MAX = 50
+
+SAY_IN_WORDS = frozenset((__name__, "meshray.worker.functions"))
+"""Modules that raise what was foreseen, in words for people."""
 
 
 def _dumps(name: str, which: str, value: Any) -> payloads.Payload:
@@ -40,11 +44,11 @@ def _wrong_number(name: str, wanted: int, returned: str) -> ValueError:
 
 def _without_own_frames(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on. When none is his: none where what went wrong was foreseen and is
-    said in words (here, or by an error of ours), else all of it, for whoever has to mend us."""
+    said in words (`SAY_IN_WORDS`, or an error of ours), else all of it, for whoever has to mend us."""
     trace = error.__traceback__
     while trace is not None and _module(trace).startswith("meshray.worker."):
         if trace.tb_next is None:
-            return None if _module(trace) == __name__ else error.__traceback__
+            return None if _module(trace) in SAY_IN_WORDS else error.__traceback__
         trace = trace.tb_next
     rest = trace
     while rest is not None and isinstance(error, MeshrayError) and _module(rest).startswith("meshray."):
@@ -64,6 +68,10 @@ class Outcomes:
         self._engine = client.engine
         self._inline_max_bytes = client.engine.config.inline_max_bytes
         self._host = socket.gethostname()
+        self.where = LOOKED_IN
+        """Where modules are looked for, for people."""
+        self.missing = ""
+        """Why a file of the program's folder may not be on this host, for people."""
 
     def of_value(self, source: bytes, task: m.Task, name: str, value: Any) -> m.Result:
         """The result of a task that returned `value`."""
@@ -134,15 +142,22 @@ class Outcomes:
         error.__traceback__ = _without_own_frames(error)
         if error.__traceback__ is None:
             error.__cause__ = None  # and what is below it is ours as well
-        if isinstance(error, ModuleNotFoundError) and self._host not in str(error):
-            error.add_note(f"(a worker on host {self._host} cannot import it)")
-        failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host)
+        text = format_traceback(error)
+        if isinstance(error, ModuleNotFoundError) and self._says_no_host(error):
+            text += f"(a worker on host {self._host} cannot import it: {self.where})\n"
+        elif isinstance(error, FileNotFoundError) and self.missing and not isinstance(error, MeshrayError):
+            text += f"(on host {self._host}: {self.missing})\n"
+        failure = failure_from_exception(error, task_name=name, pid=os.getpid(), host=self._host, traceback_text=text)
         if task is None or not task.retry_exceptions or "ancestors" in failure.details:
             return failure
         kinds = type(error).__mro__[:ANCESTORS_MAX]
         # by their short names: a class that was pickled by value has lost the functions and classes around it
         ancestors = "\n".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
         return msgspec.structs.replace(failure, details={**failure.details, "ancestors": ancestors})
+
+    def _says_no_host(self, error: ModuleNotFoundError) -> bool:
+        """Whether it is Python's own, of an import in a running task: not one of ours, or of another task."""
+        return not isinstance(error, MeshrayError) and self._host not in str(error)
 
     def cancelled(self, task: m.Task, name: str) -> m.Result:
         """The result of a task that was cancelled."""

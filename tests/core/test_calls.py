@@ -461,6 +461,7 @@ def test_a_host_that_is_out_of_reach_fails_what_is_in_flight_and_the_owner_is_as
     assert len(alive.pushed()) == 2
     alive.note(alive.core.on_node_gone(WORKERS[1][:8], "host b is dead: no answer"))
     assert not alive.done
+    assert alive.core.knows_at(HOST)
     alive.note(alive.core.on_node_gone(HOST, "host b is dead: no answer"))
     later = alive.call()
     assert alive.pushed() == []

@@ -124,6 +124,21 @@ class TestSpeaking:
         assert rig.effects() == [Sever(LIFE, why, over=False), Send(A, m.NodeGone(H, why)), HostGone(H, why)]
         assert rig.road.laden() == []
 
+    def test_who_has_dealt_with_a_host_that_is_suspected_hears_it(self, rig: Rig) -> None:
+        rig.road.on_silent(LIFE, "h", True)
+        assert rig.effects() == [], "nobody has"
+        rig.meet()
+        rig.road.on_silent(LIFE_K, "k", True)
+        rig.road.on_silent(LIFE_2, "h", True)
+        assert rig.effects() == [], "another host, or another life of it"
+        rig.road.on_silent(LIFE, "h", True)
+        rig.road.on_silent(LIFE, "h", False)
+        assert rig.effects() == [Send(A, m.NodeSilent(H, "h", True)), Send(A, m.NodeSilent(H, "h", False))]
+        rig.road.on_life_over(LIFE, "no answer")
+        rig.effects()
+        rig.road.on_silent(LIFE, "h", True)
+        assert rig.effects() == [], "it is gone"
+
     def test_what_arrives_is_passed_on_unread(self, rig: Rig) -> None:
         rig.road.on_process_there(PEER_H, m.ProcessThere(X, b""))
         rig.comes(A, X, b"\xc1 no message")

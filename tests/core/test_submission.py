@@ -942,12 +942,14 @@ def test_a_host_that_is_gone_is_charged_with_all_that_was_there() -> None:
     grant_there(shell, 7)
     grant_there(shell, 8)
     assert spent.state == left.state == IN_FLIGHT
+    assert shell.core.works_at(THERE[:8])
     gone = gone_failure(THERE[:8], "its peer is dead")
     done = shell.core.on_node_gone(THERE[:8], gone, shell.now)
     assert [task for task, _ in done] == [spent]
     assert done[0][1].values[0].kind == "NodeDiedError"
     assert (left.state, left.retries_left, left.attempt) == (READY, 1, 1)
     assert not shell.cls.leases
+    assert not shell.core.works_at(THERE[:8])
     assert not shell.cls.asked
     assert shell.cls.idle == shell.cls.abroad == 0
     assert demanded(shell.fill()) == []

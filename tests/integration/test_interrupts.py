@@ -44,6 +44,10 @@ class Counter:
         return self.count
 
 
+def is_ours(path: Path | str) -> bool:
+    return Path(path).is_relative_to(Path(ray.__file__).parent)
+
+
 def healthy() -> bool:
     runtime: Any = context.current_runtime()
     lock = runtime.engine.pump._lock
@@ -134,8 +138,9 @@ def polling() -> bool:
 class TestOneInterrupt:
     def test_in_get_it_comes_at_once_and_all_goes_on(self, shared_mesh: ModuleType, tmp_path: Path) -> None:
         ref = wait_for.remote(tmp_path / "go on")
-        with ctrl_c_when(polling), pytest.raises(KeyboardInterrupt):
+        with ctrl_c_when(polling), pytest.raises(KeyboardInterrupt) as caught:
             ray.get(ref, timeout=LIMIT_S)
+        assert not [frame for frame in caught.traceback if is_ours(frame.path)], "frames that tell nothing"
         assert healthy()
         assert ray.get([plus_one.remote(n) for n in range(100)], timeout=LIMIT_S) == list(range(1, 101))
         (tmp_path / "go on").touch()
@@ -148,6 +153,25 @@ class TestOneInterrupt:
         assert ray.wait([ref], timeout=0.01) == ([], [ref])
         (tmp_path / "go on").touch()
         assert ray.wait([ref], timeout=LIMIT_S) == ([ref], [])
+
+    def test_what_a_handler_raises_keeps_its_own_frames(self, shared_mesh: ModuleType, tmp_path: Path) -> None:
+        def ring(*_: object) -> None:
+            raise RuntimeError("too late")
+
+        ref = wait_for.remote(tmp_path / "go on")
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(RuntimeError, match="too late") as caught:
+                ray.get(ref, timeout=LIMIT_S)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            (tmp_path / "go on").touch()
+        told = [frame.name for frame in caught.traceback if not is_ours(frame.path)]
+        assert told[-1] == "ring"
+        assert len(told) == len(caught.traceback), "frames that tell nothing"
+        assert ray.get(ref, timeout=LIMIT_S) == "done"
 
     def test_a_timeout_is_a_timeout_and_an_interrupt_an_interrupt(
         self, shared_mesh: ModuleType, tmp_path: Path

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from meshray.exceptions import WorkerCrashedError
+from tests.integration.programs import python, run, write
 from tests.until import until
 
 GET_S = 30.0
@@ -490,6 +492,11 @@ def test_a_module_that_an_actor_or_a_running_task_misses(shared_mesh: ModuleType
         ray.get(ray.remote(late).remote(), timeout=GET_S)
     for error in (died.value, caught.value):
         assert f"host {socket.gethostname()} cannot import" in str(error), error
+        assert "where the program's sys.path pointed at init()" in str(error)
+    assert "Traceback" not in str(died.value), "the frames would be those of loading"
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("cannot import") == 1
+    assert "import only_here_abc" in shown
 
 
 @pytest.mark.fault(50)
@@ -509,6 +516,37 @@ def test_a_module_that_is_not_there_on_the_worker(shared_mesh: ModuleType, tmp_p
         ray.get(ray.remote(module.task).remote(), timeout=GET_S)
     assert socket.gethostname() in str(caught.value)
     assert "where the program's sys.path pointed at init()" in str(caught.value)
+    assert "Traceback" not in str(caught.value), "the frames would be those of loading"
+    assert str(caught.value).count("No module named") == 1
+
+
+def test_a_module_that_lacks_another_one_is_shown_with_its_line(tmp_path: Path) -> None:
+    """Its own line is the user's, however many frames of loading are before it."""
+    (tmp_path / "helper.py").write_text("def task():\n    return 1\n")
+    told = run(
+        *python(
+            write(
+                tmp_path / "program.py",
+                """
+                import pathlib
+                import meshray as ray
+                import helper
+
+                pathlib.Path("helper.py").write_text("def other():\\n    pass\\n\\nimport no_such_module\\n")
+                ray.init(num_cpus=1)
+                try:
+                    ray.get(ray.remote(helper.task).remote(), timeout=60)
+                except ModuleNotFoundError as error:
+                    print(error)
+                """,
+            )
+        ),
+        cwd=tmp_path,
+    )
+    assert "task needs the module 'no_such_module'" in told
+    assert 'helper.py", line 4, in <module>' in told
+    assert "import no_such_module" in told
+    assert os.path.join("meshray", "worker") not in told
 
 
 def test_functions_of_every_kind(shared_mesh: ModuleType) -> None:

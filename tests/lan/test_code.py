@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -152,6 +153,8 @@ def test_a_program_of_several_files_runs_where_none_of_them_are(lan: MakeLan, tm
     for each in missing:
         assert "only_on_a" in each["missing"]
         assert "host b" in each["missing"]
+    assert f'{program}/main.py", line ' in missing[1]["missing"]
+    assert "    import only_on_a\n" in missing[1]["missing"], "the line of the script, of which this host has a copy"
     assert copies(b) == [Path(copy).name]
     assert copies(a) == []
     running.tell("end")
@@ -215,6 +218,46 @@ def test_a_folder_that_is_too_large_sends_its_sources_and_says_so_once(lan: Make
     assert told.count("goes to other hosts") == 1
     assert "come as an argument (a large one by meshray.put)" in told
     assert '[5, ["helper.py", "main.py"]]' in told
+
+
+def test_a_home_is_no_news_but_to_whoever_misses_something_of_it(lan: MakeLan, tmp_path: Path) -> None:
+    network, _, b = two(lan)
+    home = tmp_path / "home"
+    (home / "project").mkdir(parents=True)
+    (home / "project" / "model.py").write_text("VALUE = 5\n")
+    (home / "notes.txt").write_text("of no use to tasks")
+    hide(home, network["b"])
+    catch = (
+        "try: meshray.get(meshray.remote(load).options(scheduling_strategy=there).remote(), timeout=60)\n"
+        "except {error} as error: print(json.dumps([str(error)]), flush=True)\n"
+    )
+    (home / "main.py").write_text(
+        "import json, sys, meshray\n"
+        "from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy\n"
+        "meshray.init('auto')\n"
+        "there = NodeAffinitySchedulingStrategy(sys.argv[1], False)\n"
+        "@meshray.remote\n"
+        "class Actor:\n"
+        "    def f(self): return 7\n"
+        "actor = Actor.options(scheduling_strategy=there).remote()\n"
+        "print(json.dumps([meshray.get(actor.f.remote(), timeout=60)]), flush=True)\n"
+        "def load():\n"
+        "    sys.path.append('project')\n"
+        "    import model\n" + catch.format(error="ModuleNotFoundError") + "def load():\n"
+        "    open('notes.txt')\n" + catch.format(error="FileNotFoundError")
+    )
+    told = network["a"].run(
+        "sh", "-c", f"cd {home} && exec {sys.executable} main.py {b.status()['node_id']}", HOME=str(home), timeout_s=90
+    )
+    warned, *answers = told.splitlines()
+    words = (
+        f"of the program's own folder {home} this host has a copy (only its Python files, since it is a home folder)"
+    )
+    assert warned == "[7]", "an actor that needs nothing else is no cause for a warning"
+    module, file = (json.loads(line)[0] for line in answers)
+    assert module.count(words) == 1
+    assert "a worker on host b cannot import it" in module
+    assert file.count(words) == 1
 
 
 @pytest.mark.slow

@@ -77,19 +77,19 @@ def test_a_driver_that_shows_nothing_costs_no_memory_and_hears_what_was_left_out
     grown = {peer.host.name: resident_bytes(peer) - before[peer.host.name] for peer in (a, b)}
     driver.signal(signal.SIGCONT)
     assert max(grown.values()) < 10 << 20, grown
-    says(driver, r"host=b\) \d+ lines were left out here")
+    says(driver, r"^meshray \(host=b\): \d+ lines were left out here")
     driver.tell("")
     says(driver, f"^lines printed {lines}$")
     driver.tell("")
     assert driver.wait() == 0, driver
-    left_out = sum(int(line.split("host=b) ")[1].split()[0]) for line in driver.lines if "were left out here" in line)
+    left_out = sum(int(line.split("host=b): ")[1].split()[0]) for line in driver.lines if "were left out here" in line)
     assert count_of(driver, r"host=b\) flood \d+ ") + left_out == lines
 
 
 def test_a_warning_of_another_peer_reaches_the_driver(lan: MakeLan) -> None:
     """A task on b creates an actor, so b's peer owns it; what it waits for is for the people of the driver on a."""
     _, _, driver = two(lan, "warning")
-    says(driver, r"host=b\) actor Actor .* waits: no member can ever run it")
+    says(driver, r"^meshray \(host=b\): actor Actor waits: no member can ever run it")
     driver.tell("")
     assert driver.wait() == 0, driver
 

@@ -141,6 +141,12 @@ def test_a_host_that_dies_has_its_tasks_run_elsewhere(lan: MakeLan) -> None:
     values = driver.get()
     assert {value["node"] for value in values} == {driver.node}
     assert driver.executions() == 6  # two ran twice
+    told = [line for line in driver.program.lines if line.startswith("meshray: host b")]
+    assert len(told) == 2, driver.program
+    silent = "meshray: host b is not answering: what runs there is started again elsewhere once it is held for dead"
+    assert told[0] == silent
+    assert told[1].startswith("meshray: host b is dead: no answer")
+    assert "; what ran there is started again elsewhere" in told[1]
     until(lambda: [node["Alive"] for node in driver.tell(do="nodes")["nodes"]] == [True, False], "its death is shown")
     driver.tell(do="run", options={"node": dead})
     answer = driver.tell(do="get")

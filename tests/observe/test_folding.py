@@ -27,6 +27,16 @@ def test_a_line_of_nobody() -> None:
     assert line.text == "(pid=1, host=other) hello"
 
 
+def test_what_a_peer_says_looks_as_our_warnings_do_and_is_folded() -> None:
+    """Also from one alone: forty actors may wait for the same."""
+    folder = LineFolder()
+    assert say(folder, "actor A waits: why", 0, 0.0) == ["meshray: actor A waits: why"]
+    for _ in range(39):
+        assert say(folder, "actor A waits: why", 0, 1.0) == []
+    assert say(folder, "actor B waits: why", 0, 1.0, host="other") == ["meshray (host=other): actor B waits: why"]
+    assert [line.text for line in folder.flush()] == ["meshray: actor A waits: why [repeated 39x]"]
+
+
 def test_the_same_from_several_processes_is_folded() -> None:
     folder = LineFolder()
     say(folder, "hello", 1, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from pathlib import Path
 
 import cloudpickle
@@ -35,6 +36,14 @@ def test_what_is_in_the_folder_moves_and_nothing_else(tmp_path: Path) -> None:
     assert (copy / "main.py").read_text() == "1"
     assert str(copy) not in moved.where
     assert "/home/u/program" in moved.where
+    assert moved.missing == ""
+
+
+def test_whoever_misses_something_hears_what_did_not_go_along(tmp_path: Path) -> None:
+    words = "only its Python files, since it is a home folder"
+    moved = move_in(msgspec.structs.replace(CODE, left_out=words), tmp_path, DEFAULT, lambda: ARCHIVE)
+    assert moved.missing == f"of the program's own folder /home/u/program this host has a copy ({words})"
+    assert moved.where == f"{moved.missing}; what lies elsewhere must be installed on each host"
 
 
 def test_a_virtual_environment_in_the_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +100,24 @@ def test_what_was_pickled_from_the_script_finds_its_data() -> None:
     moved.function(os.path.join)  # of another file: nothing happens
     moved.function(len)
     assert os.path.__file__ == os.path.join.__globals__["__file__"]
+
+
+def test_a_traceback_shows_the_lines_of_the_copy(tmp_path: Path) -> None:
+    """Also where this host has another file under the driver's path."""
+    program, copy = tmp_path / "program", tmp_path / "copy"
+    text = "def task():\n    return 1 / 0  # of the driver\n"
+    for folder, content in ((program, "def task():\n    pass  # of this host\n"), (copy, text)):
+        folder.mkdir()
+        (folder / "main.py").write_text(content)
+    space: dict[str, object] = {"__name__": "__main__", "__file__": f"{program}/main.py"}
+    exec(compile(text, f"{program}/main.py", "exec"), space)
+    task = space["task"]
+    moved = Moved([str(program)], str(copy))
+    moved.function(task)
+    with pytest.raises(ZeroDivisionError) as caught:
+        task()  # type: ignore[operator]
+    shown = "".join(traceback.format_exception(caught.value))
+    assert f'{program}/main.py", line 2, in task\n    return 1 / 0  # of the driver' in shown
 
 
 def fail() -> bytes:

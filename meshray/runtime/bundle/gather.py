@@ -48,6 +48,7 @@ class Gathered:
 
     found: list[tuple[Entry, bytes]] = field(default_factory=list)
     only_sources: str = ""  # why nothing but Python sources go along
+    cut_short: bool = False  # a bound was met also with these
     left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths, at most one more than are shown
 
     def leave_out(self, path: str, reason: str) -> None:
@@ -56,8 +57,8 @@ class Gathered:
             paths.append(path)
 
     def complaint(self) -> str:
-        """What was left out, for people; "" when nothing was."""
-        said = [f"of other files none, since {self.only_sources}"] if self.only_sources else []
+        """What goes along and what was left out, for people; "" when nothing was."""
+        said = [f"only its Python files, since {self.only_sources}"] if self.only_sources else []
         for reason, paths in self.left_out.items():
             names = ", ".join(paths[:EXAMPLES_MAX])
             said.append(f"not {names}{', ...' if len(paths) > EXAMPLES_MAX else ''} ({reason})")
@@ -81,7 +82,7 @@ def gather(
         try:
             return _Gathering(own, bounds, stopped, clock).everything()
         except TooMuchError as error:
-            reason = f"{own.folder} {error}"
+            reason = f"it {error}"
     return _Gathering(own, bounds, stopped, clock).sources(reason)
 
 
@@ -139,7 +140,8 @@ class _Gathering:
                     self._result.found += [(folders[path], b"") for path in missing]
                     self._take(entry)
         except TooMuchError as error:
-            self._result.only_sources = f"{reason}, and not even all of its sources: it {error}"
+            self._result.only_sources = f"{reason}, and not even all of these: it {error}"
+            self._result.cut_short = True
         self._take_links(links, folders)
         return self._result
 

@@ -89,13 +89,13 @@ def _why_shared(folder: str) -> str:
         pass  # a user without a name, as in many containers
     for home in (os.path.realpath(each) for each in homes if os.path.isabs(each)):
         if home == real:
-            return f"{folder} is a home"
+            return "it is a home folder"
         if home != "/" and is_within(home, [real]):
-            return f"{folder} has homes in it"
+            return "it has home folders in it"
     if real in {os.path.realpath(each) for each in (*SHARED, tempfile.gettempdir())}:
-        return f"{folder} is everybody's"
+        return "it is a folder for everybody"
     if real in our_folders():
-        return f"{folder} is meshray's own"
+        return "it is meshray's own"
     return ""
 
 

@@ -109,10 +109,11 @@ def test_too_much_leaves_the_sources(tmp_path: Path, bounds: Bounds, why: str) -
         (tmp_path / f"data{number}.bin").write_bytes(bytes(10_000))
     gathered = look(tmp_path, bounds)
     if bounds.looked_max == 10:  # these files were in the way already
-        assert "not even all of its sources" in gathered.complaint()
+        assert "and not even all of these: it" in gathered.complaint()
     else:
         assert paths(gathered) == ["main.py", "package", "package/__init__.py", "package/module.py"]
-    assert f"of other files none, since {tmp_path} {why}" in gathered.complaint()
+    assert f"only its Python files, since it {why}" in gathered.complaint()
+    assert gathered.cut_short == (bounds.looked_max == 10)
 
 
 def test_a_link_among_sources_comes_with_the_folders_that_it_lies_in(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_keys_of_the_mesh_never_go_along(tmp_path: Path, monkeypatch: pytest
         assert {"mesh", "mesh/inner/peer.py"}.isdisjoint(paths(sources))
     monkeypatch.setenv(variable, str(program / "mesh"))
     own = own_folder(None, str(program / "mesh"))
-    assert own.shared == f"{program / 'mesh'} is meshray's own"
+    assert own.shared == "it is meshray's own"
     assert paths(gather(own, BOUNDS, lambda: False)) == []
 
 
@@ -153,7 +154,7 @@ def test_too_many_sources(tmp_path: Path) -> None:
     fill(tmp_path, *(f"deep/module{n}.py" for n in range(20)), "a.py", "z.py")
     gathered = look(tmp_path, Bounds(1 << 20, 5, 1000, 60.0))
     assert paths(gathered) == ["a.py", "deep", "deep/module0.py", "deep/module1.py", "z.py"]
-    assert "not even all of its sources: it has more than 5 files" in gathered.complaint()
+    assert "not even all of these: it has more than 5 files" in gathered.complaint()
 
 
 def test_a_slow_file_system(tmp_path: Path) -> None:
@@ -169,16 +170,16 @@ def test_a_folder_that_is_everybodys(tmp_path: Path) -> None:
     fill(tmp_path, "main.py", "package/__init__.py", "package/deep/module.py", "package/data.csv")
     fill(tmp_path, "letters/private.txt", "project/setup.py", "photo.jpg", "venv/__init__.py", "venv/pyvenv.cfg")
     (tmp_path / "linked.py").symlink_to("package/deep/module.py")
-    gathered = look(tmp_path, shared=f"{tmp_path} is a home")
+    gathered = look(tmp_path, shared="it is a home folder")
     assert paths(gathered) == [
         *("linked.py", "main.py", "package", "package/__init__.py", "package/deep", "package/deep/module.py"),
     ]
-    assert gathered.complaint() == f"of other files none, since {tmp_path} is a home"
+    assert gathered.complaint() == "only its Python files, since it is a home folder"
 
 
 def test_a_shared_folder_with_sources_alone_is_no_cause_to_complain(tmp_path: Path) -> None:
     fill(tmp_path, "main.py")
-    gathered = look(tmp_path, shared="it is everybody's")
+    gathered = look(tmp_path, shared="it is a folder for everybody")
     assert paths(gathered) == ["main.py"]
     assert gathered.complaint() == ""
 

@@ -91,8 +91,8 @@ def test_installed_programs_have_their_working_directory() -> None:
 def test_a_home_is_not_the_programs(program: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    assert own_folder(main(home / "script.py"), WORKING) == Own(str(home), f"{home} is a home")
-    assert own_folder(None, str(tmp_path)).shared == f"{tmp_path} has homes in it"
+    assert own_folder(main(home / "script.py"), WORKING) == Own(str(home), "it is a home folder")
+    assert own_folder(None, str(tmp_path)).shared == "it has home folders in it"
     (home / "project").mkdir()
     assert own_folder(main(home / "project" / "script.py"), WORKING) == Own(str(home / "project"))
 

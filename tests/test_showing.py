@@ -76,7 +76,8 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
         "reachable": True, "round_trip_s": 0.0012, "addresses": ["10.0.0.1:7637"], "python": "3.11",
         "incompatible": False, "version": "0.1.0",
         "total": {"disk": 1.0, "memory": 2048.0, "CPU": 4.0, "object_store_memory": 5.0},
-        "used": {"CPU": 1.5}, "reason": "", "leaving": False, "store_used_bytes": 0, "store_total_bytes": 0,
+        "used": {"CPU": 1.5}, "reason": "", "leaving": False, "guest": False, "store_used_bytes": 0,
+        "store_total_bytes": 0,
     } | changes  # fmt: skip
 
 
@@ -149,6 +150,11 @@ def test_a_member_that_leaves_and_what_lies_in_stores() -> None:
         "0.1.0",
         "Python 3.11",
     ]
+
+
+def test_a_guest() -> None:
+    (line,) = mesh(member("a", "alive", guest=True, total={}, store_used_bytes=512, store_total_bytes=2048))[1:]
+    assert line.split("  ")[5] == "guest, store 512 B/2.0 KiB"
 
 
 def test_a_large_mesh_is_cut() -> None:

@@ -73,7 +73,8 @@ def _resources(member: dict[str, Any], amount: Amount) -> str:
     total, used = member["total"], member["used"]
     names = sorted((name for name in total if name != "object_store_memory"), key=lambda name: (
         ("CPU", "GPU", "memory").index(name) if name in ("CPU", "GPU", "memory") else 3, name))  # fmt: skip
-    shown = [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
+    shown = ["guest"] if member["guest"] else []
+    shown += [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
     if member["store_total_bytes"]:
         in_store, room = member["store_used_bytes"], member["store_total_bytes"]
         shown.append(f"store {amount('store', in_store)}/{amount('store', room)}")

@@ -243,7 +243,9 @@ class Leases(Core):
         self._pump(now)
 
     def _new_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
-        never = self.slots.why_never(demand.request) or self.placement.why_not_here(demand.strategy)
+        never = self.slots.why_never(demand.request) or self.placement.why_not_here(
+            demand.strategy, job, self._is_foreign(key[0])
+        )
         wanted = Wanted(
             key, job, dict(demand.request), demand.profile, demand.depth, demand.name, since=now, never=never,
             strategy=demand.strategy, hops=max(demand.hops, self._is_foreign(key[0])),

@@ -50,10 +50,6 @@ REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
 
 
-DRAWN_PORT_MIN = 32768
-"""The least port that Linux draws (ip_local_port_range)."""
-
-
 class MeshStartError(MeshrayError):
     """The peer cannot be a member; the text says why, and what helps."""
 
@@ -208,7 +204,7 @@ class Mesh:
         has, who = self._resources(), self._who
         return encode_load(
             who.version, has.total, has.available, who.home, who.life, who.labels, self._leaving,
-            _coarsely(has.store_used, has.store_total),
+            _coarsely(has.store_used, has.store_total), self._settings.guest,
         )  # fmt: skip
 
     def _remember(self, life: MeshLife, now: float) -> None:
@@ -449,12 +445,9 @@ def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
 
 
 def _is_guest(member: MemberView) -> bool:
-    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
+    """Its port was drawn by the kernel, so it will not be there again."""
     load = decode_load(member.load)
-    if load is None or load.total.get("CPU") or load.total.get("GPU") or not member.addresses:
-        return False
-    ports = (address.rpartition(":")[2] for address in member.addresses)
-    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
+    return load is not None and load.guest
 
 
 def _counts(life: MeshLife) -> Counter[str]:
@@ -491,6 +484,7 @@ def _member(member: MemberView) -> dict[str, Any]:
         "total": to_quantities(load.total) if load is not None else {},
         "used": to_quantities(load.used) if load is not None else {},
         "leaving": load is not None and load.leaving,
+        "guest": load is not None and load.guest,
         "store_used_bytes": load.store_used if load is not None else 0,
         "store_total_bytes": round(to_quantities(load.total).get("object_store_memory", 0)) if load is not None else 0,
         "reason": member.reason,

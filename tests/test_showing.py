@@ -28,7 +28,18 @@ def status() -> dict[str, Any]:
         "workers": {"leased": 1, "idle": 2},
         "actors": {"counts": {}},
         "drivers": [{"name": "main.py", "pid": 9}, {"name": "", "pid": 10}],
-        "waiting": [{"count": 3, "name": "f", "request": {"GPU": 1.0}, "reason": "there is no GPU"}],
+        "waiting": [
+            {
+                "count": 3,
+                "name": "f",
+                "request": {"GPU": 1.0},
+                "reason": "there is no GPU",
+                "host": "",
+                "is_actor": False,
+            },
+            {"count": 2, "name": "g", "request": {"CPU": 1.0}, "reason": "", "host": "alpha", "is_actor": False},
+            {"count": 1, "name": "C", "request": {}, "reason": "", "host": "al\rpha", "is_actor": True},
+        ],
     }
 
 
@@ -42,8 +53,10 @@ def test_a_peer(status: dict[str, Any]) -> None:
         "  workers    2 idle, 1 leased",
         "  actors     none",
         "  programs   main.py (pid 9)",
-        "             ? (pid 10)",
-        "  waiting    3 x f {GPU: 1} - never: there is no GPU",
+        "             python without a script (pid 10)",
+        "  waiting    3 x f {GPU: 1} - there is no GPU",
+        "             2 x g {CPU: 1}, and waits on alpha",
+        "             1 x C {} of al?pha",
     ]
 
 

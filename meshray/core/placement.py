@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
-from meshray.core.gone import remember
+from meshray.core.gone import by_id, remember
 from meshray.core.slots import Slots
 from meshray.ids import node_of, peer_of
 from meshray.resources import Amounts, describe, fits
@@ -146,7 +146,7 @@ class Placement:
     """The members that this peer sees, and what it makes of them."""
 
     def __init__(self, here: Here, slots: Slots, config: Config) -> None:
-        self.node = here.node
+        self.node, self.name = here.node, here.name
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
         self.out_of_reach: dict[bytes, Member] = {}  # of those, the ones that live on, for others
@@ -480,6 +480,13 @@ class Placement:
         """Whether it is the peer of a member that runs another version of Python."""
         member = self.members.get(node_of(peer))
         return member is not None and not member.compatible
+
+    def called(self, node: bytes) -> str:
+        """A host, for people: by its name, too, where that is known."""
+        gone = self.gone.get(node)
+        member = self.members.get(node) or self.out_of_reach.get(node) or (gone and gone[0])
+        name = self.name if node == self.node else member.name if member else ""
+        return f"host {name} (node {node.hex()})" if name else by_id(node)
 
     def _next_in_turn(self, members: list[Member], here: int, wanted: Wanted, now: float) -> bytes | None:
         """SPREAD: of those with room, or all that could when nobody has any, the one whose last turn is longest ago.

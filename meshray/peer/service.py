@@ -129,7 +129,8 @@ def serve(
         leases = Leases(host.totals, (executable, prefix), config, devices, here)
         processes = Processes()
         road = Road(config, node, PYTHON, processes)
-        fetches = Fetches(config, node, copy_capacity)
+        fetches = Fetches(config, node, copy_capacity, leases.placement.called)
+        objects.called = leases.placement.called
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
         lodging, guests, fencing = _for_actors(config, node, leases)

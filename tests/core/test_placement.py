@@ -543,6 +543,18 @@ def test_wished_labels_first_where_there_is_room() -> None:
     assert view.may_grant(wanted), "it has no room any more"
 
 
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_called_by_their_names_where_these_are_known() -> None:
+    view = View()
+    view.tell(B, 1)
+    assert view.placement.called(B) == f"host b (node {B.hex()})"
+    view.placement.on_gone(B, "dead")
+    assert view.placement.called(B) == f"host b (node {B.hex()})"
+    assert view.placement.called(C) == f"node {C.hex()}"
+
+
 # -- guests ------------------------------------------------------------------------------------------------------------
 
 

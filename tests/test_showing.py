@@ -165,6 +165,16 @@ def test_a_member_that_leaves_and_what_lies_in_stores() -> None:
     ]
 
 
+def test_one_that_was_gone_before_this_peer_came_is_a_riddle() -> None:
+    told = mesh(member("a", "alive"), member("1" * 16, "left", home=""), member("b", "dead", home=""))
+    assert [line.split()[0] for line in told[1:]] == ["a", "b"]
+
+
+def test_one_object_is_one(status: dict[str, Any]) -> None:
+    status["store"]["objects"] = 1
+    assert "1.5 KiB in 1 object, of" in describe(status)
+
+
 def test_a_guest() -> None:
     (line,) = mesh(member("a", "alive", guest=True, total={}, store_used_bytes=512, store_total_bytes=2048))[1:]
     assert line.split("  ")[5] == "guest, store 512 B/2.0 KiB"

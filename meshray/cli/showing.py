@@ -10,6 +10,7 @@ import click
 
 from meshray import crashes
 from meshray.cli.client import UnreachableError, Visit
+from meshray.cli.findings import counted
 from meshray.cli.members import describe_mesh
 from meshray.crashes import Crash
 from meshray.local import PeerRecord, find_peers
@@ -82,7 +83,7 @@ def describe(status: dict[str, Any]) -> str:
             amount = size if name == "memory" else number
             lines.append(_line(name, f"{amount(total[name] - free[name])} of {amount(total[name])} in use"))
     store = status["store"]
-    room = f"{size(store['sealed_bytes'])} in {store['objects']} objects, of {size(store['capacity_bytes'])}"
+    room = f"{size(store['sealed_bytes'])} in {counted(store['objects'], 'object')}, of {size(store['capacity_bytes'])}"
     lines.append(_line("objects", room))
     lines.append(_line("workers", _counts(status["workers"])))
     lines.append(_line("actors", _counts(status["actors"]["counts"])))

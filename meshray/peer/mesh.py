@@ -36,7 +36,7 @@ from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import LIVING, MeshLife, Who
+from meshray.peer.mesh_life import LIVING, MeshLife, Who, awake_or_not
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
@@ -342,6 +342,8 @@ class Mesh:
         """This peer is being stopped: the others give it no more work."""
         self._leaving = True
         self._load_at = now
+        if self._life is not None:
+            self._life.leaving.setdefault(self._life.node, awake_or_not())
 
     def leave(self, now: float) -> None:
         """Say goodbye: the others know at once."""
@@ -389,7 +391,7 @@ class Mesh:
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
-                "members": [_member(member) for member in life.members()],
+                "members": [_member(member, life.leaving.get(member.node)) for member in life.members()],
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
@@ -466,15 +468,19 @@ def _counts(life: MeshLife) -> Counter[str]:
     )
 
 
-def _member(member: MemberView) -> dict[str, Any]:
+def _member(member: MemberView, leaving_at: float | None) -> dict[str, Any]:
+    """`leaving_at`: since when it is being stopped, which is a state of its own for people."""
     load = decode_load(member.load)
+    since_s = member.since_s
+    if leaving_at is not None and member.state == "alive":
+        since_s = awake_or_not() - leaving_at
     return {
         "name": member.name,
         "node_id": member.node.hex(),
         "home": load.home.hex() if load is not None else "",
         "is_self": member.is_self,
         "state": member.state,
-        "since_s": member.since_s,
+        "since_s": since_s,
         "reachable": member.reachable,
         "round_trip_s": member.rtt_s,
         "addresses": list(member.addresses),

@@ -23,7 +23,7 @@ def main():
     results = [do_some_work(x) for x in range(5)]
     print(f"serial:   {results} in {time.perf_counter() - start:.1f} s")
 
-    ray.init(num_cpus=5)  # sleeping needs no CPU, so five at once is fine on any machine
+    ray.init("local", num_cpus=5)  # a mesh of its own; sleeping needs no CPU, so five at once is fine anywhere
 
     start = time.perf_counter()
     refs = [do_some_work_remotely.remote(x) for x in range(5)]  # returns at once, with references

@@ -67,6 +67,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """So often may a demand be sent on from peer to peer. Each hop asks one that seemed better two random choices
     later; after three of them the view was wrong, and it is better to wait."""
 
+    demand_again_s: float = 0.5
+    """So often peers are told that less of a class waits than was said: as people look at `meshray status`."""
+
     ask_again_s: float = 0.5
     """While a class waits it queues at one more busy peer each time this is over: loads are told as often."""
 

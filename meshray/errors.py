@@ -60,8 +60,8 @@ class TaskError(MeshrayError):
     """User code raised an exception. The text holds the remote traceback.
 
     `cause` is the original, or None when it could not be pickled or rebuilt. Of one that was too large to travel, what
-    is large is left out of it: `exception_bytes` is what it took. Attributes: `task_name`, `pid`, `host`,
-    `remote_traceback`, and `headline`, the exception's own type and text in one piece.
+    is large is left out of it: `exception_bytes` is what it took. The text says what is missing. Attributes:
+    `task_name`, `pid`, `host`, `remote_traceback`, and `headline`, the exception's own type and text in one piece.
     """
 
     task_name: str = ""
@@ -79,7 +79,7 @@ class TaskError(MeshrayError):
         own = self.__dict__
         headline = own.get("_headline", own["_message"])
         details, cause = own["_details"], own.get("_cause")
-        if cause is not None and "exception_bytes" in details:
+        if cause is not None and came_by_parts(details):
             cause = _ByParts(cause)
         arguments = headline, own.get("_traceback", ""), details, cause
         notes = own.get("__notes__")
@@ -224,8 +224,17 @@ def task_error(
     return error
 
 
+BY_PARTS = "exception_by_parts"
+"""A detail of a `TaskError` whose cause is rebuilt without its constructor, though it is not too large."""
+
+
+def came_by_parts(details: dict[str, str]) -> bool:
+    """Whether the constructor of the cause may not be called with what it has for arguments."""
+    return "exception_bytes" in details or BY_PARTS in details
+
+
 class _ByParts:
-    """Pickles as the exception, and is rebuilt without its constructor: it has no use for what was trimmed."""
+    """Pickles as the exception, and is rebuilt without its constructor: it has no use for what is there."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

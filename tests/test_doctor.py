@@ -241,7 +241,18 @@ class TestMembers:
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
                        dropped_records={"foreign": 2})  # fmt: skip
-        assert levels(list(of_network.members(sick))) == ["warning", "warning", "unknown", "unknown"]
+        found = list(of_network.members(sick))
+        assert levels(found) == ["warning", "warning", "unknown", "unknown"]
+        assert [finding.text for finding in found[:3]] == [
+            "1 time, by whom this peer dialled: it does not know our key",
+            "3 connections: unknown key",
+            "2 records of other meshes heard on this network",
+        ]
+        one = patient(refused={"unknown key": 1}, dropped_records={"foreign": 1})
+        assert [finding.text for finding in of_network.members(one)][:2] == [
+            "1 connection: unknown key",
+            "1 record of other meshes heard on this network",
+        ]
 
     def test_with_whom_there_is_no_link(self) -> None:
         (finding, _) = of_network.members(patient(no_link={"10.0.0.1:7637": "no answer yet"}))
@@ -270,7 +281,11 @@ class TestTheCommand:
         ]
         odd = doctor.describe(Finding("way", "bad", "\x1b[2J\n"))
         assert odd == "    BAD  way: ?[2J?"
-        assert "    BAD  way: is closed" in self.run(code=1, bad=True, monkeypatch=monkeypatch)
+        said = self.run(code=1, bad=True, monkeypatch=monkeypatch)
+        assert "    BAD  way: is closed" in said
+        assert said.endswith("\nWhat is marked BAD keeps a mesh from working here.\n")
+        two = doctor._summary([Finding("way", "bad", "is closed")] * 2)
+        assert two == "\nThe 2 things that are marked BAD keep a mesh from working here."
 
     def test_for_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = json.loads(self.run("--json", code=1, bad=True, monkeypatch=monkeypatch))

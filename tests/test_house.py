@@ -94,7 +94,7 @@ def test_the_script_for_slurm_waits_for_what_status_says(members: int) -> None:
     member = {
         "state": "alive", "leaving": False, "since_s": 1.0, "is_self": True, "name": "a", "home": "00", "node_id": "00",
         "python": "3.11", "incompatible": False, "total": {}, "used": {}, "store_total_bytes": 0, "version": "0.1.0",
-        "reachable": True, "reason": "",
+        "reachable": True, "reason": "", "guest": False,
     }  # fmt: skip
     mesh = {
         "mesh_id": "00", "listens": ["10.0.0.1:7637"], "members": [member] * members, "next_key_id": "",

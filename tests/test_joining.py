@@ -161,10 +161,12 @@ class TestKey:
         rude = {
             "name": "a\x1b[2J", "home": "00" * 8, "answered": True, "current": "", "next": "", "trouble": "no\r\nAll"
         }  # fmt: skip
-        told = {"key_id": "ab", "mesh_id": "cd", "members": [rude]}
+        plain = rude | {"name": "longer", "trouble": "", "home": "12" * 8}
+        told = {"key_id": "ab", "mesh_id": "cd", "members": [rude, plain]}
         monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
         lines = run("key", "stage", code=1).stdout.splitlines()
-        assert "  a?[2J  00000000  lacks it: no??All" in lines
+        assert "  a?[2J   00000000  lacks it: no??All" in lines
+        assert "  longer  12121212  lacks it" in lines
 
     def test_a_mesh_without_a_peer(self) -> None:
         told = run("key", "new").stdout

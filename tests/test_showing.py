@@ -28,7 +28,18 @@ def status() -> dict[str, Any]:
         "workers": {"leased": 1, "idle": 2},
         "actors": {"counts": {}},
         "drivers": [{"name": "main.py", "pid": 9}, {"name": "", "pid": 10}],
-        "waiting": [{"count": 3, "name": "f", "request": {"GPU": 1.0}, "reason": "there is no GPU"}],
+        "waiting": [
+            {
+                "count": 3,
+                "name": "f",
+                "request": {"GPU": 1.0},
+                "reason": "there is no GPU",
+                "host": "",
+                "is_actor": False,
+            },
+            {"count": 2, "name": "g", "request": {"CPU": 1.0}, "reason": "", "host": "alpha", "is_actor": False},
+            {"count": 1, "name": "C", "request": {}, "reason": "", "host": "al\rpha", "is_actor": True},
+        ],
     }
 
 
@@ -42,8 +53,10 @@ def test_a_peer(status: dict[str, Any]) -> None:
         "  workers    2 idle, 1 leased",
         "  actors     none",
         "  programs   main.py (pid 9)",
-        "             ? (pid 10)",
-        "  waiting    3 x f {GPU: 1} - never: there is no GPU",
+        "             python without a script (pid 10)",
+        "  waiting    3 x f {GPU: 1} - there is no GPU",
+        "             2 x g {CPU: 1}, and waits on alpha",
+        "             1 x C {} of al?pha",
     ]
 
 
@@ -76,7 +89,8 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
         "reachable": True, "round_trip_s": 0.0012, "addresses": ["10.0.0.1:7637"], "python": "3.11",
         "incompatible": False, "version": "0.1.0",
         "total": {"disk": 1.0, "memory": 2048.0, "CPU": 4.0, "object_store_memory": 5.0},
-        "used": {"CPU": 1.5}, "reason": "", "leaving": False, "store_used_bytes": 0, "store_total_bytes": 0,
+        "used": {"CPU": 1.5}, "reason": "", "leaving": False, "guest": False, "store_used_bytes": 0,
+        "store_total_bytes": 0,
     } | changes  # fmt: skip
 
 
@@ -149,6 +163,21 @@ def test_a_member_that_leaves_and_what_lies_in_stores() -> None:
         "0.1.0",
         "Python 3.11",
     ]
+
+
+def test_one_that_was_gone_before_this_peer_came_is_a_riddle() -> None:
+    told = mesh(member("a", "alive"), member("1" * 16, "left", home=""), member("b", "dead", home=""))
+    assert [line.split()[0] for line in told[1:]] == ["a", "b"]
+
+
+def test_one_object_is_one(status: dict[str, Any]) -> None:
+    status["store"]["objects"] = 1
+    assert "1.5 KiB in 1 object, of" in describe(status)
+
+
+def test_a_guest() -> None:
+    (line,) = mesh(member("a", "alive", guest=True, total={}, store_used_bytes=512, store_total_bytes=2048))[1:]
+    assert line.split("  ")[5] == "guest, store 512 B/2.0 KiB"
 
 
 def test_a_large_mesh_is_cut() -> None:

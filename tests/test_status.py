@@ -110,7 +110,9 @@ def test_status_counts_and_lists(view: Any) -> None:
     assert told["workers"] == {"leased": 1, "idle": 1}
     assert told["drivers"] == [{"job_id": JOB.hex(), "pid": 10, "name": "main.py"}]
     assert told["actors"]["counts"] == {"alive": 1, "pending": 1}
-    assert told["waiting"] == [{"name": "f", "request": {"GPU": 1.0}, "count": 3, "reason": "there is no GPU"}]
+    assert told["waiting"] == [
+        {"name": "f", "request": {"GPU": 1.0}, "count": 3, "reason": "there is no GPU", "host": "", "is_actor": False}
+    ]
     assert told["store"]["sealed_bytes"] == 100
 
 

@@ -64,7 +64,6 @@ def _summary(findings: list[Finding]) -> str:
     bad = sum(finding.level == "bad" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     if bad:
-        return (
-            f"\n{bad} of this keeps a mesh from working here." if bad > 1 else "\nThis keeps a mesh from working here."
-        )
+        what = "What is marked BAD keeps" if bad == 1 else f"The {bad} things that are marked BAD keep"
+        return f"\n{what} a mesh from working here."
     return f"\nA mesh can work here{'' if not warnings else ', with what is said above'}."

@@ -22,6 +22,11 @@ class Finding:
     hint: str = ""  # what mends it
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Patient:
     """What the checks look at."""

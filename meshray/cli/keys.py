@@ -15,6 +15,7 @@ import click
 from meshray import meshkey
 from meshray.cli.client import Visit
 from meshray.cli.joining import read_given, tell_peers
+from meshray.cli.members import aligned
 from meshray.errors import MeshrayError
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
@@ -92,11 +93,13 @@ def _ask(what: str, argument: str) -> dict[str, Any]:
 
 def _tell_members(told: dict[str, Any], judge: Judge) -> int:
     """A line per member; how many are not as they should be."""
-    lacking = 0
+    rows, lacking = [], 0
     for member in told["members"]:
         good, text = judge(told, member) if member["answered"] else (False, "no answer")
         lacking += not good
-        click.echo(printable(f"  {member['name']}  {member['home'][:8] or '?'}  {text}"))  # some is in its words
+        rows.append((printable(member["name"]), member["home"][:8] or "?", printable(text)))  # some is in its words
+    for line in aligned(rows):
+        click.echo(line)
     return lacking
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from meshray.observe.notes import printable
@@ -19,18 +19,14 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     """Lines about the mesh; `duration` and `amount` write a time span and a quantity of a resource by name."""
     members = mesh["members"]
     living = [member for member in members if member["state"] in ("alive", "suspect")]
-    dead = [member for member in members if member["state"] not in ("alive", "suspect")]
+    dead = [member for member in members if member["state"] not in ("alive", "suspect") and _was_met(member)]
     places = ", ".join(mesh["listens"]) or "no address: it is cut off"
     count = "1 member" if len(living) == 1 else f"{len(living)} members"
     lines = [f"Mesh {mesh['mesh_id']}: {count}; this one listens at {places}"]
     shown = living[:MEMBERS_SHOWN_MAX] + dead[:DEAD_SHOWN_MAX]
-    rows = [_row(member, duration, amount) for member in shown]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
-    lines += [
-        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    if len(members) > len(shown):
-        lines.append(f"  and {len(members) - len(shown)} more")
+    lines += aligned([_row(member, duration, amount) for member in shown])
+    if len(living) + len(dead) > len(shown):
+        lines.append(f"  and {len(living) + len(dead) - len(shown)} more")
     if mesh["next_key_id"]:
         lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
     if mesh["discovery_trouble"]:
@@ -45,6 +41,19 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
             told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
             lines.append(f"  {title}: {printable(told)}")
     return lines
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as what is in them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _was_met(member: dict[str, Any]) -> bool:
+    """Not one that was gone before this peer joined: of that others have told the id alone, a riddle here."""
+    return bool(member["name"] != member["node_id"])
 
 
 def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[str, ...]:
@@ -73,7 +82,8 @@ def _resources(member: dict[str, Any], amount: Amount) -> str:
     total, used = member["total"], member["used"]
     names = sorted((name for name in total if name != "object_store_memory"), key=lambda name: (
         ("CPU", "GPU", "memory").index(name) if name in ("CPU", "GPU", "memory") else 3, name))  # fmt: skip
-    shown = [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
+    shown = ["guest"] if member["guest"] else []
+    shown += [f"{name} {amount(name, used.get(name, 0.0))}/{amount(name, total[name])}" for name in names]
     if member["store_total_bytes"]:
         in_store, room = member["store_used_bytes"], member["store_total_bytes"]
         shown.append(f"store {amount('store', in_store)}/{amount('store', room)}")

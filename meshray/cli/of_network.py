@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from meshray import __version__
-from meshray.cli.findings import Finding, Patient
+from meshray.cli.findings import Finding, Patient, counted
 from meshray.config import DEFAULT
 from meshray.observe.notes import printable
 from meshray.seeds import Seed, SeedError, ip_version, parse_seed
@@ -58,9 +58,9 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
     if missed:
         return Finding(
             "discovery", "warning",
-            f"{len(missed)} of {len(others)} other members are not heard: {', '.join(sorted(missed)[:MEMBERS_MAX])}. "
-            "They are in another network, or something between drops multicast (a switch, a Wi-Fi access point, a "
-            "filter there)",
+            f"{_of_others(len(missed), len(others))} not heard: {', '.join(sorted(missed)[:MEMBERS_MAX])}. "
+            f"{'It is' if len(missed) == 1 else 'They are'} in another network, or something between drops multicast "
+            "(a switch, a Wi-Fi access point, a filter there)",
             _SEEDS,
         )  # fmt: skip
     if heard:
@@ -70,6 +70,12 @@ def _others_multicast(patient: Patient, interfaces: list[Interface]) -> Finding:
         "discovery", "unknown", "no peer is heard: none is there, or multicast does not reach this host",
         "run a peer on another host of this network and look again",
     )  # fmt: skip
+
+
+def _of_others(some: int, others: int) -> str:
+    if others == 1:
+        return _all(1)
+    return f"{some} of {others} other members {'is' if some == 1 else 'are'}"
 
 
 def _all(others: int) -> str:
@@ -95,19 +101,20 @@ def members(patient: Patient) -> Iterator[Finding]:
 
 def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
     for reason, count in sorted(mesh["refused_there"].items()):
-        yield Finding("refused there", "warning", f"{count} times, by whom this peer dialled: {printable(reason)}",
-                      "the same mesh key on both? `meshray key show` on each")  # fmt: skip
+        text = f"{counted(count, 'time')}, by whom this peer dialled: {printable(reason)}"
+        yield Finding("refused there", "warning", text, "the same mesh key on both? `meshray key show` on each")
     for reason, count in sorted(mesh["refused"].items()):
         if reason == BROKEN_OFF:
-            text = f"{count} connections: {reason}. Each look of `meshray doctor`, here or on another member, is one"
+            looks = "Each look of `meshray doctor`, here or on another member, is one"
+            text = f"{counted(count, 'connection')}: {reason}. {looks}"
             yield Finding("refused here", "unknown", text)
         else:
-            yield Finding("refused here", "warning", f"{count} connections: {printable(reason)}")
+            yield Finding("refused here", "warning", f"{counted(count, 'connection')}: {printable(reason)}")
     for address, why in list(mesh["no_link"].items())[:MEMBERS_MAX]:
         yield Finding("no link", "warning", printable(f"{address}: {why}"), _NO_LINK)
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
-        yield Finding("other meshes", "unknown", f"{foreign} records of other meshes were heard on this network")
+        yield Finding("other meshes", "unknown", f"{counted(foreign, 'record')} of other meshes heard on this network")
 
 
 def _member(member: dict[str, Any]) -> Iterator[Finding]:

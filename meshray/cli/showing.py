@@ -10,11 +10,14 @@ import click
 
 from meshray import crashes
 from meshray.cli.client import UnreachableError, Visit
+from meshray.cli.findings import counted
 from meshray.cli.members import describe_mesh
 from meshray.crashes import Crash
 from meshray.local import PeerRecord, find_peers
+from meshray.observe.notes import printable
 
 _SHOWN_MAX = 10  # lines of one list
+NO_SCRIPT = "python without a script"  # interactive, -c, a notebook
 WATCH_S = 1.0
 
 
@@ -80,11 +83,11 @@ def describe(status: dict[str, Any]) -> str:
             amount = size if name == "memory" else number
             lines.append(_line(name, f"{amount(total[name] - free[name])} of {amount(total[name])} in use"))
     store = status["store"]
-    room = f"{size(store['sealed_bytes'])} in {store['objects']} objects, of {size(store['capacity_bytes'])}"
+    room = f"{size(store['sealed_bytes'])} in {counted(store['objects'], 'object')}, of {size(store['capacity_bytes'])}"
     lines.append(_line("objects", room))
     lines.append(_line("workers", _counts(status["workers"])))
     lines.append(_line("actors", _counts(status["actors"]["counts"])))
-    lines += _list("programs", [f"{driver['name'] or '?'} (pid {driver['pid']})" for driver in status["drivers"]])
+    lines += _list("programs", [f"{driver['name'] or NO_SCRIPT} (pid {driver['pid']})" for driver in status["drivers"]])
     lines += _list("waiting", [_waiting(entry) for entry in status["waiting"]])
     if status.get("mesh") is not None:
         lines += describe_mesh(status["mesh"], duration, _amount)
@@ -97,8 +100,9 @@ def _amount(name: str, quantity: float) -> str:
 
 def _waiting(entry: dict[str, Any]) -> str:
     request = ", ".join(f"{name}: {number(amount)}" for name, amount in entry["request"].items())
-    never = f" - never: {entry['reason']}" if entry["reason"] else ""
-    return f"{entry['count']} x {entry['name']} {{{request}}}{never}"
+    of = "" if not entry["host"] else f" of {entry['host']}" if entry["is_actor"] else f", and waits on {entry['host']}"
+    why = f" - {entry['reason']}" if entry["reason"] else ""
+    return printable(f"{entry['count']} x {entry['name'] or '?'} {{{request}}}{of}{why}")  # some is in others' words
 
 
 def _list(title: str, entries: list[str]) -> list[str]:

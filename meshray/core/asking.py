@@ -2,8 +2,8 @@
 
 Our own peer is asked for as many as there are tasks ready, and told when none is wanted any more. It may name others
 that have room (`AskAlso`); each of those is asked for what it may give, while tasks are ready that those in flight
-would not be done with at once. What is said names a total, not a difference, so that one more or less of these
-messages does no harm.
+would not be done with at once. That less is wanted than was said is told now and then (`correct`). What is said names
+a total, not a difference, so that one more or less of these messages does no harm.
 """
 
 from __future__ import annotations
@@ -49,6 +49,19 @@ class Asking:
             self._tell(cls, here)
         if cls.asked:
             self._look_abroad(cls)
+
+    def correct(self, cls: SchedulingClass) -> None:
+        """Say it where more was asked for than what is ready could use: others have begun some of it. That did no harm,
+        but who looks there (`meshray status`, the peer for whom else to name) takes it for what waits."""
+        ready = len(cls.ready)
+        wanted = len(cls.leases) - cls.abroad + ready
+        if wanted < cls.demanded:
+            self._tell(cls, wanted)
+        for peer, asked in cls.asked.items():
+            wanted = asked.leases + ready  # not `more`: it keeps its place in the queue there
+            if wanted < asked.demanded:
+                asked.demanded = wanted
+                self._send(cls, peer, wanted, asked.hops)
 
     def _look_abroad(self, cls: SchedulingClass) -> None:
         """The same to the peers that our own has named, as far as it has."""

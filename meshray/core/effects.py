@@ -144,6 +144,7 @@ class TakeSlot(Struct, frozen=True):
     running_request: dict[str, int]
     profile: Profile
     strategy: Strategy = ANYWHERE  # why this host may never have it
+    name: str = ""  # of its class, for people
 
 
 class ShrinkSlot(Struct, frozen=True):

@@ -36,6 +36,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.gone import by_id
 from meshray.ids import peer_of
 from meshray.wire.messages import (
     Bring,
@@ -112,14 +113,22 @@ class FetchStats(Struct, frozen=True):
 
 
 class Fetches(Core):
-    """The copies of one peer. `capacity_for(size)` is the size of the file for a value."""
+    """The copies of one peer. `capacity_for(size)` is the size of the file for a value, `called(node)` what people call
+    a host."""
 
-    def __init__(self, config: Config, node: bytes, capacity_for: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        node: bytes,
+        capacity_for: Callable[[int], int],
+        called: Callable[[bytes], str] = by_id,
+    ) -> None:
         super().__init__()
         self._config = config
         self._node = node
         self._peer = peer_of(node)
         self._capacity_for = capacity_for
+        self._called = called
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
         # By the peer of the owner, and the object: its copies (of more than one place where a task ran more than once).
@@ -318,7 +327,7 @@ class Fetches(Core):
             copy.progress_at = now
             self._seek(copy)
             return
-        self._fail(copy, _lost(copy))
+        self._fail(copy, _lost(copy, self._called(copy.place.node)))
 
     def _leave(self, copy: Copy, now: float) -> None:
         """The present source is no good."""
@@ -593,12 +602,14 @@ def _is_due(copy: Copy) -> bool:
     return copy.stage is Stage.FETCHING and (copy.asked > copy.have or not copy.source)
 
 
-def _lost(copy: Copy) -> Failure:
+def _lost(copy: Copy, host: str) -> Failure:
     """The story, for people."""
     place = copy.place
     known = "its owner's host does not know of it any more; " if copy.unknown else ""
+    came = f"{copy.have:,} had come" if copy.have else "nothing had come"
+    tried = "1 host was tried" if len(copy.failed) == 1 else f"{len(copy.failed)} hosts were tried"
     text = (
-        f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on host {place.node.hex()} cannot be "
-        f"had any more, and no other host has them ({known}{copy.have:,} had come, {len(copy.failed)} hosts were tried)"
+        f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on {host} cannot be had any more, and "
+        f"no other host has them ({known}{came}, {tried})"
     )
     return Failure("ObjectLostError", text, details={"object_id": place.object_id.hex(), "node": place.node.hex()})

@@ -47,6 +47,11 @@ def freed(object_id: bytes) -> Failure:
     return Failure("ObjectFreedError", text, details={"object_id": object_id.hex()})
 
 
+def by_id(node: bytes) -> str:
+    """What people call a host whose name is not known."""
+    return f"node {node.hex()}"
+
+
 def remember(memory: dict[K, T], key: K, value: T, at_most: int) -> None:
     """Add to a memory that forgets the oldest."""
     memory[key] = value

@@ -121,7 +121,7 @@ class Guests(Core):
         if guest.strange:
             self._tell(guest.owner, JobWanted(wish.job))
         else:
-            take = TakeSlot(wish.actor_id, wish.job, wish.request, wish.running_request, wish.profile)
+            take = TakeSlot(wish.actor_id, wish.job, wish.request, wish.running_request, wish.profile, name=wish.name)
             self._effects.append(take)
 
     def on_job_came(self, job: bytes) -> None:

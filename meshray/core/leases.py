@@ -243,7 +243,9 @@ class Leases(Core):
         self._pump(now)
 
     def _new_class(self, key: Key, job: bytes, demand: Demand, now: float) -> Wanted:
-        never = self.slots.why_never(demand.request) or self.placement.why_not_here(demand.strategy)
+        never = self.slots.why_never(demand.request) or self.placement.why_not_here(
+            demand.strategy, job, self._is_foreign(key[0])
+        )
         wanted = Wanted(
             key, job, dict(demand.request), demand.profile, demand.depth, demand.name, since=now, never=never,
             strategy=demand.strategy, hops=max(demand.hops, self._is_foreign(key[0])),
@@ -407,6 +409,7 @@ class Leases(Core):
         profile: Profile,
         now: float,
         strategy: Strategy = ANYWHERE,
+        name: str = "",
     ) -> None:
         """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
         that it had here is being killed, it waits for that."""
@@ -416,7 +419,7 @@ class Leases(Core):
             return
         known = self._demands.get(key)
         if known is None or not known.count:
-            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy)
+            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, name, strategy)
             self._following[key] = (job, demand, dict(running_request))
             self._pump(now)
 
@@ -728,6 +731,10 @@ class Leases(Core):
     def waiting(self) -> list[Wanted]:
         """For reading: the classes that want more than they have, in fair order."""
         return self._demands.waiting()
+
+    def why_waits(self, wanted: Wanted) -> str:
+        """For people: why it will wait long, in words; "" when it only waits for its turn."""
+        return self._why_never(wanted) or wanted.told
 
     def grant_of(self, process: bytes) -> Grant | None:
         """For reading: what a worker serves."""

@@ -145,6 +145,7 @@ class Lodging(Core):
                 request.running_request,
                 request.profile,
                 msgspec.structs.replace(request.strategy, spread=False, wished=()),
+                request.name,
             )
             self._effects.append(take)
         else:

@@ -17,10 +17,13 @@ forgets it with the result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from meshray.core.foreign_objects import ForeignObjects
-from meshray.core.gone import Gone, freed
+from meshray.core.gone import Gone, by_id, freed
 from meshray.core.object_table import ObjectTable, Record, Stage
 from meshray.wire.messages import Failure, Fetched, Message, OutOfScope, Place, Promoted, Refetch, Remake
 
@@ -31,6 +34,7 @@ class Books(Protocol):
     gone: Gone
     table: ObjectTable
     foreign: ForeignObjects
+    called: Callable[[bytes], str]
 
     def tell(self, process: bytes, message: Message) -> None: ...
     def refuses(self, sender: bytes, peers: bool = False) -> bool: ...
@@ -80,7 +84,7 @@ class Losses:
         if record.stage is Stage.SEALED:
             value = None if owned else books.gone.failure(record.id)
         elif value == place:
-            value = None if owned else record.unmade or _orphaned(place)
+            value = None if owned else record.unmade or _orphaned(place, books.called)
         if value is not None:
             self._answer(sender, record, value)
             return
@@ -104,17 +108,31 @@ class Losses:
             self._books.tell(record.owner, OutOfScope([record.id]))
 
 
-def hopeless(place: Place) -> Failure:
-    """The owner has nothing to make it again of."""
-    return _failure(place, "its owner has nothing to make it again of: it was put, an actor made it, or its task may "
-                           "not be retried")  # fmt: skip
+NOT_AGAIN = (
+    "its owner has nothing to make it again of: it was put, an actor made it, or its task may not be retried "
+    "(max_retries)"
+)
 
 
-def _orphaned(place: Place) -> Failure:
-    return _failure(place, "the process that submitted its task, and could do so once more, has ended")
+def hopeless(place: Place, called: Callable[[bytes], str] = by_id) -> Failure:
+    """The owner has nothing to make it again of. `called(node)`: what people call a host."""
+    return _failure(place, NOT_AGAIN, called)
 
 
-def _failure(place: Place, why_not: str) -> Failure:
-    text = f"object {place.object_id.hex()} is lost: no host has what lay on {place.node.hex()} any more, and {why_not}"
+def not_again(failure: Failure) -> Failure:
+    """The story of a loss, and that its owner can do nothing about it."""
+    if NOT_AGAIN in failure.message:
+        return failure
+    return msgspec.structs.replace(failure, message=f"{failure.message}. It is not made again: {NOT_AGAIN}")
+
+
+def _orphaned(place: Place, called: Callable[[bytes], str]) -> Failure:
+    return _failure(place, "the process that submitted its task, and could do so once more, has ended", called)
+
+
+def _failure(place: Place, why_not: str, called: Callable[[bytes], str]) -> Failure:
+    text = (
+        f"object {place.object_id.hex()} is lost: no host has what lay on {called(place.node)} any more, and {why_not}"
+    )
     details = {"object_id": place.object_id.hex(), "node": place.node.hex()}
     return Failure("ObjectLostError", text, details=details)

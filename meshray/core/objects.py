@@ -38,7 +38,7 @@ from meshray.config import Config
 from meshray.core.deaths import Deaths
 from meshray.core.effects import Core, DeathOver, Send
 from meshray.core.foreign_objects import ForeignObjects
-from meshray.core.gone import Gone, freed, remember
+from meshray.core.gone import Gone, by_id, freed, remember
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.losses import Losses, hopeless
 from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
@@ -85,8 +85,8 @@ class Objects(Core):
     """The objects of one peer. Message handlers are `on_<message>(sender, message)`.
 
     `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
-    `core.adoption`, which puts itself there. `alone`: there are no other hosts, so what is not ours is lost; else
-    `objectfreed(object_id)` is called for each object of ours that ends.
+    `core.adoption`, which puts itself there. `called(node)` is what people call a host. `alone`: there are no other
+    hosts, so what is not ours is lost; else `objectfreed(object_id)` is called for each object of ours that ends.
     """
 
     def __init__(self, config: Config, node: bytes, store: StoreAccounts, alone: bool = True) -> None:
@@ -94,6 +94,7 @@ class Objects(Core):
         self.alone = alone
         self.object_freed: Callable[[bytes], None] = _nobody_cares
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
+        self.called: Callable[[bytes], str] = by_id
         self.heirs: Heirs = NoHeirs()
         self._config = config
         self._node = node
@@ -274,7 +275,7 @@ class Objects(Core):
         self._set_value(record, value, contained)
         self.heirs.on_outcome(record.id)
         in_vain = lost is not None and value == lost and not copied
-        answer = record.unmade or hopeless(lost) if lost is not None and in_vain else value
+        answer = record.unmade or hopeless(lost, self.called) if lost is not None and in_vain else value
         self.answer(record, answer, copied=copied)
 
     def _set_value(self, record: Record, value: bytes | Place | Failure, contained: list[bytes]) -> None:

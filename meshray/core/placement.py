@@ -16,6 +16,10 @@ that were wished for; most bytes of large arguments). Then, in this order:
    share on every host.
 
 With SPREAD all hosts that can run it have their turn, this one as well.
+
+A *guest* (the private peer of `init("host:port")`) lends nothing, and leaves with its program: it runs what that
+program itself sends there by its node id, and nothing else, though it asks for nothing. Nor does it keep anything for
+others.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshray.config import Config
 from meshray.core.demands import Wanted
-from meshray.core.gone import remember
+from meshray.core.gone import by_id, remember
 from meshray.core.slots import Slots
 from meshray.ids import node_of, peer_of
 from meshray.resources import Amounts, describe, fits
@@ -55,6 +59,7 @@ class Here(NamedTuple):
     labels: Mapping[str, str] = {}
     random: Random | None = None  # decides between equals; needed once there are others
     name: str = ""  # for people
+    guest: bool = False  # it lends nothing
 
 
 NOWHERE = Here()
@@ -63,7 +68,7 @@ NOWHERE = Here()
 class Member:
     """Another host, as this one sees it."""
 
-    __slots__ = ("address", "compatible", "debit", "labels", "name", "node", "queued", "total", "used")
+    __slots__ = ("address", "compatible", "debit", "guest", "labels", "name", "node", "queued", "total", "used")
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Member:
         *,
         compatible: bool = True,
         address: str = "",
+        guest: bool = False,
     ) -> None:
         self.node = node  # its home node
         self.name = name
@@ -83,12 +89,18 @@ class Member:
         self.labels: dict[str, str] = dict(labels)
         self.compatible = compatible  # it runs our version of Python: code may go there
         self.address = address  # for people
+        self.guest = guest  # it runs what its own program sends there, and nothing else
         self.debit: dict[str, int] = {}  # what submitters were sent there for since
         self.queued = 0  # how many were sent there to queue since
 
     def is_like(self, other: Member) -> bool:
         """Whether the same classes can run there."""
-        return (self.total, self.labels, self.compatible) == (other.total, other.labels, other.compatible)
+        mine = (self.total, self.labels, self.compatible, self.guest)
+        return mine == (other.total, other.labels, other.compatible, other.guest)
+
+    def takes_of(self, job: bytes, node: bytes) -> bool:
+        """Whether it runs anything of a job; `node`: the one that was asked for, b"" for none."""
+        return not self.guest or (node == self.node and job.startswith(self.node))
 
     def room(self, request: Amounts) -> int:
         """How many such leases seem to be free."""
@@ -134,13 +146,13 @@ class Placement:
     """The members that this peer sees, and what it makes of them."""
 
     def __init__(self, here: Here, slots: Slots, config: Config) -> None:
-        self.node = here.node
+        self.node, self.name = here.node, here.name
         self.members: dict[bytes, Member] = {}  # by home node; this host is not among them
         self.gone: dict[bytes, tuple[Member, str]] = {}  # those that are members no more, and why: for people
         self.out_of_reach: dict[bytes, Member] = {}  # of those, the ones that live on, for others
         self.leaving: set[bytes] = set()  # nodes that are being stopped, this one maybe: nothing new goes there
         self.version = 0  # grows with them, and when loads that were told are to be looked at
-        self._here = Member(here.node, "this host", slots.total, {}, here.labels)
+        self._here = Member(here.node, "this host", slots.total, {}, here.labels, guest=here.guest)
         self._slots = slots
         self._config = config
         self._random = here.random
@@ -204,12 +216,15 @@ class Placement:
 
     # -- this host ---------------------------------------------------------------------------------------------------
 
-    def why_not_here(self, strategy: Strategy) -> str:
-        """Why this host may never run it, whatever it has; "" when it may. Does not change while the host is up."""
+    def why_not_here(self, strategy: Strategy, job: bytes, sent: bool = False) -> str:
+        """Why this host may never run it, whatever it has; "" when it may. Does not change while the host is up.
+        `sent`: another host has chosen this one, by a strategy that it does not tell."""
         if strategy.node and not strategy.soft and strategy.node != self.node:
             return f"it asks for the node {strategy.node.hex()}"
         if not strategy.admits(self._here.labels):
             return f"it asks for the labels {strategy}"
+        if not self._here.takes_of(job, self.node if sent else strategy.node):
+            return "this host is a guest in its mesh, which runs only what its own program sends there by its node id"
         return ""
 
     def may_grant(self, wanted: Wanted, now: float) -> bool:
@@ -342,6 +357,8 @@ class Placement:
     def _could(self, member: Member, wanted: Wanted) -> bool:
         if not member.compatible or member.node in self.leaving:
             return False
+        if not member.takes_of(wanted.job, wanted.strategy.node):
+            return False
         if wanted.strategy.hard and not wanted.strategy.admits(member.labels):
             return False
         return fits(wanted.request, member.total)
@@ -439,13 +456,21 @@ class Placement:
     def heir(self, actor_id: bytes, avoided: Collection[bytes]) -> bytes | None:
         """A node that could own an actor when this host is gone (wherever it lives then): the same for the same
         members, another one for another actor. Rather none of `avoided`: where it lives, and who has refused."""
-        all_ = sorted(node for node, member in self.members.items() if member.compatible and node not in self.leaving)
+        all_ = sorted(
+            node
+            for node, member in self.members.items()
+            if member.compatible and not member.guest and node not in self.leaving
+        )
         nodes = [node for node in all_ if node not in avoided] or all_
         return nodes[int.from_bytes(actor_id[-8:]) % len(nodes)] if nodes else None
 
     def keeper(self, tried: Collection[bytes]) -> bytes | None:
         """The peer of a member that may be asked to keep a value. Whether it has room is for it to say."""
-        nodes = [node for node in self.members if node not in self.leaving and peer_of(node) not in tried]
+        nodes = [
+            node
+            for node, member in self.members.items()
+            if not member.guest and node not in self.leaving and peer_of(node) not in tried
+        ]
         if not nodes:
             return None
         assert self._random is not None, "a peer without a home has met others"
@@ -455,6 +480,13 @@ class Placement:
         """Whether it is the peer of a member that runs another version of Python."""
         member = self.members.get(node_of(peer))
         return member is not None and not member.compatible
+
+    def called(self, node: bytes) -> str:
+        """A host, for people: by its name, too, where that is known."""
+        gone = self.gone.get(node)
+        member = self.members.get(node) or self.out_of_reach.get(node) or (gone and gone[0])
+        name = self.name if node == self.node else member.name if member else ""
+        return f"host {name} (node {node.hex()})" if name else by_id(node)
 
     def _next_in_turn(self, members: list[Member], here: int, wanted: Wanted, now: float) -> bytes | None:
         """SPREAD: of those with room, or all that could when nobody has any, the one whose last turn is longest ago.
@@ -507,19 +539,27 @@ class Placement:
             return f"it asks for {asked}, and the host {member.name} cannot be reached from here{why and ': '}{why}"
         if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
             return f"it asks for {asked}, and there is no such node (any more)"
-        hosts = [self._here, *sorted(self.members.values(), key=lambda member: member.name)]
-        told = [_what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
+        here = [] if self._here.guest else [self._here]
+        members = sorted(self.members.values(), key=lambda member: member.name)
+        hosts = [*here, *(member for member in members if not member.guest)]
+        if wanted.strategy.node and not wanted.strategy.soft:
+            hosts = [self.members.get(wanted.strategy.node, self._here)]
+        told = [self._what_is_there(host, wanted) for host in hosts[:NAMED_MAX]]
         if len(hosts) > NAMED_MAX:
             best = {name: max(host.total.get(name, 0) for host in hosts) for name in wanted.request}
             told.append(f"and {len(hosts) - NAMED_MAX} more with at most {describe(best)}")
-        return f"it asks for {asked}, there is {', '.join(told)}"
+        return f"it asks for {asked}, there is {', '.join(told) or 'no host but guests, which lend nothing'}"
 
-
-def _what_is_there(host: Member, wanted: Wanted) -> str:
-    there = describe({name: host.total.get(name, 0) for name in wanted.request})
-    if not host.compatible:
-        there += ", another Python,"
-    labels = [f"{t.label}={host.labels[t.label]}" for t in wanted.strategy.hard if t.label in host.labels]
-    if labels:
-        there += f" ({', '.join(labels)})"
-    return f"{there} on {host.name}"
+    def _what_is_there(self, host: Member, wanted: Wanted) -> str:
+        there = describe({name: host.total.get(name, 0) for name in wanted.request})
+        if not host.compatible:
+            there += ", another Python,"
+        labels = [f"{t.label}={host.labels[t.label]}" for t in wanted.strategy.hard if t.label in host.labels]
+        if labels:
+            there += f" ({', '.join(labels)})"
+        there += f" on {host.name}"
+        if host.node in self.leaving:
+            there += ", which is being stopped"
+        if not host.takes_of(wanted.job, wanted.strategy.node):
+            there += ", a guest, which runs only what its own program sends there by its node id"
+        return there

@@ -68,6 +68,7 @@ class Submission(Core):
         self.starved: list[tuple[Pending, Result]] = []
         self.wants_starved = False
         self.stale = 0  # results that nobody waited for
+        self._correct_at = 0.0  # when peers are told next that less is wanted than they know
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)
@@ -418,6 +419,10 @@ class Submission(Core):
             if cls.ready and cls.asked and not cls.stuck and cls.left_at <= stuck_since:
                 cls.stuck = True  # a hint that was not followed is followed now
                 self.dirty[cls.id] = cls
+        if now >= self._correct_at:
+            self._correct_at = now + self._config.demand_again_s
+            for cls in self._classes.values():
+                self._asking.correct(cls)
         for lease in [each for each in self._leases.values() if not each.in_flight and not each.cls.ready]:
             pause_s = 0.0 if starving else wanted_s if lease.wanted else idle_s
             if lease.idle_since <= now - pause_s:

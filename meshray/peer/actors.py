@@ -198,8 +198,9 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
 
     def take(effect: TakeSlot, now: float) -> None:
         leases.request_actor_slot(
-            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy
-        )
+            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy,
+            effect.name,
+        )  # fmt: skip
 
     def fenced(effect: Fenced, now: float) -> None:
         note(f"actors of {node_of(effect.owner).hex()} end here: their peer was not heard for too long")

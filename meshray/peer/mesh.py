@@ -36,7 +36,7 @@ from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import LIVING, MeshLife, Who
+from meshray.peer.mesh_life import LIVING, MeshLife, Who, awake_or_not
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
@@ -48,10 +48,6 @@ from meshray.wire.peers import PROTOCOL, Payload, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
-
-
-DRAWN_PORT_MIN = 32768
-"""The least port that Linux draws (ip_local_port_range)."""
 
 
 class MeshStartError(MeshrayError):
@@ -208,7 +204,7 @@ class Mesh:
         has, who = self._resources(), self._who
         return encode_load(
             who.version, has.total, has.available, who.home, who.life, who.labels, self._leaving,
-            _coarsely(has.store_used, has.store_total),
+            _coarsely(has.store_used, has.store_total), self._settings.guest,
         )  # fmt: skip
 
     def _remember(self, life: MeshLife, now: float) -> None:
@@ -346,6 +342,8 @@ class Mesh:
         """This peer is being stopped: the others give it no more work."""
         self._leaving = True
         self._load_at = now
+        if self._life is not None:
+            self._life.leaving.setdefault(self._life.node, awake_or_not())
 
     def leave(self, now: float) -> None:
         """Say goodbye: the others know at once."""
@@ -393,7 +391,7 @@ class Mesh:
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
-                "members": [_member(member) for member in life.members()],
+                "members": [_member(member, life.leaving.get(member.node)) for member in life.members()],
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
@@ -449,12 +447,9 @@ def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
 
 
 def _is_guest(member: MemberView) -> bool:
-    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
+    """Its port was drawn by the kernel, so it will not be there again."""
     load = decode_load(member.load)
-    if load is None or load.total.get("CPU") or load.total.get("GPU") or not member.addresses:
-        return False
-    ports = (address.rpartition(":")[2] for address in member.addresses)
-    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
+    return load is not None and load.guest
 
 
 def _counts(life: MeshLife) -> Counter[str]:
@@ -473,15 +468,19 @@ def _counts(life: MeshLife) -> Counter[str]:
     )
 
 
-def _member(member: MemberView) -> dict[str, Any]:
+def _member(member: MemberView, leaving_at: float | None) -> dict[str, Any]:
+    """`leaving_at`: since when it is being stopped, which is a state of its own for people."""
     load = decode_load(member.load)
+    since_s = member.since_s
+    if leaving_at is not None and member.state == "alive":
+        since_s = awake_or_not() - leaving_at
     return {
         "name": member.name,
         "node_id": member.node.hex(),
         "home": load.home.hex() if load is not None else "",
         "is_self": member.is_self,
         "state": member.state,
-        "since_s": member.since_s,
+        "since_s": since_s,
         "reachable": member.reachable,
         "round_trip_s": member.rtt_s,
         "addresses": list(member.addresses),
@@ -491,6 +490,7 @@ def _member(member: MemberView) -> dict[str, Any]:
         "total": to_quantities(load.total) if load is not None else {},
         "used": to_quantities(load.used) if load is not None else {},
         "leaving": load is not None and load.leaving,
+        "guest": load is not None and load.guest,
         "store_used_bytes": load.store_used if load is not None else 0,
         "store_total_bytes": round(to_quantities(load.total).get("object_store_memory", 0)) if load is not None else 0,
         "reason": member.reason,

@@ -129,6 +129,7 @@ class MeshLife:
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
+        self.leaving: dict[bytes, float] = {}  # members that are being stopped -> since when, by `awake_or_not`
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -498,6 +499,8 @@ class MeshLife:
             self._events.append(LifeThere(node, load.home, load.life))
             member = self._membership.member(node)
             if member is not None and member.state in ("alive", "suspect"):
+                if load.leaving:
+                    self.leaving.setdefault(node, awake_or_not())
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _called(self, node: bytes) -> str:
@@ -509,6 +512,7 @@ class MeshLife:
         note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._redials.on_gone(effect.node)
+        self.leaving.pop(effect.node, None)
         died = f"host {printable(effect.name)} is dead: {printable(effect.reason)}"
         self._events.append(LifeOver(effect.node, GOODBYE if effect.reason == LEFT else died))
         member = self._membership.member(effect.node)

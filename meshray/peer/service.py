@@ -124,10 +124,13 @@ def serve(
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
-        leases = Leases(host.totals, (executable, prefix), config, devices, Here(node, host.labels, Random(), name))
+        guest = settings.mesh is not None and settings.mesh.guest
+        here = Here(node, host.labels, Random(), name, guest)
+        leases = Leases(host.totals, (executable, prefix), config, devices, here)
         processes = Processes()
         road = Road(config, node, PYTHON, processes)
-        fetches = Fetches(config, node, copy_capacity)
+        fetches = Fetches(config, node, copy_capacity, leases.placement.called)
+        objects.called = leases.placement.called
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
         lodging, guests, fencing = _for_actors(config, node, leases)

@@ -65,7 +65,9 @@ class WaitingView:
     name: str
     request: Amounts
     count: int
-    reason: str = ""  # why it can never be met; "" when it only waits
+    reason: str = ""  # why it will wait long; "" when it only waits for its turn
+    host: str = ""  # of the submitter, or the actor's owner, where that is another one
+    is_actor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ def status(view: View, argument: str = "") -> dict[str, Any]:
         },
         "waiting": [
             {"name": waiting.name, "request": to_quantities(waiting.request), "count": waiting.count,
-             "reason": waiting.reason}
+             "reason": waiting.reason, "host": waiting.host, "is_actor": waiting.is_actor}
             for waiting in view.waiting()
         ],
         "store": {

@@ -118,8 +118,9 @@ class Traffic:
             return
         address = event.addresses[0] if event.addresses else ""
         member = Member(
-            load.home, event.name, load.total, load.used, load.labels, compatible=event.compatible, address=address
-        )
+            load.home, event.name, load.total, load.used, load.labels, compatible=event.compatible, address=address,
+            guest=load.guest,
+        )  # fmt: skip
         leases.on_member(member, now)
         if load.leaving:
             leases.on_member_leaves(load.home, now)

@@ -10,6 +10,7 @@ import msgspec
 
 from meshray.core.lives import Life
 from meshray.core.placement import Member
+from meshray.ids import node_of
 from meshray.local import PeerRecord
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
@@ -83,10 +84,22 @@ class PartsView:
         return [(actor.namespace, actor.name) for actor in self._parts.cores.naming.all()]
 
     def waiting(self) -> Sequence[WaitingView]:
+        leases = self._parts.cores.leases
         return [
-            WaitingView(wanted.name, wanted.request, wanted.count - len(wanted.grants), wanted.never or wanted.told)
-            for wanted in self._parts.cores.leases.waiting()
-        ]
+            WaitingView(
+                wanted.name, wanted.request, wanted.count - len(wanted.grants), leases.why_waits(wanted),
+                self._host_of(wanted.submitter), wanted.is_actor,
+            )
+            for wanted in leases.waiting()
+        ]  # fmt: skip
+
+    def _host_of(self, process: bytes) -> str:
+        """The name of another host; "" for this one."""
+        node = node_of(process)
+        if node == self._parts.node:
+            return ""
+        member = self._parts.cores.leases.placement.members.get(node)
+        return node.hex() if member is None else member.name
 
     def store(self) -> StoreView:
         stats = self._parts.cores.store.stats()

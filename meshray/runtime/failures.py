@@ -1,23 +1,27 @@
 """Errors to `Failure` messages and back.
 
 A `Failure` names a class of `meshray.errors`. Whatever is not a `MeshrayError` came out of user code and travels as a
-`TaskError`: its headline, its remote traceback, and, where that works, the pickled exception itself; one that is too
-large for that without what is large in it, and the text says so. An exception that
-fails a task because a `get` inside it raised a `TaskError` keeps the first cause and headline, and its traceback gains
-one section per hop, so nothing is lost and nothing is told twice.
+`TaskError`: its headline, its remote traceback, and, where that works, the pickled exception itself; by its parts if it
+is too large for that, or its constructor cannot rebuild it, and the text says what is missing. An exception that fails
+a task because a `get` inside it raised a `TaskError` keeps the first cause and headline, and its traceback gains one
+section per hop, so nothing is lost and nothing is told twice.
 """
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from meshray import errors
 from meshray.config import DEFAULT
-from meshray.errors import MeshrayError, TaskError, task_error
+from meshray.errors import BY_PARTS, MeshrayError, TaskError, came_by_parts, task_error
 from meshray.wire.messages import Failure
-from meshray.wire.payload import TooLargeError, dump_exception, dump_trimmed, load_exception
+from meshray.wire.payload import NotWholeError, TooLargeError, dump_exception, dump_trimmed, load_exception
 
 MESSAGE_MAX = 16 * 1024  # characters; the schema's bound of `Text` is 64 Ki
+LEFT_OUT_MAX = 10  # names of what is missing of an exception
 TRACEBACK_MAX = 64 * 1024  # characters: recursion 200 deep collects one section per hop
 
 
@@ -39,15 +43,15 @@ def failure_from_exception(
     message = clip(headline, MESSAGE_MAX)
     if message != headline:
         here = here.replace(headline, message)  # the rest of a traceback says more than the whole of a long text
-    pickled, nbytes = _dump(exc)
-    if nbytes:
-        place["exception_bytes"] = str(nbytes)
-        here = f"{here.rstrip()}\n{_too_large(nbytes, bool(pickled))}".lstrip()
+    dumped = _dump(exc)
+    place |= dumped.details
+    if dumped.note:
+        here = f"{here.rstrip()}\n{dumped.note}".lstrip()
     return Failure(
         kind="TaskError",
         message=message,
         traceback=clip(_section("in", place, here), TRACEBACK_MAX),
-        cause=pickled,
+        cause=dumped.pickled,
         details=place,
     )
 
@@ -58,7 +62,7 @@ def to_failure(error: MeshrayError) -> Failure:
         return _failure_of_task_error(error)
     details = {name: clip(text, MESSAGE_MAX) for name, text in error.__dict__["_details"].items()}
     cause = error.__cause__
-    pickled = b"" if cause is None else _dump(cause)[0]
+    pickled = b"" if cause is None else _dump(cause).pickled
     return Failure(kind=_kind_of(error), message=clip(str(error), MESSAGE_MAX), cause=pickled, details=details)
 
 
@@ -67,9 +71,12 @@ def exception_from_failure(failure: Failure) -> Exception:
 
     For another kind than `TaskError`, a pickled cause becomes its `__cause__`; an unknown kind a plain `MeshrayError`.
     """
-    cause = load_exception(failure.cause)
+    cause, why_not = load_exception(failure.cause)
     if failure.kind == "TaskError":
-        return task_error(failure.message, failure.traceback, dict(failure.details), cause)
+        told = failure.traceback
+        if why_not:
+            told = f"{told.rstrip()}\n{_not_rebuilt(f'it cannot be rebuilt where it has arrived: {why_not}')}".lstrip()
+        return task_error(failure.message, told, dict(failure.details), cause)
     cls = getattr(errors, failure.kind, None)
     if not isinstance(cls, type) or not issubclass(cls, MeshrayError):
         return MeshrayError(f"{failure.kind}: {failure.message}", **failure.details)
@@ -139,10 +146,10 @@ def _failure_of_task_error(error: TaskError) -> Failure:
     details = dict(own["_details"])
     if cause is None:
         pickled = b""
-    elif "exception_bytes" in details:  # it was trimmed, and its constructor may have no use for what is left
-        pickled = dump_trimmed(cause)
+    elif came_by_parts(details):
+        pickled, _ = dump_trimmed(cause)
     else:
-        pickled = _dump(cause)[0]
+        pickled = _dump(cause).pickled
     return Failure(
         kind="TaskError",
         message=clip(own.get("_headline", str(error)), MESSAGE_MAX),
@@ -152,12 +159,37 @@ def _failure_of_task_error(error: TaskError) -> Failure:
     )
 
 
-def _dump(exc: BaseException) -> tuple[bytes, int]:
-    """The pickled exception, and its size when that was too large for it to go along whole; else 0."""
+class _Dumped(NamedTuple):
+    """A pickled exception, b"" where nothing of it can be; details of the `Failure`, and what to say of it."""
+
+    pickled: bytes
+    details: Mapping[str, str] = MappingProxyType({})
+    note: str = ""
+
+
+def _dump(exc: BaseException) -> _Dumped:
     try:
-        return dump_exception(exc), 0
+        return _Dumped(dump_exception(exc))
     except TooLargeError as error:
-        return dump_trimmed(exc), error.nbytes
+        pickled, _ = dump_trimmed(exc)
+        return _Dumped(pickled, {"exception_bytes": str(error.nbytes)}, _too_large(error.nbytes, bool(pickled)))
+    except NotWholeError as error:
+        pickled, left_out = dump_trimmed(exc)
+        if not pickled:
+            return _Dumped(b"", note=_not_rebuilt(str(error)))
+        return _Dumped(pickled, {BY_PARTS: "yes"}, _incomplete(left_out) if left_out else "")
+
+
+def _not_rebuilt(why: str) -> str:
+    return (
+        f"(Only the text of this exception came, so it is not caught by its class: {why}. Have its __init__ pass all "
+        "of its arguments to super().__init__, or define __reduce__, and define it where it can be imported.)"
+    )
+
+
+def _incomplete(left_out: list[str]) -> str:
+    names = ", ".join(left_out[:LEFT_OUT_MAX]) + (", ..." if len(left_out) > LEFT_OUT_MAX else "")
+    return f"(Of this exception there is missing what cannot be pickled, or is too large: {clip(names, MESSAGE_MAX)}.)"
 
 
 def _too_large(nbytes: int, trimmed: bool) -> str:

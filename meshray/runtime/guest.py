@@ -1,4 +1,6 @@
-"""The private peer of `init("host:port")`: a guest that joins a mesh through that member, and brings nothing along."""
+"""The private peer of `init("host:port")`: a guest that joins a mesh through that member.
+
+It brings nothing along but a store for what its program puts and gets."""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ def guest_settings(settings: InitSettings, preset: str) -> PeerSettings:
     return PeerSettings(
         num_cpus=0,
         num_gpus=0,
+        resources={"memory": 0},
         object_store_memory=settings.object_store_memory,
         driver_pid=os.getpid(),
         preset=preset,

@@ -66,7 +66,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             store_folder=Path(welcome.store_folder),
             namespace=job.namespace,
             is_driver=True,
-            is_private=record.private,
+            is_private=record.private and welcome.alone,
             is_alone=welcome.alone,
         )
     )

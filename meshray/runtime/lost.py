@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from meshray.core.lineage import describe
-from meshray.core.losses import hopeless
+from meshray.core.losses import hopeless, not_again
 from meshray.core.pending import DONE, Pending
 from meshray.core.records import Record
 from meshray.core.remaking import Remaking
@@ -47,7 +47,7 @@ class LostValues:
         if not record.owned:
             self._engine.records.refetch(record)
             return None
-        return None if self._make_again(record) else failure
+        return None if self._make_again(record) else not_again(failure)
 
     def _make_again(self, record: Record) -> bool:
         tasks = self.remaking.lose(record)

@@ -36,6 +36,7 @@ class MemberLoad(msgspec.Struct, frozen=True, array_like=True):
     labels: Annotated[dict[Name, Name], msgspec.Meta(max_length=RESOURCES_MAX)] = {}
     leaving: bool = False  # it is being stopped: no work goes there any more
     store_used: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  # bytes of objects, rounded up
+    guest: bool = False  # it came by `init("host:port")`: it lends nothing, and leaves with its program
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -53,6 +54,7 @@ def encode_load(
     labels: Mapping[str, str] = {},
     leaving: bool = False,
     store_used: int = 0,
+    guest: bool = False,
 ) -> bytes:
     """At most `LOAD_MAX_BYTES`; the resources that everybody has come first, then labels, then what else there is."""
     names = sorted(total, key=lambda name: (name not in _FIRST, name))
@@ -72,6 +74,7 @@ def encode_load(
             {label: labels[label] for label in told},
             leaving,
             store_used,
+            guest,
         )
         data = _encoder.encode(load)
         if len(data) <= LOAD_MAX_BYTES:

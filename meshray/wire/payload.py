@@ -39,7 +39,7 @@ import msgspec
 
 from meshray.config import DEFAULT
 from meshray.wire.messages import Blob
-from meshray.wire.trimmed import TooLargeError, Trimmed
+from meshray.wire.trimmed import NotWholeError, TooLargeError, Trimmed
 from meshray.wire.unpicklable import (
     UnpicklableError,
     explain_argument,
@@ -49,6 +49,7 @@ from meshray.wire.unpicklable import (
 )
 
 __all__ = [
+    "NotWholeError",
     "Payload",
     "TooLargeError",
     "UnpicklableError",
@@ -82,6 +83,9 @@ _PLAIN_ITEMS_MAX = 16
 _MAGIC = b"\xc1mr2"  # MessagePack never begins so
 _HEADER = struct.Struct("<4sIQ")
 _PADDING = bytes(ALIGNMENT)
+
+_SAID_MAX = 200
+"""Characters of what a user's code says as an exception cannot be rebuilt."""
 
 _REF_PICKLE_MIN = 40
 """No pickle of a reference is shorter: its id alone has 28 bytes, and the name of its class comes to it."""
@@ -440,44 +444,60 @@ def make_blob(pickled: bytes, name: str) -> Blob:
 
 
 def dump_exception(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> bytes:
-    """Pickle an exception that can be rebuilt; b"" when it cannot be. Raises `TooLargeError` beyond `max_bytes`.
+    """Pickle an exception that can be rebuilt. Raises `NotWholeError` when it cannot be, and `TooLargeError` beyond
+    `max_bytes`.
 
     It is rebuilt here for a trial, since a class whose `__init__` takes other arguments than it passes on can be
     pickled but not loaded. The receiver is not to be bothered with what fails either way, so any error of the user's
-    methods, even `SystemExit`, only means b"".
+    methods, even `SystemExit`, only means that.
     """
     try:
         pickled = dumps_function(error)
-    except (Exception, SystemExit):
-        return b""
+    except (Exception, SystemExit) as trouble:
+        raise NotWholeError(f"it cannot be pickled: {_said(trouble)}") from None
     if len(pickled) > max_bytes:
         raise TooLargeError(len(pickled))
-    return _if_rebuilt(pickled)
+    _, why_not = load_exception(pickled)
+    if why_not:
+        raise NotWholeError(f"it cannot be rebuilt from what it is pickled by: {why_not}")
+    return pickled
 
 
-def dump_trimmed(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> bytes:
-    """Pickle an exception without what is large in it (`wire.trimmed`); b"" when it cannot be, or is still larger."""
+def dump_trimmed(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> tuple[bytes, list[str]]:
+    """Pickle an exception by its parts, without those that are large or cannot be pickled (`wire.trimmed`), and what
+    these are; b"" when that does not work, or is still larger."""
+    trimmed = Trimmed(error, max_bytes // 2, lambda part: len(dumps_function(part)))
     try:
-        pickled = dumps_function(Trimmed(error, max_bytes // 2, lambda part: len(dumps_function(part))))
+        pickled = dumps_function(trimmed)
     except (Exception, SystemExit):
-        return b""
-    return b"" if len(pickled) > max_bytes else _if_rebuilt(pickled)
+        return b"", []
+    if len(pickled) > max_bytes or load_exception(pickled)[0] is None:
+        return b"", []
+    return pickled, trimmed.left_out
 
 
-def _if_rebuilt(pickled: bytes) -> bytes:
-    """The same, or b"" when no exception comes out of it."""
-    return b"" if load_exception(pickled) is None else pickled
-
-
-def load_exception(pickled: bytes) -> BaseException | None:
-    """What `dump_exception` or `dump_trimmed` made; None when there is nothing, or it cannot be rebuilt here."""
+def load_exception(pickled: bytes) -> tuple[BaseException | None, str]:
+    """What `dump_exception` or `dump_trimmed` made; None when there is nothing, or it cannot be rebuilt here, and why
+    it cannot."""
     if not pickled:
-        return None
+        return None, ""
     try:
         error = _load_apart(pickled)
-    except (Exception, SystemExit):
-        return None
-    return error if isinstance(error, BaseException) else None
+    except (Exception, SystemExit) as trouble:
+        return None, _said(trouble)
+    if not isinstance(error, BaseException):
+        return None, "what comes out of it is no exception"
+    return error, ""
+
+
+def _said(trouble: BaseException) -> str:
+    """In one line, bounded; what fails here may be anything that a user has written."""
+    try:
+        text = " ".join(str(trouble).split())
+    except Exception:  # user code
+        text = ""
+    name = type(trouble).__name__
+    return f"{name}: {text[:_SAID_MAX]}" if text else name
 
 
 def _load_apart(pickled: bytes) -> Any:

@@ -1,10 +1,11 @@
-"""An exception that is too large to travel, without what makes it so.
+"""An exception that cannot travel as it is: too large, or its constructor does not take what it is pickled by.
 
 Failures travel inside messages, so an exception in one is bounded (`Config.exception_max_bytes`). One that has a large
 array or a long text among its arguments still is a `KeyError`, and whoever waits for it may catch just that. So its
 class goes along, and every part of it that is small, as it is. In the place of a large argument stands a text that says
 what was there; a large attribute is missing. The user's constructor is not called with such arguments
-(`errors.rebuilt`).
+(`errors.rebuilt`). So is one rebuilt whose constructor takes other arguments than it passes on, or which holds
+something that cannot be pickled.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class TooLargeError(Exception):
         self.nbytes = nbytes
 
 
+class NotWholeError(Exception):
+    """It cannot be pickled, or not be rebuilt from that. The text says why. Not for programs either."""
+
+
 class Trimmed:
     """Pickles as a lesser `error`: with what takes `room` bytes at most by `nbytes_of`, which pickles a part alone and
     raises what that raises. What the parts share is counted more than once, the class not at all."""
@@ -37,24 +42,33 @@ class Trimmed:
         self._error = error
         self._room = room
         self._nbytes_of = nbytes_of
+        self.left_out: list[str] = []  # once it was pickled: what does not come along, by name
 
     def __reduce__(self) -> tuple[Any, ...]:
         error = self._error
-        args = tuple(part if self._has_room(part) else _stand_in(part) for part in error.args[:PARTS_MAX])
+        self.left_out = []
+        args = tuple(
+            part if self._has_room(part, f"args[{index}]") else _stand_in(part)
+            for index, part in enumerate(error.args[:PARTS_MAX])
+        )
         if len(error.args) > PARTS_MAX:
             args += (f"<{len(error.args) - PARTS_MAX} more left out>",)
+            self.left_out.append(f"args[{PARTS_MAX}:]")
         return rebuilt, (type(error), args, self._small(vars(error)), self._small(fields_of(error)))
 
     def _small(self, parts: dict[str, Any]) -> dict[str, Any]:
-        return {name: part for name, part in list(parts.items())[:PARTS_MAX] if self._has_room(part)}
+        if len(parts) > PARTS_MAX:
+            self.left_out.append(f"{len(parts) - PARTS_MAX} attributes")
+        return {name: part for name, part in list(parts.items())[:PARTS_MAX] if self._has_room(part, name)}
 
-    def _has_room(self, part: Any) -> bool:
+    def _has_room(self, part: Any, name: str) -> bool:
         """Whether it may come along; then its room is taken."""
         try:
             nbytes = self._nbytes_of(part)
         except Exception:  # user code, or it cannot be pickled
-            return False
+            nbytes = self._room + 1
         if nbytes > self._room:
+            self.left_out.append(name)
             return False
         self._room -= nbytes
         return True

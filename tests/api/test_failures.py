@@ -80,6 +80,7 @@ def test_what_failed_argument_propagation_forwards_is_the_same_failure() -> None
 class Unpicklable(Exception):
     def __init__(self) -> None:
         super().__init__("holds a lock")
+        self.code = 5
         self.lock = threading.Lock()
 
 
@@ -90,7 +91,16 @@ class ReduceFails(Exception):
 
 class InitFails(Exception):
     def __init__(self, first: int, second: int) -> None:
-        super().__init__("only one argument is kept")
+        super().__init__(f"{first}/{second}")
+        self.first = first
+
+
+class OfNothing(ExceptionGroup[Exception]):
+    """Its built-in base cannot do without what is missing."""
+
+    def __init__(self, text: str, errors: list[Exception]) -> None:
+        super().__init__(text, errors)
+        self.args = ()
 
 
 class StrFails(Exception):
@@ -102,12 +112,39 @@ class StrFails(Exception):
 @pytest.mark.parametrize(
     "error", [Unpicklable(), ReduceFails("x"), InitFails(1, 2)], ids=lambda each: type(each).__name__
 )
-def test_an_exception_that_cannot_be_pickled_or_rebuilt_arrives_as_text(error: Exception) -> None:
-    arrived = fail_in("f", error)
+def test_an_exception_that_cannot_be_pickled_or_rebuilt_keeps_its_class(error: Exception) -> None:
+    """Also after more hops, and pickled by the program: its constructor is never called."""
+    first = fail_in("f", error)
+    hops = fail_in("third", fail_in("second", first))
+    for arrived in (first, hops, pickle.loads(pickle.dumps(first))):
+        assert isinstance(arrived, TaskError)
+        assert isinstance(arrived, type(error))
+        assert type(arrived.cause) is type(error)
+        assert arrived.cause.args == error.args
+        assert str(arrived.cause) == str(error)
+        assert "in f (pid=5, host=box)" in str(arrived)
+        assert "Only the text" not in str(arrived)
+
+
+def test_what_is_missing_of_an_exception_is_said() -> None:
+    arrived = fail_in("f", Unpicklable())
+    assert str(arrived).count("missing what cannot be pickled, or is too large: lock.)") == 1
+    assert isinstance(arrived, Unpicklable)
+    assert arrived.code == 5
+    assert not hasattr(arrived, "lock")
+    assert "missing" not in str(fail_in("f", InitFails(1, 2)))
+
+
+@pytest.mark.fault(49)
+def test_an_exception_of_which_nothing_can_be_made_arrives_as_text_that_says_why() -> None:
+    arrived = fail_in("f", OfNothing("group", [ValueError()]))
     assert type(arrived) is TaskError
     assert arrived.cause is None
-    assert type(error).__name__ in str(arrived)
-    assert "in f (pid=5, host=box)" in str(arrived)
+    assert "OfNothing" in arrived.headline
+    assert "Only the text of this exception came, so it is not caught by its class: it cannot be rebuilt" in str(
+        arrived
+    )
+    assert "define __reduce__" in str(arrived)
 
 
 class Large(LookupError):
@@ -151,7 +188,8 @@ def test_an_exception_without_a_text_arrives() -> None:
 def test_bytes_that_rebuild_to_nothing_give_a_plain_task_error() -> None:
     arrived = exception_from_failure(Failure(kind="TaskError", message="ValueError: x", cause=b"garbage"))
     assert type(arrived) is TaskError
-    assert str(arrived) == "ValueError: x"
+    assert str(arrived).startswith("ValueError: x\n\n(Only the text of this exception came")
+    assert "it cannot be rebuilt where it has arrived: UnpicklingError" in str(arrived)
 
 
 def test_an_error_of_the_mesh_keeps_class_details_and_cause() -> None:

@@ -30,7 +30,7 @@ class Peer:
     """The core, what it said, and its files. Room is there when `room` says so."""
 
     def __init__(self, room: int = 1 << 20) -> None:
-        self.core = Fetches(CONFIG, NEAR, lambda size: size)
+        self.core = Fetches(CONFIG, NEAR, lambda size: size, lambda node: f"<{node.hex()}>")
         self.room = room
         self.files: dict[str, bytearray] = {}
         self.sealed: set[str] = set()
@@ -300,7 +300,9 @@ def test_a_place_of_which_its_owners_peer_has_not_heard_is_tried(peer: Peer) -> 
     for _ in range(CONFIG.fetch_seeks_max):
         peer.found(what)
     ((_, brought),) = peer.said(m.Brought)
-    assert "its owner's host does not know of it any more; 0 had come, 1 hosts were tried" in brought.failure.message
+    told = brought.failure.message
+    assert f"100 bytes that lay on <{MAKER.hex()}> cannot be had any more" in told
+    assert "its owner's host does not know of it any more; nothing had come, 1 host was tried" in told
 
 
 def test_a_value_that_was_made_twice_expires_twice(peer: Peer) -> None:

@@ -23,7 +23,7 @@ def wish(incarnation: int = 1, actor_id: bytes = A, detached: bool = False) -> m
 
 
 def took(actor_id: bytes = A) -> TakeSlot:
-    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True))
+    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True), name="Counter")
 
 
 @pytest.fixture

@@ -622,6 +622,15 @@ def request_actor(host: Host, number: int, job: bytes = A, running: float = 0, *
     host.perform()
 
 
+def test_an_actor_that_waits_has_a_name() -> None:
+    host = Host(CPU=1)
+    host.demand(A, 1)
+    profile = Profile(actor=True)
+    host.leases.request_actor_slot(actor(1), A, {"CPU": 10_000}, {}, profile, host.now, name="Counter")
+    (wanted,) = host.leases.waiting()
+    assert (wanted.name, wanted.is_actor) == ("Counter", True)
+
+
 def test_an_actor_is_placed_and_keeps_only_what_it_needs() -> None:
     host = Host(CPU=1)
     request_actor(host, 1)
@@ -1039,7 +1048,10 @@ def test_what_nobody_has_is_reported_until_a_member_comes_that_has_it() -> None:
         "{CPU: 2, disk: 0} on small___"
     )
     assert not told.hopeless
+    (wanted,) = host.leases.waiting()
+    assert host.leases.why_waits(wanted) == told.message, "for who looks, as for who waits"
     tell(host, THERE, CPU=2, disk=1)
+    assert not host.leases.why_waits(wanted)
     assert [said.message for said in host.take(Infeasible, A)] == [""]
     assert host.take(AskAlso, A) == [AskAlso(1, peer_of(THERE), 1, 1)]
     host.leases.on_member_gone(THERE, "dead", host.now)

@@ -54,7 +54,7 @@ def wish(incarnation: int = 1) -> RequestActorSlot:
     return RequestActorSlot(A, JOB, {"CPU": 1}, {}, m.Profile(actor=True), False, incarnation, "Counter")
 
 
-TAKE = TakeSlot(A, JOB, {"CPU": 1}, {}, m.Profile(actor=True))
+TAKE = TakeSlot(A, JOB, {"CPU": 1}, {}, m.Profile(actor=True), name="Counter")
 
 
 def host(incarnation: int = 1) -> m.HostActor:

@@ -50,12 +50,14 @@ def test_its_owner_is_asked_once_and_all_that_need_it_are_answered() -> None:
 
 def test_when_nothing_can_make_it_again_those_who_waited_hear_so_and_it_stays_as_it_was() -> None:
     peer = Owner()
+    peer.core.called = lambda node: f"<{node.hex()}>"
     peer.refetch(B)
     (said,) = peer.resolve(GONE).items()
     assert said[0] == B
     failure = said[1].records[0].value
     assert failure.kind == "ObjectLostError"
     assert "nothing to make it again of" in failure.message
+    assert f"what lay on <{GONE.node.hex()}> any more" in failure.message
     assert peer.core.value_of(OURS) == GONE, "others may still reach it"
 
 

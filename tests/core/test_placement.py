@@ -26,16 +26,18 @@ MB = 1 << 20
 class View:
     """What a peer with two CPUs sees."""
 
-    def __init__(self, seed: int = 0, labels: dict[str, str] | None = None, **config: Any) -> None:
-        self.slots = Slots(to_amounts({"CPU": 2}))
+    def __init__(self, seed: int = 0, labels: dict[str, str] | None = None, guest: bool = False, **config: Any) -> None:
+        self.slots = Slots(to_amounts({} if guest else {"CPU": 2}))
         self.config = msgspec.structs.replace(DEFAULT, **config)
-        self.placement = Placement(Here(HERE, labels or {}, Random(seed)), self.slots, self.config)
+        self.placement = Placement(Here(HERE, labels or {}, Random(seed), guest=guest), self.slots, self.config)
         self.now = 100.0
 
     def tell(self, node: bytes, cpus: float, used: float = 0.0, **more: Any) -> None:
         labels, compatible = more.pop("labels", {}), more.pop("compatible", True)
+        guest = more.pop("guest", False)
         total = to_amounts({"CPU": cpus, **more})
-        member = Member(node, node.decode().strip("_"), total, to_amounts({"CPU": used}), labels, compatible=compatible)
+        name, in_use = node.decode().strip("_"), to_amounts({"CPU": used})
+        member = Member(node, name, total, in_use, labels, compatible=compatible, guest=guest)
         self.placement.on_member(member)
         self.placement.look_anew()
 
@@ -54,7 +56,7 @@ class View:
         amounts = to_amounts(request or {"CPU": 1})
         wanted = Wanted((HERE + b"submittr", 1), HERE + b"job_____", amounts, Profile(), 0, "f", count)
         wanted.strategy, wanted.near = strategy, near or {}
-        wanted.never = self.slots.why_never(amounts) or self.placement.why_not_here(strategy)
+        wanted.never = self.slots.why_never(amounts) or self.placement.why_not_here(strategy, wanted.job)
         wanted.wait_anew(self.now)
         return wanted
 
@@ -541,6 +543,83 @@ def test_wished_labels_first_where_there_is_room() -> None:
     assert view.may_grant(wanted), "it has no room any more"
 
 
+# -- for people --------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_called_by_their_names_where_these_are_known() -> None:
+    view = View()
+    view.tell(B, 1)
+    assert view.placement.called(B) == f"host b (node {B.hex()})"
+    view.placement.on_gone(B, "dead")
+    assert view.placement.called(B) == f"host b (node {B.hex()})"
+    assert view.placement.called(C) == f"node {C.hex()}"
+
+
+# -- guests ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_guest_runs_nothing_of_others_though_it_asks_for_nothing() -> None:
+    view = View()
+    view.tell(B, 0, guest=True)
+    view.tell(C, 4)
+    spread = view.wants(4, Strategy(spread=True))
+    spread.request.clear()
+    assert view.asks(spread) == {C: 2}
+    assert spread.turns == 2
+    assert view.asks(view.wants(100, CPU=0)).keys() == {C}
+    for strategy in (ANYWHERE, Strategy(spread=True)):
+        hosts = {view.placement.actor_host(view.wants(1, strategy, CPU=0), b"", (), view.now) for _ in range(8)}
+        assert B not in hosts
+    wanted = view.wants(1, Strategy(node=B), CPU=0)
+    assert view.placement.is_hopeless(wanted)
+    assert view.placement.why_nobody(wanted) == (
+        f"it asks for {{}} on node {B.hex()}, there is {{}} on b, a guest, which runs only what its own program sends "
+        "there by its node id"
+    )
+    assert view.asks(view.wants(1, Strategy(node=B, soft=True), CPU=0)) == {C: 1}
+
+
+def test_a_guest_runs_what_its_own_program_sends_there() -> None:
+    """Which may be done by a worker of it elsewhere."""
+    view = View()
+    view.tell(B, 0, guest=True)
+    wanted = view.wants(1, Strategy(node=B), CPU=0)
+    wanted.job = B + b"job_____"
+    assert view.asks(wanted) == {B: 1}
+    assert view.placement.actor_host(wanted, b"", (), view.now) == B
+
+
+def test_at_a_guest() -> None:
+    view = View(guest=True)
+    view.tell(C, 4)
+    assert "guest" in view.placement.why_not_here(ANYWHERE, HERE + b"job_____")
+    assert not view.placement.why_not_here(Strategy(node=HERE), HERE + b"job_____")
+    assert not view.placement.why_not_here(ANYWHERE, HERE + b"job_____", sent=True)
+    assert "guest" in view.placement.why_not_here(ANYWHERE, C + b"job_____", sent=True)
+    assert view.asks(view.wants(2, CPU=0)) == {C: 2}
+    assert view.asks(view.wants(2, Strategy(spread=True), CPU=0)) == {C: 2}
+    assert not view.may_grant(view.wants(2, Strategy(spread=True), CPU=0))
+    assert view.placement.actor_host(view.wants(1, CPU=0), b"", (), view.now) == C
+    view.placement.on_gone(C, "left")
+    view.tell(B, 0, guest=True)
+    wanted = view.wants(1, CPU=1)
+    assert not view.placement.somebody_could(wanted)
+    assert view.placement.why_nobody(wanted) == (
+        "it asks for {CPU: 1}, there is no host but guests, which lend nothing"
+    )
+
+
+def test_a_guest_keeps_nothing_for_others() -> None:
+    view = View()
+    view.tell(B, 0, guest=True)
+    assert view.placement.heir(b"actor___", ()) is None
+    assert view.placement.keeper(()) is None
+    view.tell(C, 0)
+    assert view.placement.heir(b"actor___", ()) == C
+    assert view.placement.heir(b"actor___", {C}) == C, "rather than nobody"
+    assert view.placement.keeper(()) == peer_of(C)
+
+
 # -- what nobody can do ------------------------------------------------------------------------------------------------
 
 
@@ -558,6 +637,21 @@ def test_what_nobody_has_is_told_with_what_there_is() -> None:
     )
     view.tell(D, 4, disk=1, labels={"zone": "b"})
     assert view.placement.somebody_could(wanted)
+
+
+def test_a_host_that_was_asked_for_and_is_being_stopped_is_said_to_be() -> None:
+    view = View()
+    view.tell(B, 4)
+    view.tell(C, 4)
+    wanted = view.wants(1, Strategy(node=B))
+    view.placement.on_leaves(B)
+    assert view.placement.is_hopeless(wanted)
+    assert view.placement.why_nobody(wanted) == (
+        f"it asks for {{CPU: 1}} on node {B.hex()}, there is {{CPU: 4}} on b, which is being stopped"
+    )
+    here = view.wants(1, Strategy(node=HERE))
+    view.placement.on_leaves(HERE)
+    assert view.placement.why_nobody(here).endswith("{CPU: 2} on this host, which is being stopped")
 
 
 def test_of_many_hosts_some_are_named() -> None:

@@ -920,6 +920,30 @@ def test_leases_of_others_count_for_them_alone() -> None:
     assert demanded(shell.sent, PEER)[-1] == 27, "one that it has, and 26 that are ready"
 
 
+def test_what_others_have_begun_waits_no_more() -> None:
+    """As who looks at this peer's status sees it."""
+    shell = Shell()
+    shell.submit(12)
+    shell.grant(1)
+    shell.fill()
+    assert demanded(shell.sent, PEER) == [12]
+    ask_also(shell, 4)
+    for lease in (7, 8):
+        grant_there(shell, lease)
+    shell.sent.clear()
+    shell.core.tick(shell.now, 0.2)
+    said = shell.fill()
+    assert demanded(said, PEER) == [10], "one that it has, and nine that are ready"
+    assert demanded(said) == [], "it keeps its place there: more than that are ready"
+    grant_there(shell, 9)
+    shell.core.tick(shell.now, 0.2)
+    assert demanded(shell.fill(), PEER) == [], "not each time"
+    shell.core.tick(shell.now + shell.core._config.demand_again_s, 0.2)
+    assert demanded(shell.fill(), PEER) == [9]
+    shell.core.tick(shell.now + 9, 0.2)
+    assert demanded(shell.fill(), PEER) == [], "that is so already"
+
+
 def test_a_number_that_two_peers_have_given_goes_back() -> None:
     shell = Shell()
     shell.submit(4)

@@ -211,9 +211,10 @@ def test_a_handle_of_an_ended_mesh() -> None:
     ray.shutdown()
 
 
-def test_a_detached_actor_of_a_private_mesh_ends_with_it() -> None:
+def test_a_detached_actor_of_a_private_mesh_ends_with_it(caplog: pytest.LogCaptureFixture) -> None:
     ray.init(num_cpus=1)
     actor = ray.remote(_Other).options(name="private", lifetime="detached").remote()
     pid = get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    assert "the detached actor private ends with this program" in caplog.text
     ray.shutdown()
     until(lambda: not psutil.pid_exists(pid))

@@ -79,6 +79,38 @@ def test_mandelbrot(tmp_path: Path) -> None:
     assert "96 tiles in" in output
 
 
+def meshray(*words: str) -> None:
+    command = [sys.executable, "-m", "meshray.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def standing() -> Iterator[None]:
+    """A peer that `meshray start` left running."""
+    meshray("start", "--local", "--preset", "test", "--num-cpus", "3")
+    yield
+    meshray("stop", "--all")
+
+
+def test_beside_a_peer(standing: None, tmp_path: Path) -> None:
+    """All programs of the tutorial, at once: none may assume that it is alone."""
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", str(path)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for path in sorted(EXAMPLES.glob("tutorial_*.py"))
+    ]
+    assert len(programs) == 3
+    said = [program.communicate(timeout=90) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0, 0], said
+    assert not any(errors for _, errors in said), said
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A folder for temporary files, with a short name. When the test has ended it is empty, and nobody uses it."""

@@ -19,6 +19,7 @@ from meshray.cli.client import Visit
 from meshray.errors import AuthenticationError
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
+from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.until import until
 
 
@@ -99,6 +100,71 @@ def test_it_brings_nothing(port: int) -> None:
     with pytest.raises(ValueError, match="joins as a guest, without resources of its own"):
         meshray.init(f"127.0.0.1:{port}", num_cpus=1)
     assert not meshray.is_initialized()
+
+
+@meshray.remote(num_cpus=0)
+def where() -> str:
+    return meshray.get_runtime_context().get_node_id()
+
+
+@meshray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+class Somewhere:
+    def where(self) -> str:
+        return meshray.get_runtime_context().get_node_id()
+
+
+GUEST = """
+import sys, meshray
+from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Node
+
+context = meshray.init(sys.argv[1])
+
+@meshray.remote(num_cpus=0)
+def where():
+    return meshray.get_runtime_context().get_node_id()
+
+@meshray.remote(num_cpus=0)
+class Somewhere:
+    def where(self):
+        return meshray.get_runtime_context().get_node_id()
+
+mine, there = (node["NodeID"] for node in meshray.nodes())
+assert set(meshray.get([where.options(scheduling_strategy="SPREAD").remote() for _ in range(4)])) == {there}
+assert meshray.get(Somewhere.options(scheduling_strategy="SPREAD").remote().where.remote()) == there
+here = Node(mine, soft=False)
+assert meshray.get(where.options(scheduling_strategy=here).remote()) == mine
+assert meshray.get(Somewhere.options(scheduling_strategy=here).remote().where.remote()) == mine
+print(mine, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_runs_what_its_own_program_sends_there_and_nothing_else(port: int) -> None:
+    words = [sys.executable, "-c", GUEST, f"127.0.0.1:{port}"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        guest = program.stdout.readline().strip()
+        assert guest, "the program has failed"
+        meshray.init("auto")
+        standing = meshray.get_runtime_context().get_node_id()
+        until(lambda: len(meshray.nodes()) == 2, "both are there")
+        own = next(node for node in meshray.nodes() if node["NodeID"] == standing)["Resources"]
+        for name in ("CPU", "memory"):
+            assert meshray.cluster_resources()[name] == own[name]
+        spread = where.options(scheduling_strategy="SPREAD")
+        lean = where.options(scheduling_strategy="SPREAD", memory=1)
+        assert set(meshray.get([*(spread.remote() for _ in range(8)), *(lean.remote() for _ in range(8))])) == {
+            standing
+        }
+        actors = [Somewhere.remote() for _ in range(3)]
+        assert set(meshray.get([actor.where.remote() for actor in actors])) == {standing}
+        there = NodeAffinitySchedulingStrategy(guest, soft=False)
+        with pytest.raises(meshray.exceptions.TaskUnschedulableError, match="a guest, which runs only what its own"):
+            meshray.get(where.options(scheduling_strategy=there).remote())
+        meshray.shutdown()
+        program.stdin.close()
+    assert program.returncode == 0
 
 
 def test_the_address_may_come_from_the_environment(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

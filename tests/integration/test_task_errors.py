@@ -20,7 +20,7 @@ GET_S = 30.0
 
 
 class Coded(Exception):
-    """Cannot be rebuilt from what it passes on to `Exception`."""
+    """Cannot be rebuilt by its constructor from what it passes on to `Exception`."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{text} ({code})")
@@ -190,7 +190,7 @@ def test_tracebacks_of_actors_begin_in_the_users_code(shared_mesh: ModuleType) -
 
 
 @pytest.mark.fault(49)
-def test_exceptions_that_cannot_travel(shared_mesh: ModuleType) -> None:
+def test_exceptions_that_cannot_travel_whole(shared_mesh: ModuleType) -> None:
     ray = shared_mesh
 
     @ray.remote
@@ -203,10 +203,15 @@ def test_exceptions_that_cannot_travel(shared_mesh: ModuleType) -> None:
             raise error
         raise locked_exception()
 
-    for how, text in (("rebuilt", "cannot be rebuilt"), ("locked", "holds a lock"), ("bomb", "ValueError: bomb")):
-        with pytest.raises(TaskError, match=text) as caught:
+    with pytest.raises(Coded, match="cannot be rebuilt") as rebuilt:
+        ray.get(fail.remote("rebuilt"), timeout=GET_S)
+    assert rebuilt.value.code == 5
+    for how, text, missing in (("locked", "holds a lock", "lock"), ("bomb", "ValueError: bomb", "bomb")):
+        with pytest.raises(ValueError, match=text) as caught:
             ray.get(fail.remote(how), timeout=GET_S)
-        assert caught.value.cause is None
+        assert isinstance(caught.value, TaskError)
+        assert type(caught.value.cause) is ValueError
+        assert f"or is too large: {missing}.)" in str(caught.value)
         assert "in fail (pid=" in str(caught.value)
 
 

@@ -68,6 +68,7 @@ def test_a_guest_has_its_work_done_by_members_and_leaves_with_its_program(lan: C
     network["a"].ip("rule del pref 20")
     first = network["b"].run(*words, f"{network['a'].ipv4}:7637")
     assert "counts 1000000.0" in first
+    assert "ends with this program" not in first, "it does not"
     until(lambda: a.alive() == {a.first}, "it has left")
     again = network["b"].run(*words, f"[{network['a'].ipv6}]:7637")
     assert "counts" in again, "what it made for others outlives it"

@@ -215,10 +215,13 @@ def test_a_value_whose_only_host_is_gone_is_lost_and_that_is_said(lan: MakeLan) 
     driver.tell("make", name="x", size=5 * MB, seed=6, node=home(peers["b"]), retries=0)
     driver.tell("put there", name="y", size=5 * MB, node=home(peers["b"]))
     driver.tell("wait", name="x")
+    there = home(peers["b"])
     network["b"].power_off()
     driver.begin("get", name="x")
     answer = driver.answer()
     assert answer.get("error") == "ObjectLostError", answer
+    assert f"lay on host b (node {there})" in answer["text"]
+    assert "It is not made again: its owner has nothing to make it again of" in answer["text"]
     driver.begin("get", name="y")
     answer = driver.answer()
     assert answer.get("error") == "OwnerDiedError", answer

@@ -85,6 +85,18 @@ def test_four_tasks_run_at_once_on_two_hosts_of_two_cpus(lan: MakeLan) -> None:
     assert not any("host=a" in line for line in driver.program.lines)
 
 
+def test_what_runs_elsewhere_is_not_shown_as_waiting(lan: MakeLan) -> None:
+    _, a, b, driver = two(lan)
+    driver.run(9, 60.0)
+    until(lambda: driver.executions() == 4, "both hosts are full")
+    until(lambda: [entry["count"] for entry in a.status()["waiting"]] == [5], f"five wait: {a.status()['waiting']}")
+    assert all(entry["host"] == "a" for entry in b.status()["waiting"]), "the same ones, which wait there as well"
+    driver.run(1, 0.0, resources={"tape": 1})
+    until(lambda: any("tape" in entry["request"] for entry in a.status()["waiting"]), "it waits as well")
+    (told,) = [entry for entry in a.status()["waiting"] if "tape" in entry["request"]]
+    assert told["reason"].endswith("there is {CPU: 2, tape: 0} on this host, {CPU: 2, tape: 0} on b")
+
+
 def test_what_only_the_other_host_has(lan: MakeLan) -> None:
     _, _, b, driver = two(lan, "--resources", '{"disk": 1}')
     there = b.status()["node_id"]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,7 +27,6 @@ from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
-from meshray.peer import mesh as peer_mesh
 from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources
 from meshray.peer.mesh_events import LifeOver, LinkCut, LinkThere, MeshEvent
@@ -93,6 +93,11 @@ def alive(mesh: Mesh) -> set[str]:
     return {member["node_id"] for member in mesh.status()["members"] if member["state"] in ("alive", "suspect")}
 
 
+def row(mesh: Mesh, other: Mesh) -> dict[str, Any]:
+    """How one shows another."""
+    return next(member for member in mesh.status()["members"] if member["node_id"] == other.status()["node_id"])
+
+
 def state(mesh: Mesh, node: str) -> str:
     return next((str(m["state"]) for m in mesh.status()["members"] if m["node_id"] == node), "unknown")
 
@@ -157,9 +162,23 @@ def test_troubles_in_the_words_of_others_move_no_cursor(room: Room) -> None:
     assert life.troubles == ["no link with 10.0.0.1:1: ?[2J?"]
 
 
-def test_a_guest_is_not_remembered(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_being_stopped_leaves_since_then(room: Room) -> None:
+    """And not since it came."""
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    b.say_leaving(time.monotonic())
+    room.until(lambda: row(a, b)["leaving"] and row(b, b)["leaving"], "both know it")
+    for mesh in (a, b):
+        assert mesh._life is not None
+        came = next(member for member in mesh._life.members() if member.node.hex() == b.status()["node_id"])
+        assert row(mesh, b)["state"] == "alive"
+        assert row(mesh, b)["since_s"] < came.since_s
+    assert row(a, a)["since_s"] > row(a, b)["since_s"]
+
+
+def test_a_guest_is_not_remembered(room: Room) -> None:
     """It is never again at that port."""
-    monkeypatch.setattr(peer_mesh, "DRAWN_PORT_MIN", 1)
     a = room.member()
     b = room.member(a)
     settings = MeshSettings(seeds=[place(a)], bind=["127.0.0.1"], port=0, guest=True)

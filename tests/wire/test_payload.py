@@ -432,7 +432,8 @@ class Disguised(Exception):
     ids=lambda error: type(error).__name__,
 )
 def test_exceptions_that_cannot_travel(error: BaseException) -> None:
-    assert payloads.dump_exception(error) == b""
+    with pytest.raises(payloads.NotWholeError):
+        payloads.dump_exception(error)
 
 
 def test_an_exception_that_is_too_large_is_refused_with_its_size() -> None:
@@ -442,12 +443,19 @@ def test_an_exception_that_is_too_large_is_refused_with_its_size() -> None:
 
 
 def test_exceptions_that_can() -> None:
-    back = payloads.load_exception(payloads.dump_exception(ValueError("boom", 3)))
+    back, _ = payloads.load_exception(payloads.dump_exception(ValueError("boom", 3)))
     assert isinstance(back, ValueError)
     assert back.args == ("boom", 3)
-    assert payloads.load_exception(b"") is None
-    assert payloads.load_exception(b"\x80\x05garbage") is None
-    assert payloads.load_exception(dumps("no exception").inline()) is None
+    assert payloads.load_exception(b"") == (None, "")
+    assert payloads.load_exception(b"\x80\x05garbage")[1].startswith("UnpicklingError")
+    assert payloads.load_exception(payloads.dumps_function("none")) == (None, "what comes out of it is no exception")
+
+
+def test_why_an_exception_cannot_travel_is_said_in_one_line() -> None:
+    with pytest.raises(payloads.NotWholeError, match=r"cannot be rebuilt .*: TypeError: .*missing .* argument"):
+        payloads.dump_exception(BadInit(1, 2))
+    with pytest.raises(payloads.NotWholeError, match="it cannot be pickled: .*cannot pickle '_thread.lock'"):
+        payloads.dump_exception(ValueError(threading.Lock()))
 
 
 def test_numpy_is_not_needed(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ MAX = 20_000
 
 def back(error: BaseException) -> Any:
     """What arrives of it."""
-    pickled = dump_trimmed(error, MAX)
+    pickled, _ = dump_trimmed(error, MAX)
     assert len(pickled) <= MAX
-    return load_exception(pickled)
+    return load_exception(pickled)[0]
 
 
 class Counted(Exception):
@@ -102,8 +102,16 @@ def test_a_class_that_is_too_large_itself_does_not_travel() -> None:
     class Large(Exception):
         table = b"x" * LARGE
 
-    assert dump_trimmed(Large(), MAX) == b""
+    assert dump_trimmed(Large(), MAX) == (b"", [])
 
 
 def test_a_built_in_type_that_takes_no_text_does_not_travel() -> None:
-    assert dump_trimmed(ExceptionGroup("group", [ValueError("x" * LARGE)]), MAX) == b""
+    assert dump_trimmed(ExceptionGroup("group", [ValueError("x" * LARGE)]), MAX) == (b"", [])
+
+
+def test_what_is_left_out_is_named() -> None:
+    error = ValueError("small", bytes(LARGE))
+    error.lock, error.code = threading.Lock(), 5  # type: ignore[attr-defined]
+    assert dump_trimmed(error, MAX)[1] == ["args[1]", "lock"]
+    assert dump_trimmed(ValueError(*range(PARTS_MAX + 7)), MAX)[1] == [f"args[{PARTS_MAX}:]"]
+    assert dump_trimmed(ValueError("small"), MAX)[1] == []

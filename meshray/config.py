@@ -382,6 +382,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     leave_say_s: float = 3.0
     """How long what was said to other hosts may take to arrive."""
 
+    folders_look_s: float = 2.0
+    """How often a peer looks whether its own folders are still there: what is asked of it in between fails."""
+
     keeps_max: int = 10_000
     """Values on their way to a peer from hosts that leave; beyond that others are asked."""
 

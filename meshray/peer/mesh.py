@@ -14,7 +14,9 @@ it come the members that are remembered for the next start, what members say abo
 from __future__ import annotations
 
 import math
+import os
 import select
+import shlex
 import socket
 import threading
 import time
@@ -33,13 +35,14 @@ from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON, find_peers
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note
+from meshray.observe.notes import note, printable
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
 from meshray.peer.mesh_life import LIVING, MeshLife, Who
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
+from meshray.transport.holders import Holder, holder_of
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -49,6 +52,15 @@ from meshray.wire.peers import PROTOCOL, Payload, Plane
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
 
+
+PLACES = ("MESHRAY_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+"""What says in which runtime folder a peer lives; the first one counts."""
+
+PEER_PROGRAM = "meshray/boot/__main__.py"
+"""In the command line of every peer (`launch.command`)."""
+
+COMMAND_MAX_CHARS = 80
+"""Of another program's command line people see so much."""
 
 DRAWN_PORT_MIN = 32768
 """The least port that Linux draws (ip_local_port_range)."""
@@ -520,6 +532,26 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
     )
 
 
+def _described(holder: Holder) -> str:
+    """Who has the port, where it is none of the peers that are found here: for people."""
+    owner = "of yours" if holder.user == os.getuid() else f"of user {holder.user}"
+    if not any(word.endswith(PEER_PROGRAM) for word in holder.words):
+        command = printable(" ".join(holder.words))
+        command = command if len(command) <= COMMAND_MAX_CHARS else f"{command[: COMMAND_MAX_CHARS - 3]}..."
+        return (
+            f"It is a program {owner}, pid {holder.pid}: `{command}`. Give this one another --port, or start it with "
+            "--local"
+        )
+    set_there = {name: holder.environment[name] for name in PLACES if name in holder.environment}
+    words = [f"{name}={shlex.quote(value)}" for name, value in set_there.items()]
+    if missing := [f"-u {name}" for name in PLACES if name not in set_there]:
+        words = ["env", *missing, *words]
+    return (
+        f"It is a peer {owner}, pid {holder.pid}, with another runtime folder: `{printable(' '.join(words))} meshray "
+        "stop` ends it. Or give this one another --port"
+    )
+
+
 def _whose(port: int) -> str:
     """Who may have the port, for people."""
     for record in find_peers():
@@ -528,6 +560,9 @@ def _whose(port: int) -> str:
                 f"It is that of the peer {record.name!r} on this host (pid {record.pid}): stop that one, attach to it, "
                 "or give this one another --port"
             )
+    holder = holder_of(port)
+    if holder is not None:
+        return _described(holder)
     return (
         f"It may be a peer of another user of this host, or any other program (`ss -tlnp 'sport = :{port}'` shows it "
         "to root): give this one another --port, or start it with --local"

@@ -109,6 +109,13 @@ class TestJoin:
         run("join", "--replace", given=LINE)
         assert meshkey.load().current == KEY
 
+    def test_another_key_of_the_same_mesh_is_no_other_mesh(self) -> None:
+        meshkey.join(TOKEN.mesh, MeshKey.generate())
+        told = run("join", given=LINE, code=1).stderr
+        assert "another key of this very mesh" in told
+        assert "--replace" in told
+        assert "lost" not in told
+
     @pytest.mark.parametrize("given", ["", "hello", LINE[:-1], LINE + "x", "\xff" * 100, "x" * 10**6])
     def test_what_is_no_token_changes_nothing(self, home: Path, given: str) -> None:
         assert "Error: " in run("join", given=given, code=1).stderr
@@ -165,6 +172,23 @@ class TestKey:
         monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
         lines = run("key", "stage", code=1).stdout.splitlines()
         assert "  a?[2J  00000000  lacks it: no??All" in lines
+
+    def test_whoever_is_away_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        member = {"name": "b", "home": "00" * 8, "answered": True, "current": "ab", "next": "", "trouble": ""}
+        told = {"key_id": "ab", "current": "ab", "mesh_id": "cd", "done": True, "members": [member], "away": []}
+        monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
+        assert "All have it." in run("key", "stage").stdout
+        told["away"] = [
+            {"name": "g\x1b", "state": "left", "since_s": 200.0},
+            {"name": "h", "state": "dead", "since_s": 2.0},
+        ]
+        staged, switched = run("key", "stage").stdout, run("key", "switch").stdout
+        for lines in (staged, switched):
+            assert "  g?  away: its peer was stopped, 3 min 20 s ago\n  h  away: its peer is dead, 2 s ago\n" in lines
+            assert "meshray token | ssh OTHER meshray join --replace" in lines
+        assert "All that are here have it." in staged
+        assert "shut out" in staged
+        assert "All that are here use it" in switched
 
     def test_a_mesh_without_a_peer(self) -> None:
         told = run("key", "new").stdout

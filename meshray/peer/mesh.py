@@ -38,7 +38,7 @@ from meshray.meshkey import MeshKeys
 from meshray.observe.notes import note, printable
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
-from meshray.peer.mesh_life import LIVING, MeshLife, Who
+from meshray.peer.mesh_life import LIVING, MeshLife, Who, is_guest
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
@@ -61,9 +61,6 @@ PEER_PROGRAM = "meshray/boot/__main__.py"
 
 COMMAND_MAX_CHARS = 80
 """Of another program's command line people see so much."""
-
-DRAWN_PORT_MIN = 32768
-"""The least port that Linux draws (ip_local_port_range)."""
 
 
 class MeshStartError(MeshrayError):
@@ -232,7 +229,12 @@ class Mesh:
             self._write(life)
 
     def _write(self, life: MeshLife) -> None:
-        guests = {address for member in life.members() if _is_guest(member) for address in member.addresses}
+        guests = {
+            address
+            for member in life.members()
+            if is_guest(decode_load(member.load), member.addresses)
+            for address in member.addresses
+        }
         peers = [address for address in life.last_peers() if address not in guests]
         if frozenset(peers) != self._written:
             self._written = frozenset(peers)
@@ -398,10 +400,11 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {},
+            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0,
             "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
+            discovery = life.discovery_stats()
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
@@ -410,7 +413,8 @@ class Mesh:
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
                 "no_link": self._no_link(life),
-                "dropped_records": life.dropped_records(),
+                "dropped_records": discovery.dropped,
+                "other_key": discovery.other_key,
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
@@ -458,15 +462,6 @@ def _seeds_in(addresses: Iterable[str]) -> list[Seed]:
         with suppress(SeedError):
             seeds.append(parse_seed(address))
     return seeds
-
-
-def _is_guest(member: MemberView) -> bool:
-    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
-    load = decode_load(member.load)
-    if load is None or load.total.get("CPU") or load.total.get("GPU") or not member.addresses:
-        return False
-    ports = (address.rpartition(":")[2] for address in member.addresses)
-    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
 
 
 def _counts(life: MeshLife) -> Counter[str]:

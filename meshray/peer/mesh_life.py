@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -52,7 +52,15 @@ from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
-from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble, Withdrawn
+from meshray.transport.discovery import (
+    Addresses,
+    Discovery,
+    DiscoveryStats,
+    Finding,
+    Found,
+    Trouble,
+    Withdrawn,
+)
 from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
@@ -61,7 +69,7 @@ from meshray.wire.advert import Advert
 from meshray.wire.codec import ProtocolError
 from meshray.wire.gossip import LEFT, Alive, Expelled, GossipMessage
 from meshray.wire.gossip_codec import decode_datagram, encode_datagram, encode_gossip
-from meshray.wire.loads import decode_load
+from meshray.wire.loads import MemberLoad, decode_load
 from meshray.wire.peers import Payload, Plane, Reason
 from meshray.wire.rotation import RotationMessage
 
@@ -80,6 +88,9 @@ FOLLOW_AGAIN_S = 5.0
 TOLD_MAX = 256
 """Troubles that the log has been told of, records that stand, and addresses with which there is no link; beyond these
 it forgets, and may tell them again."""
+
+DRAWN_PORT_MIN = 32768
+"""The least port that Linux draws (ip_local_port_range)."""
 
 LIVING = ("alive", "suspect")
 """States of members."""
@@ -119,6 +130,7 @@ class MeshLife:
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
+        self.guests: dict[bytes, None] = {}  # members that run nothing, and will not be there again
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -312,8 +324,8 @@ class MeshLife:
     def stats(self) -> MeshStats:
         return self._endpoint.stats()
 
-    def dropped_records(self) -> dict[str, int]:
-        return self._discovery.stats().dropped
+    def discovery_stats(self) -> DiscoveryStats:
+        return self._discovery.stats()
 
     @property
     def troubles(self) -> list[str]:
@@ -471,6 +483,8 @@ class MeshLife:
             self._events.append(LifeThere(node, load.home, load.life))
             member = self._membership.member(node)
             if member is not None and member.state in ("alive", "suspect"):
+                if is_guest(load, member.addresses):
+                    remember(self.guests, node, None, TOLD_MAX)
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _called(self, node: bytes) -> str:
@@ -531,6 +545,14 @@ class MeshLife:
                 self._logged.clear()
             self._logged.add(text)
             note(text)
+
+
+def is_guest(load: MemberLoad | None, addresses: Sequence[str]) -> bool:
+    """As far as it shows: it runs nothing, and its port was drawn by the kernel, so it will not be there again."""
+    if load is None or load.total.get("CPU") or load.total.get("GPU") or not addresses:
+        return False
+    ports = (address.rpartition(":")[2] for address in addresses)
+    return all(port.isdecimal() and int(port) >= DRAWN_PORT_MIN for port in ports)
 
 
 def awake_or_not() -> float:

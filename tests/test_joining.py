@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 from meshray import meshkey
 from meshray.cli import keys
 from meshray.cli.commands import meshray
+from meshray.config import DEFAULT
 from meshray.meshkey import MeshKey
-from meshray.seeds import Seed, last_peers
+from meshray.seeds import Seed, last_peers, remember_peers
 from meshray.tokens import Token, read_token, write_token
+from meshray.transport import interfaces
 
 KEY = MeshKey(bytes(range(32)))
 TOKEN = Token(mesh=KEY.founded_mesh(), key=KEY, seeds=[Seed("10.0.0.1", 7637)])
@@ -48,7 +50,21 @@ class TestToken:
         found = read_token(run("token").stdout)
         assert found.key == KEY
         assert Seed("10.0.0.1", 7637) in found.seeds
+        assert len(found.seeds) <= DEFAULT.token_seeds_max
         assert all(not seed.host.startswith("127.") for seed in found.seeds)
+
+    def test_they_are_a_few_and_none_is_an_old_port_of_this_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        meshkey.make(KEY)
+        mesh = KEY.founded_mesh()
+        own = [f"10.0.0.{number}" for number in range(1, 9)]
+        monkeypatch.setattr(interfaces, "dialled", lambda _: own[:2])
+        remember_peers(mesh, [Seed("10.0.0.1", 9999), *(Seed(f"10.1.0.{number}", 7637) for number in range(9))])
+        found = read_token(run("token").stdout).seeds
+        assert found == [Seed(host, 7637) for host in (*own[:2], "10.1.0.0", "10.1.0.1")]
+        monkeypatch.setattr(interfaces, "dialled", lambda _: own)
+        found = read_token(run("token").stdout).seeds
+        assert found == [Seed(host, 7637) for host in (*own[:4], "10.1.0.0", "10.1.0.1")]
+        assert len(found) == DEFAULT.token_seeds_max
 
     def test_without_a_key(self) -> None:
         for words in (("token",), ("key", "show")):

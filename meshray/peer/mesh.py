@@ -113,7 +113,8 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*self._given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
+        last = [] if settings.guest else [at for at in last_peers(self.keys.mesh) if str(at) not in self._life.listens]
+        self._seeding = Seeding([*self._given, *last], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
@@ -228,15 +229,12 @@ class Mesh:
             self._write_at, life.peers_changed = None, False
             self._write(life)
 
-    def _write(self, life: MeshLife) -> None:
-        guests = {
-            address
-            for member in life.members()
-            if is_guest(decode_load(member.load), member.addresses)
-            for address in member.addresses
-        }
-        peers = [address for address in life.last_peers() if address not in guests]
-        if frozenset(peers) != self._written:
+    def _write(self, life: MeshLife, leaving: bool = False) -> None:
+        """The members that live, but guests; this one comes last: it matters only where hosts share a home."""
+        living = [member for member in life.members() if member.state in LIVING and member.addresses]
+        living.sort(key=lambda member: member.is_self)
+        peers = [member.addresses[0] for member in living if not is_guest(decode_load(member.load), member.addresses)]
+        if frozenset(peers) != self._written or leaving:
             self._written = frozenset(peers)
             try:
                 remember_peers(self.keys.mesh, _seeds_in(peers))
@@ -364,7 +362,7 @@ class Mesh:
     def leave(self, now: float) -> None:
         """Say goodbye: the others know at once."""
         if self._life is not None:
-            self._write(self._life)
+            self._write(self._life, leaving=True)
             self._life.leave(now)
 
     def close(self) -> None:

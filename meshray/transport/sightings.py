@@ -61,9 +61,9 @@ class Sightings:
         self._nodes: dict[bytes, _Sighting] = {}  # the one that was heard of longest ago first
 
     def on_records(self, name: str, records: Iterable[bytes], zones: dict[str, str] | None = None) -> Found | None:
-        """The TXT records that are known for a service's name now, in the order in which they came (an old one may stand
-        beside the new one for a second). `zones`: of link-local addresses, as the system saw them come in. The best one, if it tells anything
-        new."""
+        """The TXT records that are known for a service's name now, in the order in which they came (an old one may
+        stand beside the new one for a second). `zones`: of link-local addresses, as the system saw them come in. The
+        best one, if it tells anything new."""
         node = node_of(name)
         if node is None:
             self.dropped[MALFORMED] += 1

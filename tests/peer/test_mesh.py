@@ -26,7 +26,6 @@ from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
-from meshray.peer import mesh as peer_mesh
 from meshray.peer import mesh_life
 from meshray.peer.mesh import Mesh, MeshStartError, Resources, _described
 from meshray.peer.mesh_life import Who, address_of, awake_or_not
@@ -159,7 +158,7 @@ def test_troubles_in_the_words_of_others_move_no_cursor(room: Room) -> None:
 
 def test_a_guest_is_not_remembered(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is never again at that port."""
-    monkeypatch.setattr(peer_mesh, "DRAWN_PORT_MIN", 1)
+    monkeypatch.setattr(mesh_life, "DRAWN_PORT_MIN", 1)
     a = room.member()
     b = room.member(a)
     settings = MeshSettings(seeds=[place(a)], bind=["127.0.0.1"], port=0, guest=True)

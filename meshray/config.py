@@ -394,6 +394,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     leave_say_s: float = 3.0
     """How long what was said to other hosts may take to arrive."""
 
+    folders_look_s: float = 2.0
+    """How often a peer looks whether its own folders are still there: what is asked of it in between fails."""
+
     keeps_max: int = 10_000
     """Values on their way to a peer from hosts that leave; beyond that others are asked."""
 
@@ -584,8 +587,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     seed_addresses_max: int = 256
     """Addresses taken from one DNS name: one per member, where a cluster's service names them all."""
 
-    last_peers_max: int = 64
-    """Members remembered for the next start: enough that some are still there after a day."""
+    token_seeds_max: int = 6
+    """Of these, so many in a token that names none itself: this host's own addresses, and some other members."""
+
+    last_peers_max: int = 16
+    """Members remembered for the next start: some are still there after a day. Each start dials them all."""
+
+    last_peers_least: int = 5
+    """Where fewer live, those that were seen before are remembered as well, the latest: when all come back from an
+    outage, somebody has to begin."""
+
+    last_peers_kept_s: float = 7 * 86_400.0
+    """How long somebody who was seen is worth a dial: over a weekend, and a holiday."""
 
     discovery_listen_s: float = 2.0
     """How long `meshray start` without a key listens for a mesh before it makes one. A browser asks at once and again

@@ -1,6 +1,7 @@
 """What peers of this host that have crashed have left: the end of their logs.
 
-A peer that ends takes its folder along, and with it `peer.log`. One that crashes, a standing one, keeps the end of it::
+A peer that ends takes its folder along, and with it `peer.log`. One that crashes, a standing one, or has to end since
+somebody has removed its folder, keeps the end of it::
 
     <runtime>/<name>.crashed.log      0600, the last crash of the peer of that name; a few of them, the newest
 
@@ -15,7 +16,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from meshray.local import runtime_place
+from meshray.local import log_places, runtime_folder
 
 KEPT_MAX = 8
 """Logs that are kept: of so many names. Those beyond go, the oldest first."""
@@ -37,8 +38,8 @@ class Crash(NamedTuple):
 
 
 def keep(log: Path, name: str) -> Path:
-    """Keep the end of this log of a peer; where. Raises `OSError`."""
-    kept = _place(name)
+    """Keep the end of this log of a peer; where. Raises `OSError`, `FolderError`."""
+    kept = runtime_folder() / _file_name(name)
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - KEPT_MAX_BYTES))
         end = file.read(KEPT_MAX_BYTES)
@@ -56,18 +57,20 @@ def keep(log: Path, name: str) -> Path:
 def found() -> list[Crash]:
     """Those that are kept, the newest first."""
     crashes = []
-    with contextlib.suppress(OSError), os.scandir(runtime_place()) as entries:
-        for entry in entries:
-            if entry.name.endswith(SUFFIX) and entry.is_file(follow_symlinks=False):
-                at = entry.stat(follow_symlinks=False).st_mtime
-                crashes.append(Crash(entry.name.removesuffix(SUFFIX), at, Path(entry.path)))
+    for place in log_places():
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.endswith(SUFFIX) and entry.is_file(follow_symlinks=False):
+                    found = entry.stat(follow_symlinks=False)
+                    if found.st_uid == os.getuid():  # in /tmp it may lie in a folder of somebody else's
+                        crashes.append(Crash(entry.name.removesuffix(SUFFIX), found.st_mtime, Path(entry.path)))
     return sorted(crashes, key=lambda crash: -crash.at)
 
 
 def of_peer(name: str) -> Crash | None:
     """That of the last peer of this name."""
-    return next((crash for crash in found() if crash.log == _place(name)), None)
+    return next((crash for crash in found() if crash.log.name == _file_name(name)), None)
 
 
-def _place(name: str) -> Path:
-    return runtime_place() / (_NOT_IN_NAMES.sub("_", name)[:_NAME_MAX_CHARS] + SUFFIX)
+def _file_name(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)[:_NAME_MAX_CHARS] + SUFFIX

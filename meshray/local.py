@@ -17,7 +17,7 @@ folder that is just being claimed. Whoever leaves last takes the parent along, u
                                       short enough for the paths of sockets
         <node hex>/                   one peer: lock, peer.json, peer.log
             <process hex>             one Unix socket per process; the peer's own is 0000000000000000
-        <name>.crashed.log            what a crashed peer has left (`crashes`)
+        <name>.crashed.log            what a peer has left that crashed, or lost its folder (`crashes`)
     /dev/shm/meshray-<uid>/
         <node hex>/                   its shared memory: lock, segments
 
@@ -106,6 +106,13 @@ def runtime_place() -> Path:
     return _runtime_place()[0]
 
 
+def log_places() -> list[Path]:
+    """Where the logs are that peers have left: in the runtime folder, or, of one that has lost it together with what it
+    lay in, in the one that was next. Nothing is made."""
+    place, chosen = _runtime_place()
+    return [place] if chosen else list(dict.fromkeys([place, _temporary_place()]))
+
+
 def _runtime_place() -> tuple[Path, bool]:
     """Where the runtime folder is or would be, and whether the user named it."""
     chosen = os.environ.get("MESHRAY_RUNTIME_DIR")
@@ -114,10 +121,15 @@ def _runtime_place() -> tuple[Path, bool]:
     system = os.environ.get("XDG_RUNTIME_DIR")
     if system and _owned_by_us(Path(system)) and _has_room_for_sockets(Path(system) / "meshray"):
         return Path(system) / "meshray", False
+    return _temporary_place(), False
+
+
+def _temporary_place() -> Path:
+    """The runtime folder of a user who has no other."""
     temporary, name = Path(os.environ.get("TMPDIR") or "/tmp"), f"meshray-{os.getuid()}"
     if not temporary.is_dir() or not _has_room_for_sockets(temporary / name):
         temporary = Path("/tmp")
-    return temporary / name, False
+    return temporary / name
 
 
 def _has_room_for_sockets(runtime: Path) -> bool:

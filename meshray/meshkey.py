@@ -180,6 +180,12 @@ def join(mesh: bytes, key: MeshKey, *, replace: bool = False) -> bool:
         before = _read_key(home / CURRENT_FILE)
         if before is not None and before == key and _mesh_id(home, before) == mesh:
             return False
+        if before is not None and not replace and _mesh_id(home, before) == mesh:
+            raise MeshKeyError(
+                f"this host has another key of this very mesh (key {before.id.hex()}, the token has {key.id.hex()}): "
+                "it was changed without this host, or the token was made before that. `meshray join --replace` "
+                "takes the one of the token; `meshray key show` on a member says which it uses"
+            )
         if before is not None and not replace:
             raise MeshKeyError(
                 f"this host has another mesh key already (key {before.id.hex()}, in {home / CURRENT_FILE}); "

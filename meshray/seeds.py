@@ -4,8 +4,8 @@ They come from `--join`, from `MESHRAY_SEEDS`, from a join token, from a file, a
 One is written `host`, `host:port`, `[ipv6]` or `[ipv6]:port`, several separated by commas or blanks. A seed is only
 ever dialled; who answers has to prove itself by the mesh key, so a wrong or stale one costs a connection and no more.
 
-What was seen last is kept in `peers.json` of the home folder, the newest first, bounded. It is a hint: a file that
-cannot be read is none, and one of another mesh is ignored.
+What was seen last is kept in `peers.json` of the home folder: the members that live; only where these are few, some
+that were seen before. It is a hint: a file that cannot be read is none, and one of another mesh is ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ipaddress
 import os
 import re
 import socket
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -51,11 +52,18 @@ class Seed(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class _Seen(msgspec.Struct, frozen=True):
+    """One that was seen."""
+
+    address: str  # as seeds are written
+    at: float  # wall clock
+
+
 class _LastPeers(msgspec.Struct, frozen=True):
     """`peers.json`."""
 
     mesh: str  # hex of the mesh id
-    peers: list[str]  # as seeds are written, the one seen last first
+    peers: list[_Seen]  # the one seen last first
 
 
 # -- as people write them ----------------------------------------------------------------------------------------------
@@ -159,36 +167,56 @@ def resolve(seed: Seed, most: int = DEFAULT.seed_addresses_max) -> list[Seed]:
 
 
 def last_peers(mesh: bytes) -> list[Seed]:
-    """The members of this mesh that were seen last, the newest first; empty when nothing is known."""
+    """The members of this mesh that were seen last, the newest first; empty when nothing is known. In a home that hosts
+    share, this one is among them."""
+    return list(_last_peers(mesh, time.time()))
+
+
+def _last_peers(mesh: bytes, now: float) -> dict[Seed, float]:
+    """The same, with when they were seen; none that was seen too long ago."""
     try:
         with open(home_folder() / PEERS_FILE, "rb") as file:
             kept = msgspec.json.decode(file.read(_file_max_bytes()), type=_LastPeers)
     except (OSError, msgspec.MsgspecError):
-        return []
-    seeds = []
-    for word in kept.peers[: DEFAULT.last_peers_max] if kept.mesh == mesh.hex() else ():
-        with contextlib.suppress(SeedError):
-            seeds.append(parse_seed(word))
+        return {}
+    seeds: dict[Seed, float] = {}
+    for seen in kept.peers[: DEFAULT.last_peers_max] if kept.mesh == mesh.hex() else ():
+        if seen.at > now - DEFAULT.last_peers_kept_s:
+            with contextlib.suppress(SeedError):
+                seeds.setdefault(parse_seed(seen.address), min(seen.at, now))
     return seeds
 
 
 def remember_peers(mesh: bytes, seen: Iterable[Seed]) -> None:
-    """Note members that were just seen, in front of those known before. Raises `OSError`.
+    """Note the members that are seen now. Those known before are forgotten, but where there are few now. Raises
+    `OSError`.
 
     The last writer wins: peers of one host that share a home see the same mesh.
     """
-    peers = list(dict.fromkeys([*seen, *last_peers(mesh)]))[: DEFAULT.last_peers_max]
+    now = time.time()
+    peers = [_Seen(str(seed), at) for seed, at in merge(seen, _last_peers(mesh, now), now).items()]
     path = home_folder() / PEERS_FILE
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(fd, "wb") as file:
-            file.write(msgspec.json.encode(_LastPeers(mesh.hex(), [str(seed) for seed in peers])))
+            file.write(msgspec.json.encode(_LastPeers(mesh.hex(), peers)))
         os.replace(fresh, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
 
 
+def merge(seen: Iterable[Seed], before: dict[Seed, float], now: float) -> dict[Seed, float]:
+    """What is remembered, with when it was seen: those seen now; up to `last_peers_least` in all those of before, the
+    latest first. Where somebody is at a host now, another port of it is an old one."""
+    kept = dict.fromkeys(list(dict.fromkeys(seen))[: DEFAULT.last_peers_max], now)
+    hosts = {seed.host for seed in kept}
+    for seed in sorted(before, key=lambda seed: -before[seed]):
+        if len(kept) < DEFAULT.last_peers_least and seed.host not in hosts:
+            kept[seed] = before[seed]
+    return kept
+
+
 def _file_max_bytes() -> int:
-    return 64 + DEFAULT.last_peers_max * (HOST_MAX_CHARS + 16)
+    return 64 + DEFAULT.last_peers_max * (HOST_MAX_CHARS + 64)

@@ -47,7 +47,7 @@ def patient(*members: dict[str, Any], port: int = 1, **changes: Any) -> Patient:
     mesh = {
         "mesh_id": KEY.founded_mesh().hex(), "key_id": KEY.id.hex(), "node_id": "self", "listens": [],
         "members": [member("self", is_self=True), *members], "refused": {}, "refused_there": {}, "no_link": {},
-        "dropped_records": {},
+        "dropped_records": {}, "other_key": 0,
     }  # fmt: skip
     return Patient(record, mesh | changes)
 
@@ -253,6 +253,15 @@ class TestMembers:
             "1 connection: unknown key",
             "1 record of other meshes heard on this network",
         ]
+
+    def test_a_key_that_was_changed_without_this_host_or_without_another(self) -> None:
+        (alone,) = [each for each in of_network.members(patient(other_key=2)) if each.about == "other key"]
+        assert alone.level == "warning"
+        assert "without this host" in alone.text
+        assert "meshray token | ssh THIS_HOST meshray join --replace" in alone.text
+        told = list(of_network.members(patient(member("a", state="suspect"), other_key=1)))
+        (beside,) = [each for each in told if each.about == "other key"]
+        assert "a peer of this mesh is heard under another key: away when" in beside.text
 
     def test_with_whom_there_is_no_link(self) -> None:
         (finding, _) = of_network.members(patient(no_link={"10.0.0.1:7637": "no answer yet"}))

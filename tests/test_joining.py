@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 from meshray import meshkey
 from meshray.cli import keys
 from meshray.cli.commands import meshray
+from meshray.config import DEFAULT
 from meshray.meshkey import MeshKey
-from meshray.seeds import Seed, last_peers
+from meshray.seeds import Seed, last_peers, remember_peers
 from meshray.tokens import Token, read_token, write_token
+from meshray.transport import interfaces
 
 KEY = MeshKey(bytes(range(32)))
 TOKEN = Token(mesh=KEY.founded_mesh(), key=KEY, seeds=[Seed("10.0.0.1", 7637)])
@@ -48,7 +50,21 @@ class TestToken:
         found = read_token(run("token").stdout)
         assert found.key == KEY
         assert Seed("10.0.0.1", 7637) in found.seeds
+        assert len(found.seeds) <= DEFAULT.token_seeds_max
         assert all(not seed.host.startswith("127.") for seed in found.seeds)
+
+    def test_they_are_a_few_and_none_is_an_old_port_of_this_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        meshkey.make(KEY)
+        mesh = KEY.founded_mesh()
+        own = [f"10.0.0.{number}" for number in range(1, 9)]
+        monkeypatch.setattr(interfaces, "dialled", lambda _: own[:2])
+        remember_peers(mesh, [Seed("10.0.0.1", 9999), *(Seed(f"10.1.0.{number}", 7637) for number in range(9))])
+        found = read_token(run("token").stdout).seeds
+        assert found == [Seed(host, 7637) for host in (*own[:2], "10.1.0.0", "10.1.0.1")]
+        monkeypatch.setattr(interfaces, "dialled", lambda _: own)
+        found = read_token(run("token").stdout).seeds
+        assert found == [Seed(host, 7637) for host in (*own[:4], "10.1.0.0", "10.1.0.1")]
+        assert len(found) == DEFAULT.token_seeds_max
 
     def test_without_a_key(self) -> None:
         for words in (("token",), ("key", "show")):
@@ -109,6 +125,13 @@ class TestJoin:
         run("join", "--replace", given=LINE)
         assert meshkey.load().current == KEY
 
+    def test_another_key_of_the_same_mesh_is_no_other_mesh(self) -> None:
+        meshkey.join(TOKEN.mesh, MeshKey.generate())
+        told = run("join", given=LINE, code=1).stderr
+        assert "another key of this very mesh" in told
+        assert "--replace" in told
+        assert "lost" not in told
+
     @pytest.mark.parametrize("given", ["", "hello", LINE[:-1], LINE + "x", "\xff" * 100, "x" * 10**6])
     def test_what_is_no_token_changes_nothing(self, home: Path, given: str) -> None:
         assert "Error: " in run("join", given=given, code=1).stderr
@@ -167,6 +190,23 @@ class TestKey:
         lines = run("key", "stage", code=1).stdout.splitlines()
         assert "  a?[2J   00000000  lacks it: no??All" in lines
         assert "  longer  12121212  lacks it" in lines
+
+    def test_whoever_is_away_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        member = {"name": "b", "home": "00" * 8, "answered": True, "current": "ab", "next": "", "trouble": ""}
+        told = {"key_id": "ab", "current": "ab", "mesh_id": "cd", "done": True, "members": [member], "away": []}
+        monkeypatch.setattr(keys, "_ask", lambda what, argument: told)
+        assert "All have it." in run("key", "stage").stdout
+        told["away"] = [
+            {"name": "g\x1b", "state": "left", "since_s": 200.0},
+            {"name": "h", "state": "dead", "since_s": 2.0},
+        ]
+        staged, switched = run("key", "stage").stdout, run("key", "switch").stdout
+        for lines in (staged, switched):
+            assert "  g?  away: its peer was stopped, 3 min 20 s ago\n  h  away: its peer is dead, 2 s ago\n" in lines
+            assert "meshray token | ssh OTHER meshray join --replace" in lines
+        assert "All that are here have it." in staged
+        assert "shut out" in staged
+        assert "All that are here use it" in switched
 
     def test_a_mesh_without_a_peer(self) -> None:
         told = run("key", "new").stdout

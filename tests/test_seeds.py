@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -111,10 +112,29 @@ class TestLastPeers:
     def test_the_newest_first_each_once_and_bounded(self) -> None:
         assert seeds.last_peers(MESH) == []
         seeds.remember_peers(MESH, [Seed("a", 1), Seed("fd00::1", 2)])
-        seeds.remember_peers(MESH, [Seed("b", 1), Seed("a", 1)])
+        seeds.remember_peers(MESH, [Seed("b", 1), Seed("a", 1), Seed("b", 1)])
         assert seeds.last_peers(MESH) == [Seed("b", 1), Seed("a", 1), Seed("fd00::1", 2)]
         seeds.remember_peers(MESH, [Seed(f"host{number}", 1) for number in range(200)])
         assert seeds.last_peers(MESH) == [Seed(f"host{number}", 1) for number in range(DEFAULT.last_peers_max)]
+
+    def test_who_is_not_seen_any_more_goes_but_where_there_are_few(self) -> None:
+        now = 1e9
+        before = {Seed("long", 1): now - 500, Seed("a", 9): now - 1, Seed("b", 1): now - 2, Seed("c", 1): now - 90}
+        before |= {Seed("d", 1): now - 3, Seed("e", 1): now - 4}
+        few = seeds.merge([Seed("a", 1), Seed("me", 1)], before, now)
+        assert list(few) == [Seed("a", 1), Seed("me", 1), Seed("b", 1), Seed("d", 1), Seed("e", 1)]
+        assert len(few) == DEFAULT.last_peers_least
+        assert [few[seed] for seed in few] == [now, now, now - 2, now - 3, now - 4]
+        many = [Seed(f"m{number}", 1) for number in range(DEFAULT.last_peers_least)]
+        assert list(seeds.merge(many, before, now)) == many
+
+    def test_who_was_seen_too_long_ago_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seeds.remember_peers(MESH, [Seed("a", 1)])
+        later = time.time() + DEFAULT.last_peers_kept_s + 1
+        monkeypatch.setattr("meshray.seeds.time.time", lambda: later)
+        assert seeds.last_peers(MESH) == []
+        seeds.remember_peers(MESH, [Seed("b", 1)])
+        assert seeds.last_peers(MESH) == [Seed("b", 1)]
 
     def test_those_of_another_mesh_are_not_ours(self) -> None:
         seeds.remember_peers(MESH, [Seed("a", 1)])
@@ -122,7 +142,15 @@ class TestLastPeers:
 
     @pytest.mark.parametrize(
         "data",
-        [b"", b"{", b"[]", b'{"mesh": 1}', b'{"mesh": "0000000000000000", "peers": ["a:x", "b:1"]}', b"x" * 10**6],
+        [
+            b"",
+            b"{",
+            b"[]",
+            b'{"mesh": 1}',
+            b'{"mesh": "0000000000000000", "peers": ["b:1"]}',
+            b"x" * 10**6,
+            b'{"mesh": "0000000000000000", "peers": [{"address": "a:x", "at": 9e9}, {"address": "b:1", "at": 9e9}]}',
+        ],
     )
     def test_what_cannot_be_read_is_no_hint(self, home: Path, data: bytes) -> None:
         home.mkdir(mode=0o700)

@@ -97,7 +97,7 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
 def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
     told = {
         "mesh_id": "00ff", "listens": ["10.0.0.1:7637"], "members": list(members), "discovery_trouble": "",
-        "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "next_key_id": "",
+        "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0, "next_key_id": "",
     }  # fmt: skip
     return describe_mesh(
         told | changes, duration, lambda name, amount: size(amount) if name in ("memory", "store") else number(amount)

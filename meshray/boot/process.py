@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -22,11 +23,15 @@ from meshray import __version__, crashes
 from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
 from meshray.local import Claim, claim_peer, remove_folder_of
+from meshray.peer.folders import FolderLostError
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
 
 DESCRIPTORS_MAX = 65_536
+
+OWN_LOG = Path("/proc/self/fd/2")
+"""The log of this process, once it has one: also where nobody finds it by its path any more."""
 
 
 class OrphanError(MeshrayError):
@@ -113,9 +118,9 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         if settings.private and os.getppid() != settings.driver_pid:  # and its pid may be somebody else's by now
             raise OrphanError("the driver has ended before its peer served")
         serve(settings, claim, name, zygote, on_ready)
-    except Exception:
+    except Exception as error:
         if not (starter.waits or settings.private or settings.foreground):
-            _keep_log(claim, name)
+            _keep_log(error, name)
         raise
     finally:
         for store in stores:  # left only when a second signal has cut the end of the service short
@@ -123,13 +128,14 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         claim.release()
 
 
-def _keep_log(claim: Claim, name: str) -> None:
-    """It served, and has crashed: its log would go with its folder."""
-    _say(traceback.format_exc())
+def _keep_log(error: Exception, name: str) -> None:
+    """It served, and has crashed, or had to end: its log would go with its folder, or has gone already."""
+    lost = isinstance(error, FolderLostError)
+    _say(f"this peer has ended: {error}" if lost else traceback.format_exc())
     try:
-        crashes.keep(claim.folder / "peer.log", name)
-    except OSError as error:
-        _say(f"the log cannot be kept: {error}")  # whoever still has it open may read that
+        crashes.keep(OWN_LOG, name)
+    except (OSError, MeshrayError) as why_not:
+        _say(f"the log cannot be kept: {why_not}")  # whoever still has it open may read that
 
 
 def _take_signals(foreground: bool) -> None:

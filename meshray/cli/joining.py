@@ -21,6 +21,9 @@ from meshray.tokens import TOKEN_MAX_CHARS, Token, read_token, write_token
 
 _READ_MAX_BYTES = 8 * TOKEN_MAX_CHARS  # a token, and what a mail or a terminal may have put around it
 
+OTHERS_MAX = 2
+"""Of other members so many are in a token, beside this host's own addresses: it may be off when the token is used."""
+
 NO_COMMAND_LINE = (
     "a token is not given on the command line, where every user of this host can read it and the shell keeps it: give "
     "it on standard input (`meshray token | ssh OTHER meshray join`), or by --file FILE. One that was given so is no "
@@ -100,7 +103,10 @@ def _known_seeds(mesh: bytes) -> list[Seed]:
         for port, bind in listening or [(DEFAULT.mesh_port, [])]
         for address in dialled(choose(seen, bind))
     ]
-    return list(dict.fromkeys([*here, *last_peers(mesh)]))[: DEFAULT.seeds_max]
+    hosts = {seed.host for seed in here}
+    others = [seed for seed in last_peers(mesh) if seed.host not in hosts]  # another port of this host is an old one
+    own = list(dict.fromkeys(here))
+    return [*own[: DEFAULT.token_seeds_max - min(OTHERS_MAX, len(others))], *others[:OTHERS_MAX]]
 
 
 def _guard_output() -> None:

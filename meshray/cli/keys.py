@@ -16,6 +16,7 @@ from meshray import meshkey
 from meshray.cli.client import Visit
 from meshray.cli.joining import read_given, tell_peers
 from meshray.cli.members import aligned
+from meshray.cli.showing import duration
 from meshray.errors import MeshrayError
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
@@ -46,7 +47,14 @@ def stage(again: bool) -> int:
             "that lacks it at the switch is shut out, and comes back by a token (`meshray join --replace`)."
         )
         return NOT_ALL
-    click.echo("All have it. To use it: meshray key switch")
+    whose = "All that are here" if _tell_away(told) else "All"
+    click.echo(f"{whose} have it. To use it: meshray key switch")
+    if whose != "All":
+        click.echo(
+            "Whoever is away is shut out at the switch, unless it had been given this key before: start it first, and "
+            "`meshray key stage --again`; or give it a token afterwards (`meshray token | ssh OTHER meshray join "
+            "--replace`)."
+        )
     return EVERYBODY
 
 
@@ -68,7 +76,12 @@ def switch(expel: bool) -> int:
             "meets a member; one that never got it needs a token."
         )
         return NOT_ALL
-    click.echo("All use it; the old one is gone.")
+    click.echo(f"All{' that are here' if _tell_away(told) else ''} use it; the old one is gone.")
+    if _away(told):
+        click.echo(
+            "Whoever is away follows when it comes back, if it had been given this key; else it needs a token "
+            "(`meshray token | ssh OTHER meshray join --replace`)."
+        )
     return EVERYBODY
 
 
@@ -101,6 +114,20 @@ def _tell_members(told: dict[str, Any], judge: Judge) -> int:
     for line in aligned(rows):
         click.echo(line)
     return lacking
+
+
+def _away(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """Who has ended lately. (A peer that was started before its program was replaced says nothing of it.)"""
+    away: list[dict[str, Any]] = told.get("away", [])
+    return away
+
+
+def _tell_away(told: dict[str, Any]) -> int:
+    """A line for each host that was not asked since it is away; how many there are."""
+    for member in _away(told):
+        how = "was stopped" if member["state"] == "left" else "is dead"
+        click.echo(printable(f"  {member['name']}  away: its peer {how}, {duration(member['since_s'])} ago"))
+    return len(_away(told))
 
 
 Judge = Callable[[dict[str, Any], dict[str, Any]], tuple[bool, str]]

@@ -29,6 +29,8 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
         lines.append(f"  and {len(living) + len(dead) - len(shown)} more")
     if mesh["next_key_id"]:
         lines.append(f"  keys: {mesh['next_key_id']} is staged here; `meshray key switch` goes on")
+    if mesh["other_key"]:
+        lines.append(f"  keys: {describe_other_key(mesh['other_key'], len(living) == 1)}")
     if mesh["discovery_trouble"]:
         lines.append(f"  discovery: {printable(mesh['discovery_trouble'])}")
     apart = list(mesh["no_link"].items())
@@ -54,6 +56,20 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _was_met(member: dict[str, Any]) -> bool:
     """Not one that was gone before this peer joined: of that others have told the id alone, a riddle here."""
     return bool(member["name"] != member["node_id"])
+
+
+def describe_other_key(peers: int, alone: bool) -> str:
+    """What it means that records of this mesh are heard under a key that is not here."""
+    who = "a peer of this mesh is" if peers == 1 else f"{peers} peers of this mesh are"
+    if alone:
+        return (
+            f"{who} heard under another key: it was changed without this host, it seems. On a member: "
+            "`meshray token | ssh THIS_HOST meshray join --replace`"
+        )
+    return (
+        f"{who} heard under another key: away when it was changed, it seems. For each: "
+        "`meshray token | ssh OTHER meshray join --replace`"
+    )
 
 
 def _row(member: dict[str, Any], duration: Duration, amount: Amount) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import psutil
 
 from meshray import __version__
 from meshray.cli.findings import Finding, Patient, counted
+from meshray.cli.members import describe_other_key
 from meshray.config import DEFAULT
 from meshray.observe.notes import printable
 from meshray.seeds import Seed, SeedError, ip_version, parse_seed
@@ -112,6 +113,9 @@ def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("refused here", "warning", f"{counted(count, 'connection')}: {printable(reason)}")
     for address, why in list(mesh["no_link"].items())[:MEMBERS_MAX]:
         yield Finding("no link", "warning", printable(f"{address}: {why}"), _NO_LINK)
+    if mesh["other_key"]:
+        alone = not any(member["state"] in ("alive", "suspect") and not member["is_self"] for member in mesh["members"])
+        yield Finding("other key", "warning", describe_other_key(mesh["other_key"], alone))
     foreign = mesh["dropped_records"].get("foreign")
     if foreign:
         yield Finding("other meshes", "unknown", f"{counted(foreign, 'record')} of other meshes heard on this network")

@@ -55,7 +55,7 @@ def watch(name: str | None, everything: bool, as_json: bool) -> int:
 def describe_crash(crash: Crash) -> str:
     """One line about a peer that left its log."""
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(crash.at))
-    return f"A peer {crash.name!r} has crashed ({at}); the end of its log: {crash.log}"
+    return f"A peer {crash.name!r} has crashed, or lost its folder ({at}); the end of its log: {crash.log}"
 
 
 def _ask(record: PeerRecord) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class CrashBudget:
         self.paused_until = 0.0  # no start before this time
         self.resumes = False  # whether `on_time` at `paused_until` has still to come
         self.text = ""  # the last crash, for people; "" once a start went well
+        self._report = ""  # as it was when the budget was first used up; a text that changes is told again
 
     def on_crash(self, text: str, now: float) -> None:
         self._crashes.append(now)
@@ -34,12 +35,17 @@ class CrashBudget:
         if len(self._crashes) >= self._config.start_crashes_max:
             self.paused_until, self.resumes = now + self._pause_s, True
             self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+            self._report = self._report or (
+                f"workers crash before they run anything: {len(self._crashes)} times within "
+                f"{self._config.start_crashes_window_s:g} s. The last one: {text}"
+            )
 
     def on_success(self) -> None:
         """A worker of this cause did something: the past is forgotten."""
         if self.text:
             self._crashes.clear()
-            self._pause_s, self.paused_until, self.resumes, self.text = PAUSE_FIRST_S, 0.0, False, ""
+            self._pause_s, self.paused_until, self.resumes = PAUSE_FIRST_S, 0.0, False
+            self.text = self._report = ""
 
     def on_time(self, now: float) -> None:
         self.resumes = self.resumes and now < self.paused_until
@@ -50,7 +56,5 @@ class CrashBudget:
         return self.paused_until > 0.0
 
     def report(self) -> str:
-        return (
-            f"workers crash before they run anything: {len(self._crashes)} times within "
-            f"{self._config.start_crashes_window_s:g} s. The last one: {self.text}"
-        )
+        """What those who wait are told; the same until a start goes well."""
+        return self._report

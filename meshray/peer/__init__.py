@@ -9,7 +9,7 @@ starts.py     workers on their way, from the request to their Attach
 ends.py       processes that died: what they left, who is told
 processes.py  who is attached
 prints.py     what workers print, to their drivers on this host or another; log_flow.py bounds it
-draining.py   how the peer ends that is told to
+draining.py   how the peer ends that is told to; folders.py has it end where its own folders are taken away
 timers.py     what happens later
 view.py       what it shows of itself; status.py makes the answers of that
 zygotes.py, children.py, logs.py    workers as processes: forking, deaths, prints

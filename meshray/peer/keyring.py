@@ -10,7 +10,7 @@ Its owner hands in events, calls `tick` not later than `next_at`, and uses `keys
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 from meshray import meshkey
@@ -35,11 +35,21 @@ FAILED_AGAIN_S = 5.0
 
 TROUBLE_MAX_CHARS = 500
 
+AWAY_S = 7 * 86_400.0
+"""A host whose peer has ended longer ago is not missed when the key is changed."""
+
+AWAY_MAX = 16
+"""So many of them are named."""
+
 
 class Room(Protocol):
     """What of a `MeshLife` is used here."""
 
     def members(self) -> list[MemberView]: ...
+
+    @property
+    def guests(self) -> Container[bytes]:
+        """Members that are not missed when they have left."""
 
     def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
         """To a member; it may get lost."""
@@ -62,6 +72,7 @@ class Keyring:
         self._reply: Reply | None = None  # with `_rotation`
         self._names: dict[bytes, str] = {}  # of those whom `_rotation` asks, for its report
         self._homes: dict[bytes, str] = {}  # and the node ids of their hosts, as people see them elsewhere
+        self._away: list[dict[str, Any]] = []  # those that have ended lately, and so were not asked
         self._number = 0  # of the last question of ours
 
     # -- what members say ----------------------------------------------------------------------------------------------
@@ -143,13 +154,15 @@ class Keyring:
         others = [member for member in room.members() if member.state in LIVING and not member.is_self]
         self._names = {member.node: member.name for member in others}
         self._homes = {member.node: _home_of(member) for member in others}
+        self._away = _away(room)
         number, self._number = self._number + 1, self._number + STEPS
         self._rotation = Rotation(
             kind, self._names, key.id, key.secret, self.keys.mesh, number, self._config, now, expel=argument == EXPEL
         )
 
     def _described(self, report: Report | None) -> dict[str, Any]:
-        """As plain data: our own keys, and for a report whether it was `done`, of which key, and what each said."""
+        """As plain data: our own keys, and for a report whether it was `done`, of which key, what each said, and who is
+        away."""
         keys = self.keys
         told: dict[str, Any] = {
             "mesh_id": keys.mesh.hex(),
@@ -161,6 +174,7 @@ class Keyring:
                 "done": report.done,
                 "key_id": report.key_id.hex(),
                 "members": [self._member(node, answer) for node, answer in sorted(report.answers.items())],
+                "away": self._away,
             }
         return told
 
@@ -235,6 +249,21 @@ class Keyring:
             note(f"keys in use: {keys.current.id.hex()}{following}")
             self.keys = keys
             self._switch_to, self._switch_at, self._trouble = b"", None, ""
+
+
+def _away(room: Room) -> list[dict[str, Any]]:
+    """Hosts whose peers have ended lately and not come back, as far as is seen here, the latest first: a change of keys
+    passes them by. A host is known by its name, or its address, in all lives of its peers."""
+    members = room.members()
+    there = [member for member in members if member.state in LIVING]
+    names = {member.name for member in there}
+    places = {address for member in there for address in member.addresses}
+    away: dict[str, dict[str, Any]] = {}
+    for member in sorted(members, key=lambda member: member.since_s):
+        gone = member.state not in LIVING and member.since_s < AWAY_S and member.node not in room.guests
+        if gone and member.name not in names | away.keys() and places.isdisjoint(member.addresses):
+            away[member.name] = {"name": member.name, "state": member.state, "since_s": member.since_s}
+    return list(away.values())[:AWAY_MAX]
 
 
 def _home_of(member: MemberView) -> str:

@@ -14,7 +14,9 @@ it come the members that are remembered for the next start, what members say abo
 from __future__ import annotations
 
 import math
+import os
 import select
+import shlex
 import socket
 import threading
 import time
@@ -33,13 +35,14 @@ from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON, find_peers
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note
+from meshray.observe.notes import note, printable
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
 from meshray.peer.mesh_life import LIVING, MeshLife, Who, awake_or_not
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
+from meshray.transport.holders import Holder, holder_of
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -48,6 +51,16 @@ from meshray.wire.peers import PROTOCOL, Payload, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
+
+
+PLACES = ("MESHRAY_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+"""What says in which runtime folder a peer lives; the first one counts."""
+
+PEER_PROGRAM = "meshray/boot/__main__.py"
+"""In the command line of every peer (`launch.command`)."""
+
+COMMAND_MAX_CHARS = 80
+"""Of another program's command line people see so much."""
 
 
 class MeshStartError(MeshrayError):
@@ -100,7 +113,8 @@ class Mesh:
         self._life: MeshLife | None = self._begin()
         self._reopen_at = now  # when there is no life
         self._counts: Counter[str] = Counter()  # of lives that are over
-        self._seeding = Seeding([*self._given, *(() if settings.guest else last_peers(self.keys.mesh))], config)
+        last = [] if settings.guest else [at for at in last_peers(self.keys.mesh) if str(at) not in self._life.listens]
+        self._seeding = Seeding([*self._given, *last], config)
         self._life.join(self._seeding.addresses)
 
     def _begin(self) -> MeshLife:
@@ -215,10 +229,12 @@ class Mesh:
             self._write_at, life.peers_changed = None, False
             self._write(life)
 
-    def _write(self, life: MeshLife) -> None:
-        guests = {address for member in life.members() if _is_guest(member) for address in member.addresses}
-        peers = [address for address in life.last_peers() if address not in guests]
-        if frozenset(peers) != self._written:
+    def _write(self, life: MeshLife, leaving: bool = False) -> None:
+        """The members that live, but guests; this one comes last: it matters only where hosts share a home."""
+        living = [member for member in life.members() if member.state in LIVING and member.addresses]
+        living.sort(key=lambda member: member.is_self)
+        peers = [member.addresses[0] for member in living if not _is_guest(member)]
+        if frozenset(peers) != self._written or leaving:
             self._written = frozenset(peers)
             try:
                 remember_peers(self.keys.mesh, _seeds_in(peers))
@@ -348,7 +364,7 @@ class Mesh:
     def leave(self, now: float) -> None:
         """Say goodbye: the others know at once."""
         if self._life is not None:
-            self._write(self._life)
+            self._write(self._life, leaving=True)
             self._life.leave(now)
 
     def close(self) -> None:
@@ -384,10 +400,11 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {},
+            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0,
             "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
+            discovery = life.discovery_stats()
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
@@ -396,7 +413,8 @@ class Mesh:
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
                 "no_link": self._no_link(life),
-                "dropped_records": life.dropped_records(),
+                "dropped_records": discovery.dropped,
+                "other_key": discovery.other_key,
                 "counters": dict(self._counts + _counts(life)),
             }
         return told
@@ -520,6 +538,26 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
     )
 
 
+def _described(holder: Holder) -> str:
+    """Who has the port, where it is none of the peers that are found here: for people."""
+    owner = "of yours" if holder.user == os.getuid() else f"of user {holder.user}"
+    if not any(word.endswith(PEER_PROGRAM) for word in holder.words):
+        command = printable(" ".join(holder.words))
+        command = command if len(command) <= COMMAND_MAX_CHARS else f"{command[: COMMAND_MAX_CHARS - 3]}..."
+        return (
+            f"It is a program {owner}, pid {holder.pid}: `{command}`. Give this one another --port, or start it with "
+            "--local"
+        )
+    set_there = {name: holder.environment[name] for name in PLACES if name in holder.environment}
+    words = [f"{name}={shlex.quote(value)}" for name, value in set_there.items()]
+    if missing := [f"-u {name}" for name in PLACES if name not in set_there]:
+        words = ["env", *missing, *words]
+    return (
+        f"It is a peer {owner}, pid {holder.pid}, with another runtime folder: `{printable(' '.join(words))} meshray "
+        "stop` ends it. Or give this one another --port"
+    )
+
+
 def _whose(port: int) -> str:
     """Who may have the port, for people."""
     for record in find_peers():
@@ -528,6 +566,9 @@ def _whose(port: int) -> str:
                 f"It is that of the peer {record.name!r} on this host (pid {record.pid}): stop that one, attach to it, "
                 "or give this one another --port"
             )
+    holder = holder_of(port)
+    if holder is not None:
+        return _described(holder)
     return (
         f"It may be a peer of another user of this host, or any other program (`ss -tlnp 'sport = :{port}'` shows it "
         "to root): give this one another --port, or start it with --local"

@@ -62,7 +62,15 @@ from meshray.peer.mesh_events import (
     MeshEvent,
 )
 from meshray.peer.probe_lines import PREFIX, ProbeLines
-from meshray.transport.discovery import Addresses, Discovery, Finding, Found, Trouble, Withdrawn
+from meshray.transport.discovery import (
+    Addresses,
+    Discovery,
+    DiscoveryStats,
+    Finding,
+    Found,
+    Trouble,
+    Withdrawn,
+)
 from meshray.transport.interfaces import choose, dialled, look, without_zones
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_endpoint import MeshEndpoint, MeshStats
@@ -130,6 +138,7 @@ class MeshLife:
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
         self.leaving: dict[bytes, float] = {}  # members that are being stopped -> since when, by `awake_or_not`
+        self.guests: dict[bytes, None] = {}  # members that run nothing, and will not be there again
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
         self._logged: set[str] = set()  # troubles
@@ -326,8 +335,8 @@ class MeshLife:
     def stats(self) -> MeshStats:
         return self._endpoint.stats()
 
-    def dropped_records(self) -> dict[str, int]:
-        return self._discovery.stats().dropped
+    def discovery_stats(self) -> DiscoveryStats:
+        return self._discovery.stats()
 
     @property
     def troubles(self) -> list[str]:
@@ -501,6 +510,8 @@ class MeshLife:
             if member is not None and member.state in ("alive", "suspect"):
                 if load.leaving:
                     self.leaving.setdefault(node, awake_or_not())
+                if load.guest:
+                    remember(self.guests, node, None, TOLD_MAX)
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
     def _called(self, node: bytes) -> str:

@@ -59,6 +59,7 @@ from meshray.peer.detect import detect
 from meshray.peer.dispatch import Dispatcher
 from meshray.peer.draining import Draining
 from meshray.peer.ends import Ends
+from meshray.peer.folders import FolderLostError, OwnFolders
 from meshray.peer.foreign import Foreign
 from meshray.peer.jobs import Jobs
 from meshray.peer.log_flow import LogFlow
@@ -106,7 +107,8 @@ def serve(
 
     `zygote`: of `fork_zygote()`, taken over. `on_ready(store folder, warnings, whether it listens for its mesh)` is
     called once it serves.
-    Raises what keeps it from serving, and `AssertionError` when its books are wrong; everything is ended before.
+    Raises what keeps it from serving, `FolderLostError` when it had to end since a folder of its own was removed, and
+    `AssertionError` when its books are wrong; everything is ended before.
     """
     config = preset(settings.preset)
     zygotes = Zygotes(config)
@@ -275,6 +277,7 @@ class Loop:
         self._foreign = Foreign(parts, self._jobs, self._dispatcher)
         self._copies = CopyHands(parts)
         self._draining = Draining(parts)
+        self._folders = OwnFolders(parts)
         self._performer = Performer(parts, self._starts, self._foreign, self._copies)
         self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
@@ -292,7 +295,7 @@ class Loop:
                 parts.stop("its driver ended before it served")
 
     def run(self) -> None:
-        """Serve until `parts.stopping`."""
+        """Serve until `parts.stopping`. Raises `FolderLostError`."""
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         previous_fd = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         try:
@@ -303,6 +306,8 @@ class Loop:
             while not self._parts.stopping:
                 self._wake()
             self._say_that_we_stop()
+            if self._folders.lost:
+                raise FolderLostError(self._folders.lost)
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGTERM, previous)

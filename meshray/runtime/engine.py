@@ -54,6 +54,9 @@ LAST_WORDS_MAX = 1000
 DEAD_MAX = 4096
 """How many dead processes are remembered: what arrives from them late is refused."""
 
+WARNED_MAX = 64
+"""So many long reasons why tasks wait are remembered, so that each is told once."""
+
 BATCH_TASKS = 64
 """Submissions gathered before the caller flushes them, when nothing is idle anyway."""
 
@@ -123,6 +126,7 @@ class Engine:
         self._stopped = ""  # why the peer ends, if it has said so
         self.on_log: Callable[[bytes, m.LogLines], None] | None = None  # a peer tells what workers printed
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
+        self._warned: set[str] = set()  # texts of many lines that were told of late: why tasks wait
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
         self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
@@ -540,9 +544,16 @@ class Engine:
         if message.hopeless:
             self.complete(self.submission.on_unschedulable(message.class_id, message.message), b"")
             return
-        if message.message and self.on_warning is not None:
+        text = message.message
+        if not text:
+            self._warned.clear()
+        elif self.on_warning is not None and text not in self._warned:
+            if "\n" in text:  # a block of lines is told once, whoever else waits for the same
+                if len(self._warned) >= WARNED_MAX:
+                    self._warned.clear()
+                self._warned.add(text)
             name = self.submission.name_of(message.class_id)
-            self.on_warning(f"{name} waits: {message.message}" if name else message.message)
+            self.on_warning(f"{name} waits: {text}" if name else text)
 
     # -- references --------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class DiscoveryStats:
     """A snapshot."""
 
     there: int  # nodes whose record stands
+    other_key: int  # those of our mesh whose record is under a key that is not here
     dropped: dict[str, int]  # records that led nowhere, by reason (transport/sightings.py)
     hosts: tuple[str, ...]  # our own addresses
     trouble: str  # "" when mDNS works
@@ -99,9 +100,9 @@ class Discovery:
             return found
 
     def stats(self) -> DiscoveryStats:
-        there, dropped = self._mdns.counts()
+        there, other_key, dropped = self._mdns.counts()
         with self._lock:
-            return DiscoveryStats(there, dropped, self._hosts, self._trouble)
+            return DiscoveryStats(there, other_key, dropped, self._hosts, self._trouble)
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Withdraw the record and end. False when the thread has not ended by then (it takes nothing with it)."""

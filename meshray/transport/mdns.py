@@ -95,9 +95,10 @@ class Mdns:
             self._closing = True
         self._call()
 
-    def counts(self) -> tuple[int, dict[str, int]]:
-        """How many records stand, and how many were dropped, by reason."""
-        return self._sightings.there, dict(self._sightings.dropped)
+    def counts(self) -> tuple[int, int, dict[str, int]]:
+        """How many records stand, how many of our mesh under a key that is not here, and how many were dropped, by
+        reason."""
+        return self._sightings.there, len(self._sightings.other_key), dict(self._sightings.dropped)
 
     def _call(self) -> None:
         with self._lock:
@@ -318,7 +319,9 @@ async def _finish(sending: Awaitable[object]) -> None:
 
 
 def texts_of(records: Iterable[object]) -> list[bytes]:
-    return [record.text for record in records if isinstance(record, DNSText)]
+    """Of TXT records, in the order in which they came."""
+    texts = [record for record in records if isinstance(record, DNSText)]
+    return [record.text for record in sorted(texts, key=lambda record: record.created)]
 
 
 def as_zeroconf(interfaces: list[Interface]) -> list[str | int | tuple[tuple[str, int, int], int]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from meshray.config import DEFAULT
 from meshray.meshkey import MeshKeys
-from meshray.wire.advert import FORGED, MALFORMED, SERVICE_TYPE, Advert, AdvertError, decode
+from meshray.wire.advert import FORGED, MALFORMED, SERVICE_TYPE, UNKNOWN_KEY, Advert, AdvertError, decode
 
 STALE = "stale"
 
@@ -54,42 +54,48 @@ class Sightings:
     def __init__(self, keys: MeshKeys, own: bytes = b"", most: int = DEFAULT.discovered_max) -> None:
         self.keys = keys  # replaced when they rotate
         self.dropped: Counter[str] = Counter()
+        self.other_key: dict[bytes, None] = {}  # nodes whose record, of our mesh, is under a key that is not here
         self._own = own
         self._most = most
         self.there = 0  # records that stand
         self._nodes: dict[bytes, _Sighting] = {}  # the one that was heard of longest ago first
 
     def on_records(self, name: str, records: Iterable[bytes], zones: dict[str, str] | None = None) -> Found | None:
-        """The TXT records that are known for a service's name now (an old one may stand beside the new one for a
-        second). `zones`: of link-local addresses, as the system saw them come in. The best one, if it tells anything
-        new."""
+        """The TXT records that are known for a service's name now, in the order in which they came (an old one may
+        stand beside the new one for a second). `zones`: of link-local addresses, as the system saw them come in. The
+        best one, if it tells anything new."""
         node = node_of(name)
         if node is None:
             self.dropped[MALFORMED] += 1
             return None
         if node == self._own:
             return None
-        best = self._best(name, records)
+        best, newest = self._best(name, records)
+        self.other_key.pop(node, None)
+        if newest == UNKNOWN_KEY and len(self.other_key) < self._most:
+            self.other_key[node] = None
         if best is None:
             return None
         return self._note(best, _dialled(best, zones or {}))
 
-    def _best(self, name: str, records: Iterable[bytes]) -> Advert | None:
-        """The newest record that is proven; when none is, the reason of the last is counted."""
-        best, reason = None, ""
+    def _best(self, name: str, records: Iterable[bytes]) -> tuple[Advert | None, str]:
+        """The newest record that is proven (when none is, the reason of the last is counted), and why the one that came
+        last is none; "" if it is."""
+        best, reason, newest = None, "", ""
         for record in records:
             try:
                 advert = decode(record, name, self.keys)
             except AdvertError as error:
-                reason = error.reason
+                reason = newest = error.reason
                 if reason == FORGED:  # counted also beside a sound one
                     self.dropped[FORGED] += 1
                 continue
+            newest = ""
             if best is None or advert.serial > best.serial:
                 best = advert
         if best is None and reason and reason != FORGED:
             self.dropped[reason] += 1
-        return best
+        return best, newest
 
     def _note(self, advert: Advert, hosts: tuple[str, ...]) -> Found | None:
         seen = self._nodes.get(advert.node)
@@ -112,8 +118,11 @@ class Sightings:
     def on_removed(self, name: str) -> Withdrawn | None:
         """The record of a service's name was withdrawn, or has outlived its time."""
         node = node_of(name)
-        seen = self._nodes.get(node) if node is not None else None
-        if node is None or seen is None or not seen.there:
+        if node is None:
+            return None
+        self.other_key.pop(node, None)
+        seen = self._nodes.get(node)
+        if seen is None or not seen.there:
             return None
         seen.there = False
         self.there -= 1

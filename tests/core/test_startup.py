@@ -28,5 +28,8 @@ def test_pauses_grow_up_to_a_bound_and_end_with_a_success() -> None:
     assert pauses[:3] == [1, 2, 4]
     assert max(pauses) <= PAUSE_MAX_S
     assert "ImportError: zmq" in budget.report()
+    told = budget.report()
+    budget.on_crash("Segmentation fault", now)
+    assert budget.report() == told, "a text that changes is told again"
     budget.on_success()
     assert not budget.exhausted

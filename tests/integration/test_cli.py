@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -133,6 +134,26 @@ class TestStartAndStop:
         assert str(crash.log) in run("start", "--num-cpus", "1", "--num-gpus", "0", "--name", "one")
         run("stop")
         crash.log.unlink()
+
+    def test_a_peer_whose_folder_is_taken_away_ends_and_says_why(self, peer: PeerRecord) -> None:
+        """As systemd does with `/run/user/UID` when the last login ends."""
+        folder = Path(peer.folder)
+        pidfd = os.pidfd_open(peer.pid)
+        try:
+            os.rename(folder.parent, aside := folder.parent.with_name(folder.parent.name + ".aside"))
+            try:
+                assert "No peer runs" in run("status", code=1)
+                assert select.select([pidfd], [], [], LIMIT_S)[0]
+                (crash,) = crashes.found()
+                assert crash.name == "one"
+                assert "loginctl enable-linger" in crash.log.read_text()
+                assert str(crash.log) in run("status", code=1)
+                crash.log.unlink()
+            finally:
+                folder.parent.rmdir()  # made anew for the log
+                os.rename(aside, folder.parent)
+        finally:
+            os.close(pidfd)
 
     @pytest.mark.fault(7)
     def test_a_private_peer_ends_with_its_driver(self) -> None:

@@ -481,8 +481,12 @@ class TestAnotherInterpreter:
             def f():
                 return 1
 
+            @ray.remote(num_cpus=0)
+            def g():
+                return 1
+
             ray.init()
-            ray.get(f.remote())
+            ray.get([f.remote(), g.remote()])
             """,
         )
         with standing_peer(), running(interpreter, path, env={"IS_DRIVER": "1"}) as broken:
@@ -492,5 +496,5 @@ class TestAnotherInterpreter:
             ray.init()
             assert ray.get(ray.remote(lambda: 5).remote(), timeout=LIMIT_S) == 5
             broken.send(signal.SIGINT)
-            broken.end(-signal.SIGINT)
+            assert broken.end(-signal.SIGINT).count("workers crash before") == 1, "the same for all functions, once"
             ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -172,3 +173,26 @@ def test_actors_go_on_elsewhere_uncharged_if_they_may_start_again(lan: MakeLan) 
     assert "the call that ran: done" in lines, program
     assert f"after that: {home(peers['a'])}, restarted" in lines, program
     assert "the other one: ActorDiedError" in lines, program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["sockets", "store"])
+def test_a_member_whose_folder_is_taken_away_ends_and_others_take_its_work(lan: MakeLan, which: str) -> None:
+    """As systemd does when the last login of a user ends: no worker that it starts there could attach."""
+    peers = members(lan, "a", "b", options=("--resources", '{"disk": 2}'))
+    a, b = peers["a"], peers["b"]
+    driver, there = Caller(a.host), home(b)
+    driver.run(1, 3.0, node=there, max_retries=0)
+    until(lambda: driver.executions() == 1, "it runs there")
+    if which == "sockets":
+        run = b.host.folder / "run"
+        run.rename(b.host.folder / "taken away")
+        run.mkdir(mode=0o700)
+    else:
+        b.host.run("mv", f"/dev/shm/meshray-{os.getuid()}", "/dev/shm/taken away")
+    driver.tell(do="run", key="more", count=4, seconds=0.1, options={"resources": {"disk": 1}, "max_retries": 0})
+    assert [value["node"] for value in driver.get()] == [there], b.program
+    assert len(driver.tell(do="get", key="more")["values"]) == 4, b.program
+    assert b.program.wait() == 1, b.program
+    assert b.logged("loginctl enable-linger"), b.program
+    until(lambda: a.states()[b.first] == "left", "it has said goodbye")

@@ -33,7 +33,8 @@ def test_the_key_is_changed_while_members_go_on_and_one_comes_back(lan: Callable
     c.program.kill()  # one is away when it happens, and comes back
     until(lambda: a.states()[c.first] == b.states()[c.first] == "dead", "both know that c is dead")
     told = network["b"].run(*CLI, "key", "switch")
-    assert "All use it; the old one is gone." in told
+    assert "  c  away: its peer is dead" in told
+    assert "All that are here use it; the old one is gone." in told
     second = key_of(network["a"])
     assert key_of(network["b"]) == second != first
     assert key_of(network["c"]) == first
@@ -68,5 +69,9 @@ def test_one_is_expelled_by_keeping_the_next_key_from_it(lan: Callable[..., Lan]
     agree(a, b)
     assert {a.first, b.first} == a.living()
     assert key_of(network["c"]) == first != key_of(network["a"])
+    until(lambda: c.mesh()["other_key"] == 2 and a.mesh()["other_key"] == 1, "their records tell them of other keys")
+    until(lambda: len(c.living()) == 1, "c has given the others up")
+    assert "heard under another key: it was changed without this host" in network["c"].run(*CLI, "status")
+    assert "away when it was changed" in network["a"].run(*CLI, "status")
     shown = network["a"].run(*CLI, "key", "show", "--all")
     assert f"b  {b.home[:8]}  key {key_of(network['a'])}, next none" in shown

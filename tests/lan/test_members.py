@@ -143,7 +143,8 @@ class TestFinding:
         found = network["a"].run(
             *CLI, "start", status=1, MESHRAY_RUNTIME_DIR=str(network["a"].folder / "other"), TMPDIR="/tmp"
         )
-        assert "It may be a peer of another user" in found
+        assert "It is a peer of yours, pid " in found
+        assert f"MESHRAY_RUNTIME_DIR={network['a'].folder / 'run'} meshray stop` ends it" in found
 
 
 class TestComingBack:

@@ -22,7 +22,7 @@ from meshray.core.member_effects import MemberView
 from meshray.ids import new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import LOCK_FILE, MeshKey
-from meshray.peer.keyring import FAILED_AGAIN_S, Keyring
+from meshray.peer.keyring import AWAY_MAX, AWAY_S, FAILED_AGAIN_S, Keyring, _away
 from meshray.peer.mesh import Mesh, Resources
 from meshray.peer.mesh_life import Who
 from meshray.wire.rotation import GiveKey, KeysHere, RotationMessage, UseKey, WhichKeys
@@ -204,6 +204,7 @@ def test_one_that_was_away_at_both_needs_a_token(room: Room) -> None:
     room.until(lambda: a.states()[gone] == b.states()[gone] == "dead", "it is declared dead")
     told = room.answer(a, "key stage")
     assert [member["name"] for member in told["members"]] == ["b"]
+    assert [(member["name"], member["state"]) for member in told["away"]] == [("c", "dead")]
     told = room.answer(a, "key switch")
     room.on(c, a)
     room.until(lambda: c.mesh.status()["refused_there"], "it is not let in")
@@ -296,11 +297,14 @@ def test_files_that_are_locked_are_not_waited_for(room: Room) -> None:
 class Nobody:
     """A room without others; what is said in it nobody hears."""
 
-    def __init__(self) -> None:
+    guests = frozenset[bytes]()
+
+    def __init__(self, *members: MemberView) -> None:
         self.said: list[RotationMessage] = []
+        self._members = list(members)
 
     def members(self) -> list[MemberView]:
-        return []
+        return self._members
 
     def tell(self, node: bytes, message: RotationMessage, now: float) -> None:
         self.said.append(message)
@@ -374,3 +378,22 @@ def test_what_a_member_should_not_say(room: Room, monkeypatch: pytest.MonkeyPatc
     assert all(answer.trouble and answer.current == KEY.id and not answer.next for answer in said)
     assert b.files() == meshkey.MeshKeys(mesh, KEY)
     room.agree()
+
+
+def test_who_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that have ended lately: each once, and none that is back, as another node of course."""
+
+    def seen(name: str, state: str, since_s: float, port: int) -> MemberView:
+        place = (f"10.0.0.1:{port}",)
+        return MemberView(new_node(), name, state, since_s, place, True, None, "3.11", False, 0, b"", "", False)
+
+    guest = seen("guest", "left", 1.0, 8)
+    room = Nobody(
+        seen("here", "alive", 500.0, 1), seen("here", "dead", 600.0, 2), seen("renamed", "left", 600.0, 1),
+        seen("a", "dead", 90.0, 3), seen("a", "left", 9.0, 4), seen("b", "left", 70.0, 5),
+        seen("long ago", "left", AWAY_S + 1, 6), guest,
+    )  # fmt: skip
+    room.guests = frozenset({guest.node})
+    assert [(each["name"], each["state"]) for each in _away(room)] == [("a", "left"), ("b", "left")]
+    crowd = Nobody(*(seen(f"host{number}", "dead", number, number) for number in range(AWAY_MAX + 9)))
+    assert [each["name"] for each in _away(crowd)] == [f"host{number}" for number in range(AWAY_MAX)]

@@ -28,13 +28,14 @@ from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
 from meshray.peer import mesh_life
-from meshray.peer.mesh import Mesh, MeshStartError, Resources
+from meshray.peer.mesh import Mesh, MeshStartError, Resources, _described
 from meshray.peer.mesh_events import LifeOver, LinkCut, LinkThere, MeshEvent
 from meshray.peer.mesh_life import PYTHON, Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
+from meshray.transport.holders import Holder
 from meshray.wire.advert import Advert
 from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Reason
 from tests.until import until
@@ -245,7 +246,8 @@ def test_the_members_seen_last_are_remembered(room: Room) -> None:
 
 
 def test_a_port_that_another_program_has(room: Room) -> None:
-    expected = pytest.raises(MeshStartError, match=r"port \d+ of 127\.0\.0\.1 is taken by another program")
+    taken = rf"port \d+ of 127\.0\.0\.1 is taken by another program.* program of yours, pid {os.getpid()}: `.*pytest"
+    expected = pytest.raises(MeshStartError, match=taken)
     with socket.create_server(("127.0.0.1", 0)) as other, expected:
         room.member(port=other.getsockname()[1])
 
@@ -450,3 +452,16 @@ def test_an_address_where_somebody_else_has_the_port_is_tried_again(
     room.agree()
     (row,) = (member for member in b.status()["members"] if not member["is_self"])
     assert row["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+
+
+def test_a_port_that_a_peer_with_another_runtime_folder_has() -> None:
+    def told(user: int, **environment: str) -> str:
+        return _described(Holder(7, user, ["/usr/bin/python3", "-P", "/x/meshray/boot/__main__.py"], environment))
+
+    by_session = told(os.getuid(), XDG_RUNTIME_DIR="/run/user/0", HOME="/root")
+    assert "a peer of yours, pid 7" in by_session
+    assert "`env -u MESHRAY_RUNTIME_DIR XDG_RUNTIME_DIR=/run/user/0 meshray stop`" in by_session
+    assert "`env -u MESHRAY_RUNTIME_DIR -u XDG_RUNTIME_DIR meshray stop`" in told(os.getuid())
+    named = told(os.getuid() + 1, MESHRAY_RUNTIME_DIR="/a b", XDG_RUNTIME_DIR="/run")
+    assert "`MESHRAY_RUNTIME_DIR='/a b' XDG_RUNTIME_DIR=/run meshray stop`" in named
+    assert f"of user {os.getuid() + 1}" in named

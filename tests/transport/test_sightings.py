@@ -70,13 +70,23 @@ def test_each_refusal_is_counted_by_its_reason() -> None:
     assert seen.on_records(NAME, [b"\x01x"]) is None
     assert seen.on_records("printer._meshray._tcp.local.", [record()]) is None
     assert dict(seen.dropped) == {"foreign": 1, "unknown_key": 1, "malformed": 2}
+    assert len(seen.other_key) == 0, "the last one is of no key at all"
     assert seen.on_records(NAME, []) is None
 
 
 def test_with_another_key_what_was_refused_is_found() -> None:
     seen = sightings()
     later = encode(advert(), KEYS.mesh, OTHER)
+    assert seen.on_records(NAME, [later, record(serial=9)]) is not None
+    assert len(seen.other_key) == 0, "what came last is sound"
+    seen = sightings()
+    assert seen.on_records(NAME, [record(serial=9), later]) is not None, "the old one stands for a second more"
+    assert len(seen.other_key) == 1
+    assert seen.on_removed(NAME) is not None
+    assert len(seen.other_key) == 0
+    seen = sightings()
     assert seen.on_records(NAME, [later]) is None
+    assert len(seen.other_key) == 1
     seen.keys = MeshKeys(KEYS.mesh, KEY, OTHER)
     assert seen.on_records(NAME, [later]) is not None
 

@@ -38,6 +38,7 @@ Objects between hosts::
     whereabouts         who has copies of our objects?
     serving             which pieces were asked for, and can be sent now?
     moves               who keeps the values that lie on a host that leaves?
+    programs            which programs are kept, so that their detached actors can be started without them?
 
 When a peer ends::
 

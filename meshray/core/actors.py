@@ -33,6 +33,7 @@ from meshray.core.effects import (
     ActorPlaced,
     Core,
     DetachedChanged,
+    DetachedLost,
     KillProcess,
     NameChanged,
     ReleaseActorSlot,
@@ -179,7 +180,9 @@ class Actors(Core):
         actor = self._actors.get(actor_id)
         if actor is not None and actor.life is Life.PLACING:
             self._effects.append(ReleaseActorSlot(actor_id))  # its slots are taken, and await a worker
-            self._die(actor, _died(actor, f"no worker could be started for it: {text}"))
+            failure = _died(actor, f"no worker could be started for it: {text}")
+            self._mourn(actor, failure)
+            self._die(actor, failure)
 
     def on_hopeless(self, actor_id: bytes, text: str) -> None:
         """No member can have it, nor will one that joins."""
@@ -187,6 +190,7 @@ class Actors(Core):
         if actor is not None and actor.life is Life.PLACING:
             failure = msgspec.structs.replace(_died(actor, text), kind="ActorUnschedulableError")
             self._effects.append(ReleaseActorSlot(actor_id))
+            self._mourn(actor, failure)
             self._die(actor, failure)
 
     def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
@@ -197,6 +201,7 @@ class Actors(Core):
             return
         if message.failure is not None:
             failure = _died(actor, f"its constructor failed.\n{message.failure.message}", message.failure)
+            self._mourn(actor, failure)
             self._end(actor, failure, now)
             return
         actor.enter(Life.ALIVE)
@@ -315,7 +320,10 @@ class Actors(Core):
                 cause = "it was killed (kill with no_restart=False)"
             if actor.spec.max_restarts:
                 cause += f", and its {actor.spec.max_restarts} restarts are used up"
-            self._die(actor, _died(actor, cause), journal)
+            failure = _died(actor, cause)
+            if not actor.killed:
+                self._mourn(actor, failure)
+            self._die(actor, failure, journal)
 
     def _restart(self, actor: Actor, journal: Journal, now: float, all_started: bool, fence_s: float) -> None:
         actor.incarnation += 1
@@ -369,6 +377,18 @@ class Actors(Core):
         self._let_go(actor)
         if actor.spec.actor_id in self._actors and (actor.inherited or not self._objects.knows(_handle(actor))):
             self._bury(actor)  # it ended because its handle went
+
+    def _mourn(self, actor: Actor, failure: Failure) -> None:
+        """It dies, and nobody has wanted that. Of a detached one nobody may be there to hear it."""
+        spec = actor.spec
+        if spec.detached:
+            if spec.name:
+                self._names.mourn(spec.namespace, spec.name, failure.message)
+            self._effects.append(DetachedLost(spec.actor_id, failure))
+
+    def last_words(self, namespace: str, name: str) -> str:
+        """How the last detached actor of this peer that had this name has died, if nobody wanted it; or ""."""
+        return self._names.last_words(namespace, name)
 
     def _let_go(self, actor: Actor) -> None:
         """It will not start again."""
@@ -431,7 +451,9 @@ class Actors(Core):
         if spec.name and self._names.claim(spec.namespace, spec.name, spec.actor_id) != spec.actor_id:
             self._die(actor, name_conflict(spec.actor_id, f"{spec.name!r} was taken before its heir had it"))
         elif not worker and charged and not actor.may_restart():
-            self._die(actor, _died(actor, "the peer that owned it is gone, and it has no restarts left"))
+            failure = _died(actor, "the peer that owned it is gone, and it has no restarts left")
+            self._mourn(actor, failure)
+            self._die(actor, failure)
         else:
             self._go_on(actor, worker, charged, now + will.pause_s if will.pause_s else None)
         self._answer_early(spec.actor_id)
@@ -513,7 +535,8 @@ class Actors(Core):
             self._found(sender, message.request, self._named(actor_id))
             return
         others = self._names.others(message.namespace, message.name)
-        failure = no_such_name(message.namespace, message.name, others)
+        last_words = self.last_words(message.namespace, message.name)
+        failure = no_such_name(message.namespace, message.name, others, last_words=last_words)
         self._tell(sender, ActorFound(message.request, failure=failure))
 
     def has_name(self, namespace: str, name: str) -> bool:

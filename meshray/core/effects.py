@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from meshray.strategy import ANYWHERE, Strategy
-from meshray.wire.messages import CreateActor, Failure, JobInfo, Message, Profile
+from meshray.wire.messages import CreateActor, Failure, JobInfo, Message, Place, Profile
 
 
 class Send(Struct, frozen=True):
@@ -240,6 +240,40 @@ class DropCopy(Struct, frozen=True):
     segment: str
 
 
+class KeepCopy(Struct, frozen=True):
+    """Programs to fetches: this value is to stay here, whatever becomes of the object; `source` has it, or will have.
+    Answered by CopyKept."""
+
+    place: Place
+    source: bytes
+
+
+class CopyKept(Struct, frozen=True):
+    """Fetches to programs: a copy that is to be kept has come, or, with `failure`, cannot be had."""
+
+    place: Place
+    failure: Failure | None = None
+
+
+class LetGoCopy(Struct, frozen=True):
+    """Programs to fetches: this one needs not be kept any more."""
+
+    place: Place
+
+
+class JobForgotten(Struct, frozen=True):
+    """Leases to programs: a job has ended, and nothing of it is or will be here any more."""
+
+    job: bytes
+
+
+class DetachedLost(Struct, frozen=True):
+    """Actors to people: a detached actor is dead, and nobody has wanted that."""
+
+    actor_id: bytes
+    failure: Failure
+
+
 class Later(Struct, frozen=True):
     """Objects to the clock: call `on_later(number)` after so many seconds."""
 
@@ -277,6 +311,11 @@ Effect = (
     | WriteCopy
     | SealCopy
     | DropCopy
+    | KeepCopy
+    | CopyKept
+    | LetGoCopy
+    | JobForgotten
+    | DetachedLost
     | Later
 )
 

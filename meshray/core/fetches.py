@@ -22,8 +22,9 @@ A file that cannot be made or written is the end of its copy (`on_file_failed`),
 file, which may have holes, or not be there at all.
 
 A copy without users stays as long as there is room: the next task may need it. It goes when the store is full, when the
-owner's peer says that the object is gone (`Expired`), or when the owner's host is. To the books of the store all that
-this peer has is pool or unused credit, which it gives back on demand.
+owner's peer says that the object is gone (`Expired`), or when the owner's host is. One that is to be kept (`keep`, for
+`core.programs`) stays whatever becomes of its object, until it is let go of. To the books of the store all that this
+peer has is pool or unused credit, which it gives back on demand.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from enum import Enum
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.effects import CopyKept, Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
 from meshray.core.gone import by_id
 from meshray.ids import peer_of
 from meshray.wire.messages import (
@@ -91,6 +92,8 @@ class Copy:
     waiting: list[tuple[bytes, int]] = field(default_factory=list)  # processes with their requests
     users: set[bytes] = field(default_factory=set)  # processes that may have views
     expired: bool = False  # the object is gone: nobody will ask for it any more
+    kept: bool = False  # it stays all the same
+    keepers: list[bytes] = field(default_factory=list)  # peers that keep it as well, or did
 
     @property
     def owner(self) -> bytes:
@@ -152,9 +155,7 @@ class Fetches(Core):
             self._effects.append(Send(sender, Brought(message.request, place)))
             return
         if copy is None:
-            copy = Copy(place)
-            self._turns.append(copy)
-            self._of_owner.setdefault(copy.owner, {}).setdefault(place.object_id, []).append(copy)
+            copy = self._new(place)
         self._copies[place] = copy
         if copy.stage is Stage.WHOLE:
             copy.users.add(sender)
@@ -162,6 +163,35 @@ class Fetches(Core):
             return
         copy.waiting.append((sender, message.request))
         self._begin(now)
+
+    def _new(self, place: Place) -> Copy:
+        copy = Copy(place)
+        self._turns.append(copy)
+        self._of_owner.setdefault(copy.owner, {}).setdefault(place.object_id, []).append(copy)
+        return copy
+
+    def keep(self, place: Place, source: bytes, now: float) -> None:
+        """This value stays here, whether its object lives or not. `source`: a peer that has it, or fetches it as well.
+        Answered by `CopyKept`."""
+        copy = self._copies.pop(place, None)
+        if copy is None:
+            copy = self._new(place)
+        self._copies[place] = copy
+        copy.kept = True
+        if source not in copy.keepers:
+            copy.keepers.append(source)
+            copy.candidates.append(source)
+        if copy.stage is Stage.WHOLE:
+            self._effects.append(CopyKept(place))
+        else:
+            self._begin(now)
+
+    def let_go(self, place: Place) -> None:
+        """It needs not stay any more."""
+        copy = self._copies.get(place)
+        if copy is not None:
+            copy.kept = False
+            self._remove_expired(copy)
 
     def on_unused(self, sender: bytes, message: Unused) -> None:
         """It has no views of these copies any more."""
@@ -221,7 +251,7 @@ class Fetches(Core):
 
     def on_trim_pool(self) -> None:
         """The store is full: what nobody uses goes."""
-        self._evict([copy for copy in self._copies.values() if copy.stage is Stage.WHOLE and not copy.users])
+        self._evict([copy for copy in self._copies.values() if _is_idle(copy)])
         self._give_back(len(self._pool), self._credit)
 
     def _evict(self, copies: list[Copy]) -> None:
@@ -271,7 +301,7 @@ class Fetches(Core):
         copy.progress_at = now
         self._by_segment[segment] = copy
         self._effects.append(OpenCopy(segment, capacity, fresh))
-        copy.candidates = [peer_of(copy.place.node)]
+        copy.candidates = self._sources(copy, [])
         self._seek(copy)
         if copy.place.size <= self._config.fetch_piece_bytes:
             self._choose(copy, now)
@@ -300,13 +330,17 @@ class Fetches(Core):
             self._stale += 1
             return
         copy.seeking = False
-        # The place itself comes last: what lies there may not have been told to the owner's peer yet.
-        sources = dict.fromkeys([*message.peers, peer_of(copy.place.node)])
-        copy.candidates = [peer for peer in sources if peer not in (self._peer, copy.source)]
+        copy.candidates = self._sources(copy, message.peers)
         copy.unknown = not message.peers
         if not copy.source:
             self._choose(copy, now)
         self._ask(now)
+
+    def _sources(self, copy: Copy, told: list[bytes]) -> list[bytes]:
+        """Whom to try, the best one first. `told`: by the owner's peer. The place itself comes last: what lies there
+        may not have been told to the owner's peer yet."""
+        sources = dict.fromkeys([*told, *copy.keepers, peer_of(copy.place.node)])
+        return [peer for peer in sources if peer not in (self._peer, copy.source)]
 
     def _choose(self, copy: Copy, now: float) -> None:
         """The next source; none: one that is late, or ask the owner's peer again, or give up."""
@@ -477,6 +511,8 @@ class Fetches(Core):
         del self._fetching[copy.place]
         self._fetched += 1
         self._effects.append(Send(copy.owner, Whole([copy.place])))
+        if copy.kept:
+            self._effects.append(CopyKept(copy.place))
         waiting, copy.waiting = copy.waiting, []
         for process, request in waiting:
             copy.users.add(process)
@@ -491,6 +527,8 @@ class Fetches(Core):
     def _tell_failed(self, copy: Copy, failure: Failure) -> None:
         self._release(copy)
         self._failed += 1
+        if copy.kept:
+            self._effects.append(CopyKept(copy.place, failure))
         for process, request in copy.waiting:
             self._effects.append(Send(process, Brought(request, None, failure)))
         if copy.segment and copy.owner not in copy.failed:
@@ -594,7 +632,7 @@ class Fetches(Core):
 
 def _is_idle(copy: Copy) -> bool:
     """Whether it is of no use at the moment."""
-    return copy.stage is Stage.WHOLE and not copy.users
+    return copy.stage is Stage.WHOLE and not copy.users and not copy.kept
 
 
 def _is_due(copy: Copy) -> bool:

@@ -309,6 +309,10 @@ class Guests(Core):
         guest = self._workers.get(worker)
         return guest is not None and guest.fenced
 
+    def awaits_job(self, job: bytes) -> bool:
+        """Whether one waits for what is known of this job."""
+        return any(guest.strange and guest.wish.job == job for guest in self._guests.values())
+
     def needs(self, job: bytes) -> bool:
         """Whether a guest of this job may still want a worker."""
         return any(guest.wish.job == job for guest in self._guests.values())

@@ -25,7 +25,7 @@ import msgspec
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import Core, RequestActorSlot, Send
+from meshray.core.effects import Core, JobForgotten, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reservation_ends, reserves, victims, wished_for
@@ -127,6 +127,23 @@ class Leases(Core):
             self._jobs[info.job] = info
             self._pump(now)
 
+    def on_job_left(self, info: JobInfo, now: float) -> None:
+        """A job of another host, whose driver may be gone: a detached actor of it may be started here. With its code,
+        unless workers of it do without. No effect when that was known."""
+        job = info.job
+        if job not in self._jobs:
+            self._jobs[job] = info
+            self._ended.add(job)
+        elif job in self._codeless or self._does_without(job):
+            self._codeless.discard(job)
+            self._jobs[job] = info
+        self._pump(now)
+
+    def tidy(self, now: float) -> None:
+        """Something may be needed no more: forget jobs of which that is so."""
+        if self._ended:
+            self._pump(now)
+
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
         actors, here or elsewhere, and what works for those. Everybody who goes on is the answer."""
@@ -176,6 +193,7 @@ class Leases(Core):
                 del self._jobs[job]
                 self._demands.forget_job(job)
                 self.workers.forget_job(job)
+                self._emit(JobForgotten(job))
 
     # -- submitters --------------------------------------------------------------------------------------------------
 
@@ -412,9 +430,10 @@ class Leases(Core):
         name: str = "",
     ) -> None:
         """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
-        that it had here is being killed, it waits for that."""
+        that it had here is being killed, it waits for that; and for its job, if nothing is known of that yet
+        (`on_job_left`)."""
         key = (actor_id, 0)
-        if job not in self._jobs:
+        if job not in self._jobs and not self.job_is_needed(job):
             self.stale += 1
             return
         known = self._demands.get(key)
@@ -424,9 +443,12 @@ class Leases(Core):
             self._pump(now)
 
     def _admit_following(self, now: float) -> None:
-        """Actors whose last worker here is dead, or that had none."""
-        for key in [key for key in self._following if self._demands.get(key) is None]:
-            job, demand, running_request = self._following.pop(key)
+        """Actors whose last worker here is dead, or that had none. One whose job is not known waits for it."""
+        for key in [key for key, (job, _, _) in self._following.items() if self._demands.get(key) is None]:
+            job, demand, running_request = self._following[key]
+            if job not in self._jobs and self.job_is_needed(job):
+                continue
+            del self._following[key]
             if job not in self._jobs:
                 self.stale += 1
                 continue

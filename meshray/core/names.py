@@ -2,13 +2,26 @@
 
 A name is taken when its actor is created and free again when the actor's end is certain, before its process is gone:
 `kill` and a new actor of the same name work one after the other.
+
+Of a detached actor that has died unwanted its name says why for a while: whoever looks for it had no part in its life,
+and hears of it nowhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshray.core.gone import remember
 from meshray.wire.messages import Failure
+
+LAST_WORDS_MAX = 256
+"""Names of which is remembered how their last actor has died; the oldest are forgotten."""
+
+LAST_WORDS_CHARS = 4096
+"""What is remembered of it, at most: less than what a message takes."""
+
+LAST_WORDS = "last words"
+"""Among the details of a failure: how the last actor of that name has died."""
 
 
 class Names:
@@ -17,12 +30,14 @@ class Names:
     def __init__(self) -> None:
         self._actors: dict[tuple[str, str], bytes] = {}  # from `claim` to `release`
         self._names: dict[bytes, tuple[str, str]] = {}  # the inverse: an actor has at most one name
+        self._last_words: dict[tuple[str, str], str] = {}  # of names whose last actor has died unwanted; bounded
 
     def claim(self, namespace: str, name: str, actor_id: bytes) -> bytes:
         """Take the name. Returns the actor that has it now: `actor_id`, or the one that was there before."""
         holder = self._actors.setdefault((namespace, name), actor_id)
         if holder == actor_id:
             self._names[actor_id] = (namespace, name)
+            self._last_words.pop((namespace, name), None)
         return holder
 
     def find(self, namespace: str, name: str) -> bytes | None:
@@ -35,6 +50,14 @@ class Names:
         if key is not None:
             del self._actors[key]
         return key is not None
+
+    def mourn(self, namespace: str, name: str, why: str) -> None:
+        """The actor of this name has died, or is about to, and nobody has wanted that."""
+        remember(self._last_words, (namespace, name), why[:LAST_WORDS_CHARS], LAST_WORDS_MAX)
+
+    def last_words(self, namespace: str, name: str) -> str:
+        """How the last actor of that name has died; "" when nothing is to be told of it."""
+        return self._last_words.get((namespace, name), "")
 
     def others(self, namespace: str, name: str) -> list[str]:
         """Namespaces other than this one in which the name is taken, for a hint to people."""
@@ -58,14 +81,17 @@ def name_taken(namespace: str, name: str) -> Failure:
     return Failure("ActorAlreadyExistsError", text)
 
 
-def no_such_name(namespace: str, name: str, others: list[str], mute: int = 0) -> Failure:
-    """Why no actor is found. `others`: namespaces that have one; so many members are `mute`: they may know one."""
+def no_such_name(namespace: str, name: str, others: list[str], mute: int = 0, last_words: str = "") -> Failure:
+    """Why no actor is found. `others`: namespaces that have one; so many members are `mute`: they may know one;
+    `last_words`: how the last one has died."""
     text = f"there is no actor named {name!r} in namespace {namespace!r}"
     if others:
         text += f" (there is one in {', '.join(map(repr, others))})"
     if mute:
         text += f"; hosts that have not answered: {mute}"
-    return Failure("ValueError", text)
+    if last_words:
+        text += f". The last one has died: {last_words}"
+    return Failure("ValueError", text, details={LAST_WORDS: last_words} if last_words else {})
 
 
 def other_python(namespace: str, name: str, created: bool = False) -> Failure:

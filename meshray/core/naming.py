@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
-from meshray.core.names import name_taken, no_such_name, other_python
+from meshray.core.names import LAST_WORDS, name_taken, no_such_name, other_python
 from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire.messages import (
@@ -88,7 +88,7 @@ class _Claim:
 class _Find:
     """A name that a process of this host looks for."""
 
-    __slots__ = ("creation", "everybody", "key", "mute", "process", "request", "silent")
+    __slots__ = ("creation", "everybody", "key", "last_words", "mute", "process", "request", "silent")
 
     def __init__(self, process: bytes, request: int, key: Key, creation: Creation | None = None) -> None:
         self.process = process
@@ -98,14 +98,22 @@ class _Find:
         self.silent: set[bytes] = set()  # who was asked and has not answered
         self.everybody = False  # all were asked
         self.mute = 0  # so many of them had not answered in time
+        self.last_words = ""  # how the last actor of that name has died, if somebody has said so
 
 
 class Naming(Core):
     """See the head of this file. Other peers are named by their process ids; of some of them `is_strange`: another
-    version of Python runs there."""
+    version of Python runs there. `last_words(namespace, name)`: how the last actor of ours of that name has died, or
+    ""."""
 
-    def __init__(self, config: Config, is_strange: Callable[[bytes], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        is_strange: Callable[[bytes], bool] = lambda _: False,
+        last_words: Callable[[str, str], str] = lambda namespace, name: "",
+    ) -> None:
         super().__init__()
+        self._last_words = last_words
         self._config = config
         self._is_strange = is_strange
         self._members: set[bytes] = set()
@@ -331,6 +339,7 @@ class Naming(Core):
                 self._effects.append(LetGo(message.actor_id + FIRST_RETURN))  # another one was first
             return
         if message.failure is not None:
+            find.last_words = message.failure.details.get(LAST_WORDS, find.last_words)
             self._not_there(message.request, find, peer, now)
             return
         self._end_find(message.request)
@@ -367,7 +376,8 @@ class Naming(Core):
         if any(map(self._is_strange, self._others.get(find.key, ()))):
             failure = other_python(*find.key)
         else:
-            failure = no_such_name(*find.key, self.others(*find.key), find.mute)
+            last_words = self._last_words(*find.key) or find.last_words
+            failure = no_such_name(*find.key, self.others(*find.key), find.mute, last_words)
         self._tell(find.process, ActorFound(find.request, failure=failure))
 
     # -- the end of processes, and time ------------------------------------------------------------------------------

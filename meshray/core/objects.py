@@ -86,7 +86,9 @@ class Objects(Core):
 
     `handle_freed(actor_id)` is called when the last handle of an actor went; `core.actors` sets it. `heirs` is
     `core.adoption`, which puts itself there. `called(node)` is what people call a host. `alone`: there are no other
-    hosts, so what is not ours is lost; else `objectfreed(object_id)` is called for each object of ours that ends.
+    hosts, so what is not ours is lost; else `object_freed(object_id)` is called for each object of ours that ends.
+    `kept_archive(object_id)`: the value of one of another host that is kept here (`core.programs`, which puts itself
+    there).
     """
 
     def __init__(self, config: Config, node: bytes, store: StoreAccounts, alone: bool = True) -> None:
@@ -95,6 +97,7 @@ class Objects(Core):
         self.object_freed: Callable[[bytes], None] = _nobody_cares
         self.handle_freed: Callable[[bytes], None] = _nobody_cares
         self.called: Callable[[bytes], str] = by_id
+        self.kept_archive: Callable[[bytes], bytes | Place | None] = _nothing_kept
         self.heirs: Heirs = NoHeirs()
         self._config = config
         self._node = node
@@ -437,6 +440,9 @@ class Objects(Core):
         foreign: list[bytes] = []
         local = sender in self._attached
         for object_id in message.object_ids if local else self.foreign.ours(message.object_ids):
+            if (kept := self.kept_archive(object_id)) is not None:
+                batch.append(Promoted(object_id, kept))
+                continue
             record = self.look_up(object_id)
             self.foreign.look_again(record)
             if self.foreign.is_foreign(object_id) and record.value is None:
@@ -649,6 +655,10 @@ class Objects(Core):
         self.foreign.check()
         for object_id in self._store.live_segments().values():
             assert self.knows(object_id), f"a segment of no record: {object_id.hex()}"
+
+
+def _nothing_kept(object_id: bytes) -> None:
+    """`kept_archive` of a peer that keeps none."""
 
 
 def _nobody_cares(which: bytes) -> None:

@@ -17,6 +17,7 @@ from meshray.core.effects import (
     ActorWaits,
     CreateNamed,
     DetachedChanged,
+    DetachedLost,
     FreeSlot,
     GuestsCame,
     GuestsLeft,
@@ -30,6 +31,8 @@ from meshray.core.effects import (
     TakeSlot,
 )
 from meshray.core.fencing import Fenced
+from meshray.core.lives import Life
+from meshray.core.programs import ProgramLost
 from meshray.core.wills import GivesWay, Inherits
 from meshray.ids import node_of, owner_node_of, peer_of
 from meshray.observe.notes import note
@@ -39,6 +42,9 @@ from meshray.peer.timers import boot_time, wall_ms
 from meshray.wire import messages as m
 
 Handler = Callable[[bytes, Any, float], None]
+
+NO_JOB = "what is known of its program did not come to this host"
+"""Why an actor that was inherited cannot start."""
 
 
 def actors_of_processes(parts: Parts) -> dict[type, Handler]:
@@ -106,9 +112,15 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
     def will(source: bytes, message: m.Will, now: float) -> None:
         left_out = wills.left_out
         wills.on_will(source, message)
+        if wills.awaits(message.spec.actor_id):
+            cores.programs.on_needed(message.spec.job, source)
         if not left_out and wills.left_out:  # once
             most = parts.config.wills_max
             note(f"this peer is the heir of {most} detached actors (wills_max), others have to do without it")
+
+    def over(source: bytes, message: m.WillOver, now: float) -> None:
+        wills.on_over(source, message)
+        cores.leases.tidy(now)
 
     def held(source: bytes, message: m.WillsHeld, now: float) -> None:
         if len(message.over) != len(message.reigns):
@@ -157,7 +169,7 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
         m.NamesHeld: lambda source, message, now: naming.on_held(source, message),
         m.NameFreed: lambda source, message, now: naming.on_freed(source, message),
         m.Will: will,
-        m.WillOver: lambda source, message, now: wills.on_over(source, message),
+        m.WillOver: over,
         m.Inherit: lambda source, message, now: wills.on_inherit(source, message),
         m.Inherited: lambda source, message, now: wills.on_inherited(source, message),
         m.GuestMoves: moves,
@@ -197,6 +209,9 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
                 prints.tell(effect.job, f"actor {actor.spec.blob.name}{name} waits: {effect.message}", now)
 
     def take(effect: TakeSlot, now: float) -> None:
+        if not leases.knows_job(effect.job) and not cores.programs.is_coming(effect.job):
+            cores.actors.on_slot_failed(effect.actor_id, NO_JOB)  # its owner was gone before it had told
+            return
         leases.request_actor_slot(
             effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy,
             effect.name,
@@ -226,6 +241,24 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         note(f"actor {effect.actor_id.hex()} ends here: another peer has taken it over")
         cores.foreign_actors.on_given_way(effect.actor_id, cores.actors.give_way(effect.actor_id))
 
+    def detached_changed(effect: DetachedChanged, now: float) -> None:
+        cores.wills.on_changed(effect.actor_id)
+        actor = cores.actors.actor(effect.actor_id)
+        if actor is None or actor.life in (Life.ENDING, Life.DEAD) or not cores.road.linked:
+            return
+        job = actor.spec.job
+        if job.startswith(parts.node) or cores.road.is_there(node_of(job)):
+            cores.programs.on_needed(job, peer_of(job))
+
+    def detached_lost(effect: DetachedLost, now: float) -> None:
+        note(f"a detached {effect.failure.message}")
+
+    def program_lost(effect: ProgramLost, now: float) -> None:
+        note(f"detached actors of job {effect.job.hex()} cannot be started here with its own folder: {effect.why}")
+        if not leases.knows_job(effect.job):
+            for actor in [actor for actor in cores.actors.all() if actor.spec.job == effect.job]:
+                cores.actors.on_slot_failed(actor.spec.actor_id, f"{NO_JOB}: {effect.why}")
+
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
             cores.road.send(peer_of(effect.object_id), m.Release([effect.object_id]), now)
@@ -245,7 +278,9 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         NameChanged: lambda effect, now: naming.on_changed(effect, wall_ms()),
         CreateNamed: lambda effect, now: cores.actors.on_create(effect.sender, effect.message, now),
         NameConflict: lambda effect, now: cores.actors.on_name_conflict(effect.actor_id, effect.failure),
-        DetachedChanged: lambda effect, now: cores.wills.on_changed(effect.actor_id),
+        DetachedChanged: detached_changed,
+        DetachedLost: detached_lost,
+        ProgramLost: program_lost,
         Inherits: inherits,
         GivesWay: gives_way,
         HoldFor: lambda effect, now: cores.objects.hold(effect.object_id, effect.process),

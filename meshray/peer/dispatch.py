@@ -51,7 +51,7 @@ class Dispatcher:
             m.Ask: self._on_ask,
             m.Relay: self._on_relay,
             m.NodeGoneSeen: _timeless(parts.cores.road.on_seen),
-            m.CodeReady: _timeless(parts.cores.road.on_code_ready),
+            m.CodeReady: self._on_code_ready,
             m.Wake: _nothing,
         }
         road = parts.cores.road
@@ -66,6 +66,9 @@ class Dispatcher:
             m.JobWanted: self._on_job_wanted,
             m.LoadNow: parts.cores.leases.on_load_now,
             m.PeerLeaves: self._on_peer_leaves,
+            m.ProgramWanted: _timeless(parts.cores.programs.on_wanted),
+            m.Program: _timeless(parts.cores.programs.on_program),
+            m.ProgramHeld: self._on_program_held,
         } | dict.fromkeys(LEASE_NEWS, self._on_lease_news)
         self._of_peers |= self._for_copies() | actors_of_peers(parts)
 
@@ -178,6 +181,16 @@ class Dispatcher:
         info = cores.leases.job_info(message.job, ended=True)
         if info is not None:
             cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
+        if info is not None and not cores.leases.serves(message.job):  # it is over, but for its detached actors
+            cores.programs.on_wanted(source, m.ProgramWanted(message.job))
+
+    def _on_code_ready(self, source: bytes, message: m.CodeReady, now: float) -> None:
+        self._parts.cores.road.on_code_ready(source, message)
+        self._parts.cores.programs.on_code(source, message.code)
+
+    def _on_program_held(self, source: bytes, message: m.ProgramHeld, now: float) -> None:
+        self._parts.cores.programs.on_held(source, message)
+        self._parts.cores.leases.tidy(now)
 
     def _on_lease_news(self, source: bytes, message: Any, now: float) -> None:
         self._parts.cores.adoption.on_own(message, now)

@@ -61,7 +61,8 @@ class Draining:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             self._calls = self._drain.phase is Phase.WORKS and any(map(self._is_at_work, self._actors()))
-        moves = not cores.wills.done or not cores.moves.done or bool(cores.guests.hosted())
+        handed = cores.wills.done and cores.programs.done  # an heir asks for the program before it says that it is one
+        moves = not handed or not cores.moves.done or bool(cores.guests.hosted())
         return Left(tasks or self._calls, tasks, moves, self._has_unsaid())
 
     def _actors(self) -> list[bytes]:

@@ -53,6 +53,7 @@ class Foreign:
         cores.serving.on_host_gone(effect.home)
         cores.fetches.on_host_gone(effect.home, now)
         cores.moves.on_host_gone(effect.home)
+        cores.programs.on_host_gone(effect.home)
         cores.leases.on_node_gone(effect.home, now)
         if not cores.road.is_there(effect.home):  # else its peer has begun anew
             cores.leases.on_member_gone(effect.home, effect.reason, now, cores.road.is_out_of_reach(effect.home))
@@ -81,6 +82,7 @@ class Foreign:
         self._parts.cores.objects.foreign.on_unreachable(home, why)
         self._parts.cores.fetches.on_host_gone(home, now)
         self._parts.cores.moves.on_host_gone(home)
+        self._parts.cores.programs.on_host_gone(home)
         self._parts.cores.lodging.on_host_gone(home, now)
         self._parts.cores.foreign_actors.on_node_gone(home, self._parts.cores.road.is_out_of_reach(home))
         drop_member(self._parts, peer_of(home), why == GOODBYE, now)
@@ -99,6 +101,11 @@ class Foreign:
             leases.on_code_known(as_here(info), now)
         else:
             leases.on_job_started(as_here(info), code_follows=info.code is None)
+        self._parts.cores.guests.on_job_came(info.job)
+
+    def on_job_left(self, info: JobInfo, now: float) -> None:
+        """Detached actors of a job of another host may be started here, though its program may have ended."""
+        self._parts.cores.leases.on_job_left(as_here(info), now)
         self._parts.cores.guests.on_job_came(info.job)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:

@@ -16,6 +16,10 @@ from meshray.peer.starts import Starts
 from meshray.wire.boot import pack_config
 from meshray.wire.messages import PROTOCOL, Answer, Attach, Attached, Detach
 
+PACKING_PART = 4
+"""A driver that leaves while it packs its folder, for a detached actor, is left alone for 1/4 of the time that it waits
+for the answer to its Detach: it may have been asked while it said that."""
+
 LINK_LINGER_S = 1.0
 """How long the link to a driver that has left stays open, so that our answer gets there."""
 
@@ -29,7 +33,8 @@ class Jobs:
         self._driver_pid = driver_pid  # the driver that a private peer ends with; 0: a standing peer
         self._config = pack_config(parts.config)
         self._prints = Prints(parts)
-        self._leaving: list[Process] = []  # drivers whose Detach is not answered yet
+        self._packing: list[Process] = []  # drivers that have said Detach, and have their folder to pack before
+        self._leaving: list[Process] = []  # drivers whose jobs have ended, and whose Detach is not answered yet
         self._ending: dict[bytes, None] = {}  # jobs of other hosts that are over, and have workers here
 
     # -- coming ------------------------------------------------------------------------------------------------------
@@ -101,14 +106,27 @@ class Jobs:
         if process is None or process.kind is not Kind.DRIVER or process.detaching is not None:
             return
         process.detaching = message.request
-        self._leaving.append(process)
-        self.end_job(source, now)
-        self._parts.timers.at(now + self._parts.config.shutdown_timeout_s / 2, lambda: self._let_go(process, now))
+        timeout_s = self._parts.config.shutdown_timeout_s
+        if self._parts.cores.programs.is_packing(source):
+            self._packing.append(process)
+            self._parts.timers.at(now + timeout_s / PACKING_PART, lambda: self._end(process, now))
+        else:
+            self._leaving.append(process)
+            self.end_job(source, now)
+        self._parts.timers.at(now + timeout_s / 2, lambda: self._let_go(process, now))
+
+    def _end(self, driver: Process, now: float) -> None:
+        """It has packed its folder, or had time to."""
+        if driver in self._packing:
+            self._packing.remove(driver)
+            self._leaving.append(driver)
+            self.end_job(driver.id, now)
 
     def end_job(self, job: bytes, now: float) -> None:
         """Everything of a job ends, but for detached actors and what works for them."""
         cores = self._parts.cores
         cores.actors.on_job_ended(job)
+        cores.programs.on_job_ended(job)
         detached = cores.actors.survivors_of(job) | cores.guests.survivors_of(job)
         survivors = cores.leases.on_job_ended(job, detached, now)
         cores.objects.on_job_ended(job, survivors)
@@ -127,6 +145,8 @@ class Jobs:
             del self._ending[job]
             self._prints.on_job_ended(job, now)
             self._parts.cores.road.on_foreign_job_ended(job, now)
+        for driver in [driver for driver in self._packing if not self._parts.cores.programs.is_packing(driver.id)]:
+            self._end(driver, now)
         for driver in list(self._leaving):
             if self._is_done(driver.id) and not self._parts.cores.road.awaits_end(driver.id):
                 self._let_go(driver, now)
@@ -156,6 +176,9 @@ class Jobs:
     def on_driver_died(self, process: Process, now: float) -> None:
         """Its process is gone, without a word."""
         if process in self._leaving:
+            self._leaving.remove(process)
+        elif process in self._packing:
+            self._end(process, now)
             self._leaving.remove(process)
         elif process.kind is Kind.DRIVER:
             self.end_job(process.id, now)

@@ -23,6 +23,7 @@ from meshray.core.lodging import Lodging
 from meshray.core.moves import Moves
 from meshray.core.naming import Naming
 from meshray.core.objects import Objects
+from meshray.core.programs import Programs
 from meshray.core.road import Road
 from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
@@ -54,6 +55,7 @@ class Cores:
     foreign_actors: ForeignActors
     naming: Naming
     wills: Wills
+    programs: Programs
     adoption: Adoption
     objects: Objects
     store: StoreAccounts

@@ -11,11 +11,15 @@ from typing import Any
 
 from meshray.core.effects import (
     AbandonStart,
+    CopyKept,
     Dealt,
     DeathOver,
     DropCopy,
+    JobForgotten,
+    KeepCopy,
     KillProcess,
     Later,
+    LetGoCopy,
     OpenCopy,
     SealCopy,
     Send,
@@ -25,6 +29,7 @@ from meshray.core.effects import (
     UnlinkSegment,
     WriteCopy,
 )
+from meshray.core.programs import JobLeft
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.ids import NODE_BYTES
 from meshray.peer.actors import actor_effects
@@ -71,8 +76,8 @@ class Performer:
         cores = parts.cores
         self._cores = (
             cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
-            cores.wills, cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts, cores.serving,
-            cores.moves, cores.road,
+            cores.wills, cores.programs, cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts,
+            cores.serving, cores.moves, cores.road,
         )  # fmt: skip
         self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
             CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
@@ -113,6 +118,11 @@ class Performer:
             WriteCopy: copies.write,
             SealCopy: copies.seal,
             DropCopy: copies.drop,
+            KeepCopy: lambda effect, now: cores.fetches.keep(effect.place, effect.source, now),
+            LetGoCopy: lambda effect, now: cores.fetches.let_go(effect.place),
+            CopyKept: lambda effect, now: cores.programs.on_copy(effect.place, effect.failure),
+            JobForgotten: lambda effect, now: cores.programs.on_job_forgotten(effect.job),
+            JobLeft: lambda effect, now: foreign.on_job_left(effect.info, now),
             JobCame: foreign.on_job_came,
             JobGone: foreign.on_job_gone,
         }

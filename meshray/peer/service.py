@@ -45,6 +45,7 @@ from meshray.core.moves import Moves
 from meshray.core.naming import Naming
 from meshray.core.objects import Objects
 from meshray.core.placement import Here
+from meshray.core.programs import Programs
 from meshray.core.road import Road
 from meshray.core.serving import Serving
 from meshray.core.store_accounts import StoreAccounts
@@ -137,7 +138,15 @@ def serve(
         serving = Serving(config, finder(node, store, fetches))
         lodging, guests, fencing = _for_actors(config, node, leases)
         wills = Wills(config, node, actors, leases.placement.heir)
-        leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job) or wills.needs(job)
+        programs = Programs(config, node, objects, processes)
+        programs.is_wanted = guests.awaits_job
+        leases.job_is_needed = lambda job: (
+            _has_living_actors(actors, job)
+            or guests.needs(job)
+            or wills.needs(job)
+            or programs.is_owed(job)
+            or (leases.leaving and programs.keeps(job))  # its heirs may ask for it yet
+        )
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"
         parts = Parts(
@@ -155,8 +164,9 @@ def serve(
                 guests,
                 fencing,
                 ForeignActors(),
-                Naming(config, leases.placement.is_strange),
+                Naming(config, leases.placement.is_strange, actors.last_words),
                 wills,
+                programs,
                 adoption,
                 objects,
                 store,

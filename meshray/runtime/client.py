@@ -51,6 +51,7 @@ class Client:
         self.current_in_worker: Callable[[], Current] | None = None
         self.on_submit: Callable[[list[ObjectRef[Any]]], None] | None = None  # a worker notes what its task submits
         self.on_exit_actor: Callable[[], None] | None = None
+        self.on_leaving: Callable[[], None] | None = None  # before the peer is told
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
         engine.unfetched.report = self._report_unfetched
@@ -185,6 +186,8 @@ class Client:
                 ends.callback(self.waiting.close)
                 ends.callback(self.engine.pump.close)
                 if not self.engine.pump.closed:
+                    if self.on_leaving is not None:
+                        self.on_leaving()
                     self._tell_unfetched()
                     self._request(m.Detach, self.engine.config.shutdown_timeout_s)
 

@@ -10,6 +10,7 @@ import logging
 import pickle
 import sys
 import threading
+from types import ModuleType
 from typing import Any
 
 from meshray.refs import ObjectRef
@@ -17,6 +18,10 @@ from meshray.runtime.client import Client
 from meshray.wire import messages as m
 
 _logger = logging.getLogger("meshray")
+
+LASTING_TIMEOUT_S = 10.0
+"""How long the end of a program with detached actors waits for its folder to be packed: twice what looking for files
+may take (`code_look_s`)."""
 
 CLOSE_TIMEOUT_S = 2.0
 """How long the end of the program waits for the thread: as long as it may take to read one file from a slow disk."""
@@ -36,18 +41,27 @@ class DriverCode:
     def __init__(self, client: Client, job: m.JobInfo) -> None:
         self._client = client
         self._job = job
+        self._main = _main_of_now()
         self._closed = False
+        self._lasting = False  # it is needed when the program has ended, too
         self._thread: threading.Thread | None = None  # from the first question on
         self._code: m.Code | None = None  # the answer, once it is known; under the pump's lock
         self._kept: list[ObjectRef[Any]] = []  # the object of it, until the job ends
 
-    def on_wanted(self) -> None:
+    def on_wanted(self, lasting: bool) -> None:
         """The peer asks. Under the pump's lock: only begins, or answers again."""
+        self._lasting = self._lasting or lasting
         if self._code is not None:
             self._client.engine.send(self._client.engine.peer, m.CodeReady(self._code))
         elif self._thread is None:
             self._thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
             self._thread.start()
+
+    def finish(self) -> None:
+        """The program is about to end. Of one that has detached actors the peer has its answer before."""
+        thread = self._thread
+        if self._lasting and thread is not None and thread is not threading.current_thread():
+            thread.join(LASTING_TIMEOUT_S)
 
     def close(self) -> None:
         """The program ends. The peer is asked nothing any more."""
@@ -78,7 +92,7 @@ class DriverCode:
         from meshray.runtime.bundle.own import own_folder
 
         config, job = self._client.engine.config, self._job
-        own = own_folder(sys.modules.get("__main__"), job.folder)
+        own = own_folder(self._main, job.folder)
         bounds = Bounds(config.code_max_bytes, config.code_max_files, config.code_look_max_files, config.code_look_s)
         gathered = gather(own, bounds, self._is_over)
         archive = pack(gathered.found)
@@ -107,3 +121,14 @@ class DriverCode:
         finally:
             engine.pump.leave(raised)
         engine.pump.kick()
+
+
+def _main_of_now() -> ModuleType | None:
+    """The program's `__main__`, with what says where it lies: Python takes `__file__` away when the script has ended,
+    and what exits last may be asked only then."""
+    main = sys.modules.get("__main__")
+    if main is None:
+        return None
+    kept = ModuleType("__main__")
+    kept.__file__, kept.__spec__ = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    return kept

@@ -128,7 +128,7 @@ class Engine:
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self._warned: set[str] = set()  # texts of many lines that were told of late: why tasks wait
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
-        self.on_code_wanted: Callable[[], None] | None = None  # the peer asks for the program's own folder
+        self.on_code_wanted: Callable[[bool], None] | None = None  # the peer asks for the program's own folder
         self.unfetched = Unfetched()
         self.silent = SilentHosts(self)
         self.dependencies = Dependencies(self)
@@ -703,7 +703,7 @@ class Engine:
 
     def _on_code_wanted(self, _: bytes, message: m.CodeWanted) -> None:
         if self.on_code_wanted is not None:
-            self.on_code_wanted()
+            self.on_code_wanted(message.lasting)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

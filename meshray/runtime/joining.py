@@ -86,7 +86,7 @@ def join(record: PeerRecord, started: Started | None, settings: InitSettings) ->
             with suppress(MeshrayError):
                 sweep()
 
-    client.on_shutdown = end
+    client.on_leaving, client.on_shutdown = code.finish, end
     engine.pump.shield.take_over()
     engine.pump.start()
     return client

@@ -22,7 +22,8 @@ Who speaks to whom (S submitter: a driver or a worker that submits; W worker; P 
     S   -> P   CreateActor, WatchActor, KillActor, FindActor      P -> S  ActorState, ActorFound
     P   -> P   HostActor, ActorHosted, ActorWaitsThere, LeaveActor, KillGuest, GuestReady, GuestExit, GuestLost,
                  FenceRenew, FenceRenewed, ActorNews, UnwatchActor, NameClaim, NameAnswer, NamesHeld, NameFreed,
-                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved, WillsHeld
+                 Will, WillOver, Inherit, Inherited, GuestMoves, GuestMoved, ActorsMoved, WillsHeld,
+                 ProgramWanted, Program, ProgramHeld
     A   -> P   Ask                    P -> A     Answer
     P   -> D   LogLines, CodeWanted   D -> P     LogsShown, Detach, CodeReady    P -> W  Exit
     A   -> P   Relay, NodeGoneSeen    P -> A     Relayed, RelayTaken, NodeGone, NodeSilent
@@ -212,6 +213,8 @@ class Exit(Struct, array_like=True, tag=14):
 class CodeWanted(Struct, array_like=True, tag=150):
     """P -> D: another host has heard of the job: what of the program shall its workers have? Answered with CodeReady,
     in time and once; a repeat is answered again."""
+
+    lasting: bool = False  # a detached actor needs it when the program has ended: it shall not end before it answers
 
 
 class CodeReady(Struct, array_like=True, tag=151):
@@ -1014,6 +1017,27 @@ class WillOver(Struct, array_like=True, tag=177):
     reign: Count = 0  # of the newest heir that O has named: so many wills, at most, are over. 0: O has no such actor
 
 
+class ProgramWanted(Struct, array_like=True, tag=184):
+    """P -> whom it has a detached actor from, the job's home or a testator: what does it take to start one of this job
+    when its program has ended? Answered with Program, as soon as that is known. See core/programs.py."""
+
+    job: ProcessId
+
+
+class Program(Struct, array_like=True, tag=185):
+    """This. Answered with ProgramHeld, unwanted ones, too. A repeat changes nothing."""
+
+    job: ProcessId
+    info: JobInfo | None = None  # as the driver's host has it, with `code`; None: it is not to be had
+    archive: Annotated[bytes, Meta(max_length=1 << 20)] | Place | None = None  # the value of the code's object
+
+
+class ProgramHeld(Struct, array_like=True, tag=186):
+    """All of it is here, or cannot be had: nobody needs to keep it for us."""
+
+    job: ProcessId
+
+
 class Inherit(Struct, array_like=True, tag=178):
     """O -> its heir: I leave, it is yours. Answered with Inherited. A repeat is answered again."""
 
@@ -1298,6 +1322,9 @@ Message = (
     | GuestMoved
     | ActorsMoved
     | WillsHeld
+    | ProgramWanted
+    | Program
+    | ProgramHeld
     | Ask
     | Answer
     | LogLines

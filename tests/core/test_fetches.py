@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from meshray.config import preset
-from meshray.core.effects import DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.effects import CopyKept, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
 from meshray.core.fetches import Fetches
 from meshray.ids import object_of, peer_of
 from meshray.wire import messages as m
@@ -34,6 +34,7 @@ class Peer:
         self.room = room
         self.files: dict[str, bytearray] = {}
         self.sealed: set[str] = set()
+        self.kept: list[CopyKept] = []  # what was told of copies that are to be kept
         self.now = 0.0
 
     def said(self, *kinds: type) -> list[tuple[bytes, Any]]:
@@ -56,6 +57,8 @@ class Peer:
                     self.answer(effect.message)
                 elif isinstance(effect, Send) and isinstance(effect.message, m.PoolTrimmed):
                     self.room += effect.message.size
+                elif isinstance(effect, CopyKept):
+                    self.kept.append(effect)
                 else:
                     said.append((effect.to, effect.message))
             self.core.check()
@@ -445,3 +448,86 @@ def test_what_this_peer_keeps_for_others_is_known(peer: Peer) -> None:
     peer.found(what, peer_of(MAKER))
     peer.serve_all()
     assert peer.core.kept() == [what]
+
+
+# -- copies that are to be kept ----------------------------------------------------------------------------------------
+
+
+def test_a_kept_copy_stays_whatever_becomes_of_its_object_until_it_is_let_go_of(peer: Peer) -> None:
+    what = place()
+    peer.core.keep(what, peer_of(MAKER), peer.now)
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    peer.serve_all()
+    assert peer.kept == [CopyKept(what)]
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    peer.said()
+    assert peer.kept == [CopyKept(what)] * 2
+    peer.core.on_trim_pool()
+    peer.core.on_expired(peer_of(OWNER), m.Expired([what.object_id]))
+    peer.core.on_host_gone(OWNER, peer.now)
+    peer.core.on_host_gone(MAKER, peer.now)
+    assert peer.said() == []
+    assert peer.core.stats().whole == 1
+    peer.bring(A, what)
+    ((_, brought),) = peer.said()
+    assert brought.place.node == NEAR
+    peer.core.let_go(what)
+    peer.said()
+    assert peer.core.stats().whole == 1, "somebody reads it"
+    peer.core.on_unused(A, m.Unused([brought.place.segment]))
+    peer.said()
+    assert peer.core.stats().whole == 0
+    peer.core.let_go(what)
+
+
+def test_one_that_was_let_go_of_is_a_copy_like_any(peer: Peer) -> None:
+    what = place()
+    peer.core.keep(what, peer_of(MAKER), peer.now)
+    peer.core.let_go(what)
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    peer.serve_all()
+    assert peer.kept == []
+    peer.core.on_trim_pool()
+    peer.said()
+    assert peer.core.stats().whole == 0
+
+
+@pytest.mark.parametrize("size", [100, 5])
+def test_it_comes_from_whoever_keeps_it_when_its_owner_and_its_maker_are_gone(peer: Peer, size: int) -> None:
+    what = place(size=size)
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    pulls = peer.said(m.Pull)
+    peer.core.on_host_gone(OWNER, peer.now)
+    peer.core.on_host_gone(MAKER, peer.now)
+    peer.serve(pulls)
+    peer.serve_all()
+    assert peer.kept == [CopyKept(what)]
+
+
+def test_who_is_named_first_is_not_asked_for_ever(peer: Peer) -> None:
+    what = place()
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    peer.said()
+    peer.found(what)
+    ((to, _), *_) = peer.said(m.Pull)
+    assert to == peer_of(THIRD)
+    peer.core.on_no_piece(peer_of(THIRD), m.NoPiece(what), peer.now)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+    peer.core.on_host_gone(MAKER, peer.now)
+    peer.core.on_host_gone(OWNER, peer.now)
+    peer.said()
+    ((kept,),) = [peer.kept]
+    assert kept.failure is not None
+    assert kept.failure.kind == "ObjectLostError"
+    assert peer.core.stats().whole == peer.core.stats().fetching == 0
+
+
+def test_it_is_told_that_there_is_no_room_for_it() -> None:
+    peer = Peer(room=10)
+    peer.core.keep(place(), peer_of(MAKER), peer.now)
+    peer.said()
+    ((kept,),) = [peer.kept]
+    assert kept.failure is not None
+    assert kept.failure.kind == "ObjectStoreFullError"

@@ -291,3 +291,143 @@ def test_a_host_without_room_says_so_and_others_do_the_work(lan: MakeLan, tmp_pa
         until(lambda why=why: any(why in line for line in running.lines), f"it is told why: {running}")
     running.kill()
     until(lambda: not b.status()["workers"].get("leased"), "nobody waits for the dead driver")
+
+
+LASTING = {
+    "main.py": """
+        import json, os, sys
+        sys.path.append(os.path.dirname(os.path.abspath(__file__)) + "-beside")
+        import meshray
+        {module} as helper
+
+        @meshray.remote
+        class Counter:
+            def __init__(self):
+                self.count = helper.FIRST
+            def inc(self):
+                self.count += 1
+                return self.count
+
+        meshray.init("auto", namespace="app")
+        options = {{"lifetime": "detached", "max_restarts": 2, **json.loads(sys.argv[1])}}
+        counters = [Counter.options(name=f"p{{number}}", **options).remote() for number in range(4)]
+        print(json.dumps(meshray.get([counter.inc.remote() for counter in counters], timeout=60)), flush=True)
+        """,
+    "helper.py": "FIRST = 7\n",
+}
+
+CALL = """
+import json, time
+import meshray
+
+end = time.monotonic() + 60
+
+def call(name):
+    while True:
+        try:
+            return meshray.get(meshray.get_actor(name).inc.remote(), timeout=20)
+        except ValueError as error:  # nobody has inherited it yet
+            if time.monotonic() > end or "The last one has died" in str(error):
+                return str(error)
+        except meshray.exceptions.MeshrayError as error:
+            if time.monotonic() > end:
+                return f"{type(error).__name__}: {error}"
+        time.sleep(0.1)
+
+meshray.init("auto", namespace="app")
+print(json.dumps([call(f"p{number}") for number in range(4)]), flush=True)
+"""
+
+MEBIBYTE = 1 << 20
+
+
+def run_lasting(host: Host, folder: Path, module: str = "import helper", data_bytes: int = 0, **options: Any) -> None:
+    """A program of several files, whose detached actors go on when it has ended."""
+    folder.mkdir(parents=True)
+    for name, text in LASTING.items():
+        (folder / name).write_text(dedent(text).lstrip("\n").format(module=module))
+    (folder / "data.bin").write_bytes(bytes(data_bytes))
+    told = host.run(sys.executable, str(folder / "main.py"), json.dumps(options), timeout_s=90)
+    assert told == "[8, 8, 8, 8]", told
+
+
+def call_lasting(host: Host) -> Any:
+    """What each of them answers, or why it does not."""
+    folder = host.folder / "caller"
+    folder.mkdir(exist_ok=True)
+    (folder / "main.py").write_text(CALL.lstrip())
+    return json.loads(host.run(sys.executable, str(folder / "main.py"), timeout_s=90))
+
+
+class TestDetachedActors:
+    """They outlive the program, and the host that has its folder."""
+
+    def peers(self, network: Lan, hidden: Path, *names: str, **options: tuple[str, ...]) -> list[Peer]:
+        for name in names:
+            if name != "a":
+                hide(hidden, network[name])
+        return [Peer(network[name], *options.get(name, ())) for name in names]
+
+    def test_they_start_where_no_copy_of_the_folder_is_when_their_host_is_stopped(
+        self, lan: MakeLan, tmp_path: Path
+    ) -> None:
+        network = lan("a", "b", "c")
+        a, b, c = self.peers(network, tmp_path, "a", "b", "c")
+        agree(a, b, c)
+        run_lasting(network["a"], tmp_path / "program")
+        a.stop()
+        assert call_lasting(network["c"]) == [8, 8, 8, 8]
+
+    @pytest.mark.slow
+    def test_a_large_folder_comes_while_the_host_leaves_to_one_that_has_joined_when_the_program_was_over(
+        self, lan: MakeLan, tmp_path: Path
+    ) -> None:
+        network = lan("a", "b")
+        (a,) = self.peers(network, tmp_path, "a")
+        run_lasting(network["a"], tmp_path / "program", data_bytes=20 * MEBIBYTE)
+        (b,) = self.peers(network, tmp_path, "b")
+        agree(a, b)
+        a.stop()
+        assert call_lasting(network["b"]) == [8, 8, 8, 8]
+
+    @pytest.mark.slow
+    @pytest.mark.fault(5)
+    def test_an_heir_has_it_when_their_host_dies_and_the_next_one_when_the_heir_is_stopped(
+        self, lan: MakeLan, tmp_path: Path
+    ) -> None:
+        network = lan("a", "b", "c")
+        a, b, c = self.peers(network, tmp_path, "a", "b", "c")
+        agree(a, b, c)
+        run_lasting(network["a"], tmp_path / "program", data_bytes=2 * MEBIBYTE, max_restarts=-1)
+        until(lambda: all(peer.status()["store"]["copies"]["whole"] for peer in (b, c)), "both heirs have it")
+        network["a"].power_off()
+        agree(b, c)
+        assert call_lasting(network["c"]) == [8, 8, 8, 8]
+        b.stop()
+        told = call_lasting(network["c"])
+        assert sorted(set(told)) == [8, 9], "those that were with b begin anew at c, with the folder from there"
+
+    @pytest.mark.slow
+    def test_they_start_on_a_host_that_is_not_the_heir(self, lan: MakeLan, tmp_path: Path) -> None:
+        """It alone has what they need, and knows nothing of their program."""
+        network = lan("a", "b", "c")
+        slots = ("--resources", '{"slot": 4}')
+        a, b, c = self.peers(network, tmp_path, "a", "b", "c", a=slots, c=slots)
+        agree(a, b, c)
+        run_lasting(network["a"], tmp_path / "program", resources={"slot": 1})
+        a.stop()
+        assert call_lasting(network["b"]) == [8, 8, 8, 8]
+
+    def test_one_whose_files_are_nowhere_ends_and_says_so(self, lan: MakeLan, tmp_path: Path) -> None:
+        beside = tmp_path / "program-beside"
+        beside.mkdir()
+        (beside / "elsewhere.py").write_text("FIRST = 7\n")
+        network = lan("a", "b")
+        a, b = self.peers(network, tmp_path, "a", "b")
+        agree(a, b)
+        run_lasting(network["a"], tmp_path / "program", "import elsewhere")
+        a.stop()
+        for number, told in enumerate(call_lasting(network["b"])):
+            assert f"there is no actor named 'p{number}' in namespace 'app'. The last one has died" in told
+            assert "which a worker on host b cannot import: No module named 'elsewhere'" in told
+            assert b.logged(f"class Counter named 'p{number}' is dead: its constructor failed") == 1

@@ -24,6 +24,7 @@ from meshray.core.effects import (
     ActorSlot,
     ActorWaits,
     CreateNamed,
+    DetachedLost,
     FreeSlot,
     GuestsCame,
     GuestsLeft,
@@ -712,7 +713,7 @@ class Host:
         elif isinstance(effect, ActorWaits):
             self.waits.append(effect.message)
         else:
-            assert isinstance(effect, ShrinkSlot | HoldFor | LetGo), effect
+            assert isinstance(effect, ShrinkSlot | HoldFor | LetGo | DetachedLost), effect
 
     def _send(self, effect: Send) -> None:
         to, message = effect.to, effect.message

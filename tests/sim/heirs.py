@@ -3,7 +3,7 @@
 General layout. `HeirNet` adds to `actor_hosts.Net` what membership does: the mesh may fall into two parts that hold
 each other for dead until it heals; two hosts that only cannot reach each other stay members, for others see them both,
 and at worst their session begins anew. A host that has drained says goodbye. `HeirHost` is the shell of the cores that
-hand over and inherit, and of `core.drain`.
+hand over and inherit, of `core.programs` and of `core.drain`.
 
 `HeirNet.lives` records each start of an actor: when one begins, all earlier ones must be over.
 """
@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 from meshray.config import DEFAULT
 from meshray.core.actors import request_for
 from meshray.core.drain import Drain, Left, Phase
-from meshray.core.effects import DetachedChanged, RequestActorSlot, Send
+from meshray.core.effects import DetachedChanged, KeepCopy, RequestActorSlot, Send
+from meshray.core.lives import Life as Stage
 from meshray.core.placement import Here, Member, Placement
+from meshray.core.programs import JobLeft, ProgramLost, Programs
 from meshray.core.slots import Slots
 from meshray.core.wills import GivesWay, Inherits, Wills
 from meshray.ids import node_of, owner_node_of, peer_of
@@ -26,6 +28,15 @@ from tests.sim.actor_hosts import KILLING_S, WAKING_S, Caller, Host, Net, Run, W
 
 RUMOUR_S = 0.5
 """How long it may take until all have heard what one has told the mesh."""
+
+PACKING_S = 0.1
+"""How long a driver takes to pack its folder."""
+
+FETCHING_S = 8.0
+"""How long a large one takes at most, to another host: less than a host that leaves waits for it."""
+
+ARCHIVE = b"archive....."
+"""The last part of the id of what it has packed."""
 
 LOOK_S = 0.05
 """How often a host that leaves looks whether it is done."""
@@ -151,6 +162,8 @@ class HeirHost(Host):
         self.wills = Wills(DEFAULT, node, self.actors, self.placement.heir)
         self.cores.insert(self.cores.index(self.naming) + 1, self.wills)
         self.timed.append(self.wills)
+        self.programs = Programs(DEFAULT, node, self.objects, self)
+        self.cores.insert(self.cores.index(self.wills) + 1, self.programs)
         self.drain = Drain(DEFAULT)
         self.drained_at = 0.0  # true time at which it began
 
@@ -169,6 +182,7 @@ class HeirHost(Host):
             self.placement.on_gone(node, "gone")
         super().lose(node, there, left)
         self.wills.on_member_down(peer_of(node), left, self.clock())
+        self.programs.on_host_gone(node)
         if there:
             self.find(node)
 
@@ -201,6 +215,14 @@ class HeirHost(Host):
             self.wills.on_held(source, message)
         elif isinstance(message, m.Will):
             self.wills.on_will(source, message)
+            if self.wills.awaits(message.spec.actor_id):
+                self.programs.on_needed(message.spec.job, source)
+        elif isinstance(message, m.ProgramWanted):
+            self.programs.on_wanted(source, message)
+        elif isinstance(message, m.Program):
+            self.programs.on_program(source, message)
+        elif isinstance(message, m.ProgramHeld):
+            self.programs.on_held(source, message)
         elif isinstance(message, m.WillOver):
             self.wills.on_over(source, message)
         elif isinstance(message, m.Inherit):
@@ -246,6 +268,13 @@ class HeirHost(Host):
         now = self.clock()
         if isinstance(effect, DetachedChanged):
             self.wills.on_changed(effect.actor_id)
+            actor = self.actors.actor(effect.actor_id)
+            if actor is not None and actor.life is not Stage.DEAD and node_of(actor.spec.job) == self.node:
+                self.programs.on_needed(actor.spec.job, self.peer)
+        elif isinstance(effect, KeepCopy):
+            self._fetch(effect)
+        elif isinstance(effect, JobLeft | ProgramLost):
+            self.net.note(f"{self.node!r} hears of a program: {effect!r:.60}")
         elif isinstance(effect, Inherits):
             self._inherit(effect, now)
         elif isinstance(effect, GivesWay):
@@ -270,6 +299,9 @@ class HeirHost(Host):
             self._free_slot(actor_id)
 
     def _send(self, effect: Send) -> None:
+        if isinstance(effect.message, m.CodeWanted):
+            self.net.at(PACKING_S, lambda: self.to_peer(lambda: self._pack(effect.to)))
+            return
         if effect.to != self.peer:
             super()._send(effect)
             return
@@ -306,6 +338,34 @@ class HeirHost(Host):
         self.naming.on_process_died(job, self.clock())
         self.objects.on_process_died(job)
 
+    # -- programs ----------------------------------------------------------------------------------------------------
+
+    def job_info(self, process: bytes) -> m.JobInfo | None:
+        """Of a driver of this host that lives."""
+        return m.JobInfo(process, "", "", [], "", "", "") if self.job_lives(process) else None
+
+    def job_lives(self, job: bytes) -> bool:
+        process = self.processes.get(job)
+        return isinstance(process, Caller) and process.alive
+
+    def _pack(self, job: bytes) -> None:
+        """Its driver answers, if it is there; some folders are small, others large."""
+        if self.job_lives(job):
+            archive = job + ARCHIVE
+            large = self.net.random.random() < 0.5
+            value = m.Place(archive, self.node, "segment", 1 << 20) if large else b"archive"
+            self.objects.on_promote(job, m.Promote([m.Promoted(archive, value)]))
+            self.programs.on_code(job, m.Code(b"hash", archive, 1 << 20))
+
+    def _fetch(self, effect: KeepCopy) -> None:
+        """It comes after a while, if its source is there then."""
+
+        def come() -> None:
+            failure = None if node_of(effect.source) in self.members else m.Failure("ObjectLostError", "it is gone")
+            self.programs.on_copy(effect.place, failure)
+
+        self.net.at(self.net.random.uniform(0.01, FETCHING_S), lambda: self.to_peer(come))
+
     # -- drain -------------------------------------------------------------------------------------------------------
 
     def begin_drain(self, work_s: float) -> None:
@@ -329,7 +389,7 @@ class HeirHost(Host):
     def _look(self) -> None:
         """`meshray.peer.draining`."""
         busy = any(isinstance(process, Worker) and process.busy for process in self.processes.values())
-        moves = not self.wills.done or bool(self.guests.hosted())
+        moves = not self.wills.done or not self.programs.done or bool(self.guests.hosted())
         unsaid = any(self.net.flying[self.node, node] for node in self.members)
         phase = self.drain.next(Left(busy, False, moves, unsaid), self.clock())
         if phase is Phase.MOVES:

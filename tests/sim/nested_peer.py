@@ -20,6 +20,8 @@ from meshray.core.effects import (
     ActorSlot,
     ActorWaits,
     DetachedChanged,
+    DetachedLost,
+    JobForgotten,
     KillProcess,
     NameChanged,
     ReleaseActorSlot,
@@ -226,6 +228,8 @@ class NestedPeer:
                 if effect.broken:
                     self.actors.on_slot_failed(effect.actor_id, effect.message)
             case UnlinkSegment() | SweepSegments() | NameChanged() | DetachedChanged():  # heirs are of other hosts
+                return
+            case DetachedLost() | JobForgotten():
                 return
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")

@@ -14,7 +14,9 @@ from meshray.core.effects import (
     Dealt,
     DeathOver,
     DetachedChanged,
+    DetachedLost,
     DropCopy,
+    JobForgotten,
     KillProcess,
     Later,
     NameChanged,
@@ -427,7 +429,7 @@ class SimPeer:
                 leases.release_actor(effect.actor_id, now)
             case ActorWaits():
                 assert not effect.broken, "no worker has failed to start"
-            case NameChanged() | DetachedChanged():
+            case NameChanged() | DetachedChanged() | DetachedLost() | JobForgotten():
                 return  # for other hosts to know
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")

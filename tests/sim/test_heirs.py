@@ -10,7 +10,7 @@ import pytest
 from meshray.core.drain import Phase
 from meshray.core.lives import Life
 from tests.sim.actor_hosts import Caller, Worker
-from tests.sim.heirs import HeirHost, HeirNet
+from tests.sim.heirs import ARCHIVE, HeirHost, HeirNet
 from tests.sim.seeds import seeds
 
 SEEDS = 40
@@ -180,6 +180,11 @@ class Story:
                 assert worker.alive, f"it lives in nobody: {actor!r}"
             if restarts < 0 and self.kind != "all":
                 assert owners, f"{actor_id!r} was lost"
+            for host in owners if self.kind == "stops" else ():
+                job = actor_id[:-8]
+                archive = host.objects.value_of(job + ARCHIVE) or host.programs.archive_of(job + ARCHIVE)
+                assert host.programs.keeps(job), f"{host.node!r} knows nothing of the program of {actor_id!r}"
+                assert archive, f"{host.node!r} has nothing of the program of {actor_id!r}"
         for caller, actor_id, call in asked:
             owners = self.owners(actor_id)
             (value,) = caller.done[call].values

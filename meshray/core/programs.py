@@ -1,0 +1,306 @@
+"""Which programs does this peer keep, so that detached actors of theirs can be started when the programs have ended?
+
+A detached actor outlives its program, and may outlive the host that has the program's files. What it takes to start it
+elsewhere is its job (`JobInfo`) and the program's own folder, which its driver packs (`Code`): an object of the
+driver's, that ends with the job. So whoever may have to start an actor of a job keeps both for as long as that may be:
+
+- **The home**, the peer of the driver, asks it (`CodeWanted`, lasting) as soon as there is such an actor, and keeps the
+  object as if a constructor needed it.
+- **The owner** of an actor that was created on another host asks the home (`ProgramWanted`), **an heir** its testator.
+  The answer (`Program`) has the archive in it if that is small; a large one is fetched like any copy, from whoever has
+  answered, and is kept (`KeepCopy`) until the job is forgotten here. Until `ProgramHeld` says that it has come, the one
+  that has answered keeps its own, and does not leave, within the bounds of a drain.
+
+So a program is asked of one that has it or has asked for it before, and everybody who has it can pass it on: the heir
+of an heir gets it though the home is long gone; so does another host on which an heir has an actor started (it asks
+with `JobWanted`, as it knows no more than the job's name). A worker here that needs the folder asks this peer for the
+driver's object, as ever, and is answered with what is kept (`archive_of`).
+
+A job is forgotten (`on_job_forgotten`) by `core.leases`, which ask what is needed. What is needed and cannot be had is
+told (`ProgramLost`): actors of a job of which nothing is known here cannot start. The others start without its folder,
+as they may need no file of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from meshray.config import Config
+from meshray.core.effects import Core, KeepCopy, LetGoCopy, Send
+from meshray.core.objects import Objects
+from meshray.ids import node_of, peer_of
+from meshray.wire.messages import (
+    Code,
+    CodeWanted,
+    Failure,
+    JobInfo,
+    Message,
+    Place,
+    Program,
+    ProgramHeld,
+    ProgramWanted,
+)
+
+ARCHIVE_PART = 2
+"""An archive with its index takes at most so many times what the files in it may take (`code_max_bytes`)."""
+
+
+class JobLeft(Struct, frozen=True):
+    """Programs to leases: this job of another host may be over, and actors of it be started here."""
+
+    info: JobInfo
+
+
+class ProgramLost(Struct, frozen=True):
+    """Programs to actors, and to people: what it takes to start actors of this job here cannot be had."""
+
+    job: bytes
+    why: str
+
+
+class Drivers(Protocol):
+    """The drivers of this host."""
+
+    def job_info(self, process: bytes) -> JobInfo | None:
+        """The job that it has made; None when it is gone."""
+
+    def job_lives(self, job: bytes) -> bool:
+        """Whether this is a job of a driver here, and not over."""
+
+
+class _Kept:
+    """What it takes to start an actor of one job."""
+
+    __slots__ = ("archive", "info", "lost", "source")
+
+    def __init__(self, info: JobInfo, archive: bytes | Place | None, source: bytes = b"") -> None:
+        self.info = info  # as the driver's host has it
+        self.archive = archive  # of its own folder; None: nothing goes along
+        self.source = source  # the peer from which the archive is being fetched; b"" once it is here
+        self.lost = False  # it could not be fetched
+
+
+class Programs(Core):
+    """See the head of this file. Other peers are named by their process ids. `is_wanted(job)`: whether a guest waits
+    for what is known of its job; the shell sets it."""
+
+    def __init__(self, config: Config, node: bytes, objects: Objects, drivers: Drivers) -> None:
+        super().__init__()
+        self.is_wanted: Callable[[bytes], bool] = _not_wanted
+        objects.kept_archive = self.archive_of
+        self._config = config
+        self._node = node
+        self._objects = objects
+        self._drivers = drivers
+        self._kept: dict[bytes, _Kept] = {}  # by job
+        self._of_object: dict[bytes, _Kept] = {}  # those of other hosts that have an archive, by its object
+        self._asked: dict[
+            bytes, bytes
+        ] = {}  # job -> whose answer is awaited: its driver's (its id is the job's), or a peer's
+        self._waiting: dict[bytes, set[bytes]] = {}  # job -> peers that are answered when it is known. No empty sets
+        self._owed: dict[bytes, set[bytes]] = {}  # job -> peers that were answered, and have not got all. No empty sets
+
+    # -- who needs it ------------------------------------------------------------------------------------------------
+
+    def on_needed(self, job: bytes, source: bytes) -> None:
+        """A detached actor of this job may be started here some day. `source`: the peer that has told of it; of an
+        actor that was created here, the home's. A repeat asks again for what could not be had."""
+        kept = self._kept.get(job)
+        if job in self._asked or (kept is not None and not kept.lost):
+            return
+        if not self._is_ours(job):
+            self._asked[job] = source
+            self._tell(source, ProgramWanted(job))
+        elif self._drivers.job_lives(job):
+            self._asked[job] = job
+            self._tell(job, CodeWanted(lasting=True))
+
+    def on_wanted(self, sender: bytes, message: ProgramWanted) -> None:
+        """Another peer needs it. A repeat is answered again."""
+        job = message.job
+        if self._is_ours(job) and job not in self._kept:
+            self.on_needed(job, sender)
+        if job in self._kept:
+            self._answer(job, sender)
+        elif job in self._asked:
+            self._waiting.setdefault(job, set()).add(sender)
+        else:
+            self._tell(sender, Program(job))
+
+    def _answer(self, job: bytes, peer: bytes) -> None:
+        """It may be on its way here itself: pieces of a copy are passed on as they come."""
+        kept = self._kept[job]
+        self._owed.setdefault(job, set()).add(peer)
+        self._tell(peer, Program(job, kept.info, kept.archive))
+
+    def on_held(self, sender: bytes, message: ProgramHeld) -> None:
+        """It has got all of it, or never will."""
+        _discard(self._owed, message.job, sender)
+
+    def _is_ours(self, job: bytes) -> bool:
+        return job.startswith(self._node)
+
+    # -- who has it --------------------------------------------------------------------------------------------------
+
+    def on_code(self, job: bytes, code: Code) -> None:
+        """A driver of this host has packed its folder."""
+        info = self._drivers.job_info(job)
+        if self._asked.get(job) != job or info is None:
+            return
+        del self._asked[job]
+        archive = self._objects.value_of(code.object_id) if code.object_id else None
+        if isinstance(archive, Failure):
+            archive = None
+        if archive is not None:
+            self._objects.pin_for_actor(code.object_id)
+        self._keep(job, _Kept(msgspec.structs.replace(info, code=code), archive))
+
+    def on_program(self, sender: bytes, message: Program) -> None:
+        """Somebody has it, or has not. One that nobody has asked for counts if it is wanted."""
+        job, info, archive = message.job, message.info, message.archive
+        if self._asked.get(job) != sender and (job in self._asked or job in self._kept or not self.is_wanted(job)):
+            self._tell(sender, ProgramHeld(job))
+            return
+        self._asked.pop(job, None)
+        if info is None or info.job != job or info.code is None:
+            self._tell(sender, ProgramHeld(job))
+            self._lose(job, f"host {node_of(sender).hex()} does not have it")
+            return
+        if isinstance(archive, Place) and not self._is_sound(info.code, archive):
+            archive = None
+        kept = _Kept(info, archive, sender if isinstance(archive, Place) else b"")
+        self._effects.append(JobLeft(info))
+        if archive is not None:
+            self._of_object[info.code.object_id] = kept
+        elif info.code.object_id:
+            kept.lost = True
+            self._effects.append(ProgramLost(job, f"host {node_of(sender).hex()} does not have its folder"))
+        if isinstance(archive, Place):
+            self._effects.append(KeepCopy(archive, sender))
+        else:
+            self._tell(sender, ProgramHeld(job))
+        self._keep(job, kept)
+
+    def _is_sound(self, code: Code, place: Place) -> bool:
+        return place.object_id == code.object_id and place.size <= ARCHIVE_PART * self._config.code_max_bytes
+
+    def _keep(self, job: bytes, kept: _Kept) -> None:
+        self._kept[job] = kept
+        for peer in sorted(self._waiting.pop(job, ())):
+            self._answer(job, peer)
+
+    def on_copy(self, place: Place, failure: Failure | None) -> None:
+        """A copy that is to be kept has come, or cannot be had."""
+        kept = self._of_object.get(place.object_id)
+        if kept is None or kept.archive != place:
+            return
+        source, kept.source = kept.source, b""
+        if failure is not None:
+            kept.archive, kept.lost = None, True
+            del self._of_object[place.object_id]
+            self._effects.append(ProgramLost(kept.info.job, failure.message))
+        if source:
+            self._tell(source, ProgramHeld(kept.info.job))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def on_job_ended(self, job: bytes) -> None:
+        """A driver of this host is gone: it answers no more."""
+        if self._asked.get(job) == job:
+            self._lose(job, "the program has ended before its folder was packed")
+
+    def on_host_gone(self, node: bytes) -> None:
+        """Its peer asks for nothing, and answers no more. A repeat changes nothing."""
+        peer = peer_of(node)
+        for book in (self._waiting, self._owed):
+            for job in list(book):
+                _discard(book, job, peer)
+        for job in [job for job, asked in self._asked.items() if asked == peer]:
+            self._lose(job, f"host {node.hex()}, which has it, is gone")
+
+    def _lose(self, job: bytes, why: str) -> None:
+        self._asked.pop(job, None)
+        self._effects.append(ProgramLost(job, why))
+        self._refuse_waiting(job)
+
+    def _refuse_waiting(self, job: bytes) -> None:
+        for peer in sorted(self._waiting.pop(job, ())):
+            self._tell(peer, Program(job))
+
+    def on_job_forgotten(self, job: bytes) -> None:
+        """Nothing of this job will ever be started here again."""
+        self._asked.pop(job, None)
+        self._refuse_waiting(job)
+        kept = self._kept.pop(job, None)
+        if kept is None or kept.archive is None:
+            return
+        assert kept.info.code is not None, f"an archive of nothing: {kept.info!r}"
+        object_id = kept.info.code.object_id
+        if self._is_ours(job):
+            self._objects.unpin_for_actor(object_id)
+            return
+        del self._of_object[object_id]
+        if isinstance(kept.archive, Place):
+            self._effects.append(LetGoCopy(kept.archive))
+        if kept.source:
+            self._tell(kept.source, ProgramHeld(job))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def archive_of(self, object_id: bytes) -> bytes | Place | None:
+        """The value of an object of another host, if it is the archive of a program that is kept here."""
+        kept = self._of_object.get(object_id)
+        return None if kept is None else kept.archive
+
+    def keeps(self, job: bytes) -> bool:
+        """Whether what it takes is here, or on its way."""
+        return job in self._kept
+
+    def is_coming(self, job: bytes) -> bool:
+        """Whether somebody was asked for it, and has not answered."""
+        return job in self._asked
+
+    def is_owed(self, job: bytes) -> bool:
+        """Whether another peer is getting it from here."""
+        return job in self._owed or job in self._waiting
+
+    def is_packing(self, job: bytes) -> bool:
+        """Whether the driver of this host has still to answer."""
+        return self._asked.get(job) == job
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits for anything of this peer."""
+        return not self._owed and not self._waiting
+
+    def check(self) -> None:
+        """Assert that the books agree."""
+        kept = {
+            kept.info.code.object_id: kept
+            for job, kept in self._kept.items()
+            if kept.archive is not None and kept.info.code is not None and not self._is_ours(job)
+        }
+        assert kept == self._of_object, "others are found by their objects"
+        assert self._waiting.keys() <= self._asked.keys(), "somebody waits for what was not asked for"
+        assert all(self._waiting.values()), "a set of nobody"
+        assert all(self._owed.values()), "a set of nobody"
+
+    def _tell(self, process: bytes, message: Message) -> None:
+        self._effects.append(Send(process, message))
+
+
+def _not_wanted(job: bytes) -> bool:
+    """`is_wanted` of a peer without guests."""
+    return False
+
+
+def _discard(book: dict[bytes, set[bytes]], job: bytes, peer: bytes) -> None:
+    peers = book.get(job)
+    if peers is not None:
+        peers.discard(peer)
+        if not peers:
+            del book[job]

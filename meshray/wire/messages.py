@@ -1172,7 +1172,7 @@ class NodeGoneSeen(Struct, array_like=True, tag=84):
     node: NodeId
 
 
-class NodeSilent(Struct, array_like=True, tag=184):
+class NodeSilent(Struct, array_like=True, tag=187):
     """P -> A: a host that the receiver dealt with is suspected to be dead; or not any more. For people: nothing else
     follows from it, and it may come too late, or twice."""
 

@@ -206,8 +206,12 @@ class MeshLines:
         _send(socket, head, _NOW_MORE)
         if isinstance(payload, Blocks):
             *first, last = payload.payloads
-            for block in first:
-                _put_block(socket, block, _NOW_MORE)
+            try:
+                for block in first:
+                    _put_block(socket, block, _NOW_MORE)
+            except zmq.Again:  # its connection ends: libzmq drops the rest, up to the last frame of whatever comes next
+                _send(socket, b"", _NOW)
+                raise
             _put_block(socket, last, _NOW)
         else:
             _put_block(socket, payload, _NOW)

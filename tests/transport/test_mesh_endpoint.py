@@ -156,6 +156,34 @@ def test_several_payloads_of_one_message(mesh: Mesh) -> None:
     assert a.stats().sent_bytes == b.stats().received_bytes
 
 
+@pytest.mark.fault(28)
+def test_a_connection_that_ends_between_two_payloads_of_a_message_takes_no_other_message_along(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = mesh.endpoint(), mesh.endpoint()
+    real, ended = mesh_lines._send, []
+
+    def send(socket: zmq.Socket[bytes], data: bytes, flags: int, **options: bool) -> None:
+        if data == b"between":
+            proxy.cut()
+            ended.append(data)
+            while True:  # until the socket hears of it, and says Again
+                real(socket, b"", flags)
+        real(socket, data, flags, **options)
+
+    monkeypatch.setattr(mesh_lines, "_send", send)
+    with Proxy(b.port) as proxy:
+        mesh.link(a, b, proxy.address, Plane.BULK)
+        assert not mesh.send(a, b, Data(Plane.BULK, 1, 0), Blocks((b"first", b"between", b"last")), Plane.BULK)
+        assert ended
+        mesh.ready(a, Plane.BULK, 2)
+        numbers = [1, 2, 3]
+        for number in numbers:
+            assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks((b"first", b"last")), Plane.BULK)
+        mesh.until(lambda: len(mesh.arrived[b]) == len(numbers), "all three")
+        assert [came.message.sequence for came in mesh.arrived[b] if isinstance(came.message, Data)] == numbers
+
+
 @pytest.mark.fault(27)
 def test_each_plane_has_a_connection_of_its_own(mesh: Mesh) -> None:
     """What is stuck on one holds up none of the others."""

@@ -27,6 +27,7 @@ def view() -> Any:
         available={"CPU": 15_000, "memory": 10_000},
         uptime_s=1.5,
         leaving="",
+        drain=lambda: None,
         processes=lambda: [
             ProcessView(JOB, 10, "driver", JOB, name="main.py"),
             ProcessView(NODE + b"w" * 8, 11, "worker", JOB, "leased", "f"),
@@ -50,6 +51,12 @@ def ask(view: Any, what: str, argument: str = "") -> Any:
     assert answer.request == 5
     assert answer.failure is None
     return msgspec.msgpack.decode(answer.data)
+
+
+def test_what_a_peer_that_is_stopped_waits_for(view: Any) -> None:
+    assert ask(view, "drain") == {}
+    view.drain = lambda: {"phase": "works", "tasks": 2}
+    assert ask(view, "drain") == {"phase": "works", "tasks": 2}
 
 
 def test_nodes_have_the_keys_that_programs_read(view: Any) -> None:

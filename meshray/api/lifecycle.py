@@ -21,6 +21,7 @@ from typing import Any, Never, Self
 from meshray import context
 from meshray.api.options import check_resources, check_runtime_env, check_text, env_vars
 from meshray.context import NotInitialisedError, Runtime
+from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES
 from meshray.interrupts import HeldInterrupts
 from meshray.options import InitSettings
@@ -117,7 +118,12 @@ def init(
     with _lock:
         running = context.current_runtime()
         if running is None:
-            return _context_of(_attach(settings))
+            try:
+                return _context_of(_attach(settings))
+            except Exception as error:
+                if type(error) is ConnectionError or isinstance(error, MeshrayError):  # of ours: its text says it all
+                    error.__traceback__ = None
+                raise
     if _check_flag("ignore_reinit_error", ignore_reinit_error):
         return _context_of(running)
     if not running.is_driver:

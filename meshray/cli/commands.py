@@ -127,7 +127,7 @@ def start(
 @click.option("--timeout", type=click.FloatRange(min=0), default=10.0, show_default=True, metavar="SECONDS",
               help="How long work may take to end by itself.")  # fmt: skip
 def stop(name: str | None, everything: bool, timeout: float) -> None:
-    """Stop a peer of this host, and with it what runs there."""
+    """Stop a peer of this host, and with it what runs there. Ctrl-C while it waits ends the peer at once."""
     if name is not None and everything:
         raise click.UsageError("--name and --all exclude each other.")
     stopping.stop(name, everything, timeout)

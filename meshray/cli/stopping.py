@@ -1,4 +1,8 @@
-"""`meshray stop`: ask for a clean end, then SIGTERM, then SIGKILL, each for a bounded time; then sweep."""
+"""`meshray stop`: ask for a clean end, then SIGTERM, then SIGKILL, each for a bounded time; then sweep.
+
+A clean end takes as long as the work that is there. After a moment it is said what is waited for, and that Ctrl-C goes
+on with the next step at once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import select
 import signal
 import time
+from typing import Any
 
 import click
 
@@ -18,6 +23,15 @@ ASK_TIMEOUT_S = 2.0
 
 LEAVE_TIMEOUT_S = 17.0
 """How long a peer may take beyond what its work was given: `leave_end_s`, `leave_move_s`, `leave_say_s`, and to end."""
+
+SILENT_S = 1.0
+"""An end that takes longer is worth a word."""
+
+LOOK_S = 0.5
+"""How often the peer is asked what it waits for, once it takes longer."""
+
+SAY_AGAIN_S = 5.0
+"""Of the same step, with other numbers."""
 
 TERM_TIMEOUT_S = 3.0
 """After the second signal a peer ends at once."""
@@ -58,7 +72,7 @@ def stop_peer(record: PeerRecord, timeout_s: float) -> str:
     if pidfd is None:
         return "had ended already"
     try:
-        if _asked(record, timeout_s) and _ended(pidfd, timeout_s + LEAVE_TIMEOUT_S):
+        if _asked(record, timeout_s) and _drained(record, pidfd, timeout_s + LEAVE_TIMEOUT_S):
             return "stopped"
         if _signalled(pidfd, signal.SIGTERM, TERM_TIMEOUT_S):
             return "stopped by SIGTERM"
@@ -81,6 +95,51 @@ def _asked(record: PeerRecord, work_s: float) -> bool:
         os.close(pidfd)
         return False
     return True
+
+
+def _drained(record: PeerRecord, pidfd: int, timeout_s: float) -> bool:
+    """Whether the peer, which has heard, ends within the time; says what it waits for. False also for Ctrl-C."""
+    give_up_at = time.monotonic() + timeout_s
+    told, tell_at = "", 0.0
+    try:
+        if _ended(pidfd, min(SILENT_S, timeout_s)):
+            return True
+        while (now := time.monotonic()) < give_up_at:
+            drain = _ask_drain(record)
+            text = describe_drain(drain)
+            if text and (drain["phase"] != told or now >= tell_at):
+                click.echo(f"Peer {record.name!r} (pid {record.pid}) {text}. Ctrl-C ends it at once.")
+                told, tell_at = drain["phase"], now + SAY_AGAIN_S
+            if _ended(pidfd, min(LOOK_S, give_up_at - now)):
+                return True
+    except KeyboardInterrupt:
+        click.echo("")  # behind the ^C of the terminal
+    return False
+
+
+def _ask_drain(record: PeerRecord) -> dict[str, Any]:
+    """What the peer waits for; nothing when it does not answer: it may end just now."""
+    try:
+        with Visit(record, ASK_TIMEOUT_S) as visit:
+            found: dict[str, Any] = visit.ask("drain", timeout_s=ASK_TIMEOUT_S)
+    except UnreachableError:
+        return {}
+    return found
+
+
+def describe_drain(drain: dict[str, Any]) -> str:
+    """What a peer that is being stopped does, for people (`peer.draining`); "" when it says nothing."""
+    if not drain:
+        return ""
+    counts = [(drain["tasks"], "task"), (drain["actors"], "actor"), (drain["values"], "value")]
+    parts = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts if count]
+    what = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    doing = {
+        "works": f"waits for {what or 'what runs'} to end",
+        "ends": f"hands back {what or 'what still runs'}",
+        "moves": f"moves {what or 'what others need'} to other hosts",
+    }.get(drain["phase"], "tells other hosts that it leaves")
+    return f"{doing}, for {drain['seconds']:.0f} s at most"
 
 
 def _signalled(pidfd: int, number: signal.Signals, timeout_s: float) -> bool:

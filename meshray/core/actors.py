@@ -200,7 +200,7 @@ class Actors(Core):
             self._stale += 1
             return
         if message.failure is not None:
-            failure = _died(actor, f"its constructor failed.\n{message.failure.message}", message.failure)
+            failure = _died(actor, message.failure.message, message.failure)
             self._mourn(actor, failure)
             self._end(actor, failure, now)
             return

@@ -391,6 +391,10 @@ class Leases(Core):
         """Whether tasks run here, or may."""
         return any(grant.worker and not grant.wanted.is_actor for grant in self._grants)
 
+    def running(self) -> int:
+        """In how many workers tasks run, or may."""
+        return sum(bool(grant.worker) and not grant.wanted.is_actor for grant in self._grants)
+
     def end_work(self, now: float) -> None:
         """What still runs has had its time: its submitters may try it elsewhere, and are not charged for that."""
         self._work_is_over = True

@@ -133,7 +133,8 @@ def while_running(task: Pending, failure: Failure) -> Failure:
 
 def gone_failure(node: bytes, reason: str) -> Failure:
     """Why what ran on a host has no result: it is gone."""
-    text = f"the host it ran on (node {node.hex()}) is gone: {reason}"
+    which = "" if reason.startswith("host ") else f" (node {node.hex()})"  # else the reason calls it by its name
+    text = f"the host it ran on{which} is gone: {reason}"
     return Failure("NodeDiedError", text, details={"node_id": node.hex()})
 
 

@@ -347,6 +347,11 @@ class Wills(Core):
         """Whether nobody is waited for."""
         return not self._moving
 
+    @property
+    def moving(self) -> int:
+        """How many of our actors have not moved yet."""
+        return len(self._moving)
+
     def on_process_died(self, process: bytes) -> None:
         """A worker is dead, here or elsewhere: what it hosted may be started again now."""
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:

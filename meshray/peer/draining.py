@@ -6,6 +6,8 @@ of the driver of a private peer: nobody is left for whom anything could be finis
 
 from __future__ import annotations
 
+from typing import Any
+
 from meshray.core.drain import Drain, Left, Phase
 from meshray.ids import NODE_BYTES, peer_of
 from meshray.observe.notes import note
@@ -53,6 +55,21 @@ class Draining:
             self._enter(phase, now)
         return self._again
 
+    def waits_for(self, now: float) -> dict[str, Any] | None:
+        """What the present phase waits for, for people, and how long at most; None while nothing ends."""
+        drain, cores = self._drain, self._parts.cores
+        if drain.phase in (Phase.SERVES, Phase.OVER):
+            return None
+        works, moves = drain.phase in (Phase.WORKS, Phase.ENDS), drain.phase is Phase.MOVES
+        at_work = sum(map(self._is_at_work, self._actors())) if drain.phase is Phase.WORKS else 0
+        return {
+            "phase": drain.phase.value,
+            "tasks": cores.leases.running() if works else 0,
+            "actors": len(cores.guests.hosted()) + cores.wills.moving if moves else at_work,
+            "values": cores.moves.stats().moving if moves else 0,
+            "seconds": max(0.0, drain.until - now),
+        }
+
     # -- what is left ------------------------------------------------------------------------------------------------
 
     def _left(self, now: float) -> Left:
@@ -90,7 +107,8 @@ class Draining:
 
     def _begin(self, now: float) -> None:
         parts, cores = self._parts, self._parts.cores
-        note(f"this peer is being stopped ({parts.leaving}); what runs has {parts.leave_work_s:g} s")
+        work_s = f"{parts.leave_work_s:g} s"
+        note(f"this peer is being stopped ({parts.leaving}); what runs has {work_s}; a signal ends it at once")
         self._look_at = now
         for home in cores.road.dealt_with():
             cores.road.send(peer_of(home), PeerLeaves(), now)

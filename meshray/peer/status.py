@@ -114,6 +114,9 @@ class View(Protocol):
     def leaving(self) -> str:
         """Why the peer is about to end; "" while it serves."""
 
+    def drain(self) -> Mapping[str, Any] | None:
+        """What it waits for before it ends (`draining.Draining.waits_for`); None while nobody stops it."""
+
     def processes(self) -> Sequence[ProcessView]: ...
     def actors(self) -> Sequence[ActorView]: ...
     def named(self) -> Sequence[tuple[str, str]]:
@@ -298,9 +301,15 @@ def _actor(actor: ActorView) -> dict[str, Any]:
     }
 
 
+def drain(view: View, argument: str = "") -> dict[str, Any]:
+    """What a peer that is being stopped waits for; empty when it does not, or does no longer."""
+    return dict(view.drain() or {})
+
+
 _QUESTIONS: dict[str, Callable[[View, str], Any]] = {
     "nodes": nodes,
     "resources": resources,
     "status": status,
     "named_actors": named_actors,
+    "drain": drain,
 }

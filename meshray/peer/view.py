@@ -12,6 +12,7 @@ from meshray.core.lives import Life
 from meshray.core.placement import Member
 from meshray.ids import node_of
 from meshray.local import PeerRecord
+from meshray.peer.draining import Draining
 from meshray.peer.parts import Parts
 from meshray.peer.processes import Kind, Process
 from meshray.peer.status import ActorView, OtherView, ProcessView, StoreView, WaitingView
@@ -23,8 +24,9 @@ _STATES = {Life.ALIVE: "alive", Life.BACKOFF: "restarting", Life.ENDING: "alive"
 class PartsView:
     """`status.View` of these parts, always as of now."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, draining: Draining) -> None:
         self._parts = parts
+        self._draining = draining
 
     @property
     def record(self) -> PeerRecord:
@@ -49,6 +51,9 @@ class PartsView:
     @property
     def leaving(self) -> str:
         return self._parts.leaving
+
+    def drain(self) -> Mapping[str, Any] | None:
+        return self._draining.waits_for(time.monotonic())
 
     def processes(self) -> Sequence[ProcessView]:
         return [self._process(process) for process in self._parts.processes if process.kind is not Kind.OBSERVER]

@@ -124,7 +124,10 @@ class Waiting:
         values = [record.value for record in self._records(refs)]
         away = sum(type(value) is Place and value in late.away for value in values)
         count = max(1, away + sum(value is None for value in values))  # the last may have come by now
-        text = f"get timed out after {timeout} s: {count} of {len(values)} values are not there"
+        text = f"get timed out after {timeout} s"
+        if len(values) == 1:
+            return f"{text}: the value is {'on its way from another host' if away else 'not there'}"
+        text += f": {count} of {len(values)} values are not there"
         return f"{text}, {away} of them made on other hosts and on their way" if away else text
 
     def _look_elsewhere(self, records: list[Record], lost: Lost) -> None:

@@ -221,7 +221,7 @@ class ActorHost:
 
     def _construction_failed(self, error: BaseException) -> m.Failure:
         failure = self._executor.outcomes.failure(None, f"{self._name}.__init__", error)
-        text = f"the actor {self._name} died: its __init__ raised {headline_of(error)}"
+        text = f"its __init__ raised {headline_of(error)}"
         return msgspec.structs.replace(failure, kind="ActorDiedError", message=clip(text, MESSAGE_MAX))
 
     def _ready(self, failure: m.Failure | None) -> None:

@@ -37,7 +37,9 @@ class Moved:
     def __call__(self, path: str) -> str:
         """Where that path of the driver's lies here."""
         for root in self._roots:
-            if path == root or path.startswith(root + "/"):
+            if path == (root or "/"):
+                return self._copy
+            if path.startswith(root + "/") and (root or os.path.lexists(self._copy + path)):  # nearly all is in "/"
                 return self._copy + path[len(root) :]
         _, found, inside = path.partition(self._mark)  # of the copy of another host, whose worker has submitted this
         return f"{self._copy}/{inside}" if found and self._copy else path
@@ -57,12 +59,12 @@ class Moved:
     @property
     def _there(self) -> str:
         but = f" ({self._left_out})" if self._left_out else ""
-        return f"of the program's own folder {self._roots[0]} this host has a copy{but}"
+        return f"of the program's own folder {self._roots[0] or '/'} this host has a copy{but}"
 
     def job(self, job: JobInfo) -> JobInfo:
         """The job, with its paths as they are here."""
         folder = self(job.folder)
-        if folder != job.folder and not os.path.isdir(folder):
+        if (folder != job.folder or "" in self._roots) and not os.path.isdir(folder):
             folder = self._copy  # the program was started in a folder that does not go along
         # A virtual environment of this host may lie where the program does there: it stays where it is.
         stay = set(of_interpreter(job.sys_path))

@@ -113,8 +113,9 @@ def test_errors_of_attaching_come_out_and_leave_nothing(
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(sys.modules["meshray.runtime.attach"], "attach", refuse)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError) as caught:
         ray.init("auto")
+    assert [frame.name for frame in caught.traceback] == ["test_errors_of_attaching_come_out_and_leave_nothing"]
     assert not ray.is_initialized()
 
 

@@ -23,6 +23,7 @@ from meshray.cli.commands import meshray as command
 from meshray.ids import new_node
 from meshray.launch import PeerSettings
 from meshray.local import PeerRecord, find_peers, is_claimed
+from tests.integration.programs import python, running, write
 from tests.until import until
 
 LIMIT_S = 60.0
@@ -86,6 +87,56 @@ class TestStartAndStop:
         assert again.node != peer.node
         assert not Path(peer.folder).exists()
         assert not Path(peer.store).exists()
+
+    def test_who_stops_it_hears_what_it_waits_for_and_need_not_wait(self, peer: PeerRecord, tmp_path: Path) -> None:
+        program = write(
+            tmp_path / "program.py",
+            """
+            import time
+            import meshray as ray
+
+            @ray.remote
+            def work():
+                print("it works", flush=True)
+                time.sleep(600)
+
+            @ray.remote(num_cpus=0)
+            class Actor:
+                def work(self):
+                    print("he works", flush=True)
+                    time.sleep(600)
+
+            ray.init("auto")
+            actor = Actor.remote()
+            refs = [actor.work.remote(), work.remote()]
+            ray.get(refs)
+            """,
+        )
+        with running(*python(program)) as driver:
+            driver.read_until("it works")
+            driver.read_until("he works")
+            with running(sys.executable, "-m", "meshray.cli", "stop", "--timeout", "300") as stop:
+                stop.read_until("Ctrl-C ends it at once")
+                assert f"Peer 'one' (pid {peer.pid}) waits for 1 task and 1 actor to end, for " in stop.told
+                stop.send(signal.SIGINT)
+                assert "stopped by SIGTERM" in stop.end()
+            assert "was stopped" in driver.end(None)
+        assert find_peers() == []
+
+    @pytest.mark.parametrize(
+        ("drain", "said"),
+        [
+            ({}, ""),
+            ({"phase": "works", "tasks": 2, "actors": 0, "values": 0}, "waits for 2 tasks to end"),
+            ({"phase": "ends", "tasks": 1, "actors": 0, "values": 0}, "hands back 1 task"),
+            ({"phase": "moves", "tasks": 0, "actors": 1, "values": 3}, "moves 1 actor and 3 values to other hosts"),
+            ({"phase": "moves", "tasks": 0, "actors": 0, "values": 0}, "moves what others need to other hosts"),
+            ({"phase": "says", "tasks": 0, "actors": 0, "values": 0}, "tells other hosts that it leaves"),
+        ],
+    )
+    def test_what_a_peer_waits_for_in_words(self, drain: dict[str, Any], said: str) -> None:
+        text = stopping.describe_drain(drain and drain | {"seconds": 9.6})
+        assert text == (said and f"{said}, for 10 s at most")
 
     def test_in_the_foreground_it_stays_until_interrupted(self) -> None:
         process = subprocess.Popen(

@@ -57,7 +57,7 @@ def test_what_runs_there_ends_there_and_what_waits_goes_elsewhere(lan: MakeLan) 
     """Not one execution too many, and nothing is charged: no task may be repeated."""
     peers = members(lan, "a", "b", options=("--resources", '{"disk": 2}'))
     driver, there = Caller(peers["a"].host), home(peers["b"])
-    driver.run(2, 4.0, node=there, max_retries=0)
+    driver.run(2, 10.0, node=there, max_retries=0)  # on a busy machine the command alone takes seconds to start
     until(lambda: driver.executions() == 2, "they run there")
     driver.tell(do="run", key="more", count=6, seconds=0.2, options={"resources": {"disk": 1}, "max_retries": 0})
     stopping = begin_stop(peers["b"], 60.0)

@@ -176,6 +176,8 @@ def test_get_times_out_and_leaves_nothing_behind(shell: Shell) -> None:
         with pytest.raises(GetTimeoutError, match=rf"^get timed out after {timeout} s: 1 of 2 values are not there$"):
             shell.waiting.get(refs, timeout)
     assert not shell.record(refs[1]).waiters
+    with pytest.raises(GetTimeoutError, match=r"^get timed out after 0 s: the value is not there$"):
+        shell.waiting.get(refs[1:], 0)
 
 
 def test_a_time_out_counts_all_that_was_asked_for_and_names_the_time_that_was_given(

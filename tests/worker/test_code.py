@@ -46,6 +46,15 @@ def test_whoever_misses_something_hears_what_did_not_go_along(tmp_path: Path) ->
     assert moved.where == f"{moved.missing}; what lies elsewhere must be installed on each host"
 
 
+def test_of_a_program_in_the_root_only_what_went_along_moves(tmp_path: Path) -> None:
+    """As in many containers: all other paths are in it as well."""
+    moved = move_in(msgspec.structs.replace(CODE, roots=["/"]), tmp_path, DEFAULT, lambda: ARCHIVE)
+    copy = tmp_path / "code" / CODE.hash.hex()
+    assert [moved(path) for path in ("/", "/main.py", "/opt/library")] == [str(copy), f"{copy}/main.py", "/opt/library"]
+    assert "folder / this host has a copy" in moved.where
+    assert moved.job(job("/elsewhere")).folder == str(copy)
+
+
 def test_a_virtual_environment_in_the_folder_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = move_in(CODE, tmp_path, DEFAULT, lambda: ARCHIVE)
     installed = "/home/u/program/.venv/lib/python3.11/site-packages"

@@ -49,6 +49,9 @@ SHARED_MEMORY = Path("/dev/shm")
 SOCKET_PATH_MAX = 107
 """`sun_path` of a Unix socket address is 108 bytes with its final zero."""
 
+MAKE_TRIES = 10
+"""So often in a row a folder that we make may vanish before we look at it."""
+
 PARENT_LOCK_TIMEOUT_S = 10.0
 """Claims and sweeps take milliseconds; whoever holds the parent's lock longer is stopped or stuck."""
 
@@ -205,10 +208,7 @@ def private_folder(folder: Path, *, follow: bool = False, hint: str = "") -> Pat
     """
     hint = f" ({hint})" if hint else ""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        found = os.stat(folder, follow_symlinks=follow)
+        found = _made(folder, follow)
     except OSError as error:
         raise FolderError(f"cannot make the folder {folder}{hint}: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode):
@@ -221,6 +221,20 @@ def private_folder(folder: Path, *, follow: bool = False, hint: str = "") -> Pat
             f"run `chmod 700 {folder}`"
         )
     return folder
+
+
+def _made(folder: Path, follow: bool) -> os.stat_result:
+    """What is there, made if need be. Again when it vanishes in between: the last peer of somebody removes it."""
+    for left in reversed(range(MAKE_TRIES)):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            return os.stat(folder, follow_symlinks=follow)
+        except FileNotFoundError:
+            if not left:
+                raise
+    raise AssertionError("there is a first try")
 
 
 def remove_folder(folder: Path) -> None:

@@ -55,6 +55,28 @@ def test_the_folder_of_a_peer_is_removed(host: Path, tmp_path: Path) -> None:
     assert (tmp_path / "outside").exists()
 
 
+def test_a_folder_that_vanishes_before_it_is_looked_at_is_made_again(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last peer of somebody else removes it, empty as it is."""
+    look, vanish = os.stat, [True, True]
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path == host and vanish and vanish.pop():
+            host.rmdir()
+        return look(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local.os, "stat", stat)
+        assert local.runtime_folder() == host
+    assert not vanish
+    assert host.is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(local.os, "stat", lambda path, **options: look(path if path != host else host / "never"))
+        with pytest.raises(FolderError, match="cannot make the folder .*: No such file"):
+            local.private_folder(host)
+
+
 HOLD = """
 import os, sys
 from pathlib import Path

@@ -538,7 +538,9 @@ class Placement:
             why = self.gone.get(member.node, (member, ""))[1]
             return f"it asks for {asked}, and the host {member.name} cannot be reached from here{why and ': '}{why}"
         if self.is_hopeless(wanted) and wanted.strategy.node not in (self.node, *self.members):
-            return f"it asks for {asked}, and there is no such node (any more)"
+            gone = self.gone.get(wanted.strategy.node)
+            was = f"any more: it was {gone[0].name} ({gone[1]})" if gone else "(any more)"
+            return f"it asks for {asked}, and there is no such node {was}"
         here = [] if self._here.guest else [self._here]
         members = sorted(self.members.values(), key=lambda member: member.name)
         hosts = [*here, *(member for member in members if not member.guest)]

@@ -465,7 +465,11 @@ def test_hard_affinity_to_a_node_that_is_not_there_is_hopeless() -> None:
     wanted = view.wants(1, Strategy(node=B))
     assert view.placement.is_hopeless(wanted)
     assert not view.placement.somebody_could(wanted)
-    assert B.hex() in view.placement.why_nobody(wanted)
+    told = view.placement.why_nobody(wanted)
+    assert told == f"it asks for {{CPU: 1}} on node {B.hex()}, and there is no such node (any more)"
+    view.tell(B, 4)
+    view.placement.on_gone(B, "it has left")
+    assert view.placement.why_nobody(wanted).endswith("there is no such node any more: it was b (it has left)")
     view.tell(B, 4)
     assert not view.placement.is_hopeless(wanted)
     too_much = view.wants(1, Strategy(node=B), CPU=8)

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -116,7 +117,38 @@ class TestPort:
         assert list(of_host.port(ALONE)) == []
 
     def test_a_peer_that_does_not_answer(self) -> None:
-        assert levels(list(of_host.port(Patient(patient().peer, trouble="it hangs"))))[0] == "bad"
+        """That its port is taken is no trouble besides, and no other port would help."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stuck = patient(port=listener.getsockname()[1]).peer
+            (finding,) = of_host.port(Patient(stuck, trouble="it hangs"))
+        assert finding.level == "bad"
+        assert "meshray stop" in finding.hint
+
+    def test_a_peer_that_listens_at_loopback_alone(self) -> None:
+        peer = msgspec.structs.replace(patient().peer, mesh_bind=["127.0.0.1"])
+        (finding,) = of_host.addresses(Patient(peer))
+        assert finding.level == "bad"
+        assert "no other host reaches it" in finding.text
+        (finding,) = of_host.addresses(Patient(peer, patient(member("a")).mesh))
+        assert finding.level == "warning", "peers of this host do"
+
+    def test_an_interface_that_is_down_or_has_no_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Binding to another address would not help."""
+        flags = frozenset({"broadcast", "multicast"})
+        seen = [
+            Seen(Interface("lo", 1, ("127.0.0.1",)), True, frozenset({"up", "loopback"})),
+            Seen(Interface("eth0", 2, ("10.0.0.1",)), False, flags),
+            Seen(Interface("eth1", 3, ()), True, flags),
+            Seen(Interface("docker0", 4, ("172.17.0.1",)), True, flags),
+        ]
+        monkeypatch.setattr(of_host, "look", lambda: seen)
+        (finding,) = of_host.addresses(ALONE)
+        assert finding.level == "bad"
+        assert "eth0 is down, eth1 has no address" in finding.text
+        assert "--bind" not in finding.hint
+        monkeypatch.setattr(of_host, "look", lambda: [seen[0], seen[3]])
+        (finding,) = of_host.addresses(ALONE)
+        assert "--bind" in finding.hint
 
 
 NFT_OPEN = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n"
@@ -275,11 +307,20 @@ class TestTheCommand:
             "WARNING  port: hm",
             "         -> do this",
             "",
-            "A mesh can work here, with what is said above.",
+            "Nothing on this host keeps a mesh from working, with what is said above. "
+            "More is shown when peers run, here and on another host.",
         ]
         odd = doctor.describe(Finding("way", "bad", "\x1b[2J\n"))
         assert odd == "    BAD  way: ?[2J?"
         assert "    BAD  way: is closed" in self.run(code=1, bad=True, monkeypatch=monkeypatch)
+
+    def test_that_a_mesh_works_is_shown_by_other_members_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "find_patient", lambda: patient(member("a", state="dead")))
+        told = self.run(code=0, bad=False, monkeypatch=monkeypatch)
+        assert "Whether a mesh works here is not shown: the peer of this host is alone in its mesh" in told
+        monkeypatch.setattr(doctor, "find_patient", lambda: patient(member("a"), member("b")))
+        told = self.run(code=0, bad=False, monkeypatch=monkeypatch)
+        assert "A mesh works here, with what is said above: 2 other members are there." in told
 
     def test_for_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = json.loads(self.run("--json", code=1, bad=True, monkeypatch=monkeypatch))

@@ -14,9 +14,7 @@ it come the members that are remembered for the next start, what members say abo
 from __future__ import annotations
 
 import math
-import os
 import select
-import shlex
 import socket
 import threading
 import time
@@ -35,14 +33,15 @@ from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON, find_peers
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note, printable
+from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
 from meshray.peer.mesh_life import LIVING, MeshLife, Who, is_guest
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
-from meshray.transport.holders import Holder, holder_of
+from meshray.transport.holders import describe, holder_of
+from meshray.transport.interfaces import is_loopback
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -51,16 +50,6 @@ from meshray.wire.peers import PROTOCOL, Payload, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
-
-
-PLACES = ("MESHRAY_RUNTIME_DIR", "XDG_RUNTIME_DIR")
-"""What says in which runtime folder a peer lives; the first one counts."""
-
-PEER_PROGRAM = "meshray/boot/__main__.py"
-"""In the command line of every peer (`launch.command`)."""
-
-COMMAND_MAX_CHARS = 80
-"""Of another program's command line people see so much."""
 
 
 class MeshStartError(MeshrayError):
@@ -382,8 +371,13 @@ class Mesh:
 
     def warnings(self) -> list[str]:
         """For whoever starts it."""
-        if self._life is None or self.listens:
+        if self._life is None:
             return []
+        if self.listens:
+            hosts = [address.rpartition(":")[0].strip("[]") for address in self._life.listens]
+            return (
+                [f"it listens at {', '.join(hosts)} alone, which no other host reaches"] if is_loopback(hosts) else []
+            )
         return [
             "no interface of this host is a LAN, so the peer listens nowhere, and no other host reaches it, until one "
             "is there; `meshray doctor` says more"
@@ -525,26 +519,6 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
     )
 
 
-def _described(holder: Holder) -> str:
-    """Who has the port, where it is none of the peers that are found here: for people."""
-    owner = "of yours" if holder.user == os.getuid() else f"of user {holder.user}"
-    if not any(word.endswith(PEER_PROGRAM) for word in holder.words):
-        command = printable(" ".join(holder.words))
-        command = command if len(command) <= COMMAND_MAX_CHARS else f"{command[: COMMAND_MAX_CHARS - 3]}..."
-        return (
-            f"It is a program {owner}, pid {holder.pid}: `{command}`. Give this one another --port, or start it with "
-            "--local"
-        )
-    set_there = {name: holder.environment[name] for name in PLACES if name in holder.environment}
-    words = [f"{name}={shlex.quote(value)}" for name, value in set_there.items()]
-    if missing := [f"-u {name}" for name in PLACES if name not in set_there]:
-        words = ["env", *missing, *words]
-    return (
-        f"It is a peer {owner}, pid {holder.pid}, with another runtime folder: `{printable(' '.join(words))} meshray "
-        "stop` ends it. Or give this one another --port"
-    )
-
-
 def _whose(port: int) -> str:
     """Who may have the port, for people."""
     for record in find_peers():
@@ -555,7 +529,7 @@ def _whose(port: int) -> str:
             )
     holder = holder_of(port)
     if holder is not None:
-        return _described(holder)
+        return describe(holder)
     return (
         f"It may be a peer of another user of this host, or any other program (`ss -tlnp 'sport = :{port}'` shows it "
         "to root): give this one another --port, or start it with --local"

@@ -20,6 +20,7 @@ from meshray import meshkey
 from meshray.cli import doctor, of_host, of_network
 from meshray.cli.commands import meshray
 from meshray.cli.findings import Finding, Patient
+from meshray.cli.members import RECENT_S
 from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
 from meshray.transport.interfaces import Interface, Seen
@@ -48,6 +49,7 @@ def patient(*members: dict[str, Any], port: int = 1, **changes: Any) -> Patient:
     mesh = {
         "mesh_id": KEY.founded_mesh().hex(), "key_id": KEY.id.hex(), "node_id": "self", "listens": [],
         "members": [member("self", is_self=True), *members], "refused": {}, "refused_there": {}, "no_link": {},
+        "refused_ago_s": {}, "refused_there_ago_s": {},
         "dropped_records": {}, "other_key": 0,
     }  # fmt: skip
     return Patient(record, mesh | changes)
@@ -265,15 +267,21 @@ class TestMembers:
         assert found[0].text.isprintable()
 
     def test_its_own_looks_are_no_reason_to_worry(self) -> None:
-        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2})
+        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2}, refused_ago_s={BROKEN_OFF: 1.0})
         (refused, _) = of_network.members(looked)
         assert refused.level == "unknown"
         assert "`meshray doctor`" in refused.text
 
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
+                       refused_ago_s={"unknown key": 9.0}, refused_there_ago_s={"it does not know our key": 8.0},
                        dropped_records={"foreign": 2})  # fmt: skip
-        assert levels(list(of_network.members(sick))) == ["warning", "warning", "unknown", "unknown"]
+        found = list(of_network.members(sick))
+        assert levels(found) == ["warning", "warning", "unknown", "unknown"]
+        assert [word in each.text for word, each in zip(("8 s ago", "9 s ago"), found, strict=False)] == [True, True]
+        sick.mesh["refused_ago_s"] = sick.mesh["refused_there_ago_s"] = {}
+        sick.mesh["refused_ago_s"]["unknown key"] = RECENT_S + 1
+        assert levels(list(of_network.members(sick))) == ["unknown", "unknown"], "it is over"
 
     def test_a_key_that_was_changed_without_this_host_or_without_another(self) -> None:
         (alone,) = [each for each in of_network.members(patient(other_key=2)) if each.about == "other key"]

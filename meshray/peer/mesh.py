@@ -392,11 +392,12 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0,
+            "refused": {}, "refused_there": {}, "refused_ago_s": {}, "refused_there_ago_s": {},
+            "no_link": {}, "dropped_records": {}, "other_key": 0,
             "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
-            discovery = life.discovery_stats()
+            discovery, now = life.discovery_stats(), time.monotonic()
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
@@ -404,6 +405,8 @@ class Mesh:
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
+                "refused_ago_s": life.refusals_here.ago(now),
+                "refused_there_ago_s": life.refusals_there.ago(now),
                 "no_link": self._no_link(life),
                 "dropped_records": discovery.dropped,
                 "other_key": discovery.other_key,

@@ -52,6 +52,7 @@ from meshray.observe.notes import note, printable
 from meshray.peer.links import PeerLinks
 from meshray.peer.mesh_events import GOODBYE, Came, LifeOver, LifeThere, LinkCut, LinkThere, LoadTold, MeshEvent
 from meshray.peer.probe_lines import PREFIX, ProbeLines
+from meshray.peer.refusals import Refusals
 from meshray.transport.discovery import (
     Addresses,
     Discovery,
@@ -127,6 +128,7 @@ class MeshLife:
         self.verdict: DeclaredDead | None = None
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
+        self.refusals_here, self.refusals_there = Refusals(), Refusals()  # when these were, and those of our port
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
@@ -181,6 +183,8 @@ class MeshLife:
         if self._follow_at is not None and now >= self._follow_at:
             self._follow(self._hosts, now)
         self._redial(now)
+        self.refusals_here.look(self._endpoint.inbound.refused, now)
+        self.refusals_there.look(self.refused_there, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told, self._told = self._told, []
@@ -430,7 +434,7 @@ class MeshLife:
                 del self.apart[there]
             if event.target == SEED + there.encode():
                 remember(self.reached, there, None, TOLD_MAX)
-        if isinstance(event, HandshakeFailed):
+        if isinstance(event, HandshakeFailed) and not self._has_ended(event.target):
             self.refused_there[event.text] += 1
             address = address_of(event.target)
             if address:
@@ -443,6 +447,15 @@ class MeshLife:
         if found is not None:
             node, reached = found
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
+
+    def _has_ended(self, target: bytes) -> bool:
+        """Whether a line goes to a member that has ended: that its port closes in the middle of a handshake is no
+        refusal."""
+        address = address_of(target)
+        there = [
+            member for member in self.members() if member.node == target or (address and address in member.addresses)
+        ]
+        return bool(there) and not any(member.state in LIVING for member in there)
 
     def _heard_from(self, address: str) -> None:
         self.apart.pop(address, None)

@@ -33,8 +33,9 @@ from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
+from meshray.transport.mesh_lines import HandshakeFailed
 from meshray.wire.advert import Advert
-from meshray.wire.peers import Reason
+from meshray.wire.peers import Plane, Reason
 from tests.until import until
 
 CONFIG = preset("test")
@@ -254,6 +255,24 @@ def test_a_foreign_program_at_the_address_of_a_seed(room: Room) -> None:
     b = room.member(a)
     room.agree()
     assert len(alive(b)) == 2
+
+
+def test_a_port_that_closes_with_its_peer_has_refused_nobody(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    assert a._life is not None
+    node = bytes.fromhex(b.status()["node_id"])
+    lines = [node, PREFIX + place(b).encode()]
+    for line in lines:
+        a._life._on_told(HandshakeFailed(line, Plane.CONTROL, "broken off"), time.monotonic())
+    room.until(lambda: a.status()["refused_there_ago_s"], "it is seen when")
+    assert a.status()["refused_there"] == {"broken off": 2}, "it lives, and refuses us"
+    b.leave(time.monotonic())
+    room.until(lambda: any(member["state"] == "left" for member in a.status()["members"]), "it has left")
+    for line in lines:
+        a._life._on_told(HandshakeFailed(line, Plane.CONTROL, "broken off"), time.monotonic())
+    assert a.status()["refused_there"] == {"broken off": 2}
 
 
 def test_status_says_why_it_is_alone(room: Room) -> None:

@@ -49,7 +49,7 @@ def test_the_first_makes_a_mesh_and_the_second_is_told_how_to_join(lan: MakeLan)
     (network["b"].folder / "token").chmod(0o600)
     assert read_token(token).seeds
     network["b"].run(*CLI, "join", "--file", str(network["b"].folder / "token"))
-    network["b"].run(*START)
+    assert "it is in its mesh, beside a; it listens at port 7637" in network["b"].run(*START)
     until(lambda: "2 members" in network["a"].run(*CLI, "status"), "they are one mesh")
     for host in network.hosts.values():
         host.run(*CLI, "stop")

@@ -277,9 +277,10 @@ class Mesh:
         """The node was declared dead."""
         verdict = life.verdict
         assert verdict is not None
-        note(f"node {life.node.hex()} was declared dead, says {verdict.by.hex()}: it joins as another one")
+        says = life.called(verdict.by)
+        note(f"this peer was declared dead, says {says}: it joins its mesh anew, as another member")
         self._held = [*life.last_peers(), *self._seeding.addresses]
-        self._events += [*life.take_events(), OwnEnd(f"this peer was declared dead, says {verdict.by.hex()}")]
+        self._events += [*life.take_events(), OwnEnd(f"this peer was declared dead, says {says}")]
         self._retire(life)
         self.lives += 1
         self._hold_until = now + self._config.rejoin_after_s
@@ -301,7 +302,7 @@ class Mesh:
             note(f"the port cannot be opened again, and will be tried again: {error}")
             self._reopen_at = now + REOPEN_AFTER_S
             return
-        note(f"this peer is node {self._life.node.hex()} now")
+        note(f"the port is open again: this is life {self.lives} of this peer")
         self._life.join(self._first)
         if not self._first:
             self._hold_until = now

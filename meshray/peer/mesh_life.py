@@ -132,6 +132,7 @@ class MeshLife:
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
+        self._homes: dict[bytes, bytes] = {}  # of lives that were heard of: the hosts as people know them
         self.guests: dict[bytes, None] = {}  # members that run nothing, and will not be there again
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
@@ -411,7 +412,7 @@ class MeshLife:
             else:
                 membership.on_unreachable(event.node, awake_or_not())
             self._redials.on_down(event.node, now)
-            self._events.append(LinkCut(event.node, f"the link to {self._called(event.node)} has ended: {event.text}"))
+            self._events.append(LinkCut(event.node, f"the link to {self.called(event.node)} has ended: {event.text}"))
         elif isinstance(event, Delivered):
             self._events.append(Came(event.node, event.payload))
         elif isinstance(event, TurnedAway):
@@ -479,7 +480,7 @@ class MeshLife:
                 self.peers_changed = True
                 self._tell_home(effect.record.node, effect.record.load)
                 marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
-                note(f"member {printable(effect.record.name)} ({effect.record.node.hex()}) is there{marked}")
+                note(f"member {self._as_shown(effect.record.node, effect.record.name)} is there{marked}")
             elif isinstance(effect, MemberDown):
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
@@ -493,6 +494,7 @@ class MeshLife:
     def _tell_home(self, node: bytes, data: bytes) -> None:
         load = decode_load(data)
         if load is not None and len(load.home) == NODE_BYTES:
+            remember(self._homes, node, load.home, TOLD_MAX)
             self._events.append(LifeThere(node, load.home, load.life))
             member = self._membership.member(node)
             if member is not None and member.state in ("alive", "suspect"):
@@ -500,13 +502,19 @@ class MeshLife:
                     remember(self.guests, node, None, TOLD_MAX)
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
-    def _called(self, node: bytes) -> str:
+    def called(self, node: bytes) -> str:
+        """A member, for people."""
         member = self._membership.member(node)
         return "it" if member is None else f"host {printable(member.name)}"
 
+    def _as_shown(self, node: bytes, name: str) -> str:
+        """Name and id of a host as `meshray status` and programs have them: its home, and not this life of it."""
+        home = self._homes.get(node)
+        return printable(name) if home is None else f"{printable(name)} ({home.hex()})"
+
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
-        note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
+        note(f"member {self._as_shown(effect.node, effect.name)} is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._redials.on_gone(effect.node)
         died = f"host {printable(effect.name)} is dead: {printable(effect.reason)}"

@@ -421,3 +421,16 @@ def test_an_address_where_somebody_else_has_the_port_is_tried_again(
     room.agree()
     (row,) = (member for member in b.status()["members"] if not member["is_self"])
     assert row["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
+
+
+def test_the_log_calls_members_as_status_does(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    (row,) = (member for member in a.status()["members"] if not member["is_self"])
+    b.leave(time.monotonic())
+    room.until(lambda: any(member["state"] == "left" for member in a.status()["members"]), "it has left")
+    told = capsys.readouterr().err
+    assert f"member {row['name']} ({row['home']}) is there" in told
+    assert f"member {row['name']} ({row['home']}) is gone" in told
+    assert row["home"] != row["node_id"] not in told

@@ -318,8 +318,8 @@ def claim_peer(
     The record is written with `ready=False`; the peer publishes it again, with `ready=True`, once it serves.
     Raises `NameTakenError` when a peer of that name runs (private ones share names freely), `FolderError`.
     """
-    parent = runtime_folder()
-    socket_path(parent / node.hex(), peer_process(node))  # too long a path is told before anything is made
+    socket_path(runtime_place() / node.hex(), peer_process(node))  # too long a path is told before anything is made
+    runtime_folder()
     sweep()
     with _parent_lock(runtime_folder) as parent:
         for other in () if private else _records(parent):

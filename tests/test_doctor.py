@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +20,7 @@ from meshray import meshkey
 from meshray.cli import doctor, of_host, of_network
 from meshray.cli.commands import meshray
 from meshray.cli.findings import Finding, Patient
+from meshray.cli.members import RECENT_S
 from meshray.local import PeerRecord
 from meshray.meshkey import MeshKey
 from meshray.transport.interfaces import Interface, Seen
@@ -47,6 +49,7 @@ def patient(*members: dict[str, Any], port: int = 1, **changes: Any) -> Patient:
     mesh = {
         "mesh_id": KEY.founded_mesh().hex(), "key_id": KEY.id.hex(), "node_id": "self", "listens": [],
         "members": [member("self", is_self=True), *members], "refused": {}, "refused_there": {}, "no_link": {},
+        "refused_ago_s": {}, "refused_there_ago_s": {},
         "dropped_records": {}, "other_key": 0,
     }  # fmt: skip
     return Patient(record, mesh | changes)
@@ -116,7 +119,38 @@ class TestPort:
         assert list(of_host.port(ALONE)) == []
 
     def test_a_peer_that_does_not_answer(self) -> None:
-        assert levels(list(of_host.port(Patient(patient().peer, trouble="it hangs"))))[0] == "bad"
+        """That its port is taken is no trouble besides, and no other port would help."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stuck = patient(port=listener.getsockname()[1]).peer
+            (finding,) = of_host.port(Patient(stuck, trouble="it hangs"))
+        assert finding.level == "bad"
+        assert "meshray stop" in finding.hint
+
+    def test_a_peer_that_listens_at_loopback_alone(self) -> None:
+        peer = msgspec.structs.replace(patient().peer, mesh_bind=["127.0.0.1"])
+        (finding,) = of_host.addresses(Patient(peer))
+        assert finding.level == "bad"
+        assert "no other host reaches it" in finding.text
+        (finding,) = of_host.addresses(Patient(peer, patient(member("a")).mesh))
+        assert finding.level == "warning", "peers of this host do"
+
+    def test_an_interface_that_is_down_or_has_no_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Binding to another address would not help."""
+        flags = frozenset({"broadcast", "multicast"})
+        seen = [
+            Seen(Interface("lo", 1, ("127.0.0.1",)), True, frozenset({"up", "loopback"})),
+            Seen(Interface("eth0", 2, ("10.0.0.1",)), False, flags),
+            Seen(Interface("eth1", 3, ()), True, flags),
+            Seen(Interface("docker0", 4, ("172.17.0.1",)), True, flags),
+        ]
+        monkeypatch.setattr(of_host, "look", lambda: seen)
+        (finding,) = of_host.addresses(ALONE)
+        assert finding.level == "bad"
+        assert "eth0 is down, eth1 has no address" in finding.text
+        assert "--bind" not in finding.hint
+        monkeypatch.setattr(of_host, "look", lambda: [seen[0], seen[3]])
+        (finding,) = of_host.addresses(ALONE)
+        assert "--bind" in finding.hint
 
 
 NFT_OPEN = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n"
@@ -233,26 +267,30 @@ class TestMembers:
         assert found[0].text.isprintable()
 
     def test_its_own_looks_are_no_reason_to_worry(self) -> None:
-        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2})
+        looked = patient(member("b", addresses=[]), refused={BROKEN_OFF: 2}, refused_ago_s={BROKEN_OFF: 1.0})
         (refused, _) = of_network.members(looked)
         assert refused.level == "unknown"
         assert "`meshray doctor`" in refused.text
 
     def test_refusals(self) -> None:
         sick = patient(refused={"unknown key": 3}, refused_there={"it does not know our key": 1},
+                       refused_ago_s={"unknown key": 9.0}, refused_there_ago_s={"it does not know our key": 8.0},
                        dropped_records={"foreign": 2})  # fmt: skip
         found = list(of_network.members(sick))
         assert levels(found) == ["warning", "warning", "unknown", "unknown"]
         assert [finding.text for finding in found[:3]] == [
-            "1 time, by whom this peer dialled: it does not know our key",
-            "3 connections: unknown key",
+            "1 time, the last one 8 s ago, by whom this peer dialled: it does not know our key",
+            "3 connections, the last one 9 s ago: unknown key",
             "2 records of other meshes heard on this network",
         ]
-        one = patient(refused={"unknown key": 1}, dropped_records={"foreign": 1})
+        one = patient(refused={"unknown key": 1}, refused_ago_s={"unknown key": 1.0}, dropped_records={"foreign": 1})
         assert [finding.text for finding in of_network.members(one)][:2] == [
-            "1 connection: unknown key",
+            "1 connection, the last one 1 s ago: unknown key",
             "1 record of other meshes heard on this network",
         ]
+        sick.mesh["refused_ago_s"] = sick.mesh["refused_there_ago_s"] = {}
+        sick.mesh["refused_ago_s"]["unknown key"] = RECENT_S + 1
+        assert levels(list(of_network.members(sick))) == ["unknown", "unknown"], "it is over"
 
     def test_a_key_that_was_changed_without_this_host_or_without_another(self) -> None:
         (alone,) = [each for each in of_network.members(patient(other_key=2)) if each.about == "other key"]
@@ -286,15 +324,24 @@ class TestTheCommand:
             "WARNING  port: hm",
             "         -> do this",
             "",
-            "A mesh can work here, with what is said above.",
+            "Nothing on this host keeps a mesh from working, with what is said above. "
+            "More is shown when peers run, here and on another host.",
         ]
         odd = doctor.describe(Finding("way", "bad", "\x1b[2J\n"))
         assert odd == "    BAD  way: ?[2J?"
         said = self.run(code=1, bad=True, monkeypatch=monkeypatch)
         assert "    BAD  way: is closed" in said
         assert said.endswith("\nWhat is marked BAD keeps a mesh from working here.\n")
-        two = doctor._summary([Finding("way", "bad", "is closed")] * 2)
+        two = doctor._summary(patient(), [Finding("way", "bad", "is closed")] * 2)
         assert two == "\nThe 2 things that are marked BAD keep a mesh from working here."
+
+    def test_that_a_mesh_works_is_shown_by_other_members_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "find_patient", lambda: patient(member("a", state="dead")))
+        told = self.run(code=0, bad=False, monkeypatch=monkeypatch)
+        assert "Whether a mesh works here is not shown: the peer of this host is alone in its mesh" in told
+        monkeypatch.setattr(doctor, "find_patient", lambda: patient(member("a"), member("b")))
+        told = self.run(code=0, bad=False, monkeypatch=monkeypatch)
+        assert "A mesh works here, with what is said above: 2 other members are there." in told
 
     def test_for_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = json.loads(self.run("--json", code=1, bad=True, monkeypatch=monkeypatch))

@@ -99,7 +99,7 @@ def test_the_script_for_slurm_waits_for_what_status_says(members: int) -> None:
     mesh = {
         "mesh_id": "00", "listens": ["10.0.0.1:7637"], "members": [member] * members, "next_key_id": "",
         "discovery_trouble": "", "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {},
-        "other_key": 0,
+        "other_key": 0, "refused_ago_s": {}, "refused_there_ago_s": {},
     }  # fmt: skip
     text = "\n".join(describe_mesh(mesh, str, lambda name, amount: str(amount)))
     assert re.search(pattern.replace("$SLURM_NNODES", str(members)), text)

@@ -186,6 +186,7 @@ class TestFolders:
         monkeypatch.setenv("MESHRAY_RUNTIME_DIR", str(tmp_path / ("x" * 80)))
         with pytest.raises(FolderError, match=r"107.*MESHRAY_RUNTIME_DIR"):
             local.claim_peer(new_node(), "a", private=False)
+        assert not local.runtime_place().exists(), "nothing was made"
 
     def test_a_socket_path_is_the_process_in_the_node_folder(self, host: Path) -> None:
         node = new_node()

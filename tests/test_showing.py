@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshray.cli.members import describe_mesh
+from meshray.cli.members import BROKEN_OFF, RECENT_S, describe_mesh
 from meshray.cli.showing import describe, duration, number, size
+from meshray.transport import mesh_port
 
 
 @pytest.fixture
@@ -97,7 +98,8 @@ def member(name: str, state: str, **changes: Any) -> dict[str, Any]:
 def mesh(*members: dict[str, Any], **changes: Any) -> list[str]:
     told = {
         "mesh_id": "00ff", "listens": ["10.0.0.1:7637"], "members": list(members), "discovery_trouble": "",
-        "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0, "next_key_id": "",
+        "refused": {}, "refused_there": {}, "refused_ago_s": {}, "refused_there_ago_s": {}, "no_link": {},
+        "dropped_records": {}, "other_key": 0, "next_key_id": "",
     }  # fmt: skip
     return describe_mesh(
         told | changes, duration, lambda name, amount: size(amount) if name in ("memory", "store") else number(amount)
@@ -112,7 +114,17 @@ def test_what_members_say_of_themselves_moves_no_cursor() -> None:
     lines = mesh(member("a", "dead", reason="gone\x1b[2J\nMesh 0000"), member("b\x07", "alive", version="1\r"))
     assert len(lines) == 3
     assert all(character.isprintable() for line in lines for character in line)
-    assert mesh(refused_there={"\x1b[2J": 1})[-1] == "  refused there: 1 ?[2J"
+    told = mesh(refused_there={"\x1b[2J": 1}, refused_there_ago_s={"\x1b[2J": 61.0})
+    assert told[-1] == "  refused there: 1 ?[2J (last 1 min 1 s ago)"
+
+
+def test_what_was_refused_long_ago_is_not_told_nor_that_somebody_came_to_look() -> None:
+    assert BROKEN_OFF == mesh_port.BROKEN_OFF
+    counts = {"unknown key": 3, "no key": 4, BROKEN_OFF: 5}
+    ago_s = {"unknown key": 2.0, "no key": RECENT_S + 1, BROKEN_OFF: 1.0}
+    assert mesh(refused=counts, refused_ago_s=ago_s)[-1] == "  refused here: 3 unknown key (last 2 s ago)"
+    assert mesh(refused=counts, refused_ago_s=dict.fromkeys(counts, RECENT_S + 1)) == mesh()
+    assert mesh(refused={BROKEN_OFF: 1}, refused_ago_s={BROKEN_OFF: 0.0}) == mesh()
 
 
 def test_a_mesh() -> None:
@@ -124,6 +136,7 @@ def test_a_mesh() -> None:
         member("e", "dead", home="", reason="no answer", total={}, used={}, version=""),
         member("f", "left", home="", reason="left", total={}, used={}, version="", python=""),
         refused={"unknown key": 3},
+        refused_ago_s={"unknown key": 9.0},
     ) == [
         "Mesh 00ff: 4 members; this one listens at 10.0.0.1:7637",
         "  a  aaaaaaaaaaaaaaaa  alive 1 min 1 s    this one       CPU 1.5/4, memory 0 B/2.0 KiB, disk 0/1  0.1.0  "
@@ -137,7 +150,7 @@ def test_a_mesh() -> None:
         "  e                    dead 1 min 1 s                    no answer                                       "
         "Python 3.11",
         "  f                    left 1 min 1 s",
-        "  refused here: 3 unknown key",
+        "  refused here: 3 unknown key (last 9 s ago)",
     ]
 
 

@@ -68,11 +68,23 @@ def test_a_large_quantity(started: list[PeerSettings]) -> None:
 def test_a_peer_that_listens_nowhere_does_not_say_that_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     record = PeerRecord(node="ab" * 8, pid=1, name="desk", private=False, ready=True, folder="/run/ab", mesh_port=7637)
     monkeypatch.setattr(starting, "find_peers", lambda: [record])
-    assert "it listens for its mesh at port 7637\n" in starting._described(Started(1, Ready(record)))
+    assert "it is the first of its mesh; it listens at port 7637\n" in starting._described(Started(1, Ready(record)))
     told = starting._described(Started(1, Ready(record, listens=False)))
     assert "it listens" not in told
     assert "meshray join" not in told
     assert "its port, once there is an interface to listen at:  7637" in told
+
+
+def test_whether_it_has_found_its_mesh_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = PeerRecord(node="ab" * 8, pid=1, name="desk", private=False, ready=True, folder="/run/ab", mesh_port=7637)
+    monkeypatch.setattr(starting, "find_peers", lambda: [record])
+    told = starting._described(Started(1, Ready(record)), [])
+    assert (
+        "no other member of its mesh has answered yet: `meshray status` says later; it listens at port 7637\n" in told
+    )
+    told = starting._described(Started(1, Ready(record)), ["b\x1b", "c"])
+    assert "it is in its mesh, beside b?, c; it listens at port 7637\n" in told
+    assert "beside a, b, c, ...;" in starting._described(Started(1, Ready(record)), ["a", "b", "c", "d"])
 
 
 def test_what_to_type_next_names_the_peer_where_several_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
-        click.echo(_summary(findings))
+        click.echo(_summary(patient, findings))
     return 1 if any(finding.level == "bad" for finding in findings) else 0
 
 
@@ -60,10 +60,22 @@ def describe(finding: Finding) -> str:
     return f"{line}\n         -> {finding.hint}" if finding.hint else line
 
 
-def _summary(findings: list[Finding]) -> str:
+def _summary(patient: Patient, findings: list[Finding]) -> str:
+    """What all of it means. That a mesh works is shown by other members alone."""
     bad = sum(finding.level == "bad" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     if bad:
         what = "What is marked BAD keeps" if bad == 1 else f"The {bad} things that are marked BAD keep"
         return f"\n{what} a mesh from working here."
-    return f"\nA mesh can work here{'' if not warnings else ', with what is said above'}."
+    above = ", with what is said above" if warnings else ""
+    others = len(patient.others())
+    if others:
+        are = "1 other member is" if others == 1 else f"{others} other members are"
+        return f"\nA mesh works here{above}: {are} there."
+    if patient.mesh:
+        why = "; why may be said above" if warnings else ""
+        return f"\nWhether a mesh works here is not shown: the peer of this host is alone in its mesh{why}."
+    return (
+        f"\nNothing on this host keeps a mesh from working{above}. More is shown when peers run, here and on another "
+        "host."
+    )

@@ -14,6 +14,11 @@ DEAD_SHOWN_MAX = 5
 MEMBERS_SHOWN_MAX = 100
 APART_SHOWN_MAX = 5
 
+RECENT_S = 600.0
+"""What was refused is shown for so long: what causes it goes on, or is over."""
+
+BROKEN_OFF = "silent or broken off"  # `transport.mesh_port` has it, and ZeroMQ takes long to load
+
 
 def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> list[str]:
     """Lines about the mesh; `duration` and `amount` write a time span and a quantity of a resource by name."""
@@ -37,11 +42,17 @@ def describe_mesh(mesh: dict[str, Any], duration: Duration, amount: Amount) -> l
     lines += [f"  no link with {address}: {printable(why)}" for address, why in apart[:APART_SHOWN_MAX]]
     if len(apart) > APART_SHOWN_MAX:
         lines.append(f"  and none with {len(apart) - APART_SHOWN_MAX} more")
-    for title, counts in (("refused here", mesh["refused"]), ("refused there", mesh["refused_there"]),
-                          ("records dropped", mesh["dropped_records"])):  # fmt: skip
-        if counts:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-            lines.append(f"  {title}: {printable(told)}")
+    for title, which in (("refused here", "refused"), ("refused there", "refused_there")):
+        recent = [
+            f"{mesh[which][reason]} {reason} (last {duration(ago_s)} ago)"
+            for reason, ago_s in sorted(recent_refusals(mesh, which).items())
+            if reason != BROKEN_OFF  # any connection that comes to look: a port scan, the doctor of another member
+        ]
+        if recent:
+            lines.append(f"  {title}: {printable(', '.join(recent))}")
+    if mesh["dropped_records"]:
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(mesh["dropped_records"].items()))
+        lines.append(f"  records dropped: {printable(told)}")
     return lines
 
 
@@ -56,6 +67,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _was_met(member: dict[str, Any]) -> bool:
     """Not one that was gone before this peer joined: of that others have told the id alone, a riddle here."""
     return bool(member["name"] != member["node_id"])
+
+
+def recent_refusals(mesh: dict[str, Any], which: str) -> dict[str, float]:
+    """Reason -> how many seconds ago it was the last time; what is over for long is not told. `which`: "refused", by
+    this peer, or "refused_there"."""
+    return {reason: ago_s for reason, ago_s in mesh[f"{which}_ago_s"].items() if ago_s < RECENT_S}
 
 
 def describe_other_key(peers: int, alone: bool) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from meshray import meshkey
 from meshray.cli.findings import Finding, Patient
 from meshray.errors import MeshrayError
-from meshray.transport.interfaces import choose, dialled, look
+from meshray.transport.holders import describe, holder_of
+from meshray.transport.interfaces import choose, dialled, is_lan, is_loopback, look
 from meshray.transport.multicast import PORT as MDNS_PORT
 from meshray.transport.paths import connects
 
@@ -59,8 +60,23 @@ def addresses(patient: Patient) -> Iterator[Finding]:
     """Is there an interface by which others reach this host?"""
     seen = look()
     hosts = dialled(choose(seen, patient.bind))
+    if is_loopback(hosts):
+        yield Finding(
+            "addresses", "warning" if patient.others() else "bad",
+            f"the peer listens at {', '.join(hosts)} alone, as --bind says: no other host reaches it",
+            "`meshray stop`, and `meshray start` without --bind, or with an address of a LAN",
+        )  # fmt: skip
+        return
     if hosts:
         yield Finding("addresses", "good", ", ".join(hosts))
+        return
+    idle = [entry for entry in seen if is_lan(entry) and not (entry.up and entry.interface.addresses)]
+    if idle:
+        down = ", ".join(f"{entry.interface.name} {'has no address' if entry.up else 'is down'}" for entry in idle)
+        yield Finding(
+            "addresses", "bad", f"no interface of a LAN can be used now: {down}",
+            "is its cable in, its Wi-Fi on? `ip link set INTERFACE up`; a peer that runs listens there by itself then",
+        )  # fmt: skip
         return
     there = ", ".join(f"{entry.interface.name}{'' if entry.up else ' (down)'}" for entry in seen) or "none"
     yield Finding(
@@ -72,8 +88,11 @@ def addresses(patient: Patient) -> Iterator[Finding]:
 
 def port(patient: Patient) -> Iterator[Finding]:
     """Can the port be had, or does the peer answer there?"""
-    if patient.trouble:
-        yield Finding("peer", "bad", patient.trouble)
+    if patient.trouble:  # the port is its own, so that it is taken says nothing
+        yield Finding(
+            "peer", "bad", patient.trouble, "`meshray stop` ends it, by force if it has to; then start it again"
+        )
+        return
     if patient.mesh:
         if not patient.mesh["listens"]:
             yield Finding("port", "bad", "the peer listens nowhere: no other host reaches it",
@@ -90,9 +109,9 @@ def port(patient: Patient) -> Iterator[Finding]:
     for host in dialled(choose(look(), patient.bind)):
         taken = _taken(host, patient.port)
         if taken:
-            yield Finding(
-                "port", "bad", f"port {patient.port} of {host}: {taken}", "`meshray start --port N` takes another"
-            )
+            holder = holder_of(patient.port)
+            hint = describe(holder) if holder is not None else "`meshray start --port N` takes another"
+            yield Finding("port", "bad", f"port {patient.port} of {host}: {taken}", hint)
         else:
             yield Finding("port", "good", f"port {patient.port} of {host} is free")
 

@@ -10,7 +10,8 @@ import psutil
 
 from meshray import __version__
 from meshray.cli.findings import Finding, Patient, counted
-from meshray.cli.members import describe_other_key
+from meshray.cli.members import describe_other_key, recent_refusals
+from meshray.cli.showing import duration
 from meshray.config import DEFAULT
 from meshray.observe.notes import printable
 from meshray.seeds import Seed, SeedError, ip_version, parse_seed
@@ -101,16 +102,16 @@ def members(patient: Patient) -> Iterator[Finding]:
 
 
 def _refusals(mesh: dict[str, Any]) -> Iterator[Finding]:
-    for reason, count in sorted(mesh["refused_there"].items()):
-        text = f"{counted(count, 'time')}, by whom this peer dialled: {printable(reason)}"
+    for reason, ago_s in sorted(recent_refusals(mesh, "refused_there").items()):
+        times = counted(mesh["refused_there"][reason], "time")
+        text = f"{times}, the last one {duration(ago_s)} ago, by whom this peer dialled: {printable(reason)}"
         yield Finding("refused there", "warning", text, "the same mesh key on both? `meshray key show` on each")
-    for reason, count in sorted(mesh["refused"].items()):
+    for reason, ago_s in sorted(recent_refusals(mesh, "refused").items()):
+        connections = counted(mesh["refused"][reason], "connection")
+        text = f"{connections}, the last one {duration(ago_s)} ago: {printable(reason)}"
         if reason == BROKEN_OFF:
-            looks = "Each look of `meshray doctor`, here or on another member, is one"
-            text = f"{counted(count, 'connection')}: {reason}. {looks}"
-            yield Finding("refused here", "unknown", text)
-        else:
-            yield Finding("refused here", "warning", f"{counted(count, 'connection')}: {printable(reason)}")
+            text += ". Each look of `meshray doctor`, here or on another member, is one"
+        yield Finding("refused here", "unknown" if reason == BROKEN_OFF else "warning", text)
     for address, why in list(mesh["no_link"].items())[:MEMBERS_MAX]:
         yield Finding("no link", "warning", printable(f"{address}: {why}"), _NO_LINK)
     if mesh["other_key"]:

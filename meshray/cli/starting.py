@@ -5,18 +5,28 @@ from __future__ import annotations
 import functools
 import shlex
 import socket
+import time
 from collections.abc import Callable
 
 import click
 
 from meshray import crashes, meshkey
+from meshray.cli.client import UnreachableError, Visit
 from meshray.cli.showing import describe_crash
 from meshray.config import DEFAULT
 from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings, PeerSettings, Started, exec_peer, start_peer
-from meshray.local import find_peers
+from meshray.local import PeerRecord, find_peers
 from meshray.meshkey import MeshKey
+from meshray.observe.notes import printable
 from meshray.seeds import SEEDS_VARIABLE, parse_seeds, seeds_from_environment, seeds_from_file
+
+OTHERS_WAIT_S = 0.8
+"""How long `start` waits for a word of the mesh, to tell people that it is there. (A peer is a member after some tenths
+of a second.)"""
+
+OTHERS_LOOK_S = 0.05
+OTHERS_SHOWN_MAX = 3
 
 NEXT_MACHINE = "to bring the next machine in:  meshray token | ssh OTHER meshray join"
 
@@ -74,7 +84,8 @@ def start(settings: PeerSettings, foreground: bool, new: bool) -> None:
     Raises `PeerStartError`, `FolderError`, `MeshKeyError`, `OtherMeshError`.
     """
     begin = functools.partial(_begin, settings, foreground)
-    if settings.mesh is None or meshkey.is_here():
+    had_key = meshkey.is_here()
+    if settings.mesh is None or had_key:
         started = begin()
     elif new:
         _make_key()
@@ -89,7 +100,24 @@ def start(settings: PeerSettings, foreground: bool, new: bool) -> None:
     crash = crashes.of_peer(started.record.name)
     if crash is not None:
         click.echo(f"note: {describe_crash(crash)}", err=True)
-    click.echo(_described(started))
+    joins = had_key and bool(started.record.mesh_port) and started.listens
+    click.echo(_described(started, _wait_others(started.record) if joins else None))
+
+
+def _wait_others(record: PeerRecord) -> list[str]:
+    """The names of the other members of its mesh, as soon as there are some; none when there are none in time, or the
+    peer does not say. (It serves the programs of this host all the while.)"""
+    give_up_at = time.monotonic() + OTHERS_WAIT_S
+    try:
+        with Visit(record, OTHERS_WAIT_S) as visit:
+            while True:
+                mesh = visit.ask("status", timeout_s=OTHERS_WAIT_S)["mesh"]
+                others = [member for member in mesh["members"] if member["state"] == "alive" and not member["is_self"]]
+                if others or time.monotonic() >= give_up_at:
+                    return sorted(member["name"] for member in others)
+                time.sleep(OTHERS_LOOK_S)
+    except UnreachableError:
+        return []
 
 
 def _begin(settings: PeerSettings, foreground: bool) -> Started | None:
@@ -142,7 +170,9 @@ def _make_key() -> None:
         click.echo(f"This host belongs to mesh {meshkey.load().mesh.hex()}, which was made at this moment.")
 
 
-def _described(started: Started) -> str:
+def _described(started: Started, others: list[str] | None = None) -> str:
+    """What people are told of it. `others`: members of its mesh; None: it has just made it, or they were not waited
+    for."""
     record = started.record
     alone = len(find_peers()) == 1
     option = "" if alone else f" --name {shlex.quote(record.name)}"
@@ -157,5 +187,15 @@ def _described(started: Started) -> str:
     if record.mesh_port and not started.listens:
         lines.append(f"  its port, once there is an interface to listen at:  {record.mesh_port}")
     elif record.mesh_port:
-        lines += [f"  it listens for its mesh at port {record.mesh_port}", f"  {NEXT_MACHINE}"]
+        place = f"it listens at port {record.mesh_port}"
+        if others:
+            shown = ", ".join(others[:OTHERS_SHOWN_MAX]) + (", ..." if len(others) > OTHERS_SHOWN_MAX else "")
+            lines.append(printable(f"  it is in its mesh, beside {shown}; {place}"))
+        elif others is not None:
+            lines.append(
+                f"  no other member of its mesh has answered yet: `meshray status{option}` says later; {place}"
+            )
+        else:
+            lines.append(f"  it is the first of its mesh; {place}")
+        lines.append(f"  {NEXT_MACHINE}")
     return "\n".join(lines)

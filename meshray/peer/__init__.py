@@ -15,7 +15,7 @@ view.py       what it shows of itself; status.py makes the answers of that
 zygotes.py, children.py, logs.py    workers as processes: forking, deaths, prints
 detect.py     what the host has to offer
 mesh.py       the peer as a member, for as long as it runs; mesh_life.py is one life of it under one node id
-keyring.py    the keys of the mesh while they change
+keyring.py    the keys of the mesh while they change; refusals.py: when others were refused, or we, for the last time
 links.py, probe_lines.py, seeding.py    of such a life: sessions, datagrams, and where to begin
 mesh_events.py    what it tells; traffic.py carries that to core.road, and what this host says to the links
 copies.py     pieces of values on their way: files that are written, pieces that are read and sent

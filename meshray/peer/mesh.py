@@ -14,9 +14,7 @@ it come the members that are remembered for the next start, what members say abo
 from __future__ import annotations
 
 import math
-import os
 import select
-import shlex
 import socket
 import threading
 import time
@@ -35,14 +33,15 @@ from meshray.errors import MeshrayError
 from meshray.launch import MeshSettings
 from meshray.local import PYTHON, find_peers
 from meshray.meshkey import MeshKeys
-from meshray.observe.notes import note, printable
+from meshray.observe.notes import note
 from meshray.peer.keyring import Keyring, Reply
 from meshray.peer.mesh_events import MeshEvent, OwnEnd
 from meshray.peer.mesh_life import LIVING, MeshLife, Who, awake_or_not
 from meshray.peer.seeding import Seeding
 from meshray.resources import Amounts, to_quantities
 from meshray.seeds import Seed, SeedError, last_peers, parse_seed, remember_peers
-from meshray.transport.holders import Holder, holder_of
+from meshray.transport.holders import describe, holder_of
+from meshray.transport.interfaces import is_loopback
 from meshray.transport.mesh_port import PortTaken
 from meshray.transport.zap import NotProven
 from meshray.wire.advert import Advert, summary_of
@@ -51,16 +50,6 @@ from meshray.wire.peers import PROTOCOL, Payload, Plane
 
 REOPEN_AFTER_S = 1.0
 """A new life that could not have its port tries again so often."""
-
-
-PLACES = ("MESHRAY_RUNTIME_DIR", "XDG_RUNTIME_DIR")
-"""What says in which runtime folder a peer lives; the first one counts."""
-
-PEER_PROGRAM = "meshray/boot/__main__.py"
-"""In the command line of every peer (`launch.command`)."""
-
-COMMAND_MAX_CHARS = 80
-"""Of another program's command line people see so much."""
 
 
 class MeshStartError(MeshrayError):
@@ -288,9 +277,10 @@ class Mesh:
         """The node was declared dead."""
         verdict = life.verdict
         assert verdict is not None
-        note(f"node {life.node.hex()} was declared dead, says {verdict.by.hex()}: it joins as another one")
+        says = life.called(verdict.by)
+        note(f"this peer was declared dead, says {says}: it joins its mesh anew, as another member")
         self._held = [*life.last_peers(), *self._seeding.addresses]
-        self._events += [*life.take_events(), OwnEnd(f"this peer was declared dead, says {verdict.by.hex()}")]
+        self._events += [*life.take_events(), OwnEnd(f"this peer was declared dead, says {says}")]
         self._retire(life)
         self.lives += 1
         self._hold_until = now + self._config.rejoin_after_s
@@ -312,7 +302,7 @@ class Mesh:
             note(f"the port cannot be opened again, and will be tried again: {error}")
             self._reopen_at = now + REOPEN_AFTER_S
             return
-        note(f"this peer is node {self._life.node.hex()} now")
+        note(f"the port is open again: this is life {self.lives} of this peer")
         self._life.join(self._first)
         if not self._first:
             self._hold_until = now
@@ -384,8 +374,13 @@ class Mesh:
 
     def warnings(self) -> list[str]:
         """For whoever starts it."""
-        if self._life is None or self.listens:
+        if self._life is None:
             return []
+        if self.listens:
+            hosts = [address.rpartition(":")[0].strip("[]") for address in self._life.listens]
+            return (
+                [f"it listens at {', '.join(hosts)} alone, which no other host reaches"] if is_loopback(hosts) else []
+            )
         return [
             "no interface of this host is a LAN, so the peer listens nowhere, and no other host reaches it, until one "
             "is there; `meshray doctor` says more"
@@ -400,11 +395,12 @@ class Mesh:
             "next_key_id": self.keys.next.id.hex() if self.keys.next is not None else "",
             "lives": self.lives,
             "node_id": "", "listens": [], "members": [], "discovery_trouble": "",
-            "refused": {}, "refused_there": {}, "no_link": {}, "dropped_records": {}, "other_key": 0,
+            "refused": {}, "refused_there": {}, "refused_ago_s": {}, "refused_there_ago_s": {},
+            "no_link": {}, "dropped_records": {}, "other_key": 0,
             "counters": dict(self._counts),
         }  # fmt: skip
         if life is not None:
-            discovery = life.discovery_stats()
+            discovery, now = life.discovery_stats(), time.monotonic()
             told |= {
                 "node_id": life.node.hex(),
                 "listens": life.listens,
@@ -412,6 +408,8 @@ class Mesh:
                 "discovery_trouble": life.trouble,
                 "refused": life.stats().refused,
                 "refused_there": dict(life.refused_there),
+                "refused_ago_s": life.refusals_here.ago(now),
+                "refused_there_ago_s": life.refusals_there.ago(now),
                 "no_link": self._no_link(life),
                 "dropped_records": discovery.dropped,
                 "other_key": discovery.other_key,
@@ -538,26 +536,6 @@ def _advert(total: Mapping[str, int], version: str, port: int) -> Advert:
     )
 
 
-def _described(holder: Holder) -> str:
-    """Who has the port, where it is none of the peers that are found here: for people."""
-    owner = "of yours" if holder.user == os.getuid() else f"of user {holder.user}"
-    if not any(word.endswith(PEER_PROGRAM) for word in holder.words):
-        command = printable(" ".join(holder.words))
-        command = command if len(command) <= COMMAND_MAX_CHARS else f"{command[: COMMAND_MAX_CHARS - 3]}..."
-        return (
-            f"It is a program {owner}, pid {holder.pid}: `{command}`. Give this one another --port, or start it with "
-            "--local"
-        )
-    set_there = {name: holder.environment[name] for name in PLACES if name in holder.environment}
-    words = [f"{name}={shlex.quote(value)}" for name, value in set_there.items()]
-    if missing := [f"-u {name}" for name in PLACES if name not in set_there]:
-        words = ["env", *missing, *words]
-    return (
-        f"It is a peer {owner}, pid {holder.pid}, with another runtime folder: `{printable(' '.join(words))} meshray "
-        "stop` ends it. Or give this one another --port"
-    )
-
-
 def _whose(port: int) -> str:
     """Who may have the port, for people."""
     for record in find_peers():
@@ -568,7 +546,7 @@ def _whose(port: int) -> str:
             )
     holder = holder_of(port)
     if holder is not None:
-        return _described(holder)
+        return describe(holder)
     return (
         f"It may be a peer of another user of this host, or any other program (`ss -tlnp 'sport = :{port}'` shows it "
         "to root): give this one another --port, or start it with --local"

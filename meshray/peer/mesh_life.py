@@ -62,6 +62,7 @@ from meshray.peer.mesh_events import (
     MeshEvent,
 )
 from meshray.peer.probe_lines import PREFIX, ProbeLines
+from meshray.peer.refusals import Refusals
 from meshray.transport.discovery import (
     Addresses,
     Discovery,
@@ -134,10 +135,12 @@ class MeshLife:
         self.verdict: DeclaredDead | None = None
         self.peers_changed = False  # the addresses to remember may be others; whoever writes them down resets it
         self.refused_there: Counter[str] = Counter()  # connections that others refused us, by what is known of it
+        self.refusals_here, self.refusals_there = Refusals(), Refusals()  # when these were, and those of our port
         self.heard: dict[bytes, list[str]] = {}  # addresses in the records that stand, by node
         self.reached: dict[str, None] = {}  # addresses to which a connection stands, without a word from there
         self.apart: dict[str, Apart] = {}  # by address: why there is no link with who is there
         self.leaving: dict[bytes, float] = {}  # members that are being stopped -> since when, by `awake_or_not`
+        self._homes: dict[bytes, bytes] = {}  # of lives that were heard of: the hosts as people know them
         self.guests: dict[bytes, None] = {}  # members that run nothing, and will not be there again
         self.counts: Counter[str] = Counter()
         self.trouble = ""  # of discovery
@@ -189,6 +192,8 @@ class MeshLife:
         if self._follow_at is not None and now >= self._follow_at:
             self._follow(self._hosts, now)
         self._redial(now)
+        self.refusals_here.look(self._endpoint.inbound.refused, now)
+        self.refusals_there.look(self.refused_there, now)
         self._more = True
         for _ in range(ROUNDS_MAX):
             told, self._told = self._told, []
@@ -428,7 +433,7 @@ class MeshLife:
             self._joins.pop(event.address, None)
 
     def _on_link_over(self, event: PeerDown, now: float) -> None:
-        node, text = event.node, f"the link to {self._called(event.node)} has ended: {event.text}"
+        node, text = event.node, f"the link to {self.called(event.node)} has ended: {event.text}"
         self._redials.on_down(node, now)
         self._events.append(LinkCut(node, text))
         if event.reason is not Reason.REPLACED:
@@ -447,7 +452,7 @@ class MeshLife:
                 del self.apart[there]
             if event.target == SEED + there.encode():
                 remember(self.reached, there, None, TOLD_MAX)
-        if isinstance(event, HandshakeFailed):
+        if isinstance(event, HandshakeFailed) and not self._has_ended(event.target):
             self.refused_there[event.text] += 1
             address = address_of(event.target)
             if address:
@@ -460,6 +465,15 @@ class MeshLife:
         if found is not None:
             node, reached = found
             (self._membership.on_reachable if reached else self._membership.on_unreachable)(node, awake_or_not())
+
+    def _has_ended(self, target: bytes) -> bool:
+        """Whether a line goes to a member that has ended: that its port closes in the middle of a handshake is no
+        refusal."""
+        address = address_of(target)
+        there = [
+            member for member in self.members() if member.node == target or (address and address in member.addresses)
+        ]
+        return bool(there) and not any(member.state in LIVING for member in there)
 
     def _heard_from(self, address: str) -> None:
         self.apart.pop(address, None)
@@ -483,7 +497,7 @@ class MeshLife:
                 self.peers_changed = True
                 self._tell_home(effect.record.node, effect.record.load)
                 marked = f"; Python {effect.record.python}, so no closures" if effect.incompatible else ""
-                note(f"member {printable(effect.record.name)} ({effect.record.node.hex()}) is there{marked}")
+                note(f"member {self._as_shown(effect.record.node, effect.record.name)} is there{marked}")
             elif isinstance(effect, MemberDown):
                 self._on_down(effect, now)
             elif isinstance(effect, MemberChanged):
@@ -505,6 +519,7 @@ class MeshLife:
     def _tell_home(self, node: bytes, data: bytes) -> None:
         load = decode_load(data)
         if load is not None and len(load.home) == NODE_BYTES:
+            remember(self._homes, node, load.home, TOLD_MAX)
             self._events.append(LifeThere(node, load.home, load.life))
             member = self._membership.member(node)
             if member is not None and member.state in ("alive", "suspect"):
@@ -514,13 +529,19 @@ class MeshLife:
                     remember(self.guests, node, None, TOLD_MAX)
                 self._events.append(LoadTold(node, member.name, member.addresses, not member.incompatible, load))
 
-    def _called(self, node: bytes) -> str:
+    def called(self, node: bytes) -> str:
+        """A member, for people."""
         member = self._membership.member(node)
         return "it" if member is None else f"host {printable(member.name)}"
 
+    def _as_shown(self, node: bytes, name: str) -> str:
+        """Name and id of a host as `meshray status` and programs have them: its home, and not this life of it."""
+        home = self._homes.get(node)
+        return printable(name) if home is None else f"{printable(name)} ({home.hex()})"
+
     def _on_down(self, effect: MemberDown, now: float) -> None:
         self.peers_changed = True
-        note(f"member {printable(effect.name)} ({effect.node.hex()}) is gone: {printable(effect.reason)}")
+        note(f"member {self._as_shown(effect.node, effect.name)} is gone: {printable(effect.reason)}")
         self._links.links.down(effect.node, effect.reason, now)
         self._redials.on_gone(effect.node)
         self.leaving.pop(effect.node, None)

@@ -188,7 +188,7 @@ def serve(
         if settings.mesh is not None:
             _join_mesh(parts, settings.mesh, name)
             warnings = [*warnings, *(parts.mesh.warnings() if parts.mesh is not None else ())]
-        loop = Loop(parts, settings.driver_pid)
+        loop = Loop(parts, settings.driver_pid, settings.foreground)
         on_ready(str(store_folder), warnings, parts.mesh is not None and parts.mesh.listens)
         loop.run()
     finally:
@@ -277,8 +277,9 @@ def _has_living_actors(actors: Actors, job: bytes) -> bool:
 class Loop:
     """See the head of this file."""
 
-    def __init__(self, parts: Parts, driver_pid: int) -> None:
+    def __init__(self, parts: Parts, driver_pid: int, foreground: bool = False) -> None:
         self._parts = parts
+        self._numbers = (signal.SIGTERM, signal.SIGINT) if foreground else (signal.SIGTERM,)  # that end it
         self._starts = Starts(parts, os.getpid())
         self._jobs = Jobs(parts, self._starts, driver_pid)
         self._prints = Prints(parts)
@@ -306,7 +307,7 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `parts.stopping`. Raises `FolderLostError`."""
-        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        previous = {number: signal.signal(number, self._on_end_signal) for number in self._numbers}
         previous_fd = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         try:
             now = time.monotonic()
@@ -320,7 +321,8 @@ class Loop:
                 raise FolderLostError(self._folders.lost)
         finally:
             signal.set_wakeup_fd(previous_fd)
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             self._copies.close()
             self._signals.close()
             self._wakeup.close()
@@ -337,10 +339,11 @@ class Loop:
                 endpoint.send(process.id, PeerStops(self._parts.stopping))
         endpoint.flush()
 
-    def _on_sigterm(self, *_: object) -> None:
+    def _on_end_signal(self, number: int, _: object) -> None:
+        what = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
         if self._parts.leaving:  # a second one
-            self._parts.stop("SIGTERM")
-        self._parts.leave("SIGTERM", self._parts.config.leave_work_s)
+            self._parts.stop(what)
+        self._parts.leave(what, self._parts.config.leave_work_s)
 
     def _wake(self) -> None:
         """One batch."""

@@ -7,6 +7,9 @@ type, `_meshray-new._tcp.local.`, named by 64 random bits::
     listening    txt `founds=0`    of two that hear each other the one with the smaller name goes on, the other gives in
     founding     txt `founds=1`    its time is over and its peer is starting: whoever hears that gives in
 
+Who gives in to one that still listens goes on listening for a while, until it hears who founds: the one that it gave in
+to may have given in to a third one.
+
 A record of a mesh beats any claim. The claim stands until the peer serves and advertises its mesh, so there is no gap:
 who listens hears the claim, or the mesh, or began to listen so late that its own time is not over when the peer serves.
 What remains are hosts that cannot hear each other: two meshes then, each of which counts the other's records as foreign
@@ -26,8 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from zeroconf import DNSText, ServiceInfo, ServiceStateChange, Zeroconf
 from zeroconf import Error as ZeroconfError
+from zeroconf import ServiceInfo, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from meshray.config import DEFAULT
@@ -38,6 +41,9 @@ from meshray.wire.advert import SERVICE_TYPE, AdvertError, read_unproven
 CLAIM_TYPE = "_meshray-new._tcp.local."
 CLAIM_PORT = 9
 """A record needs one; nobody listens there (RFC 863, discard)."""
+
+MAKER_LATE_S = 1.0
+"""Whom we gave in to may have begun to listen after us. So it founds within our time and this, as a rule."""
 
 _TXT, _IN = 16, 1
 _LISTENING, _FOUNDING = b"\x08founds=0", b"\x08founds=1"
@@ -58,7 +64,7 @@ class Heard:
 class Rival:
     """Another host makes its mesh at this moment. Unproven: to tell people."""
 
-    hosts: tuple[str, ...]
+    hosts: tuple[str, ...]  # none where it was not heard which one
 
 
 def found(
@@ -81,16 +87,18 @@ def found(
 async def _found(
     make: Callable[[], Made], interfaces: list[Interface], timeout_s: float, claim: bytes
 ) -> Heard | Rival | Made:
-    heard: asyncio.Future[Heard | Rival] = asyncio.get_running_loop().create_future()
+    beaten: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # somebody else goes on, or has made it
+    maker: asyncio.Future[Heard | Rival] = asyncio.get_running_loop().create_future()
     ours = f"{claim.hex()}.{CLAIM_TYPE}"
 
     def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        if heard.done() or state_change is ServiceStateChange.Removed or name.lower() == ours:
+        if maker.done() or state_change is ServiceStateChange.Removed or name.lower() == ours:
             return
-        judge = _mesh_in if service_type == SERVICE_TYPE else _rival_in
-        told = judge(zeroconf, name, ours)
+        told = _mesh_in(zeroconf, name) if service_type == SERVICE_TYPE else _founder_in(zeroconf, name)
         if told is not None:
-            heard.set_result(told)
+            maker.set_result(told)
+        if (told is not None or _comes_before(zeroconf, name, ours)) and not beaten.done():
+            beaten.set_result(None)
 
     try:
         zeroconf = AsyncZeroconf(interfaces=as_zeroconf(interfaces))
@@ -106,9 +114,10 @@ async def _found(
                 _claim(ours, _LISTENING, hosts), cooperating_responders=True
             )
             sending.append(asyncio.ensure_future(claiming))  # it is said three times within a second
-            await asyncio.wait([heard], timeout=timeout_s)
-            if heard.done():
-                return heard.result()
+            await asyncio.wait([beaten], timeout=timeout_s)
+            if beaten.done():
+                await asyncio.wait([maker], timeout=timeout_s + MAKER_LATE_S)
+                return maker.result() if maker.done() else Rival(())
             sending.append(asyncio.ensure_future(await zeroconf.async_update_service(_claim(ours, _FOUNDING, hosts))))
             return await asyncio.to_thread(make)
         finally:
@@ -125,7 +134,7 @@ def _claim(name: str, text: bytes, hosts: list[bytes]) -> ServiceInfo:
     return ServiceInfo(CLAIM_TYPE, name, port=CLAIM_PORT, properties=text, server=server, addresses=hosts)
 
 
-def _mesh_in(zeroconf: Zeroconf, name: str, ours: str) -> Heard | None:
+def _mesh_in(zeroconf: Zeroconf, name: str) -> Heard | None:
     for text in texts_of(zeroconf.cache.get_all_by_details(name, _TXT, _IN)):
         try:
             mesh, advert = read_unproven(text)
@@ -135,14 +144,24 @@ def _mesh_in(zeroconf: Zeroconf, name: str, ours: str) -> Heard | None:
     return None
 
 
-def _rival_in(zeroconf: Zeroconf, name: str, ours: str) -> Rival | None:
-    """Whoever has this claim, if it comes before ours."""
-    label = name.lower().partition(".")[0]
-    if len(label) != 16 or not _HEX.issuperset(label):
-        return None
-    texts = [entry.text for entry in zeroconf.cache.get_all_by_details(name, _TXT, _IN) if isinstance(entry, DNSText)]
-    if _FOUNDING not in texts and not (_LISTENING in texts and name.lower() < ours):
+def _comes_before(zeroconf: Zeroconf, name: str, ours: str) -> bool:
+    """Whether this is the claim of somebody who listens, and does not give in to us."""
+    return _is_claim(name) and _LISTENING in _said(zeroconf, name) and name.lower() < ours
+
+
+def _founder_in(zeroconf: Zeroconf, name: str) -> Rival | None:
+    """Whoever has this claim, if it is founding."""
+    if not _is_claim(name) or _FOUNDING not in _said(zeroconf, name):
         return None
     info = ServiceInfo(CLAIM_TYPE, name)
     info.load_from_cache(zeroconf)
     return Rival(tuple(info.parsed_addresses()))
+
+
+def _is_claim(name: str) -> bool:
+    label, dot, rest = name.lower().partition(".")
+    return len(label) == 16 and _HEX.issuperset(label) and dot + rest == f".{CLAIM_TYPE}"
+
+
+def _said(zeroconf: Zeroconf, name: str) -> list[bytes]:
+    return texts_of(zeroconf.cache.get_all_by_details(name, _TXT, _IN))

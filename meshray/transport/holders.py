@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from meshray.observe.notes import printable
+
 PROC = Path("/proc")
 _LISTENS = "0A"  # TCP_LISTEN of the kernel's table
+
+
+PLACES = ("MESHRAY_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+"""What says in which runtime folder a peer lives; the first one counts."""
+
+PEER_PROGRAM = "meshray/boot/__main__.py"
+"""In the command line of every peer (`launch.command`)."""
+
+COMMAND_MAX_CHARS = 80
+"""Of another program's command line people see so much."""
 
 
 class Holder(NamedTuple):
@@ -56,3 +69,23 @@ def _environment(folder: Path) -> dict[str, str]:
     entries = (folder / "environ").read_bytes().split(b"\0")
     pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
     return {name: value for name, _, value in pairs}
+
+
+def describe(holder: Holder) -> str:
+    """Who has the port, where it is none of the peers that are found here: for people."""
+    owner = "of yours" if holder.user == os.getuid() else f"of user {holder.user}"
+    if not any(word.endswith(PEER_PROGRAM) for word in holder.words):
+        command = printable(" ".join(holder.words))
+        command = command if len(command) <= COMMAND_MAX_CHARS else f"{command[: COMMAND_MAX_CHARS - 3]}..."
+        return (
+            f"It is a program {owner}, pid {holder.pid}: `{command}`. Give this one another --port, or start it with "
+            "--local"
+        )
+    set_there = {name: holder.environment[name] for name in PLACES if name in holder.environment}
+    words = [f"{name}={shlex.quote(value)}" for name, value in set_there.items()]
+    if missing := [f"-u {name}" for name in PLACES if name not in set_there]:
+        words = ["env", *missing, *words]
+    return (
+        f"It is a peer {owner}, pid {holder.pid}, with another runtime folder: `{printable(' '.join(words))} meshray "
+        "stop` ends it. Or give this one another --port"
+    )

@@ -111,7 +111,7 @@ def choose(seen: Iterable[Seen], bind: Sequence[str] = ()) -> list[Interface]:
     """The interfaces of the LAN, by index; with `bind`, those that have one of its addresses, reduced to them."""
     up = [entry for entry in seen if entry.up and entry.interface.addresses]
     if not bind:
-        return [entry.interface for entry in up if _is_lan(entry)]
+        return [entry.interface for entry in up if is_lan(entry)]
     wanted = {str(ipaddress.ip_address(address.partition("%")[0])) for address in bind}
     bound = []
     for entry in up:
@@ -121,7 +121,8 @@ def choose(seen: Iterable[Seen], bind: Sequence[str] = ()) -> list[Interface]:
     return bound
 
 
-def _is_lan(entry: Seen) -> bool:
+def is_lan(entry: Seen) -> bool:
+    """Whether it is an interface of the kind that leads to a LAN; it may be down, or have no address."""
     if "multicast" not in entry.flags or entry.flags & {"loopback", "pointopoint"}:
         return False
     return not any(fnmatchcase(entry.interface.name, pattern) for pattern in LEFT_OUT)
@@ -166,6 +167,12 @@ def dialled(interfaces: Iterable[Interface], most: int = ADDRESSES_MAX) -> list[
 def without_zones(hosts: Iterable[str]) -> list[str]:
     """Without link-local IPv6 addresses: to dial one, each host has to know an interface of its own."""
     return [host for host in hosts if not _needs_zone(host)]
+
+
+def is_loopback(hosts: Iterable[str]) -> bool:
+    """Whether all of them, and there are some, lead no further than this host."""
+    found = [ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts]
+    return bool(found) and all(found)
 
 
 def _needs_zone(host: str) -> bool:

@@ -2,9 +2,10 @@
 
 A DEALER queues nothing while its connection does not stand (IMMEDIATE): `send` says no, and an event says when to try
 again. libzmq dials again by itself after most losses, but gives a socket up for good after a refused handshake or
-garbage from the other end, without a word; and it would try a wrong key forever. So after a failed handshake, and
-when libzmq does not say within a second that it dials again, the socket is made anew, with the other key while the mesh
-has two: at once where that was not tried yet, so that a switch of keys costs a connection some milliseconds.
+garbage from the other end, without a word; and it would try a wrong key forever, five times a second. So after a failed
+handshake the socket is closed, and made anew after a pause that doubles, with the other key while the mesh has two: at
+once where that was not tried yet, so that a switch of keys costs a connection some milliseconds. It is made anew, too,
+when libzmq does not say within a second that it dials again.
 """
 
 from __future__ import annotations
@@ -238,8 +239,10 @@ class MeshLines:
             if line is None or line.socket is None or line.monitor is None:
                 continue
             if fd == line.monitor.fd:
-                for event in line.monitor.events():
+                for event in list(line.monitor.events()):
                     self._on_event(line, event, now, events)
+                if line.failed:  # else libzmq dials again each 200 ms with a key that is refused, and nothing backs off
+                    self._shut(line)
             elif line.asked and _get(line.socket, _EVENTS) & _POLLOUT:  # type: ignore[operator]
                 self._unwatch(line)
                 line.asked = False

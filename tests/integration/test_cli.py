@@ -150,8 +150,10 @@ class TestStartAndStop:
             assert "'front' serves" in process.stderr.readline()
             (record,) = find_peers()
             assert record.pid == process.pid
+            run("status")  # its loop runs
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(LIMIT_S) == 0
+            assert "being stopped (Ctrl-C)" in process.stderr.read()
         finally:
             process.kill()
             process.wait()

@@ -38,7 +38,8 @@ def test_all_is_well(lan: MakeLan) -> None:
         assert reached == ("good", f"reached at {network[name].ipv4}:7637, [{network[name].ipv6}]:7637")
         assert passed == ("good", "packets of 1500 bytes, the MTU here, pass")
     shown = network["a"].run(*CLI, "doctor")
-    assert "A mesh can work here" in shown
+    assert "A mesh works here" in shown
+    assert "2 other members are there" in shown
 
 
 @pytest.mark.slow
@@ -65,7 +66,9 @@ def test_alone(lan: MakeLan) -> None:
     assert found["key"][0][0] == "warning"
     assert [level for level, _ in found["port"]] == ["good", "good"]
     network["a"].ip("link set eth0 down")
-    assert examine(network["a"], status=1)["addresses"][0][0] == "bad"
+    ((level, text),) = examine(network["a"], status=1)["addresses"]
+    assert (level, text) == ("bad", "no interface of a LAN can be used now: eth0 is down")
+    assert "--bind" not in network["a"].run(*CLI, "doctor", status=1)
 
 
 @pytest.mark.fault(33)

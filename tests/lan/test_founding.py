@@ -49,7 +49,7 @@ def test_the_first_makes_a_mesh_and_the_second_is_told_how_to_join(lan: MakeLan)
     (network["b"].folder / "token").chmod(0o600)
     assert read_token(token).seeds
     network["b"].run(*CLI, "join", "--file", str(network["b"].folder / "token"))
-    network["b"].run(*START)
+    assert "it is in its mesh, beside a; it listens at port 7637" in network["b"].run(*START)
     until(lambda: "2 members" in network["a"].run(*CLI, "status"), "they are one mesh")
     for host in network.hosts.values():
         host.run(*CLI, "stop")
@@ -103,6 +103,22 @@ def test_of_two_that_hear_each_other_the_smaller_name_goes_on(lan: MakeLan) -> N
     assert ended(a, b) == [0, 0]
     assert b.lines == ["made"], b
     assert a.lines[0].startswith("Rival("), a
+
+
+@pytest.mark.slow
+def test_of_three_the_last_is_told_of_the_one_that_makes_it_and_not_of_one_that_gave_in(lan: MakeLan) -> None:
+    network = lan("a", "b", "c")
+    program = (
+        "import sys\n"
+        "from meshray.transport.founding import found\n"
+        "print(found(lambda: 'made', claim=bytes([int(sys.argv[1])] * 8), timeout_s=4.0), flush=True)\n"
+    )
+    claims = {"a": "100", "b": "50", "c": "200"}
+    programs = [network[name].start("python", "-c", program, claim) for name, claim in claims.items()]
+    assert ended(*programs) == [0, 0, 0]
+    a, b, c = programs
+    assert b.lines == ["made"], b
+    assert a.lines == c.lines == [f"Rival(hosts=('{network['b'].ipv4}', '{network['b'].ipv6}'))"], (a, c)
 
 
 def test_where_nothing_can_be_heard_it_is_made_with_a_warning(lan: MakeLan) -> None:

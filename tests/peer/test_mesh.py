@@ -28,16 +28,16 @@ from meshray.ids import NODE_BYTES, new_node
 from meshray.launch import MeshSettings
 from meshray.meshkey import MeshKey
 from meshray.peer import mesh_life
-from meshray.peer.mesh import Mesh, MeshStartError, Resources, _described
+from meshray.peer.mesh import Mesh, MeshStartError, Resources
 from meshray.peer.mesh_events import LifeOver, LinkCut, LinkThere, MeshEvent
 from meshray.peer.mesh_life import PYTHON, Who, address_of, awake_or_not
 from meshray.peer.probe_lines import PREFIX
 from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
-from meshray.transport.holders import Holder
+from meshray.transport.mesh_lines import HandshakeFailed
 from meshray.wire.advert import Advert
-from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Reason
+from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Plane, Reason
 from tests.until import until
 
 CONFIG = preset("test")
@@ -192,7 +192,11 @@ def test_a_guest_is_not_remembered(room: Room) -> None:
 
 
 def test_one_that_listens_nowhere_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room.member().warnings() == []
+    (warning,) = room.member().warnings()
+    assert warning == "it listens at 127.0.0.1 alone, which no other host reaches"
+    with monkeypatch.context() as patched:
+        patched.setattr("meshray.peer.mesh.is_loopback", lambda hosts: False)
+        assert room.member().warnings() == []
     monkeypatch.setattr(mesh_life, "dialled", lambda interfaces: [])
     (warning,) = room.member().warnings()
     assert "no other host reaches it" in warning
@@ -272,6 +276,24 @@ def test_a_foreign_program_at_the_address_of_a_seed(room: Room) -> None:
     b = room.member(a)
     room.agree()
     assert len(alive(b)) == 2
+
+
+def test_a_port_that_closes_with_its_peer_has_refused_nobody(room: Room) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    assert a._life is not None
+    node = bytes.fromhex(b.status()["node_id"])
+    lines = [node, PREFIX + place(b).encode()]
+    for line in lines:
+        a._life._on_told(HandshakeFailed(line, Plane.CONTROL, "broken off"), time.monotonic())
+    room.until(lambda: a.status()["refused_there_ago_s"], "it is seen when")
+    assert a.status()["refused_there"] == {"broken off": 2}, "it lives, and refuses us"
+    b.leave(time.monotonic())
+    room.until(lambda: any(member["state"] == "left" for member in a.status()["members"]), "it has left")
+    for line in lines:
+        a._life._on_told(HandshakeFailed(line, Plane.CONTROL, "broken off"), time.monotonic())
+    assert a.status()["refused_there"] == {"broken off": 2}
 
 
 def test_status_says_why_it_is_alone(room: Room) -> None:
@@ -454,14 +476,14 @@ def test_an_address_where_somebody_else_has_the_port_is_tried_again(
     assert row["addresses"] == [f"127.0.0.1:{port}", f"127.0.0.2:{port}"]
 
 
-def test_a_port_that_a_peer_with_another_runtime_folder_has() -> None:
-    def told(user: int, **environment: str) -> str:
-        return _described(Holder(7, user, ["/usr/bin/python3", "-P", "/x/meshray/boot/__main__.py"], environment))
-
-    by_session = told(os.getuid(), XDG_RUNTIME_DIR="/run/user/0", HOME="/root")
-    assert "a peer of yours, pid 7" in by_session
-    assert "`env -u MESHRAY_RUNTIME_DIR XDG_RUNTIME_DIR=/run/user/0 meshray stop`" in by_session
-    assert "`env -u MESHRAY_RUNTIME_DIR -u XDG_RUNTIME_DIR meshray stop`" in told(os.getuid())
-    named = told(os.getuid() + 1, MESHRAY_RUNTIME_DIR="/a b", XDG_RUNTIME_DIR="/run")
-    assert "`MESHRAY_RUNTIME_DIR='/a b' XDG_RUNTIME_DIR=/run meshray stop`" in named
-    assert f"of user {os.getuid() + 1}" in named
+def test_the_log_calls_members_as_status_does(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    (row,) = (member for member in a.status()["members"] if not member["is_self"])
+    b.leave(time.monotonic())
+    room.until(lambda: any(member["state"] == "left" for member in a.status()["members"]), "it has left")
+    told = capsys.readouterr().err
+    assert f"member {row['name']} ({row['home']}) is there" in told
+    assert f"member {row['name']} ({row['home']}) is gone" in told
+    assert row["home"] != row["node_id"] not in told

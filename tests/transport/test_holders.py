@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.transport.holders import holder_of
+from meshray.transport.holders import Holder, describe, holder_of
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -48,3 +48,16 @@ def test_a_process_that_nobody_may_look_at(tmp_path: Path) -> None:
     assert holder is not None
     assert (holder.pid, holder.words) == (13, ["nc", "-l"])
     assert holder.environment["HOME"] == "/root"
+
+
+def test_a_port_that_a_peer_with_another_runtime_folder_has() -> None:
+    def told(user: int, **environment: str) -> str:
+        return describe(Holder(7, user, ["/usr/bin/python3", "-P", "/x/meshray/boot/__main__.py"], environment))
+
+    by_session = told(os.getuid(), XDG_RUNTIME_DIR="/run/user/0", HOME="/root")
+    assert "a peer of yours, pid 7" in by_session
+    assert "`env -u MESHRAY_RUNTIME_DIR XDG_RUNTIME_DIR=/run/user/0 meshray stop`" in by_session
+    assert "`env -u MESHRAY_RUNTIME_DIR -u XDG_RUNTIME_DIR meshray stop`" in told(os.getuid())
+    named = told(os.getuid() + 1, MESHRAY_RUNTIME_DIR="/a b", XDG_RUNTIME_DIR="/run")
+    assert "`MESHRAY_RUNTIME_DIR='/a b' XDG_RUNTIME_DIR=/run meshray stop`" in named
+    assert f"of user {os.getuid() + 1}" in named

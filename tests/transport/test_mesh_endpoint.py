@@ -26,7 +26,7 @@ from meshray.transport import mesh_lines
 from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
-from meshray.transport.mesh_options import mesh_dealer
+from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
 from meshray.wire.peer_codec import pack
 from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
@@ -455,6 +455,34 @@ def test_a_peer_with_the_key_of_another_mesh_is_refused_and_both_know(mesh: Mesh
     assert not mesh.send(a, b, Ack(Plane.CONTROL, 0))
     assert mesh.arrived[b] == []
     mesh.link(mesh.endpoint(), b)
+
+
+def test_who_is_refused_tries_again_after_pauses_that_double_and_not_in_between(mesh: Mesh) -> None:
+    """Time stands still for the dialler but for its pauses: an attempt more would be one of libzmq's own."""
+    a, b = MeshEndpoint(new_node(), curve_keys(), ["127.0.0.1"], random=Random(1)), mesh.endpoint()
+    try:
+        a.dial(T, b.listens[0])
+        now, pauses = 1000.0, []
+        assert not a.send(T, Plane.CONTROL, new_node(), Ack(Plane.CONTROL, 0), None, now)
+        for attempt in range(1, 8):
+            failed: list[LineEvent] = []
+
+            def refused(failed: list[LineEvent] = failed) -> bool:
+                mesh.turn()
+                failed += [event for event in a.look(now) if isinstance(event, HandshakeFailed)]  # noqa: B023
+                return bool(failed)
+
+            until(refused, f"attempt {attempt} is refused")
+            (line,) = a._lines._ailing
+            assert line.socket is None, "nothing dials until the pause is over"
+            assert line.again_at is not None
+            pauses.append(line.again_at - now)
+            now = line.again_at
+        for number, pause_s in enumerate(pauses):
+            wanted_s = min(RECONNECT_MAX_MS, RECONNECT_MS << number) / 1000
+            assert 0.5 * wanted_s <= pause_s <= 1.5 * wanted_s, pauses
+    finally:
+        a.close()
 
 
 @pytest.mark.fault(54)

@@ -6,10 +6,11 @@ driver's, that ends with the job. So whoever may have to start an actor of a job
 
 - **The home**, the peer of the driver, asks it (`CodeWanted`, lasting) as soon as there is such an actor, and keeps the
   object as if a constructor needed it.
-- **The owner** of an actor that was created on another host asks the home (`ProgramWanted`), **an heir** its testator.
-  The answer (`Program`) has the archive in it if that is small; a large one is fetched like any copy, from whoever has
-  answered, and is kept (`KeepCopy`) until the job is forgotten here. Until `ProgramHeld` says that it has come, the one
-  that has answered keeps its own, and does not leave, within the bounds of a drain.
+- **The owner** of an actor that was created on another host asks the home (`ProgramWanted`), **an heir** its testator
+  (be it the home itself, whose driver is gone, and which has forgotten the job). The answer (`Program`) has the archive
+  in it if that is small; a large one is fetched like any copy, from whoever has answered, and is kept (`KeepCopy`)
+  until the job is forgotten here. Until `ProgramHeld` says that it has come, the one that has answered keeps its own,
+  and does not leave, within the bounds of a drain.
 
 So a program is asked of one that has it or has asked for it before, and everybody who has it can pass it on: the heir
 of an heir gets it though the home is long gone; so does another host on which an heir has an actor started (it asks
@@ -75,13 +76,14 @@ class Drivers(Protocol):
 class _Kept:
     """What it takes to start an actor of one job."""
 
-    __slots__ = ("archive", "info", "lost", "source")
+    __slots__ = ("archive", "info", "lost", "pinned", "source")
 
     def __init__(self, info: JobInfo, archive: bytes | Place | None, source: bytes = b"") -> None:
         self.info = info  # as the driver's host has it
         self.archive = archive  # of its own folder; None: nothing goes along
         self.source = source  # the peer from which the archive is being fetched; b"" once it is here
         self.lost = False  # it could not be fetched
+        self.pinned = False  # it is the object itself, of a driver of this host
 
 
 class Programs(Core):
@@ -97,7 +99,7 @@ class Programs(Core):
         self._objects = objects
         self._drivers = drivers
         self._kept: dict[bytes, _Kept] = {}  # by job
-        self._of_object: dict[bytes, _Kept] = {}  # those of other hosts that have an archive, by its object
+        self._of_object: dict[bytes, _Kept] = {}  # those from other peers that have an archive, by its object
         self._asked: dict[
             bytes, bytes
         ] = {}  # job -> whose answer is awaited: its driver's (its id is the job's), or a peer's
@@ -112,21 +114,21 @@ class Programs(Core):
         kept = self._kept.get(job)
         if job in self._asked or (kept is not None and not kept.lost):
             return
-        if not self._is_ours(job):
-            self._asked[job] = source
-            self._tell(source, ProgramWanted(job))
-        elif self._drivers.job_lives(job):
+        if self._drivers.job_lives(job):
             self._asked[job] = job
             self._tell(job, CodeWanted(lasting=True))
+        elif source != peer_of(self._node):
+            self._asked[job] = source
+            self._tell(source, ProgramWanted(job))
 
     def on_wanted(self, sender: bytes, message: ProgramWanted) -> None:
         """Another peer needs it. A repeat is answered again."""
         job = message.job
-        if self._is_ours(job) and job not in self._kept:
+        if self._drivers.job_lives(job):
             self.on_needed(job, sender)
         if job in self._kept:
             self._answer(job, sender)
-        elif job in self._asked:
+        elif self._asked.get(job, sender) != sender:
             self._waiting.setdefault(job, set()).add(sender)
         else:
             self._tell(sender, Program(job))
@@ -141,9 +143,6 @@ class Programs(Core):
         """It has got all of it, or never will."""
         _discard(self._owed, message.job, sender)
 
-    def _is_ours(self, job: bytes) -> bool:
-        return job.startswith(self._node)
-
     # -- who has it --------------------------------------------------------------------------------------------------
 
     def on_code(self, job: bytes, code: Code) -> None:
@@ -152,12 +151,12 @@ class Programs(Core):
         if self._asked.get(job) != job or info is None:
             return
         del self._asked[job]
-        archive = self._objects.value_of(code.object_id) if code.object_id else None
-        if isinstance(archive, Failure):
-            archive = None
-        if archive is not None:
+        archive = self._objects.value_of(code.object_id) if code.object_id.startswith(job) else None
+        kept = _Kept(msgspec.structs.replace(info, code=code), None if isinstance(archive, Failure) else archive)
+        if kept.archive is not None:
             self._objects.pin_for_actor(code.object_id)
-        self._keep(job, _Kept(msgspec.structs.replace(info, code=code), archive))
+            kept.pinned = True
+        self._keep(job, kept)
 
     def on_program(self, sender: bytes, message: Program) -> None:
         """Somebody has it, or has not. One that nobody has asked for counts if it is wanted."""
@@ -170,7 +169,7 @@ class Programs(Core):
             self._tell(sender, ProgramHeld(job))
             self._lose(job, f"host {node_of(sender).hex()} does not have it")
             return
-        if isinstance(archive, Place) and not self._is_sound(info.code, archive):
+        if not self._is_sound(info.code, job, archive):
             archive = None
         kept = _Kept(info, archive, sender if isinstance(archive, Place) else b"")
         self._effects.append(JobLeft(info))
@@ -185,8 +184,12 @@ class Programs(Core):
             self._tell(sender, ProgramHeld(job))
         self._keep(job, kept)
 
-    def _is_sound(self, code: Code, place: Place) -> bool:
-        return place.object_id == code.object_id and place.size <= ARCHIVE_PART * self._config.code_max_bytes
+    def _is_sound(self, code: Code, job: bytes, archive: bytes | Place | None) -> bool:
+        """Whether it can be what the driver has packed."""
+        if not isinstance(archive, Place):
+            return code.object_id.startswith(job)
+        at_most = ARCHIVE_PART * self._config.code_max_bytes
+        return archive.object_id == code.object_id and code.object_id.startswith(job) and archive.size <= at_most
 
     def _keep(self, job: bytes, kept: _Kept) -> None:
         self._kept[job] = kept
@@ -240,7 +243,7 @@ class Programs(Core):
             return
         assert kept.info.code is not None, f"an archive of nothing: {kept.info!r}"
         object_id = kept.info.code.object_id
-        if self._is_ours(job):
+        if kept.pinned:
             self._objects.unpin_for_actor(object_id)
             return
         del self._of_object[object_id]
@@ -281,8 +284,8 @@ class Programs(Core):
         """Assert that the books agree."""
         kept = {
             kept.info.code.object_id: kept
-            for job, kept in self._kept.items()
-            if kept.archive is not None and kept.info.code is not None and not self._is_ours(job)
+            for kept in self._kept.values()
+            if kept.archive is not None and kept.info.code is not None and not kept.pinned
         }
         assert kept == self._of_object, "others are found by their objects"
         assert self._waiting.keys() <= self._asked.keys(), "somebody waits for what was not asked for"

@@ -254,7 +254,8 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         note(f"a detached {effect.failure.message}")
 
     def program_lost(effect: ProgramLost, now: float) -> None:
-        note(f"detached actors of job {effect.job.hex()} cannot be started here with its own folder: {effect.why}")
+        where = "other hosts" if effect.job.startswith(parts.node) else "this host"
+        note(f"detached actors of job {effect.job.hex()} do without its own folder on {where}: {effect.why}")
         if not leases.knows_job(effect.job):
             for actor in [actor for actor in cores.actors.all() if actor.spec.job == effect.job]:
                 cores.actors.on_slot_failed(actor.spec.actor_id, f"{NO_JOB}: {effect.why}")

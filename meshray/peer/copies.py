@@ -40,11 +40,9 @@ def finder(node: bytes, store: StoreAccounts, fetches: Fetches) -> Callable[[Pla
     """What tells in which file a value lies here, and how much of it is there: where it was made, or in a copy."""
 
     def find(place: Place) -> tuple[str, int] | None:
-        if place.node != node:
-            return fetches.look_up(place)
-        if store.has(place.segment, place.object_id, place.size):
+        if place.node == node and store.has(place.segment, place.object_id, place.size):
             return place.segment, place.size
-        return None
+        return fetches.look_up(place)  # of what was made here as well: it may have gone, and come back to be kept
 
     return find
 

@@ -8,7 +8,16 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.actors import Actors
-from meshray.core.effects import ActorPlaced, KillProcess, NameChanged, ReleaseActorSlot, RequestActorSlot, Send
+from meshray.core.effects import (
+    ActorPlaced,
+    DetachedLost,
+    KillProcess,
+    NameChanged,
+    ReleaseActorSlot,
+    RequestActorSlot,
+    Send,
+)
+from meshray.core.names import LAST_WORDS_MAX
 from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.core.watchers import name_conflict
@@ -268,6 +277,51 @@ def test_no_worker_can_be_started(peer: Peer) -> None:
     (state,) = [e.message for e in effects if isinstance(e, Send) and e.to == D]
     assert "no module named x" in state.failure.message
     assert ReleaseActorSlot(actor_id) in effects, "its slots are free again"
+
+
+def fail(peer: Peer, number: int = 1, **options: Any) -> bytes:
+    """The constructor of an actor fails."""
+    actor_id = peer.create(number, name=f"n{number}", namespace="s", **options)
+    peer.core.on_slot(actor_id, W1, 0.0)
+    failure = m.Failure("TaskError", "it has raised")
+    peer.core.on_ready(W1, m.ActorReady(actor_id, 1, failure), 0.1)
+    peer.dies(W1)
+    return actor_id
+
+
+def find(peer: Peer, name: str = "n1") -> str:
+    peer.effects()
+    peer.core.on_find(V, m.FindActor(1, name, "s"))
+    ((found,),) = [peer.said(V, m.ActorFound)]
+    return str(found.failure.message)
+
+
+def test_of_a_detached_actor_that_nobody_wanted_dead_its_name_tells_until_another_one_has_it(peer: Peer) -> None:
+    actor_id = fail(peer, detached=True)
+    lost = [effect for effect in peer.effects() if isinstance(effect, DetachedLost)]
+    assert [effect.actor_id for effect in lost] == [actor_id]
+    assert "its constructor failed.\nit has raised" in find(peer)
+    peer.create(2, name="n1", namespace="s", detached=True)
+    peer.core.on_kill(V, m.KillActor(aid(2), True))
+    assert not [effect for effect in peer.effects() if isinstance(effect, DetachedLost)], "somebody wanted that"
+    assert find(peer) == "there is no actor named 'n1' in namespace 's'"
+
+
+def test_one_that_is_not_detached_has_a_driver_who_hears_of_its_end(peer: Peer) -> None:
+    fail(peer)
+    assert not [effect for effect in peer.effects() if isinstance(effect, DetachedLost)]
+    assert "has died" not in find(peer)
+
+
+def test_the_last_restart_of_a_detached_actor_and_what_is_remembered(peer: Peer) -> None:
+    peer.alive(detached=True, name="n1", namespace="s")
+    peer.dies(W1)
+    assert [type(effect) for effect in peer.effects()].count(DetachedLost) == 1
+    assert "SIGSEGV" in find(peer)
+    for number in range(2, LAST_WORDS_MAX + 2):
+        fail(peer, number, detached=True)
+    assert "has died" not in find(peer), "others have died since"
+    assert "has died" in find(peer, "n2")
 
 
 FAR = b"otherpee"

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from meshray.config import DEFAULT, Config
 from meshray.core.demands import Wanted
-from meshray.core.effects import ActorSlot, ActorWaits, KillProcess, Send, StartWorker
+from meshray.core.effects import ActorSlot, ActorWaits, JobForgotten, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
 from meshray.core.placement import Here, Member, Placement
 from meshray.ids import peer_of
@@ -64,6 +64,7 @@ class Host:
         self.exiting: list[bytes] = []
         self.slots: list[ActorSlot] = []
         self.waits: list[ActorWaits] = []
+        self.forgotten: list[bytes] = []  # jobs
         self._workers = 0
         for number in range(jobs):
             self.leases.on_job_started(job_info(driver(number)))
@@ -85,6 +86,8 @@ class Host:
                     self.slots.append(effect)
                 elif isinstance(effect, ActorWaits):
                     self.waits.append(effect)
+                elif isinstance(effect, JobForgotten):
+                    self.forgotten.append(effect.job)
         self.leases.check()
 
     def ready(self, ticket: int) -> bytes:
@@ -273,6 +276,60 @@ def test_a_job_that_ends_before_its_code_is_known() -> None:
     host.leases.on_job_started(msgspec.structs.replace(info, code=Code()))  # its host was cut off for a while
     host.demand(driver(7), 1)
     assert len(host.take(LeaseGranted)) == 1
+
+
+def test_a_job_whose_driver_is_gone_is_known_for_its_detached_actors_and_then_forgotten() -> None:
+    host = Host(jobs=0, CPU=2)
+    job, needed = driver(7), {driver(7)}
+    host.leases.job_is_needed = lambda job: job in needed
+    actor_id = b"actor".ljust(24)
+    host.leases.request_actor_slot(actor_id, job, {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.wait(5.0)
+    assert not host.slots, "nothing is known of it"
+    host.leases.on_job_left(job_info(job), host.now)
+    host.leases.on_job_left(msgspec.structs.replace(job_info(job), code=Code(b"other")), host.now)
+    host.perform()
+    assert [slot.actor_id for slot in host.slots] == [actor_id]
+    assert [bind.job for bind in host.take(Bind)] == [job_info(job)]
+    assert host.leases.knows_job(job)
+    assert not host.leases.serves(job), "it is over for everything else"
+    host.leases.release_actor(actor_id, host.now)
+    host.perform()
+    host.die(host.slots[0].worker)
+    assert not host.forgotten
+    needed.clear()
+    host.leases.tidy(host.now)
+    host.leases.tidy(host.now)
+    host.perform()
+    assert host.forgotten == [job]
+    assert not host.leases.knows_job(job)
+
+
+def test_an_actor_that_nobody_needs_does_not_wait_for_its_job() -> None:
+    host = Host(jobs=0, CPU=2)
+    needed = [True]
+    host.leases.job_is_needed = lambda job: needed[0]
+    host.leases.request_actor_slot(bytes(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.leases.release_actor(bytes(24), host.now)
+    host.leases.on_job_left(job_info(driver(7)), host.now)
+    host.perform()
+    assert not host.slots
+    host.leases.request_actor_slot(bytes(24), driver(8), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    needed[0] = False
+    host.leases.tidy(host.now)
+    assert host.leases.stale == 1
+
+
+def test_a_job_that_had_to_do_without_code_has_it_after_all() -> None:
+    host = Host(jobs=0, CPU=2)
+    info = job_info(driver(7))
+    host.leases.job_is_needed = lambda job: True
+    host.leases.on_job_started(info, code_follows=True)
+    host.leases.on_member_gone(driver(7)[:8], "it is dead", host.now)
+    host.leases.on_job_left(msgspec.structs.replace(info, code=Code(b"hash")), host.now)
+    host.leases.request_actor_slot(bytes(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    assert [bind.job.code for bind in host.take(Bind)] == [Code(b"hash")]
 
 
 def test_round_robin_by_job() -> None:

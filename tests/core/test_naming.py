@@ -11,6 +11,7 @@ import pytest
 
 from meshray.config import DEFAULT
 from meshray.core.effects import CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
+from meshray.core.names import LAST_WORDS, no_such_name
 from meshray.core.naming import NAMES_AT_ONCE, Naming
 from meshray.wire import messages as m
 
@@ -228,6 +229,23 @@ def test_who_is_known_to_have_the_name_is_waited_for_while_it_is_a_member(here: 
     here.on_member_down(R, 9.0)
     assert here.take_effects() == [Send(Q, m.FindActor(2, "n", "s"))], "another one may have inherited it"
     assert here.next_deadline() == 9.0 + DEFAULT.name_claim_timeout_s
+
+
+def test_how_the_last_one_of_a_name_died_is_told_by_whoever_had_it() -> None:
+    here = Naming(DEFAULT, last_words=lambda namespace, name: "of ours" if name == "ours" else "")
+    here.on_member_up(Q)
+    here.on_member_up(R)
+    died = no_such_name("s", "n", [], last_words="of theirs")
+    told = []
+    for request, name, says in ((1, "n", {Q: died, R: no_such_name("s", "n", [])}), (2, "ours", {}), (3, "other", {})):
+        here.on_find(driver(P), m.FindActor(request, name, "s"), 0.0)
+        for effect in here.take_effects():
+            failure = says.get(effect.to) or no_such_name("s", name, [])
+            here.on_found(effect.to, m.ActorFound(effect.message.request, failure=failure), 0.1)
+        ((found,),) = [[effect.message for effect in here.take_effects()]]
+        told.append(found.failure)
+    assert [each.details.get(LAST_WORDS) for each in told] == ["of theirs", "of ours", None]
+    assert told[0].message.endswith(". The last one has died: of theirs")
 
 
 def test_each_find_has_its_own_time(here: Naming) -> None:

@@ -229,6 +229,23 @@ def test_what_cannot_be_an_archive_is_not_fetched(archive: Place) -> None:
     assert rig.programs.archive_of(archive.object_id) is None
 
 
+def test_the_archive_of_a_job_is_its_drivers_own_object() -> None:
+    """Else two jobs could have the same one."""
+    other = HOME + b"driver 2"
+    rig = Rig(HEIR)
+    rig.programs.on_needed(other, PEER_HOME)
+    told = JobInfo(other, "/python", "/", [], "/program", "/program/main.py", "", code=CODE)
+    rig.programs.on_program(PEER_HOME, Program(other, told, b"archive"))
+    rig.effects()
+    assert rig.programs.archive_of(OBJECT) is None
+    home = Rig(HOME)
+    home.programs.on_needed(JOB, PEER_HOME)
+    home.programs.on_code(JOB, Code(b"hash", other + bytes(12), 5))
+    home.effects()
+    home.programs.on_job_forgotten(JOB)
+    assert not home.objects.table.records
+
+
 def test_a_job_that_comes_without_its_folder_counts_and_the_folder_is_asked_for_again() -> None:
     rig = with_program(None)
     assert [type(effect) for effect in rig.effects()[1:]] == [JobLeft, ProgramLost, Send]
@@ -242,6 +259,29 @@ def test_a_guest_is_told_unasked_what_its_job_is() -> None:
     rig.programs.on_program(PEER_HOME, Program(JOB, info(CODE), b"small"))
     assert JobLeft(info(CODE)) in rig.effects()
     assert rig.programs.keeps(JOB)
+
+
+def test_the_home_that_has_forgotten_a_job_has_it_from_its_testator() -> None:
+    rig = Rig(HOME)
+    rig.end_driver()
+    rig.programs.on_needed(JOB, PEER_HOME)
+    assert rig.effects() == []
+    rig.programs.on_needed(JOB, PEER_HEIR)
+    assert rig.effects() == [Send(PEER_HEIR, ProgramWanted(JOB))]
+    rig.programs.on_program(PEER_HEIR, Program(JOB, info(CODE), PLACE))
+    rig.programs.on_copy(PLACE, None)
+    assert rig.programs.archive_of(OBJECT) == PLACE
+    rig.programs.on_job_forgotten(JOB)
+    assert LetGoCopy(PLACE) in rig.effects()
+
+
+def test_of_two_that_ask_each_other_none_waits_for_the_other() -> None:
+    rig = Rig(HEIR)
+    rig.programs.on_needed(JOB, PEER_NEXT)
+    rig.effects()
+    rig.programs.on_wanted(PEER_NEXT, ProgramWanted(JOB))
+    assert rig.effects() == [Send(PEER_NEXT, Program(JOB))]
+    assert rig.programs.done
 
 
 @pytest.mark.parametrize("seed", range(100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,13 +43,17 @@ class Asking:
         else:
             self._send(to, message)
 
-    def ask(self) -> m.Code:
-        before = len(self.said)
+    def begin(self, lasting: bool = False) -> None:
+        """Ask, without waiting for the answer."""
         raised = self.engine.pump.enter()
         try:
-            self.code.on_wanted()
+            self.code.on_wanted(lasting)
         finally:
             self.engine.pump.leave(raised)
+
+    def ask(self) -> m.Code:
+        before = len(self.said)
+        self.begin()
         until(lambda: len(self.said) > before, "it answers")
         return self.said[-1].code
 
@@ -99,13 +104,53 @@ def test_a_store_without_room(
     assert "do not go to other hosts: ObjectStoreFullError: the store is full" in caplog.text
 
 
+def test_a_program_with_detached_actors_answers_before_it_ends(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking.code.finish()
+    may_go_on = threading.Event()
+    put = asking.client.put
+
+    def slowly(value: object) -> Any:
+        may_go_on.wait()
+        return put(value)
+
+    monkeypatch.setattr(asking.client, "put", slowly)
+    asking.begin()
+    asking.code.finish()
+    assert asking.said == [], "nobody needs it when the program is over"
+    asking.begin(lasting=True)
+    ending = threading.Thread(target=asking.code.finish)
+    ending.start()
+    may_go_on.set()
+    ending.join()
+    assert len(asking.said) == 1
+
+
+def test_the_folder_of_a_script_is_known_when_it_has_come_to_its_end(mesh: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "program").mkdir()
+    script = write(
+        tmp_path / "program" / "script.py",
+        """
+        import atexit, sys
+        import meshray
+        from meshray import context
+
+        meshray.init()
+        code = context.current_runtime().on_leaving.__self__
+
+        def end():
+            assert not hasattr(sys.modules["__main__"], "__file__")
+            print(code._pack([])[0].roots)
+
+        atexit.register(end)
+        """,
+    )
+    told = run(*python(script), cwd=tmp_path)
+    assert str([str(tmp_path / "program")]) in told
+
+
 def test_nobody_is_answered_after_the_end(asking: Asking) -> None:
     asking.code.close()
-    raised = asking.engine.pump.enter()
-    try:
-        asking.code.on_wanted()
-    finally:
-        asking.engine.pump.leave(raised)
+    asking.begin()
     asking.code.close()
     assert asking.said == []
 

@@ -311,7 +311,9 @@ LASTING = {
         meshray.init("auto", namespace="app")
         options = {{"lifetime": "detached", "max_restarts": 2, **json.loads(sys.argv[1])}}
         counters = [Counter.options(name=f"p{{number}}", **options).remote() for number in range(4)]
-        print(json.dumps(meshray.get([counter.inc.remote() for counter in counters], timeout=60)), flush=True)
+        refs = [counter.inc.remote() for counter in counters]
+        if "at once" not in sys.argv:
+            print(json.dumps(meshray.get(refs, timeout=60)), flush=True)
         """,
     "helper.py": "FIRST = 7\n",
 }
@@ -341,12 +343,17 @@ print(json.dumps([call(f"p{number}") for number in range(4)]), flush=True)
 MEBIBYTE = 1 << 20
 
 
-def run_lasting(host: Host, folder: Path, module: str = "import helper", data_bytes: int = 0, **options: Any) -> None:
+def write_lasting(folder: Path, module: str = "import helper", data_bytes: int = 0) -> None:
     """A program of several files, whose detached actors go on when it has ended."""
     folder.mkdir(parents=True)
     for name, text in LASTING.items():
         (folder / name).write_text(dedent(text).lstrip("\n").format(module=module))
     (folder / "data.bin").write_bytes(bytes(data_bytes))
+
+
+def run_lasting(host: Host, folder: Path, module: str = "import helper", data_bytes: int = 0, **options: Any) -> None:
+    """It runs, and ends."""
+    write_lasting(folder, module, data_bytes)
     told = host.run(sys.executable, str(folder / "main.py"), json.dumps(options), timeout_s=90)
     assert told == "[8, 8, 8, 8]", told
 
@@ -406,6 +413,18 @@ class TestDetachedActors:
         b.stop()
         told = call_lasting(network["c"])
         assert sorted(set(told)) == [8, 9], "those that were with b begin anew at c, with the folder from there"
+
+    @pytest.mark.slow
+    def test_a_program_that_has_not_packed_its_folder_yet_does_so_before_it_ends(
+        self, lan: MakeLan, tmp_path: Path
+    ) -> None:
+        network = lan("a", "b")
+        a, b = self.peers(network, tmp_path, "a", "b")
+        agree(a, b)
+        write_lasting(tmp_path / "program", data_bytes=20 * MEBIBYTE)
+        network["a"].run(sys.executable, str(tmp_path / "program" / "main.py"), "{}", "at once", timeout_s=90)
+        a.stop()
+        assert all(count in (8, 9) for count in call_lasting(network["b"])), "what it had called may run there"
 
     @pytest.mark.slow
     def test_they_start_on_a_host_that_is_not_the_heir(self, lan: MakeLan, tmp_path: Path) -> None:

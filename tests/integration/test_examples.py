@@ -150,7 +150,8 @@ def test_mesh(scratch: Path) -> None:
     with mesh_program("--samples", "3", "--iterations", "100", scratch=scratch) as program:
         output, errors = program.communicate(timeout=90)
     assert program.returncode == 0, output + errors
-    assert not errors, errors
+    told = [line.removeprefix("meshray: host edsger is ") for line in errors.splitlines()]
+    assert [words.split(":")[0] for words in told] in (["not answering", "dead"], ["dead"]), errors
     made = re.search(r"96 tiles in [\d.]+ s: ada (\d+), grace (\d+), edsger (\d+)", output)
     assert made, output
     assert sum(map(int, made.groups())) == 96

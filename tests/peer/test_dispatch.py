@@ -24,6 +24,7 @@ from meshray.peer import service
 from meshray.peer.actors import add_member
 from meshray.peer.copies import CopyHands
 from meshray.peer.dispatch import Dispatcher
+from meshray.peer.draining import Draining
 from meshray.peer.ends import Ends
 from meshray.peer.foreign import Foreign
 from meshray.peer.jobs import Jobs
@@ -112,11 +113,11 @@ class Peer:
         self.parts, self.random, self.now = parts, Random(seed), 100.0
         parts.endpoint.close()
         parts.endpoint = cast(Endpoint, Deaf())
-        parts.mesh = cast(Any, SimpleNamespace(sever=lambda life, why, now: None, close=lambda: None))
+        parts.mesh = cast(Any, SimpleNamespace(sever=lambda life, why, over, now: None, close=lambda: None))
         parts.cores.road.linked, parts.cores.objects.alone = True, False
         starts = Starts(parts, 1)
         jobs = Jobs(parts, starts, 0)
-        self.dispatcher = Dispatcher(parts, jobs, Ends(parts, starts, jobs), PartsView(parts))
+        self.dispatcher = Dispatcher(parts, jobs, Ends(parts, starts, jobs), PartsView(parts, Draining(parts)))
         copies = CopyHands(parts)
         self.performer = Performer(parts, starts, Foreign(parts, jobs, self.dispatcher), copies)
         self.tickets: list[int] = []
@@ -231,9 +232,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Call
     monkeypatch.setattr(service, "Zygotes", lambda config: Deaf())
 
     def play(seed: int, do: Callable[[Peer], None]) -> None:
-        monkeypatch.setattr(
-            service, "Loop", lambda parts, driver_pid: SimpleNamespace(run=lambda: do(Peer(parts, seed)))
-        )
+        monkeypatch.setattr(service, "Loop", lambda parts, *_: SimpleNamespace(run=lambda: do(Peer(parts, seed))))
         settings = PeerSettings(num_cpus=2, num_gpus=0, object_store_memory=1 << 20, preset="test", node=HERE)
         claim, _ = claim_peer(HERE, f"peer-{seed}", private=False)
         try:

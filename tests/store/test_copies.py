@@ -20,7 +20,7 @@ PAYLOAD = bytes(range(256)) * 40
 
 def read(folder: Path, name: str, offset: int, size: int) -> bytearray:
     data = bytearray(size)
-    read_piece(folder, name, offset, memoryview(data))
+    read_piece(folder, name, offset, [memoryview(data)])
     return data
 
 

@@ -4,6 +4,9 @@ Somebody may take them away: systemd removes `/run/user/UID` when the last login
 /dev/shm; so does whoever tidies up /tmp. The peer does not feel it: its sockets are open, and connections stand. But no
 program finds it any more, no worker that it starts can attach, and the mesh would take it for a host like any other. So
 it looks, now and then, and ends in order when a folder is gone or is another one: others take over its work.
+
+Not so the peer of a single program: nobody else looks for it, the program is connected already, and so are the workers
+that it has. Nobody would take over its work.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ class OwnFolders:
         self._parts = parts
         self._own = {folder: _identity(os.stat(folder)) for folder in (parts.folder, parts.store_folder)}
         self.lost = ""  # what has happened, and what prevents it, for people; "" while all are there
-        self._again()
+        if not parts.record.private:
+            self._again()
 
     def _again(self) -> None:
         self._parts.timers.at(time.monotonic() + self._parts.config.folders_look_s, self._look)

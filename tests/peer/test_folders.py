@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from meshray.peer.folders import describe, is_another
+from meshray.config import DEFAULT
+from meshray.peer.folders import OwnFolders, describe, is_another
+from meshray.peer.timers import Timers
 
 
 @pytest.fixture
@@ -58,3 +62,41 @@ def test_people_are_told_what_prevents_it() -> None:
     assert "MESHRAY_RUNTIME_DIR" in sockets
     assert "loginctl enable-linger" in segments
     assert "MESHRAY_RUNTIME_DIR" not in segments
+
+
+def parts(folder: Path, private: bool = False) -> Any:
+    """What of `Parts` is used."""
+    told: list[str] = []
+    return SimpleNamespace(
+        folder=folder, store_folder=folder, timers=Timers(), config=DEFAULT, leaving="", stopping="", told=told,
+        record=SimpleNamespace(private=private), leave=lambda reason, work_s: told.append(reason),
+    )  # fmt: skip
+
+
+def test_it_looks_again_and_again_and_ends_the_peer_once(own: tuple[Path, tuple[int, int]]) -> None:
+    folder, _ = own
+    peer = parts(folder)
+    folders = OwnFolders(peer)
+    for _ in range(3):
+        peer.timers.run_due(peer.timers.next_deadline())
+    assert (peer.told, folders.lost) == ([], "")
+    folder.rename(folder.with_name("elsewhere"))
+    peer.timers.run_due(peer.timers.next_deadline())
+    assert peer.told == [folders.lost] != [""]
+    assert peer.timers.next_deadline() is None
+
+
+def test_one_that_ends_anyway_is_left_alone(own: tuple[Path, tuple[int, int]]) -> None:
+    folder, _ = own
+    peer = parts(folder)
+    folders = OwnFolders(peer)
+    peer.leaving = "SIGTERM"
+    folder.rename(folder.with_name("elsewhere"))
+    peer.timers.run_due(peer.timers.next_deadline())
+    assert (peer.told, folders.lost) == ([], "")
+
+
+def test_the_peer_of_a_single_program_goes_on(own: tuple[Path, tuple[int, int]]) -> None:
+    peer = parts(own[0], private=True)
+    OwnFolders(peer)
+    assert peer.timers.next_deadline() is None

@@ -24,7 +24,7 @@ from typing import Any
 
 from meshray.config import Config
 from meshray.core.drain import Drain, Left, Phase
-from meshray.core.effects import AbandonStart, KillProcess, Send, StartWorker
+from meshray.core.effects import AbandonStart, JobForgotten, KillProcess, Send, StartWorker
 from meshray.core.leases import Leases
 from meshray.core.pending import DONE, Mean, Pending
 from meshray.core.placement import Here, Member
@@ -396,6 +396,8 @@ class Host:
                 net.programs[effect.process].die()
             case AbandonStart():
                 raise AssertionError("no start hangs here")
+            case JobForgotten():
+                return  # nobody keeps its program
             case _:
                 raise AssertionError(f"the shell cannot perform {effect!r}")
 

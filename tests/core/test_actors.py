@@ -300,7 +300,7 @@ def test_of_a_detached_actor_that_nobody_wanted_dead_its_name_tells_until_anothe
     actor_id = fail(peer, detached=True)
     lost = [effect for effect in peer.effects() if isinstance(effect, DetachedLost)]
     assert [effect.actor_id for effect in lost] == [actor_id]
-    assert "its constructor failed.\nit has raised" in find(peer)
+    assert "is dead: it has raised" in find(peer)
     peer.create(2, name="n1", namespace="s", detached=True)
     peer.core.on_kill(V, m.KillActor(aid(2), True))
     assert not [effect for effect in peer.effects() if isinstance(effect, DetachedLost)], "somebody wanted that"

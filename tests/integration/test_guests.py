@@ -20,13 +20,8 @@ from meshray.errors import AuthenticationError
 from meshray.local import find_peers
 from meshray.meshkey import MeshKey
 from meshray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.ports import free_port
 from tests.until import until
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)

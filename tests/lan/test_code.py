@@ -449,4 +449,4 @@ class TestDetachedActors:
         for number, told in enumerate(call_lasting(network["b"])):
             assert f"there is no actor named 'p{number}' in namespace 'app'. The last one has died" in told
             assert "which a worker on host b cannot import: No module named 'elsewhere'" in told
-            assert b.logged(f"class Counter named 'p{number}' is dead: its constructor failed") == 1
+            assert b.logged(f"class Counter named 'p{number}' is dead: its __init__ raised") == 1

@@ -38,15 +38,10 @@ from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
 from meshray.transport.mesh_lines import HandshakeFailed
 from meshray.wire.advert import Advert
 from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Plane, Reason
+from tests.ports import free_port
 from tests.until import until
 
 CONFIG = preset("test")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Room:

@@ -391,13 +391,15 @@ class Actors(Core):
     # -- heirs -------------------------------------------------------------------------------------------------------
 
     def set_heir(self, actor_id: bytes, heir: bytes) -> None:
-        """Who will own a detached actor when this peer is gone: its watchers are told."""
+        """Who will own a detached actor when this peer is gone: its watchers are told. Of the worker of one that was
+        handed over, and does not go on, nobody will tell them what it has begun."""
         actor = self._actors.get(actor_id) or self._handed[actor_id]
         actor.heir = heir
         state = self._state(actor)
+        unknown = actor_id in self._handed and not state.worker
         for watcher in sorted(actor.watchers):
             if watcher == peer_of(watcher):
-                self._tell(watcher, news(watcher, state, {}, heir=heir))
+                self._tell(watcher, news(watcher, state, {}, unknown, heir))
 
     def hand_over(self, actor_id: bytes, lives: bool) -> None:
         """Another peer owns it from now on. `lives`: its worker, on another host, goes on; else it is killed. Until
@@ -423,6 +425,7 @@ class Actors(Core):
         """A detached actor of a peer that is gone is ours. `worker`: where it goes on; b"": it starts again."""
         spec, incarnation, restarts = will.spec, will.incarnation, will.restarts
         if spec.actor_id in self._actors:
+            self._effects.append(DetachedChanged(spec.actor_id))
             return
         actor = self._actors[spec.actor_id] = Actor(spec, owner_process_of(spec.actor_id))
         actor.inherited, actor.incarnation, actor.restarts = True, incarnation, restarts

@@ -2,9 +2,14 @@
 
 And what of a program goes along with its job (`Code`)? Its driver is asked when the first other host hears of the job;
 all who hear of it before the answer hear of it once more.
+
+A job that is over may have detached actors, which can be started on any host, and have their heirs. So it is kept as it
+was told last, while somebody here needs it, for those who ask for it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,6 +27,7 @@ class JobsAbroad:
         self._awaited: dict[bytes, set[bytes]] = {}  # our jobs that are over -> homes where some of it may still run
         self._ending: set[bytes] = set()  # jobs of others that are over, and of which something still runs here
         self._codes: dict[bytes, Code | None] = {}  # our drivers' jobs -> their code; None: asked for
+        self._lasting: dict[bytes, JobThere] = {}  # jobs that are over, and were needed here when that was looked at
 
     def on_told(self, job: bytes, home: bytes) -> None:
         """That host knows this job."""
@@ -97,6 +103,18 @@ class JobsAbroad:
     def on_ended(self, job: bytes) -> None:
         """Nothing of a foreign job that is over runs here any more."""
         self._ending.discard(job)
+
+    def on_lasts(self, there: JobThere, lasts: Callable[[bytes], bool]) -> None:
+        """A job, ours or another's, is over. It is kept if its detached actors need it here: `lasts(job)`; others that
+        are not needed any more go. Its code will not become known if it is not."""
+        self._lasting = {job: told for job, told in self._lasting.items() if lasts(job)}
+        if lasts(there.info.job):
+            info = msgspec.structs.replace(there.info, code=there.info.code or Code())
+            self._lasting[info.job] = JobThere(info, there.python, over=True)
+
+    def lasting(self, job: bytes) -> JobThere | None:
+        """What to say of a job that is over; None when it was not kept."""
+        return self._lasting.get(job)
 
     def is_ending(self, job: bytes) -> bool:
         """Whether it is over, and something of it still runs here."""

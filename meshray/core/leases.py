@@ -25,7 +25,7 @@ import msgspec
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import Core, RequestActorSlot, Send
+from meshray.core.effects import ActorWaits, Core, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reservation_ends, reserves, victims, wished_for
@@ -83,7 +83,7 @@ class Leases(Core):
         # Actors that want a place again while the worker of their last one is being killed: job, what is asked for,
         # what it keeps. No class is in here that wants anything.
         self._following: dict[Key, tuple[bytes, Demand, dict[str, int]]] = {}
-        self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
+        self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, it is needed, or a worker is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
@@ -120,6 +120,13 @@ class Leases(Core):
         """Whether a job was to do without code, and nothing has come of that."""
         return self._jobs[job].code == NO_CODE and not self.workers.of_job(job)
 
+    def on_job_lasts(self, info: JobInfo) -> None:
+        """A job that is over, and was not known here, has a detached actor that may be started here (`job_is_needed`).
+        One that is known stays as it is."""
+        if info.job not in self._jobs:
+            self._jobs[info.job] = info
+            self._ended.add(info.job)
+
     def on_code_known(self, info: JobInfo, now: float) -> None:
         """The same job, with its code. A repeat changes nothing: one job never has two kinds of workers."""
         if info.job in self._codeless:
@@ -127,12 +134,19 @@ class Leases(Core):
             self._jobs[info.job] = info
             self._pump(now)
 
+    def _do_without(self, job: bytes) -> None:
+        """The code of a job will not become known: what waits for it goes on without."""
+        if job in self._codeless:
+            self._codeless.discard(job)
+            self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
+
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
         actors, here or elsewhere, and what works for those. Everybody who goes on is the answer."""
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
+        self._do_without(job)  # nobody will tell it any more, and a detached actor of it may start here
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
             # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
             if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
@@ -307,8 +321,7 @@ class Leases(Core):
         self._refused.pop(peer_of(node), None)
         self.placement.on_gone(node, reason, out_of_reach)
         for job in [job for job in self._codeless if job.startswith(node)]:
-            self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
-            self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
+            self._do_without(job)
         self._look_again_at_all(now)
 
     def _look_again_at_all(self, now: float) -> None:
@@ -408,11 +421,11 @@ class Leases(Core):
         now: float,
         strategy: Strategy = ANYWHERE,
     ) -> None:
-        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
-        that it had here is being killed, it waits for that."""
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once; or by `ActorWaits`, if there will be none. A
+        repeat changes nothing. While the worker that it had here is being killed, it waits for that."""
         key = (actor_id, 0)
         if job not in self._jobs:
-            self.stale += 1
+            self._refuse(key, job)
             return
         known = self._demands.get(key)
         if known is None or not known.count:
@@ -425,11 +438,16 @@ class Leases(Core):
         for key in [key for key in self._following if self._demands.get(key) is None]:
             job, demand, running_request = self._following.pop(key)
             if job not in self._jobs:
-                self.stale += 1
+                self._refuse(key, job)
                 continue
             wanted = self._new_class(key, job, demand, now)
             wanted.running_request = running_request
             wanted.count = 1
+
+    def _refuse(self, key: Key, job: bytes) -> None:
+        """An actor of a job that nobody has told, or that was not needed any more: who waits would wait for ever."""
+        text = f"host {self._name} does not know the program that it belongs to (job {job.hex()})"
+        self._emit(ActorWaits(key[0], job, text, broken=True))
 
     def actor_placed(self, actor_id: bytes, now: float) -> None:
         """Its constructor has run: it keeps only what it needs while it lives."""

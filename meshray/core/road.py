@@ -16,7 +16,8 @@ its receiver. So everything that holds for messages on one host holds between tw
   has answered NodeGoneSeen is dropped (*barred*).
 - *A job.* A host hears of a job before it hears of the first process that serves it, from whichever peer that one is
   of. It then tells the peer of the job's driver (JobKnown), which tells all who know it when it is over. The first
-  time that a job of ours is told, its driver is asked for its code; the answer is told to all who know the job.
+  time that a job of ours is told, its driver is asked for its code; the answer is told to all who know the job. One
+  that is over is told to those who ask for it, for the sake of its detached actors, by anybody who needs it as well.
 
 **What it costs.** A process has at most RELAY_WINDOW_BYTES, or one larger message, on its way to another: the rest
 waits with itself, until the receiver's peer says RelayTaken. That one counts what it gave to the receiver, and says so
@@ -90,6 +91,7 @@ class Road(Core):
         self.node = node
         self.process_id = peer_process(node)
         self.linked = False
+        self.job_lasts: Callable[[bytes], bool] = _lasts_not  # whether a job that is over is needed here; the shell's
         self.counters: Counter[str] = Counter()  # what was dropped, and why
         self.foreigners = Foreigners()
         self._config = config
@@ -238,10 +240,17 @@ class Road(Core):
                 del self._barred[key]
 
     def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
-        """Our peer will ask that host to work for this job; or, `again`, that host asks for it."""
+        """Our peer will ask that host to work for this job; or, `again`, that host asks for it. One that is over is told
+        to who asks."""
         way, there = self._way(home, now), self._there(info)
         if way is not None and there is not None and (again or info.job not in way.jobs):
             self._say_job(way, there)
+        elif way is not None and there is None and again and (over := self._jobs.lasting(info.job)) is not None:
+            self._say(way, over)
+
+    def over_job(self, job: bytes) -> JobThere | None:
+        """What to say of a job that is over, and needed here; None for others."""
+        return self._jobs.lasting(job)
 
     def _there(self, info: JobInfo) -> JobThere | None:
         """A job as it is to be told: as its driver's host has it; None when it is over."""
@@ -487,6 +496,10 @@ class Road(Core):
         if way is None or source != peer_process(home):
             self.counters["messages out of place"] += 1
             return
+        if message.over:
+            if job not in self._jobs and not self._locals.job_lives(job):  # else its driver's peer will say so
+                self._emit(JobCame(message.info, message.python, over=True))
+            return
         way.jobs.add(job)
         known = job in self._jobs
         if not self._jobs.on_there(message):
@@ -544,6 +557,10 @@ class Road(Core):
         if source == peer_process(source[:NODE_BYTES]):
             self._jobs.on_done(message.job, source[:NODE_BYTES])
 
+    def on_job_lasts(self, info: JobInfo, python: str) -> None:
+        """A job that is over (`JobCame`) is needed here. Told after the shell's `job_lasts` knows that."""
+        self._jobs.on_lasts(JobThere(info, python), self.job_lasts)
+
     def awaits_end(self, job: bytes) -> bool:
         """Whether something of an ended job of ours may still run at another host."""
         return self._jobs.awaits(job)
@@ -561,6 +578,9 @@ class Road(Core):
 
     def on_local_job_over(self, job: bytes) -> None:
         """A job of a driver of this host has ended: all who know it are told."""
+        info = self._locals.job_info(job)
+        if info is not None:
+            self._jobs.on_lasts(JobThere(self._jobs.with_code(info), self._python), self.job_lasts)
         for home in self._jobs.take_told(job):
             way = self._ways.get(home)
             if way is not None:
@@ -568,6 +588,9 @@ class Road(Core):
         self._forget_job(job)
 
     def _end_job(self, job: bytes, reason: str) -> None:
+        there = self._jobs.there(job)
+        if there is not None:
+            self._jobs.on_lasts(there, self.job_lasts)
         if self._jobs.on_over(job):
             self._emit(JobGone(job, reason))
         self._forget_job(job)
@@ -620,6 +643,11 @@ class Road(Core):
 
     def _emit(self, effect: object) -> None:
         self._effects.append(effect)
+
+
+def _lasts_not(job: bytes) -> bool:
+    """`job_lasts` where nothing outlives its job."""
+    return False
 
 
 def _is_too_much(waits: int, size: int) -> bool:

@@ -44,10 +44,12 @@ class ForeignSeen(Struct, frozen=True):
 
 class JobCame(Struct, frozen=True):
     """A job of another host is about to have work done here. `python`: the minor version of its driver. Once more when
-    the job's code is known, if it was not."""
+    the job's code is known, if it was not. `over`: the job has ended, and this host has asked for it; whoever needs it
+    for a detached actor keeps it (`Road.on_job_lasts`)."""
 
     info: JobInfo
     python: str
+    over: bool = False
 
 
 class JobGone(Struct, frozen=True):

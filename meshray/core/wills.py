@@ -45,6 +45,10 @@ handle hear where it is now (`ActorsMoved`), like everybody.
   over from one that is gone counts on from further above, the further the higher its reign (`UNTOLD_MAX`).
 - *A new owner leaves before its actor's host knows it.* That might hear of the next owner first, and then go back to
   this one. So it waits for that host (`_claimed`) before it hands over.
+- *A will of a program that this peer does not know*, since it has joined after the program had ended, say. Nothing could
+  be started with it, so the job comes with the will (`Will.job`), or its owner is asked for it (`JobWanted`); who is to
+  inherit does so when it is known. It is needed here as long as there are wills of it, or actors that are being handed
+  over, either way (`needs`).
 - *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an
   old owner nor an old will brings it back.
 """
@@ -52,6 +56,7 @@ handle hear where it is now (`ActorsMoved`), like everybody.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -69,6 +74,7 @@ from meshray.wire.messages import (
     GuestMoves,
     Inherit,
     Inherited,
+    JobWanted,
     KillActor,
     Message,
     Will,
@@ -106,11 +112,12 @@ class GivesWay(Struct, frozen=True):
 class _Estate:
     """A will that this peer has."""
 
-    __slots__ = ("due_at", "testator", "will")
+    __slots__ = ("due_at", "testator", "waits", "will")
 
     def __init__(self, testator: bytes, will: Will) -> None:
         self.testator = testator
         self.will = will
+        self.waits = False  # its testator leaves, and it is inherited as soon as its job is known
         self.due_at: float | None = None  # its testator is gone: when it is inherited
 
 
@@ -127,10 +134,15 @@ class _Bequest:
 
 class Wills(Core):
     """See the head of this file. `choose(actor_id, avoided)`: the home node of a member, if there is any; one of
-    `avoided` only if there is no other."""
+    `avoided` only if there is no other. `knows_job(job)`: whether workers of it can be had here."""
 
     def __init__(
-        self, config: Config, node: bytes, actors: Actors, choose: Callable[[bytes, frozenset[bytes]], bytes | None]
+        self,
+        config: Config,
+        node: bytes,
+        actors: Actors,
+        choose: Callable[[bytes, frozenset[bytes]], bytes | None],
+        knows_job: Callable[[bytes], bool],
     ) -> None:
         super().__init__()
         actors.awaited = self.awaits
@@ -138,8 +150,13 @@ class Wills(Core):
         self._node = node
         self._actors = actors
         self._choose = choose
+        self._knows_job = knows_job
         self._bequests: dict[bytes, _Bequest] = {}  # living detached actors of ours
         self._estates: dict[bytes, _Estate] = {}  # actor of another peer -> its will; bounded
+        self._asked: dict[
+            bytes, bytes
+        ] = {}  # job of a will that is not known here -> the testator that was asked for it
+        self._coming: dict[bytes, Will] = {}  # of actors that we take over, until `Actors` has them
         self._inherited: dict[bytes, int] = {}  # living actors that we have taken over -> our reign
         self._ended: dict[bytes, int] = {}  # the same, of those that are dead; bounded
         self._given_way: dict[bytes, bytes] = {}  # actors of ours that another peer has taken over, and which; bounded
@@ -180,6 +197,7 @@ class Wills(Core):
         if peer not in self._members:
             return
         self._members.discard(peer)
+        self._asked = {job: asked for job, asked in self._asked.items() if asked != peer}
         for refused in self._refused.values():
             refused.discard(peer)
         if not left:
@@ -245,6 +263,7 @@ class Wills(Core):
 
     def on_changed(self, actor_id: bytes) -> None:
         """A detached actor of ours is there, lives elsewhere, or has ended."""
+        self._coming.pop(actor_id, None)
         if actor_id in self._wills:
             return  # it is handed over
         actor = self._actors.actor(actor_id)
@@ -416,7 +435,20 @@ class Wills(Core):
             self.left_out += 1
             self._tell(testator, WillsHeld(over=[actor_id], reigns=[message.reign]))
             return
-        self._estates[actor_id] = _Estate(testator, message)
+        self._estates[actor_id] = _Estate(testator, msgspec.structs.replace(message, job=None))
+        job = message.spec.job
+        if message.job is None and not self._knows_job(job) and self._asked.get(job) != testator:
+            self._asked[job] = testator
+            self._tell(testator, JobWanted(job))
+
+    def on_job_came(self, job: bytes) -> None:
+        """It is known here now: what waited for it is inherited."""
+        self._asked.pop(job, None)
+        waiting = [
+            actor_id for actor_id, estate in self._estates.items() if estate.waits and estate.will.spec.job == job
+        ]
+        for actor_id in waiting:
+            self.on_inherit(self._estates[actor_id].testator, Inherit(actor_id))
 
     def on_over(self, testator: bytes, message: WillOver) -> None:
         """It is not ours to have any more."""
@@ -432,12 +464,15 @@ class Wills(Core):
         if estate is not None and estate.testator == testator:
             if self.leaving:
                 self._lose(actor_id)
+            elif not self._knows_job(estate.will.spec.job):
+                estate.waits = True  # its testator was asked, and has not left before it has answered
+                return
             else:
                 self._take(actor_id, lives=bool(estate.will.worker), charged=False)
         self._tell(testator, Inherited(actor_id, self.has_inherited(actor_id)))
 
     def _take(self, actor_id: bytes, lives: bool, charged: bool) -> None:
-        will = self._estates.pop(actor_id).will
+        will = self._coming[actor_id] = self._estates.pop(actor_id).will
         host = peer_of(will.worker)
         if charged:
             first = max(will.incarnation, UNTOLD_MAX * (will.reign - 1)) + UNTOLD_MAX
@@ -489,8 +524,9 @@ class Wills(Core):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def needs(self, job: bytes) -> bool:
-        """Whether an actor of this job may be started here some day."""
-        return any(estate.will.spec.job == job for estate in self._estates.values())
+        """Whether an actor of this job may be started here some day, or an heir of ours may have to be told of it."""
+        wills = chain((estate.will for estate in self._estates.values()), self._coming.values(), self._wills.values())
+        return any(will.spec.job == job for will in wills)
 
     def has_inherited(self, actor_id: bytes) -> bool:
         """Whether it is ours, or was to its end, though another peer stands in its id."""

@@ -106,6 +106,8 @@ def actors_of_peers(parts: Parts) -> dict[type, Handler]:
     def will(source: bytes, message: m.Will, now: float) -> None:
         left_out = wills.left_out
         wills.on_will(source, message)
+        if message.job is not None:
+            cores.road.on_job_there(source, message.job, now)
         if not left_out and wills.left_out:  # once
             most = parts.config.wills_max
             note(f"this peer is the heir of {most} detached actors (wills_max), others have to do without it")

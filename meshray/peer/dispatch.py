@@ -173,7 +173,8 @@ class Dispatcher:
         cores.leases.on_demand(source, message, now, cores.road.job_of(source))
 
     def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
-        """Processes of this host ask another one to work for a job that it does not know."""
+        """Processes of this host, or actors that this peer owns, ask another one to work for a job that it does not
+        know."""
         cores = self._parts.cores
         info = cores.leases.job_info(message.job, ended=True)
         if info is not None:

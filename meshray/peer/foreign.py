@@ -9,7 +9,7 @@ import msgspec
 
 from meshray.core.pending import gone_failure
 from meshray.core.road_effects import ForeignDied, Handle, HostGone, JobCame, JobGone, Sever
-from meshray.ids import peer_of
+from meshray.ids import NODE_BYTES, peer_of
 from meshray.local import PYTHON
 from meshray.observe.notes import note
 from meshray.peer.actors import add_member, drop_member
@@ -90,16 +90,29 @@ class Foreign:
         self._parts.cores.leases.on_foreign_process_died(effect.process, now)
 
     def on_job_came(self, effect: JobCame, now: float) -> None:
-        """A job of another host may have work done here, once its code is known."""
-        leases, info = self._parts.cores.leases, effect.info
+        """A job of another host may have work done here, once its code is known; one that is over, for its detached
+        actors."""
+        cores, info = self._parts.cores, effect.info
+        leases = cores.leases
         if effect.python != PYTHON:
             note(f"job {info.job.hex()} runs Python {effect.python}: nothing of it runs here ({PYTHON})")
             return
-        if leases.serves(info.job):
+        if effect.over:
+            if leases.knows_job(info.job) or not leases.job_is_needed(info.job):
+                return
+            leases.on_job_lasts(self._as_here_again(info))
+            cores.road.on_job_lasts(info, effect.python)
+        elif leases.serves(info.job):
             leases.on_code_known(as_here(info), now)
         else:
             leases.on_job_started(as_here(info), code_follows=info.code is None)
-        self._parts.cores.guests.on_job_came(info.job)
+        cores.guests.on_job_came(info.job)
+        cores.wills.on_job_came(info.job)
+
+    def _as_here_again(self, info: JobInfo) -> JobInfo:
+        """Its driver may have run on this very host: then its workers need no copy of its folder."""
+        is_ours = info.job[:NODE_BYTES] == self._parts.node
+        return msgspec.structs.replace(info, code=None) if is_ours else as_here(info)
 
     def on_job_gone(self, effect: JobGone, now: float) -> None:
         self._jobs.end_foreign_job(effect.job, now)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from meshray.core.effects import (
     AbandonStart,
     Dealt,
@@ -137,11 +139,14 @@ class Performer:
             return
         process = parts.processes.get(effect.to)
         if process is None and effect.to[:NODE_BYTES] != parts.node:
+            message = effect.message
+            if isinstance(message, Will):
+                message = msgspec.structs.replace(message, job=parts.cores.road.over_job(message.spec.job))
             if (job := _job_of(effect.message)) is not None:
                 info = parts.cores.leases.job_info(job, ended=not isinstance(effect.message, Demand))
                 if info is not None:
                     parts.cores.road.tell_job(info, effect.to[:NODE_BYTES], now)
-            if not parts.cores.road.send(effect.to, effect.message, now):
+            if not parts.cores.road.send(effect.to, message, now):
                 self._foreign.on_unreachable(effect.to[:NODE_BYTES], now)
             return
         if process is None:

@@ -131,7 +131,8 @@ def serve(
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
         lodging, guests, fencing = _for_actors(config, node, leases)
-        wills = Wills(config, node, actors, leases.placement.heir)
+        wills = Wills(config, node, actors, leases.placement.heir, leases.knows_job)
+        road.job_lasts = leases.knows_job
         leases.job_is_needed = lambda job: _has_living_actors(actors, job) or guests.needs(job) or wills.needs(job)
         record = read_record(claim.folder)
         assert record is not None, f"{claim.folder} was claimed without a record"

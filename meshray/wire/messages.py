@@ -268,8 +268,8 @@ class PeerLeaves(Struct, array_like=True, tag=102):
 
 class JobWanted(Struct, array_like=True, tag=101):
     """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
-    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
-    again."""
+    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. P -> O: so did a detached
+    actor, or the will of one; that is answered if the job is over as well. A repeat is answered again."""
 
     job: ProcessId
 
@@ -1001,6 +1001,7 @@ class Will(Struct, frozen=True, array_like=True, tag=176):
     reign: Count = 0  # of the heir, if it inherits: higher than that of O and of all heirs that O has named before
     own: Count = 0  # of O: 0 if it was created there
     pause_s: float = 0.0  # O leaves: so long it must not be started again, since it may still live where O lost it
+    job: JobThere | None = None  # that is over, and the heir may not have heard of; one that lives was told before
 
 
 class WillOver(Struct, array_like=True, tag=177):
@@ -1158,6 +1159,7 @@ class JobThere(Struct, array_like=True, tag=86):
 
     info: JobInfo
     python: Name  # the minor version of its driver: "3.11"
+    over: bool = False  # it has ended, and goes on for its detached actors: from any P, in a Will or after JobWanted
 
 
 class JobKnown(Struct, array_like=True, tag=87):

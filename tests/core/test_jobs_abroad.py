@@ -89,3 +89,17 @@ def test_who_has_not_said_that_it_has_done_with_a_job_is_awaited() -> None:
     jobs.take_told(OURS)
     jobs.forget_awaited(OURS)
     assert not jobs.awaits(OURS)
+
+
+def test_a_job_that_is_over_is_kept_as_long_as_it_is_needed() -> None:
+    jobs, needed = JobsAbroad(ME), {OURS, THEIRS}
+    jobs.on_lasts(there(OURS), needed.__contains__)
+    found = jobs.lasting(OURS)
+    assert found is not None
+    assert (found.over, found.info.code) == (True, Code()), "its code will not become known"
+    needed.discard(OURS)
+    jobs.on_lasts(there(THEIRS), needed.__contains__)
+    assert jobs.lasting(OURS) is None
+    assert jobs.lasting(THEIRS) is not None
+    jobs.on_lasts(there(OURS), needed.__contains__)
+    assert jobs.lasting(OURS) is None

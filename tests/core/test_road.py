@@ -417,6 +417,40 @@ class TestJobs:
         rig.road.on_job_over(PEER_H, m.JobOver(THEIR_DRIVER))  # it is not known any more
         assert rig.leaves() == [(PEER_H, US, m.JobDone(THEIR_DRIVER))]
 
+    def test_a_job_that_is_over_and_needed_is_told_to_who_asks(self, rig: Rig) -> None:
+        rig.road.job_lasts = lambda job: True
+        rig.road.tell_job(info(DRIVER), H, 0.0)
+        rig.road.on_code_ready(DRIVER, m.CodeReady(m.Code(b"hash")))
+        rig.road.on_local_job_over(DRIVER)
+        rig.over.add(DRIVER)
+        rig.leaves()
+        rig.road.tell_job(info(DRIVER), K, 0.0)
+        assert rig.leaves(K) == [], "nobody has asked"
+        rig.road.tell_job(info(DRIVER), K, 0.0, again=True)
+        told = m.JobThere(msgspec.structs.replace(info(DRIVER), code=m.Code(b"hash")), "3.11", over=True)
+        assert rig.leaves(K) == [(PEER_K, US, told)]
+        assert rig.road.over_job(DRIVER) == told
+
+    def test_one_of_others_that_is_over_comes_from_anybody_and_is_told_on_as_it_came(self, rig: Rig) -> None:
+        rig.road.job_lasts = lambda job: True
+        told = m.JobThere(msgspec.structs.replace(info(THEIR_DRIVER), code=m.Code(b"hash")), "3.11", over=True)
+        rig.road.send(PEER_K, m.JobWanted(THEIR_DRIVER), 0.0)
+        rig.leaves(K)
+        rig.road.on_job_there(PEER_K, told, 0.0)
+        assert rig.effects() == [JobCame(told.info, "3.11", over=True)]
+        assert rig.leaves() == [], "its driver's host has no end to tell"
+        rig.road.on_job_lasts(told.info, told.python)
+        assert rig.road.over_job(THEIR_DRIVER) == told
+
+    def test_what_others_hold_for_over_and_lives_goes_on(self, rig: Rig) -> None:
+        rig.comes(US, PEER_H)
+        rig.road.send(PEER_K, m.LoadNow({}), 0.0)
+        rig.road.on_job_there(PEER_H, m.JobThere(info(THEIR_DRIVER), "3.11"), 0.0)
+        rig.effects()
+        for job in (THEIR_DRIVER, DRIVER):
+            rig.road.on_job_there(PEER_K, m.JobThere(info(job), "3.11", over=True), 0.0)
+        assert rig.effects() == []
+
     def test_a_process_whose_job_is_over_serves_none_abroad(self, rig: Rig) -> None:
         rig.over.add(DRIVER)
         rig.say(A, X)

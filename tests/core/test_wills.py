@@ -40,7 +40,10 @@ class Peer:
         self.actors = Actors(DEFAULT, node, self.objects)
         self.heir = heir
         self.gave_way: list[list[bytes]] = []  # watchers of actors that have another owner
-        self.wills = Wills(DEFAULT, node, self.actors, lambda actor_id, avoided: self.heir)
+        self.jobs = {DRIVER}  # known here
+        self.wills = Wills(
+            DEFAULT, node, self.actors, lambda actor_id, avoided: self.heir, lambda job: job in self.jobs
+        )
         self.objects.on_process_attached(DRIVER, 1, DRIVER)
 
     def effects(self) -> list[Any]:
@@ -176,6 +179,78 @@ def test_an_actor_of_a_third_host_goes_on() -> None:
     there.effects()
     there.actors.on_watch(FAR, m.WatchActor(A))
     assert there.said(FAR) == [m.ActorNews(A, 1, THERE)]
+
+
+def a_stranger(job: m.JobThere | None = None) -> tuple[Peer, m.Will]:
+    """An heir that joined after the program had ended, and its will, which may come with the job."""
+    peer = Peer(H)
+    peer.jobs.clear()
+    peer.wills.on_member_up(OWNER)
+    wills = [message for message in an_owner().said(HEIR) if isinstance(message, m.Will)]
+    will = msgspec.structs.replace(wills[-1], job=job)
+    peer.wills.on_will(OWNER, will)
+    return peer, will
+
+
+@pytest.mark.fault(16)
+def test_an_heir_asks_for_a_job_that_it_does_not_know_and_inherits_when_it_does() -> None:
+    peer, will = a_stranger()
+    assert peer.said(OWNER) == [m.JobWanted(DRIVER)]
+    assert peer.wills.needs(DRIVER)
+    peer.wills.on_will(OWNER, will)
+    assert peer.said(OWNER) == [], "it was asked"
+    peer.wills.on_inherit(OWNER, m.Inherit(A))
+    assert peer.effects() == []
+    peer.jobs.add(DRIVER)
+    peer.wills.on_job_came(DRIVER)
+    peer.wills.on_job_came(DRIVER)
+    effects = peer.effects()
+    assert effects.count(Send(OWNER, m.Inherited(A))) == 1
+    assert sum(isinstance(effect, Inherits) for effect in effects) == 1
+
+
+def test_who_is_told_of_the_job_with_the_will_does_not_ask() -> None:
+    peer, _ = a_stranger(m.JobThere(m.JobInfo(DRIVER, "", "", [], "", "", ""), "3.11", over=True))
+    assert peer.said(OWNER) == []
+    assert peer.wills.needs(DRIVER)
+
+
+@pytest.mark.fault(5)
+def test_another_owner_is_asked_for_a_job_when_the_first_one_was_lost_before_it_answered() -> None:
+    peer, will = a_stranger()
+    peer.effects()
+    peer.wills.on_member_down(OWNER, False, 1.0)
+    peer.wills.on_member_up(OWNER)
+    peer.effects()
+    peer.wills.on_will(OWNER, will)
+    assert peer.said(OWNER) == [m.JobWanted(DRIVER)]
+
+
+def test_a_job_is_needed_until_its_actor_is_taken_over_or_handed_over() -> None:
+    there = heir()
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    assert there.wills.needs(DRIVER), "nobody else knows of the actor yet"
+    there.effects()
+    assert not there.wills.needs(DRIVER), "it is needed for the actor"
+    peer = an_owner()
+    peer.effects()
+    assert not peer.wills.needs(DRIVER)
+    peer.wills.leave(NOW)
+    peer.effects()
+    assert peer.wills.needs(DRIVER), "its heir may ask for it"
+
+
+@pytest.mark.fault(16)
+def test_who_watched_what_was_handed_over_is_not_told_that_nothing_had_begun() -> None:
+    peer = an_owner()
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.effects()
+    peer.wills.leave(NOW)
+    peer.heir = X  # the first one does not take it
+    peer.wills.on_process_died(HERE)
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    (told,) = [message for message in peer.said(FAR) if isinstance(message, m.ActorNews)]
+    assert (told.worker, told.all_started) == (b"", True)
 
 
 def test_what_may_not_start_again_ends_with_its_peer() -> None:

@@ -324,3 +324,26 @@ class TestHeirs:
         later = Driver(network["c"])
         later.do("find", name="log")
         assert later.do("notes")["node"] == a.node
+
+    @pytest.mark.fault(16)
+    def test_an_heir_that_came_after_the_program_had_ended_starts_its_actors(self, lan: MakeLan) -> None:
+        """All hosts are replaced one after the other, and whoever has an actor by then was told of its program by
+        another heir."""
+        network = lan("a", "b", "c", "d")
+        peers = {name: Peer(network[name]) for name in "ab"}
+        agree(*peers.values())
+        a = Driver(network["a"])
+        names = [f"p{number}" for number in range(4)]
+        for name in names:
+            a.do("create", name, options={"name": name, "lifetime": "detached", "max_restarts": 2})
+            assert a.do("notes", name)["node"]
+        a.leave()
+        for old, new in ("a", "c"), ("b", "d"):
+            peers[new] = Peer(network[new])
+            agree(*peers.values())
+            peers.pop(old).stop()
+            caller = Driver(network[new])
+            for name in names:
+                caller.do("find", name, name=name)
+                assert caller.do("notes", name)["node"] in map(node_of, peers.values())
+            caller.leave()

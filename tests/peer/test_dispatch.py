@@ -237,7 +237,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Call
         settings = PeerSettings(num_cpus=2, num_gpus=0, object_store_memory=1 << 20, preset="test", node=HERE)
         claim, _ = claim_peer(HERE, f"peer-{seed}", private=False)
         try:
-            service.serve(settings, claim, "peer", cast(Any, None), lambda store, warnings: None)
+            service.serve(settings, claim, "peer", cast(Any, None), lambda store, warnings, listens: None)
         finally:
             claim.release()
 

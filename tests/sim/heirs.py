@@ -6,17 +6,24 @@ and at worst their session begins anew. A host that has drained says goodbye. `H
 hand over and inherit, and of `core.drain`.
 
 `HeirNet.lives` records each start of an actor: when one begins, all earlier ones must be over.
+
+With `strangers` a host knows no job of others but those it has asked for, and forgets each as soon as it may; hosts may
+join at any time (`HeirNet.join`). Else everybody knows every job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import Any, NamedTuple
+
+import msgspec
 
 from meshray.config import DEFAULT
 from meshray.core.actors import request_for
 from meshray.core.drain import Drain, Left, Phase
-from meshray.core.effects import DetachedChanged, RequestActorSlot, Send
+from meshray.core.effects import DetachedChanged, RequestActorSlot, Send, TakeSlot
+from meshray.core.lives import Life as LifeState
 from meshray.core.placement import Here, Member, Placement
 from meshray.core.slots import Slots
 from meshray.core.wills import GivesWay, Inherits, Wills
@@ -29,6 +36,9 @@ RUMOUR_S = 0.5
 
 LOOK_S = 0.05
 """How often a host that leaves looks whether it is done."""
+
+HOSTS_MAX = 12
+"""At most so many are made."""
 
 CPU = {"CPU": 1_000_000}
 
@@ -44,7 +54,11 @@ class Life(NamedTuple):
 class HeirNet(Net):
     """See the head of this file."""
 
-    def __init__(self, seed: int, hosts: int) -> None:
+    def __init__(self, seed: int, hosts: int, strangers: bool = False) -> None:
+        self.strangers = strangers
+        self.asks = 0.0  # so often a will comes without its job, and its heir has to ask
+        self._random_of_jobs = Random(seed)
+        self.refused: list[bytes] = []  # actors that could not be started, since their jobs were not known
         self.lives: dict[bytes, list[Life]] = {}  # by actor, in order
         self.parted: set[frozenset[bytes]] = set()  # pairs that no third host sees both of
         super().__init__(seed, hosts, HeirHost)
@@ -80,6 +94,24 @@ class HeirNet(Net):
         assert run.at <= run.awake_since + WAKING_S + KILLING_S, story
         accepted = [worker for worker in self.accepted.get(run.task_id, ()) if worker == run.worker]
         assert not accepted or run.caller[:8] == run.host, f"and its result was taken: {story}"
+
+    def tells_jobs(self) -> bool:
+        """Whether the next will comes with its job."""
+        return self.strangers and self._random_of_jobs.random() >= self.asks
+
+    def may_join(self) -> bool:
+        """Not while hosts are cut off from each other: it would see both sides, and be counted by both."""
+        return len(self.hosts) < HOSTS_MAX and not self._cut and not any(host.asleep for host in self.living())
+
+    def join(self) -> HeirHost:
+        """A host more: all who live meet it soon."""
+        host = HeirHost(self, b"host%04d" % len(self.hosts))
+        self.note(f"JOINS {host.node!r}")
+        for node in self.hosts:
+            self.sessions[host.node, node] = self.sessions[node, host.node] = 0
+            self._settle(host.node, node)
+        self.hosts[host.node] = host
+        return host
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
@@ -146,13 +178,46 @@ class HeirHost(Host):
 
     def __init__(self, net: Net, node: bytes) -> None:
         super().__init__(net, node)
+        self.jobs: set[bytes] = set()  # that are known here
         slots = Slots(CPU)
         self.placement = Placement(Here(node, {}, net.random), slots, DEFAULT)
-        self.wills = Wills(DEFAULT, node, self.actors, self.placement.heir)
+        self.wills = Wills(DEFAULT, node, self.actors, self.placement.heir, self.knows_job)
         self.cores.insert(self.cores.index(self.naming) + 1, self.wills)
         self.timed.append(self.wills)
         self.drain = Drain(DEFAULT)
         self.drained_at = 0.0  # true time at which it began
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def knows_job(self, job: bytes) -> bool:
+        return not self._heir_net.strangers or job in self.jobs
+
+    @property
+    def _heir_net(self) -> HeirNet:
+        assert isinstance(self.net, HeirNet)
+        return self.net
+
+    def caller(self, label: str) -> Caller:
+        caller = super().caller(label)
+        self.jobs.add(caller.id)
+        return caller
+
+    def _is_needed(self, job: bytes) -> bool:
+        """As `service` says it."""
+        actors = any(actor.spec.job == job and actor.life is not LifeState.DEAD for actor in self.actors.all())
+        return actors or self.guests.needs(job) or self.wills.needs(job)
+
+    def _forget_jobs(self) -> None:
+        self.jobs = {job for job in self.jobs if job in self.processes or self._is_needed(job)}
+
+    def _there(self, job: bytes) -> m.JobThere | None:
+        return m.JobThere(m.JobInfo(job, "", "", [], "", "", ""), "", over=True) if job in self.jobs else None
+
+    def _on_job_there(self, job: bytes) -> None:
+        if self._is_needed(job):
+            self.jobs.add(job)
+            self.guests.on_job_came(job)
+            self.wills.on_job_came(job)
 
     # -- members -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +256,12 @@ class HeirHost(Host):
         elif isinstance(message, m.PeerLeaves):
             self.placement.on_leaves(node_of(source))
             self.wills.on_member_leaves(source)
+        elif isinstance(message, m.JobWanted):
+            there = self._there(message.job)
+            if there is not None:  # else what it was for has ended meanwhile
+                self.net.carry(self.node, node_of(source), (source, self.peer, there))
+        elif isinstance(message, m.JobThere):
+            self._on_job_there(message.info.job)
         elif isinstance(message, m.GuestLost):
             super().on_envelope(destination, source, message)
             if peer_of(message.worker) == source:
@@ -201,6 +272,8 @@ class HeirHost(Host):
             self.wills.on_held(source, message)
         elif isinstance(message, m.Will):
             self.wills.on_will(source, message)
+            if message.job is not None:
+                self._on_job_there(message.job.info.job)
         elif isinstance(message, m.WillOver):
             self.wills.on_over(source, message)
         elif isinstance(message, m.Inherit):
@@ -244,7 +317,11 @@ class HeirHost(Host):
 
     def _perform(self, effect: Any) -> None:
         now = self.clock()
-        if isinstance(effect, DetachedChanged):
+        self._forget_jobs()
+        if isinstance(effect, TakeSlot) and not self.knows_job(effect.job):
+            self._heir_net.refused.append(effect.actor_id)
+            self.actors.on_slot_failed(effect.actor_id, "its job is not known")
+        elif isinstance(effect, DetachedChanged):
             self.wills.on_changed(effect.actor_id)
         elif isinstance(effect, Inherits):
             self._inherit(effect, now)
@@ -270,10 +347,12 @@ class HeirHost(Host):
             self._free_slot(actor_id)
 
     def _send(self, effect: Send) -> None:
+        message = effect.message
         if effect.to != self.peer:
+            if isinstance(message, m.Will) and self._heir_net.tells_jobs():
+                effect = Send(effect.to, msgspec.structs.replace(message, job=self._there(message.spec.job)))
             super()._send(effect)
             return
-        message = effect.message
         if isinstance(message, m.WatchActor):
             self.actors.on_watch(self.peer, message)
         elif isinstance(message, m.UnwatchActor):

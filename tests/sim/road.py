@@ -123,8 +123,8 @@ class Host:
         return process in self.processes
 
     def job_info(self, process: bytes) -> m.JobInfo | None:
-        job = self.processes[process].job
-        return m.JobInfo(job, "python", "/usr", [], "/", "", "") if job else None
+        found = self.processes.get(process)
+        return m.JobInfo(found.job, "python", "/usr", [], "/", "", "") if found is not None and found.job else None
 
     def job_lives(self, job: bytes) -> bool:
         return job in self.processes

@@ -37,7 +37,7 @@ class Peer:
         self.mesh, self.node, self.id = mesh, node, peer_of(node)
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
         self.actors = Actors(DEFAULT, node, self.objects)
-        self.wills = Wills(DEFAULT, node, self.actors, self._choose)
+        self.wills = Wills(DEFAULT, node, self.actors, self._choose, lambda job: True)
         self.members: set[bytes] = set()
         self.workers: dict[bytes, bytes] = {}  # actor -> worker
         self.told: list[Any] = []  # Inherits, GivesWay

@@ -38,6 +38,7 @@ from meshray.core.effects import (
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
+    TellCallers,
 )
 from meshray.core.lives import Actor, Life
 from meshray.core.names import Names, name_taken, no_such_name
@@ -189,6 +190,19 @@ class Actors(Core):
             self._effects.append(ReleaseActorSlot(actor_id))
             self._die(actor, failure)
 
+    def on_waits(self, actor_id: bytes, text: str) -> None:
+        """It has no place yet, and why; those who call it are told, since its own people are gone. "": it may have one
+        soon, or they are there."""
+        actor = self._actors.get(actor_id)
+        if actor is None or actor.life is not Life.PLACING:
+            return
+        actor.waits = f"actor {actor.spec.blob.name} ({actor_id.hex()}) waits: {text}" if text else ""
+        if actor.waits:
+            here = [watcher for watcher in sorted(actor.watchers) if watcher != peer_of(watcher)]
+            self._effects.append(TellCallers(actor.waits, tuple(here)))
+            for watcher in sorted(actor.watchers.difference(here)):
+                self._tell(watcher, news(watcher, self._state(actor), {}, heir=actor.heir, waits=actor.waits))
+
     def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
         """`__init__` returned, or failed. A failure is the end: running it again would only fail again."""
         actor = self._host(sender, message.actor_id, message.incarnation)
@@ -274,7 +288,7 @@ class Actors(Core):
         if actor is None or peer_of(message.worker) != sender:
             self._stale += 1
             return
-        why = f"its process ended: {message.why}"
+        why = message.why if message.left else f"its process ended: {message.why}"
         journal = journal_of(message.callers)
         self._on_worker_died(message.worker, why, journal, now, message.all_started, charged=not message.left)
 
@@ -399,7 +413,7 @@ class Actors(Core):
         unknown = actor_id in self._handed and not state.worker
         for watcher in sorted(actor.watchers):
             if watcher == peer_of(watcher):
-                self._tell(watcher, news(watcher, state, {}, unknown, heir))
+                self._tell(watcher, news(watcher, state, {}, unknown, heir, actor.waits))
 
     def hand_over(self, actor_id: bytes, lives: bool) -> None:
         """Another peer owns it from now on. `lives`: its worker, on another host, goes on; else it is killed. Until
@@ -463,6 +477,12 @@ class Actors(Core):
         for asker, question in self._early.take(actor_id):
             self._say_unknown(asker, question)
 
+    def on_host_leaves(self, actor_id: bytes) -> None:
+        """It lives on this host, which is being stopped, and may not start again."""
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            self._kill(actor, _died(actor, "its host was stopped, and it may not be started again (max_restarts=0)"))
+
     def on_cut_off(self, actor_id: bytes) -> None:
         """Its heir is out of sight, and so is most of the mesh: it is started there, so it must end here."""
         actor = self._actors.get(actor_id)
@@ -499,7 +519,9 @@ class Actors(Core):
             return
         if actor.life is not Life.DEAD:
             actor.watchers.add(sender)
-        self._tell(sender, news(sender, self._state(actor), {}, heir=actor.heir))
+        self._tell(sender, news(sender, self._state(actor), {}, heir=actor.heir, waits=actor.waits))
+        if actor.waits and sender != peer_of(sender):
+            self._effects.append(TellCallers(actor.waits, (sender,)))
 
     def on_unwatch(self, sender: bytes, message: UnwatchActor) -> None:
         """Nobody on that host is to be told any more."""

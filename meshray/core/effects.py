@@ -87,6 +87,13 @@ class ActorPlaced(Struct, frozen=True):
     actor_id: bytes
 
 
+class TellCallers(Struct, frozen=True):
+    """To the people of these processes of this host, which call an actor whose own people are gone: why it waits."""
+
+    text: str
+    processes: tuple[bytes, ...]
+
+
 class ReleaseActorSlot(Struct, frozen=True):
     """Actors to their places: the actor wants no slot any more, granted or not. A repeat changes nothing."""
 
@@ -144,6 +151,7 @@ class TakeSlot(Struct, frozen=True):
     running_request: dict[str, int]
     profile: Profile
     strategy: Strategy = ANYWHERE  # why this host may never have it
+    guest: bool = False  # it is another peer's
 
 
 class ShrinkSlot(Struct, frozen=True):
@@ -256,6 +264,7 @@ Effect = (
     | RequestActorSlot
     | ActorPlaced
     | ReleaseActorSlot
+    | TellCallers
     | NameChanged
     | DetachedChanged
     | CreateNamed

@@ -420,16 +420,18 @@ class Leases(Core):
         profile: Profile,
         now: float,
         strategy: Strategy = ANYWHERE,
+        guest: bool = False,
     ) -> None:
-        """An actor wants a dedicated worker: answered by `ActorSlot`, once; or by `ActorWaits`, if there will be none. A
-        repeat changes nothing. While the worker that it had here is being killed, it waits for that."""
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once; or by `ActorWaits`, if there will be none.
+        A repeat changes nothing. While the worker that it had here is being killed, it waits for that. `guest`: it is
+        another peer's, which says itself if no member can have it."""
         key = (actor_id, 0)
         if job not in self._jobs:
             self._refuse(key, job)
             return
         known = self._demands.get(key)
         if known is None or not known.count:
-            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy)
+            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, strategy=strategy, hops=int(guest))
             self._following[key] = (job, demand, dict(running_request))
             self._pump(now)
 
@@ -442,6 +444,7 @@ class Leases(Core):
                 continue
             wanted = self._new_class(key, job, demand, now)
             wanted.running_request = running_request
+            wanted.hops = demand.hops  # one of ours may have been created at another host, whose heir this one is
             wanted.count = 1
 
     def _refuse(self, key: Key, job: bytes) -> None:

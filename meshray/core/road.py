@@ -240,8 +240,8 @@ class Road(Core):
                 del self._barred[key]
 
     def tell_job(self, info: JobInfo, home: bytes, now: float, again: bool = False) -> None:
-        """Our peer will ask that host to work for this job; or, `again`, that host asks for it. One that is over is told
-        to who asks."""
+        """Our peer will ask that host to work for this job; or, `again`, that host asks for it. One that is over is
+        told to who asks."""
         way, there = self._way(home, now), self._there(info)
         if way is not None and there is not None and (again or info.job not in way.jobs):
             self._say_job(way, there)

@@ -45,10 +45,10 @@ handle hear where it is now (`ActorsMoved`), like everybody.
   over from one that is gone counts on from further above, the further the higher its reign (`UNTOLD_MAX`).
 - *A new owner leaves before its actor's host knows it.* That might hear of the next owner first, and then go back to
   this one. So it waits for that host (`_claimed`) before it hands over.
-- *A will of a program that this peer does not know*, since it has joined after the program had ended, say. Nothing could
-  be started with it, so the job comes with the will (`Will.job`), or its owner is asked for it (`JobWanted`); who is to
-  inherit does so when it is known. It is needed here as long as there are wills of it, or actors that are being handed
-  over, either way (`needs`).
+- *A will of a program that this peer does not know*, since it has joined after the program had ended, say. Nothing
+  could be started with it, so the job comes with the will (`Will.job`), or its owner is asked for it (`JobWanted`); who
+  is to inherit does so when it is known. It is needed here as long as there are wills of it, or actors that are being
+  handed over, either way (`needs`).
 - *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an
   old owner nor an old will brings it back.
 """
@@ -165,6 +165,7 @@ class Wills(Core):
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
+        self._dying: set[bytes] = set()  # workers here of actors of ours that may not start again: this peer leaves
         self._refused: dict[bytes, set[bytes]] = {}  # actor of ours -> members that did not take its will
         self.leaving = False  # this peer is stopped
         self.left_out = 0  # wills that were too many, and not taken
@@ -347,7 +348,9 @@ class Wills(Core):
             worker, will = actor.worker, self._will(actor, bequest.reign)
             lives = bool(will.worker) and node_of(worker) != self._node
             if worker and not lives and not actor.spec.max_restarts:
-                continue  # it may not be started again
+                self._dying.add(worker)  # all who call it hear that before this peer is gone
+                self._actors.on_host_leaves(actor_id)
+                continue
             if not lives:
                 will = _paused(will, max(0.0, (actor.deadline or now) - now) if actor.life is Life.BACKOFF else 0.0)
             if not self._settle_heir(actor_id, node_of(worker)):
@@ -364,10 +367,11 @@ class Wills(Core):
     @property
     def done(self) -> bool:
         """Whether nobody is waited for."""
-        return not self._moving
+        return not self._moving and not self._dying
 
     def on_process_died(self, process: bytes) -> None:
         """A worker is dead, here or elsewhere: what it hosted may be started again now."""
+        self._dying.discard(process)
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
             self._say_inherit(actor_id)
 

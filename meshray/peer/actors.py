@@ -28,6 +28,7 @@ from meshray.core.effects import (
     RequestActorSlot,
     ShrinkSlot,
     TakeSlot,
+    TellCallers,
 )
 from meshray.core.fencing import Fenced
 from meshray.core.wills import GivesWay, Inherits
@@ -188,20 +189,36 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def waits(effect: ActorWaits, now: float) -> None:
         if guests.knows(effect.actor_id):
             guests.on_waits(effect.actor_id, effect.message, effect.broken)
-        elif effect.broken:
+        else:
+            own_waits(effect, now)
+
+    def own_waits(effect: ActorWaits, now: float) -> None:
+        actor = cores.actors.actor(effect.actor_id)
+        alone = leases.job_info(effect.job) is None  # its program has ended
+        ends = effect.broken or effect.hopeless
+        if effect.broken:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
         elif effect.hopeless:
             cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
-            actor = cores.actors.actor(effect.actor_id)
-            if actor is not None and effect.message:
-                text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
-                prints.tell(effect.job, text, now)
+            cores.actors.on_waits(effect.actor_id, effect.message if alone else "")
+        if actor is None or not effect.message:
+            return
+        text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) {'ends' if ends else 'waits'}: {effect.message}"
+        if alone:
+            note(text)
+        elif not ends:
+            prints.tell(effect.job, text, now)
+
+    def tell_callers(effect: TellCallers, now: float) -> None:
+        for job in sorted({parts.processes.job_of(process) for process in effect.processes}):
+            prints.tell(job, effect.text, now)
 
     def take(effect: TakeSlot, now: float) -> None:
         leases.request_actor_slot(
-            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy
-        )
+            effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy,
+            effect.guest,
+        )  # fmt: skip
 
     def fenced(effect: Fenced, now: float) -> None:
         note(f"actors of {node_of(effect.owner).hex()} end here: their peer was not heard for too long")
@@ -234,6 +251,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     return {
         ActorSlot: own_slot,
         ActorWaits: waits,
+        TellCallers: tell_callers,
         RequestActorSlot: lodging.on_request,
         ActorPlaced: lambda effect, now: lodging.on_placed(effect),
         ReleaseActorSlot: lambda effect, now: lodging.on_released(effect),

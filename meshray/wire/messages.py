@@ -944,6 +944,7 @@ class ActorNews(Struct, array_like=True, tag=170):
     callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
     all_started: bool = False
     heir: bytes = b""  # the peer that will own it when O is gone; b"" for none
+    waits: Text = ""  # why it has no place; "" while it has, or has people of its own who are told
 
 
 class UnwatchActor(Struct, array_like=True, tag=171):

@@ -23,7 +23,7 @@ def wish(incarnation: int = 1, actor_id: bytes = A, detached: bool = False) -> m
 
 
 def took(actor_id: bytes = A) -> TakeSlot:
-    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True))
+    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True), guest=True)
 
 
 @pytest.fixture
@@ -266,4 +266,4 @@ def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: 
     guests.send_home()
     assert effects(guests) == [KillProcess(W1, "its host leaves")]
     guests.on_process_died(W1, "killed", {})
-    assert effects(guests)[0] == Send(O1, m.GuestLost(A, 1, W1, "killed", left=True))
+    assert effects(guests)[0] == Send(O1, m.GuestLost(A, 1, W1, "its host was stopped", left=True))

@@ -1109,6 +1109,21 @@ def test_a_node_that_is_out_of_reach_may_be_in_reach_again() -> None:
     assert "no such node" in told.message
 
 
+def test_an_actor_that_was_created_elsewhere_and_is_ours_hears_that_its_node_is_gone() -> None:
+    """A guest does not: its own peer knows."""
+    for guest in (False, True):
+        host = meshed(CPU=1)
+        tell(host, THERE, CPU=2)
+        host.leases.request_actor_slot(
+            THERE + bytes(16), A, to_amounts({"CPU": 1}), {}, Profile(actor=True), host.now, Strategy(node=b"gone____"),
+            guest,
+        )  # fmt: skip
+        host.perform()
+        assert not host.waits
+        host.wait(2)
+        assert [told.hopeless for told in host.waits] == ([] if guest else [True])
+
+
 def test_a_node_that_is_not_there_will_never_be() -> None:
     host = meshed(CPU=1)
     tell(host, THERE, CPU=2)

@@ -253,10 +253,20 @@ def test_who_watched_what_was_handed_over_is_not_told_that_nothing_had_begun() -
     assert (told.worker, told.all_started) == (b"", True)
 
 
-def test_what_may_not_start_again_ends_with_its_peer() -> None:
+@pytest.mark.fault(16)
+def test_what_may_not_start_again_ends_with_its_peer_and_all_are_told() -> None:
     peer = an_owner(max_restarts=0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
     peer.effects()
     peer.wills.leave(NOW)
+    effects = peer.effects()
+    assert Send(HEIR, m.WillOver(A, 1)) in effects, "it has nothing to wait for"
+    assert [effect.process for effect in effects if isinstance(effect, KillProcess)] == [HERE]
+    assert not peer.wills.done, "nobody was told yet"
+    peer.actors.on_process_died(HERE, "killed by signal 9 (SIGKILL)", {}, NOW)
+    peer.wills.on_process_died(HERE)
+    (told,) = peer.said(FAR)
+    assert "its host was stopped" in told.failure.message
     assert peer.wills.done
 
 

@@ -237,8 +237,7 @@ def test_a_detached_actor_goes_on_once_or_ends(block: int) -> None:
 @pytest.mark.fault(5, 7, 16)
 @pytest.mark.parametrize("block", range(4))
 def test_an_heir_knows_the_job_of_what_it_takes_over(block: int) -> None:
-    """Hosts join after programs have ended, and take the places of others. Nobody can tell of a job whose only host that
-    knew it has lost its power."""
+    """Hosts join after programs have ended, and take the places of others."""
     for seed in seeds(block, SEEDS, 4):
         story = tell(seed, strangers=True)
         assert not story.net.refused or story.kind != "stops", f"seed {seed}: {story.net.refused}"

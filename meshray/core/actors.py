@@ -611,7 +611,8 @@ class Actors(Core):
         for watcher in sorted(actor.watchers):
             self._tell(watcher, news(watcher, state, journal, all_started, actor.heir))
         if actor.spec.detached:
-            self._effects.append(DetachedChanged(actor.spec.actor_id))
+            dead = state.failure.message if state.failure is not None else ""
+            self._effects.append(DetachedChanged(actor.spec.actor_id, actor.spec.job, dead))
 
     def _tell(self, process: bytes, message: Message) -> None:
         self._effects.append(Send(process, message))

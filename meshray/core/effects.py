@@ -110,9 +110,12 @@ class NameChanged(Struct, frozen=True):
 
 
 class DetachedChanged(Struct, frozen=True):
-    """Actors to wills: a detached actor has begun, lives elsewhere, or has ended."""
+    """Actors to wills: a detached actor has begun, lives elsewhere, or has ended. Once it is `dead`, to people as well:
+    its own may be gone."""
 
     actor_id: bytes
+    job: bytes = b""
+    dead: str = ""  # why
 
 
 class CreateNamed(Struct, frozen=True):

@@ -195,20 +195,24 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def own_waits(effect: ActorWaits, now: float) -> None:
         actor = cores.actors.actor(effect.actor_id)
         alone = leases.job_info(effect.job) is None  # its program has ended
-        ends = effect.broken or effect.hopeless
         if effect.broken:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
         elif effect.hopeless:
             cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
             cores.actors.on_waits(effect.actor_id, effect.message if alone else "")
-        if actor is None or not effect.message:
-            return
-        text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) {'ends' if ends else 'waits'}: {effect.message}"
-        if alone:
-            note(text)
-        elif not ends:
-            prints.tell(effect.job, text, now)
+            if actor is None or not effect.message:
+                return
+            text = f"actor {actor.spec.blob.name} ({effect.actor_id.hex()}) waits: {effect.message}"
+            if alone:
+                note(text)
+            else:
+                prints.tell(effect.job, text, now)
+
+    def changed(effect: DetachedChanged, now: float) -> None:
+        cores.wills.on_changed(effect.actor_id)
+        if effect.dead and leases.job_info(effect.job) is None:  # nobody may ever ask for it
+            note(effect.dead)
 
     def tell_callers(effect: TellCallers, now: float) -> None:
         for job in sorted({parts.processes.job_of(process) for process in effect.processes}):
@@ -264,7 +268,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         NameChanged: lambda effect, now: naming.on_changed(effect, wall_ms()),
         CreateNamed: lambda effect, now: cores.actors.on_create(effect.sender, effect.message, now),
         NameConflict: lambda effect, now: cores.actors.on_name_conflict(effect.actor_id, effect.failure),
-        DetachedChanged: lambda effect, now: cores.wills.on_changed(effect.actor_id),
+        DetachedChanged: changed,
         Inherits: inherits,
         GivesWay: gives_way,
         HoldFor: lambda effect, now: cores.objects.hold(effect.object_id, effect.process),

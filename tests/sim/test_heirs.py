@@ -130,6 +130,7 @@ class Story:
     def join(self) -> None:
         """A host more, which one of the first may be stopped for; not as long as one may die in just that moment."""
         self.net.join()
+        self.net.run(1.0)  # it has met the others: where all who know each other are stopped, nobody can be the heir
         serving = self.serving()
         if len(serving) > 3 and (self.kind == "stops" or (self.off and self.net.now > self.off_at + HEIRS_S)):
             min(serving, key=lambda host: host.node).begin_drain(0.1)

@@ -39,6 +39,7 @@ from meshray.core.effects import (
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
+    TellCallers,
 )
 from meshray.core.lives import Actor, Life
 from meshray.core.names import Names, name_taken, no_such_name
@@ -193,6 +194,19 @@ class Actors(Core):
             self._mourn(actor, failure)
             self._die(actor, failure)
 
+    def on_waits(self, actor_id: bytes, text: str) -> None:
+        """It has no place yet, and why; those who call it are told, since its own people are gone. "": it may have one
+        soon, or they are there."""
+        actor = self._actors.get(actor_id)
+        if actor is None or actor.life is not Life.PLACING:
+            return
+        actor.waits = what_waits(actor, text) if text else ""
+        if actor.waits:
+            here = [watcher for watcher in sorted(actor.watchers) if watcher != peer_of(watcher)]
+            self._effects.append(TellCallers(actor.waits, tuple(here)))
+            for watcher in sorted(actor.watchers.difference(here)):
+                self._tell(watcher, news(watcher, self._state(actor), {}, heir=actor.heir, waits=actor.waits))
+
     def on_ready(self, sender: bytes, message: ActorReady, now: float) -> None:
         """`__init__` returned, or failed. A failure is the end: running it again would only fail again."""
         actor = self._host(sender, message.actor_id, message.incarnation)
@@ -279,7 +293,7 @@ class Actors(Core):
         if actor is None or peer_of(message.worker) != sender:
             self._stale += 1
             return
-        why = f"its process ended: {message.why}"
+        why = message.why if message.left else f"its process ended: {message.why}"
         journal = journal_of(message.callers)
         self._on_worker_died(message.worker, why, journal, now, message.all_started, charged=not message.left)
 
@@ -411,13 +425,15 @@ class Actors(Core):
     # -- heirs -------------------------------------------------------------------------------------------------------
 
     def set_heir(self, actor_id: bytes, heir: bytes) -> None:
-        """Who will own a detached actor when this peer is gone: its watchers are told."""
+        """Who will own a detached actor when this peer is gone: its watchers are told. Of the worker of one that was
+        handed over, and does not go on, nobody will tell them what it has begun."""
         actor = self._actors.get(actor_id) or self._handed[actor_id]
         actor.heir = heir
         state = self._state(actor)
+        unknown = actor_id in self._handed and not state.worker
         for watcher in sorted(actor.watchers):
             if watcher == peer_of(watcher):
-                self._tell(watcher, news(watcher, state, {}, heir=heir))
+                self._tell(watcher, news(watcher, state, {}, unknown, heir, actor.waits))
 
     def hand_over(self, actor_id: bytes, lives: bool) -> None:
         """Another peer owns it from now on. `lives`: its worker, on another host, goes on; else it is killed. Until
@@ -443,6 +459,7 @@ class Actors(Core):
         """A detached actor of a peer that is gone is ours. `worker`: where it goes on; b"": it starts again."""
         spec, incarnation, restarts = will.spec, will.incarnation, will.restarts
         if spec.actor_id in self._actors:
+            self._effects.append(DetachedChanged(spec.actor_id))
             return
         actor = self._actors[spec.actor_id] = Actor(spec, owner_process_of(spec.actor_id))
         actor.inherited, actor.incarnation, actor.restarts = True, incarnation, restarts
@@ -482,6 +499,14 @@ class Actors(Core):
         for asker, question in self._early.take(actor_id):
             self._say_unknown(asker, question)
 
+    def on_host_leaves(self, actor_id: bytes) -> None:
+        """It lives on this host, which is being stopped, and may not start again."""
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            failure = _died(actor, "its host was stopped, and it may not be started again (max_restarts=0)")
+            self._mourn(actor, failure)
+            self._kill(actor, failure)
+
     def on_cut_off(self, actor_id: bytes) -> None:
         """Its heir is out of sight, and so is most of the mesh: it is started there, so it must end here."""
         actor = self._actors.get(actor_id)
@@ -518,7 +543,9 @@ class Actors(Core):
             return
         if actor.life is not Life.DEAD:
             actor.watchers.add(sender)
-        self._tell(sender, news(sender, self._state(actor), {}, heir=actor.heir))
+        self._tell(sender, news(sender, self._state(actor), {}, heir=actor.heir, waits=actor.waits))
+        if actor.waits and sender != peer_of(sender):
+            self._effects.append(TellCallers(actor.waits, (sender,)))
 
     def on_unwatch(self, sender: bytes, message: UnwatchActor) -> None:
         """Nobody on that host is to be told any more."""
@@ -680,6 +707,12 @@ def _needs(spec: CreateActor) -> list[bytes]:
     values = [spec.args, *spec.deps]
     ids = [value.object_id for value in values if isinstance(value, Place | Borrowed)]
     return list(dict.fromkeys([*ids, *spec.contained]))
+
+
+def what_waits(actor: Actor, why: str) -> str:
+    """What people are told of an actor that has no place yet."""
+    name = f" {actor.spec.name!r}" if actor.spec.name else ""
+    return f"actor {actor.spec.blob.name}{name} waits: {why}"
 
 
 def _died(actor: Actor, why: str, cause: Failure | None = None) -> Failure:

@@ -87,6 +87,13 @@ class ActorPlaced(Struct, frozen=True):
     actor_id: bytes
 
 
+class TellCallers(Struct, frozen=True):
+    """To the people of these processes of this host, which call an actor whose own people are gone: why it waits."""
+
+    text: str
+    processes: tuple[bytes, ...]
+
+
 class ReleaseActorSlot(Struct, frozen=True):
     """Actors to their places: the actor wants no slot any more, granted or not. A repeat changes nothing."""
 
@@ -145,6 +152,7 @@ class TakeSlot(Struct, frozen=True):
     profile: Profile
     strategy: Strategy = ANYWHERE  # why this host may never have it
     name: str = ""  # of its class, for people
+    guest: bool = False  # it is another peer's
 
 
 class ShrinkSlot(Struct, frozen=True):
@@ -291,6 +299,7 @@ Effect = (
     | RequestActorSlot
     | ActorPlaced
     | ReleaseActorSlot
+    | TellCallers
     | NameChanged
     | DetachedChanged
     | CreateNamed

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from meshray.core.effects import Core, Send
+from meshray.core.effects import Core, Send, TellCallers
 from meshray.core.gone import remember
 from meshray.core.watchers import Journal, journal_of, news
 from meshray.ids import node_of, owner_node_of, peer_of
@@ -51,13 +51,14 @@ class ForeignStats(Struct, frozen=True):
 class _Seen:
     """One actor of another peer."""
 
-    __slots__ = ("heir", "owner", "state", "unsure", "watchers")
+    __slots__ = ("heir", "owner", "state", "unsure", "waits", "watchers")
 
     def __init__(self, owner: bytes) -> None:
         self.owner = owner  # its peer, or who is taken for that
         self.heir = b""  # the peer to ask when that is gone
         self.state: ActorState | None = None  # as an owner told last; None: it was asked
         self.unsure = False  # another owner was asked since, and has not answered: `state` may be over
+        self.waits = ""  # why it has no place, as its owner says; its own people are gone
         self.watchers: set[bytes] = set()  # processes of this host
 
 
@@ -98,6 +99,8 @@ class ForeignActors(Core):
         seen.watchers.add(process)
         if seen.state is not None and not seen.unsure:
             self._effects.append(Send(process, news(process, seen.state, {})))
+            if seen.waits:
+                self._effects.append(TellCallers(seen.waits, (process,)))
 
     def on_kill(self, message: KillActor) -> None:
         """Its owner is told."""
@@ -129,6 +132,9 @@ class ForeignActors(Core):
         seen.heir = message.heir
         seen.state = ActorState(message.actor_id, message.incarnation, message.worker)
         self._tell(seen, seen.state, journal_of(message.callers), all_started)
+        if message.waits and message.waits != seen.waits:
+            self._effects.append(TellCallers(message.waits, tuple(sorted(seen.watchers))))
+        seen.waits = message.waits
 
     def on_node_gone(self, node: bytes, out_of_reach: bool = False) -> None:
         """A host is gone. Actors of its peer are dead, unless they have an heir elsewhere. `out_of_reach`: it is so for
@@ -162,7 +168,7 @@ class ForeignActors(Core):
 
     def _ask(self, actor_id: bytes, seen: _Seen, owner: bytes) -> None:
         """Watch somewhere else."""
-        seen.owner, seen.heir, seen.unsure = owner, b"", seen.state is not None
+        seen.owner, seen.heir, seen.unsure, seen.waits = owner, b"", seen.state is not None, ""
         self._effects.append(Send(owner, WatchActor(actor_id)))
 
     def _die(self, actor_id: bytes, seen: _Seen, failure: Failure, journal: Journal, remembered: bool = True) -> None:

@@ -80,10 +80,12 @@ class Guest:
 
 
 class Guests(Core):
-    """See the head of this file. `knows_job(job)`: whether workers of it can be had here."""
+    """See the head of this file. `knows_job(job)`: whether workers of it can be had here. `name`: of this host, for
+    people."""
 
-    def __init__(self, knows_job: Callable[[bytes], bool]) -> None:
+    def __init__(self, knows_job: Callable[[bytes], bool], name: str = "") -> None:
         super().__init__()
+        self._name = name
         self._knows_job = knows_job
         self._guests: dict[bytes, Guest] = {}  # actor -> from HostActor until it has no worker and nobody asks
         self._workers: dict[bytes, Guest] = {}  # HOSTED ones, by worker
@@ -121,13 +123,26 @@ class Guests(Core):
         if guest.strange:
             self._tell(guest.owner, JobWanted(wish.job))
         else:
-            take = TakeSlot(wish.actor_id, wish.job, wish.request, wish.running_request, wish.profile, name=wish.name)
+            take = TakeSlot(
+                wish.actor_id,
+                wish.job,
+                wish.request,
+                wish.running_request,
+                wish.profile,
+                name=wish.name,
+                guest=True,
+            )
             self._effects.append(take)
 
     def on_job_came(self, job: bytes) -> None:
         """This host knows the job now."""
         for guest in [guest for guest in self._guests.values() if guest.strange and guest.wish.job == job]:
             self._take(guest)
+
+    def on_job_lost(self, job: bytes, why: str) -> None:
+        """This host will not know it, and why: who has waited for it has no place here."""
+        for guest in [guest for guest in self._guests.values() if guest.strange and guest.wish.job == job]:
+            self.on_waits(guest.wish.actor_id, why, broken=True)
 
     def on_leave(self, owner: bytes, message: LeaveActor) -> None:
         """The owner wants no place any more."""
@@ -273,9 +288,10 @@ class Guests(Core):
         guest.worker = b""
         wish = guest.wish
         callers = [CallsOf(caller, finished, started) for caller, (finished, started) in journal.items()]
-        self._tell(
-            guest.owner, GuestLost(wish.actor_id, wish.incarnation, process, why, callers, all_started, self._sent_home)
-        )
+        left = self._sent_home
+        if left:
+            why = f"its host {self._name} was stopped" if self._name else "its host was stopped"
+        self._tell(guest.owner, GuestLost(wish.actor_id, wish.incarnation, process, why, callers, all_started, left))
         if not guest.leaving:
             self._effects.append(FreeSlot(wish.actor_id))
         self._go(guest)

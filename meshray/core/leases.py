@@ -25,7 +25,7 @@ import msgspec
 from meshray.config import Config
 from meshray.core.assignment import Assignment, Device
 from meshray.core.demands import ACTOR_DEPTH, Demands, Key, Wanted
-from meshray.core.effects import Core, JobForgotten, RequestActorSlot, Send
+from meshray.core.effects import ActorWaits, Core, JobForgotten, RequestActorSlot, Send
 from meshray.core.grants import Grant, Grants
 from meshray.core.placement import NOWHERE, Here, Member, Placement
 from meshray.core.quantum import next_look, reservation_ends, reserves, victims, wished_for
@@ -83,7 +83,7 @@ class Leases(Core):
         # Actors that want a place again while the worker of their last one is being killed: job, what is asked for,
         # what it keeps. No class is in here that wants anything.
         self._following: dict[Key, tuple[bytes, Demand, dict[str, int]]] = {}
-        self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, or a worker that is bound to it
+        self._jobs: dict[bytes, JobInfo] = {}  # while its driver lives, it is needed, or a worker is bound to it
         self._ended: set[bytes] = set()  # those of them whose driver is gone
         self._codeless: set[bytes] = set()  # those of them that get nothing before their code is known
         self._look_again: float | None = None  # when a lease may have served its time
@@ -144,12 +144,19 @@ class Leases(Core):
         if self._ended:
             self._pump(now)
 
+    def _do_without(self, job: bytes) -> None:
+        """The code of a job will not become known: what waits for it goes on without."""
+        if job in self._codeless:
+            self._codeless.discard(job)
+            self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
+
     def on_job_ended(self, job: bytes, survivors: frozenset[bytes], now: float) -> frozenset[bytes]:
         """Its driver is gone, or left: all that works for it is killed, except `survivors`, which host its detached
         actors, here or elsewhere, and what works for those. Everybody who goes on is the answer."""
         if job not in self._jobs or job in self._ended:
             return survivors
         self._ended.add(job)
+        self._do_without(job)  # nobody will tell it any more, and a detached actor of it may start here
         for wanted in [wanted for wanted in self._demands if wanted.job == job and not wanted.is_actor]:
             # Its driver; this peer; a dead worker, frozen; one of another host that does not go on.
             if self.workers.get(wanted.submitter) is None and wanted.submitter not in survivors:
@@ -327,8 +334,7 @@ class Leases(Core):
         self._refused.pop(peer_of(node), None)
         self.placement.on_gone(node, reason, out_of_reach)
         for job in [job for job in self._codeless if job.startswith(node)]:
-            self._codeless.discard(job)  # nobody will tell it any more, and a detached actor of it may start here
-            self._jobs[job] = msgspec.structs.replace(self._jobs[job], code=NO_CODE)
+            self._do_without(job)
         self._look_again_at_all(now)
 
     def _look_again_at_all(self, now: float) -> None:
@@ -432,17 +438,19 @@ class Leases(Core):
         now: float,
         strategy: Strategy = ANYWHERE,
         name: str = "",
+        guest: bool = False,
     ) -> None:
-        """An actor wants a dedicated worker: answered by `ActorSlot`, once. A repeat changes nothing. While the worker
-        that it had here is being killed, it waits for that; and for its job, if nothing is known of that yet
-        (`on_job_left`)."""
+        """An actor wants a dedicated worker: answered by `ActorSlot`, once; or by `ActorWaits`, if there will be none.
+        A repeat changes nothing. While the worker that it had here is being killed, it waits for that; and for its job,
+        if nothing is known of that yet (`on_job_left`). `guest`: it is another peer's, which says itself if no member
+        can have it."""
         key = (actor_id, 0)
         if job not in self._jobs and not self.job_is_needed(job):
-            self.stale += 1
+            self._refuse(key, job)
             return
         known = self._demands.get(key)
         if known is None or not known.count:
-            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, name, strategy)
+            demand = Demand(0, 1, dict(request), profile, ACTOR_DEPTH, name, strategy, hops=int(guest))
             self._following[key] = (job, demand, dict(running_request))
             self._pump(now)
 
@@ -454,11 +462,17 @@ class Leases(Core):
                 continue
             del self._following[key]
             if job not in self._jobs:
-                self.stale += 1
+                self._refuse(key, job)
                 continue
             wanted = self._new_class(key, job, demand, now)
             wanted.running_request = running_request
+            wanted.hops = demand.hops  # one of ours may have been created at another host, whose heir this one is
             wanted.count = 1
+
+    def _refuse(self, key: Key, job: bytes) -> None:
+        """An actor of a job that nobody has told, or that was not needed any more: who waits would wait for ever."""
+        text = f"host {self._name} does not know the program that it belongs to (job {job.hex()})"
+        self._emit(ActorWaits(key[0], job, text, broken=True))
 
     def actor_placed(self, actor_id: bytes, now: float) -> None:
         """Its constructor has run: it keeps only what it needs while it lives."""

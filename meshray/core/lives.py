@@ -54,6 +54,7 @@ class Actor:
         "short_lives",
         "spec",
         "started_at",
+        "waits",
         "watchers",
         "worker",
     )
@@ -73,12 +74,14 @@ class Actor:
         self.killed = False  # KillActor without no_restart: the coming death is wanted, and is no end
         self.heir = b""  # the peer that will own it when this one is gone; only of a detached one
         self.inherited = False  # another peer created it, and is gone: its handles are counted by nobody
+        self.waits = ""  # PLACING: why it has no place, for those who call it; its own people are gone
         self.watchers: set[bytes] = set()  # processes told of each change
 
     def enter(self, life: Life) -> None:
         assert life in NEXT[self.life], f"cannot become {life.value}: {self!r}"
         self.life = life
         self.deadline = None
+        self.waits = ""
 
     def may_restart(self) -> bool:
         """Whether a death is not the end."""

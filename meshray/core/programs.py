@@ -19,7 +19,7 @@ driver's object, as ever, and is answered with what is kept (`archive_of`).
 
 A job is forgotten (`on_job_forgotten`) by `core.leases`, which ask what is needed. What is needed and cannot be had is
 told (`ProgramLost`): actors of a job of which nothing is known here cannot start. The others start without its folder,
-as they may need no file of it.
+as they may need no file of it; so do those of who asks for a program that is not kept here, but its job is known.
 """
 
 from __future__ import annotations
@@ -87,12 +87,13 @@ class _Kept:
 
 
 class Programs(Core):
-    """See the head of this file. Other peers are named by their process ids. `is_wanted(job)`: whether a guest waits
-    for what is known of its job; the shell sets it."""
+    """See the head of this file. Other peers are named by their process ids. The shell sets `is_wanted(job)`: whether a
+    guest waits for what is known of its job; and `known_job(job)`: what is known of one here without its program."""
 
     def __init__(self, config: Config, node: bytes, objects: Objects, drivers: Drivers) -> None:
         super().__init__()
         self.is_wanted: Callable[[bytes], bool] = _not_wanted
+        self.known_job: Callable[[bytes], JobInfo | None] = _not_known
         objects.kept_archive = self.archive_of
         self._config = config
         self._node = node
@@ -131,7 +132,7 @@ class Programs(Core):
         elif self._asked.get(job, sender) != sender:
             self._waiting.setdefault(job, set()).add(sender)
         else:
-            self._tell(sender, Program(job))
+            self._tell(sender, self._without(job))
 
     def _answer(self, job: bytes, peer: bytes) -> None:
         """It may be on its way here itself: pieces of a copy are passed on as they come."""
@@ -161,8 +162,10 @@ class Programs(Core):
     def on_program(self, sender: bytes, message: Program) -> None:
         """Somebody has it, or has not. One that nobody has asked for counts if it is wanted."""
         job, info, archive = message.job, message.info, message.archive
-        if self._asked.get(job) != sender and (job in self._asked or job in self._kept or not self.is_wanted(job)):
-            self._tell(sender, ProgramHeld(job))
+        kept = self._kept.get(job)
+        if self._asked.get(job) != sender and (job in self._asked or kept is not None or not self.is_wanted(job)):
+            if kept is None or kept.source != sender:  # else it is told when the copy has come
+                self._tell(sender, ProgramHeld(job))
             return
         self._asked.pop(job, None)
         if info is None or info.job != job or info.code is None:
@@ -232,7 +235,15 @@ class Programs(Core):
 
     def _refuse_waiting(self, job: bytes) -> None:
         for peer in sorted(self._waiting.pop(job, ())):
-            self._tell(peer, Program(job))
+            self._tell(peer, self._without(job))
+
+    def _without(self, job: bytes) -> Program:
+        """The answer to who asks for a program that this peer does not keep: its actors do without the folder, if
+        anything is known of the job."""
+        info = self.known_job(job)
+        if info is None:
+            return Program(job)
+        return Program(job, msgspec.structs.replace(info, code=info.code or Code()))
 
     def on_job_forgotten(self, job: bytes) -> None:
         """Nothing of this job will ever be started here again."""
@@ -299,6 +310,10 @@ class Programs(Core):
 def _not_wanted(job: bytes) -> bool:
     """`is_wanted` of a peer without guests."""
     return False
+
+
+def _not_known(job: bytes) -> None:
+    """`known_job` of a peer without leases."""
 
 
 def _discard(book: dict[bytes, set[bytes]], job: bytes, peer: bytes) -> None:

@@ -16,9 +16,9 @@ Journal = Mapping[bytes, tuple[list[Result], list[int]]]
 
 
 def news(
-    watcher: bytes, state: ActorState, journal: Journal, all_started: bool = False, heir: bytes = b""
+    watcher: bytes, state: ActorState, journal: Journal, all_started: bool = False, heir: bytes = b"", waits: str = ""
 ) -> ActorState | ActorNews:
-    """`state`, for one watcher."""
+    """`state`, for one watcher. `waits`: why it has no place, for another peer; processes are told by their own."""
     if watcher != peer_of(watcher):
         finished, started = journal.get(watcher, ([], []))
         return ActorState(
@@ -26,7 +26,7 @@ def news(
         )
     node = node_of(watcher)
     callers = [CallsOf(caller, *calls) for caller, calls in journal.items() if node_of(caller) == node]
-    return ActorNews(state.actor_id, state.incarnation, state.worker, state.failure, callers, all_started, heir)
+    return ActorNews(state.actor_id, state.incarnation, state.worker, state.failure, callers, all_started, heir, waits)
 
 
 def journal_of(callers: list[CallsOf]) -> Journal:

@@ -45,6 +45,9 @@ handle hear where it is now (`ActorsMoved`), like everybody.
   over from one that is gone counts on from further above, the further the higher its reign (`UNTOLD_MAX`).
 - *A new owner leaves before its actor's host knows it.* That might hear of the next owner first, and then go back to
   this one. So it waits for that host (`_claimed`) before it hands over.
+- *A will of a program that this peer does not know*, since it has joined after the program had ended, say. Nothing
+  could be started with it, so its owner is asked for what is known of the program (`core.programs`). That is needed
+  here as long as there are wills of it, or actors that are being handed over, either way (`needs`).
 - *An actor that was taken over has ended*: its last owner says that it took it over all the same, so that neither an
   old owner nor an old will brings it back.
 """
@@ -52,6 +55,7 @@ handle hear where it is now (`ActorsMoved`), like everybody.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -140,6 +144,7 @@ class Wills(Core):
         self._choose = choose
         self._bequests: dict[bytes, _Bequest] = {}  # living detached actors of ours
         self._estates: dict[bytes, _Estate] = {}  # actor of another peer -> its will; bounded
+        self._coming: dict[bytes, Will] = {}  # of actors that we take over, until `Actors` has them
         self._inherited: dict[bytes, int] = {}  # living actors that we have taken over -> our reign
         self._ended: dict[bytes, int] = {}  # the same, of those that are dead; bounded
         self._given_way: dict[bytes, bytes] = {}  # actors of ours that another peer has taken over, and which; bounded
@@ -148,6 +153,7 @@ class Wills(Core):
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
+        self._dying: set[bytes] = set()  # workers here of actors of ours that may not start again: this peer leaves
         self._refused: dict[bytes, set[bytes]] = {}  # actor of ours -> members that did not take its will
         self.leaving = False  # this peer is stopped
         self.left_out = 0  # wills that were too many, and not taken
@@ -245,6 +251,7 @@ class Wills(Core):
 
     def on_changed(self, actor_id: bytes) -> None:
         """A detached actor of ours is there, lives elsewhere, or has ended."""
+        self._coming.pop(actor_id, None)
         if actor_id in self._wills:
             return  # it is handed over
         actor = self._actors.actor(actor_id)
@@ -328,7 +335,9 @@ class Wills(Core):
             worker, will = actor.worker, self._will(actor, bequest.reign)
             lives = bool(will.worker) and node_of(worker) != self._node
             if worker and not lives and not actor.spec.max_restarts:
-                continue  # it may not be started again
+                self._dying.add(worker)  # all who call it hear that before this peer is gone
+                self._actors.on_host_leaves(actor_id)
+                continue
             if not lives:
                 will = _paused(will, max(0.0, (actor.deadline or now) - now) if actor.life is Life.BACKOFF else 0.0)
             if not self._settle_heir(actor_id, node_of(worker)):
@@ -345,15 +354,16 @@ class Wills(Core):
     @property
     def done(self) -> bool:
         """Whether nobody is waited for."""
-        return not self._moving
+        return not self._moving and not self._dying
 
     @property
     def moving(self) -> int:
-        """How many of our actors have not moved yet."""
-        return len(self._moving)
+        """How many of our actors have not moved yet, or ended."""
+        return len(self._moving) + len(self._dying)
 
     def on_process_died(self, process: bytes) -> None:
         """A worker is dead, here or elsewhere: what it hosted may be started again now."""
+        self._dying.discard(process)
         for actor_id in [actor_id for actor_id, awaited in self._moving.items() if awaited == process]:
             self._say_inherit(actor_id)
 
@@ -442,7 +452,7 @@ class Wills(Core):
         self._tell(testator, Inherited(actor_id, self.has_inherited(actor_id)))
 
     def _take(self, actor_id: bytes, lives: bool, charged: bool) -> None:
-        will = self._estates.pop(actor_id).will
+        will = self._coming[actor_id] = self._estates.pop(actor_id).will
         host = peer_of(will.worker)
         if charged:
             first = max(will.incarnation, UNTOLD_MAX * (will.reign - 1)) + UNTOLD_MAX
@@ -494,8 +504,9 @@ class Wills(Core):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def needs(self, job: bytes) -> bool:
-        """Whether an actor of this job may be started here some day."""
-        return any(estate.will.spec.job == job for estate in self._estates.values())
+        """Whether an actor of this job may be started here some day, or an heir of ours may have to be told of it."""
+        wills = chain((estate.will for estate in self._estates.values()), self._coming.values(), self._wills.values())
+        return any(will.spec.job == job for will in wills)
 
     def has_inherited(self, actor_id: bytes) -> bool:
         """Whether it is ours, or was to its end, though another peer stands in its id."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from meshray.core.actors import request_for
+from meshray.core.actors import request_for, what_waits
 from meshray.core.effects import (
     ActorPlaced,
     ActorSlot,
@@ -29,6 +29,7 @@ from meshray.core.effects import (
     RequestActorSlot,
     ShrinkSlot,
     TakeSlot,
+    TellCallers,
 )
 from meshray.core.fencing import Fenced
 from meshray.core.lives import Life
@@ -198,23 +199,37 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     def waits(effect: ActorWaits, now: float) -> None:
         if guests.knows(effect.actor_id):
             guests.on_waits(effect.actor_id, effect.message, effect.broken)
-        elif effect.broken:
+        else:
+            own_waits(effect, now)
+
+    def own_waits(effect: ActorWaits, now: float) -> None:
+        actor = cores.actors.actor(effect.actor_id)
+        alone = leases.job_info(effect.job) is None  # its program has ended
+        if effect.broken:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
         elif effect.hopeless:
             cores.actors.on_hopeless(effect.actor_id, effect.message)
         else:
-            actor = cores.actors.actor(effect.actor_id)
-            if actor is not None and effect.message:
-                name = f" {actor.spec.name!r}" if actor.spec.name else ""
-                prints.tell(effect.job, f"actor {actor.spec.blob.name}{name} waits: {effect.message}", now)
+            cores.actors.on_waits(effect.actor_id, effect.message if alone else "")
+            if actor is None or not effect.message:
+                return
+            text = what_waits(actor, effect.message)
+            if alone:
+                note(text)
+            else:
+                prints.tell(effect.job, text, now)
+
+    def tell_callers(effect: TellCallers, now: float) -> None:
+        for job in sorted({parts.processes.job_of(process) for process in effect.processes}):
+            prints.tell(job, effect.text, now)
 
     def take(effect: TakeSlot, now: float) -> None:
         if not leases.knows_job(effect.job) and not cores.programs.is_coming(effect.job):
-            cores.actors.on_slot_failed(effect.actor_id, NO_JOB)  # its owner was gone before it had told
+            waits(ActorWaits(effect.actor_id, effect.job, NO_JOB, broken=True), now)  # its owner was gone before that
             return
         leases.request_actor_slot(
             effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy,
-            effect.name,
+            effect.name, effect.guest,
         )  # fmt: skip
 
     def fenced(effect: Fenced, now: float) -> None:
@@ -259,6 +274,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         if not leases.knows_job(effect.job):
             for actor in [actor for actor in cores.actors.all() if actor.spec.job == effect.job]:
                 cores.actors.on_slot_failed(actor.spec.actor_id, f"{NO_JOB}: {effect.why}")
+            guests.on_job_lost(effect.job, f"{NO_JOB}: {effect.why}")
 
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it
@@ -267,6 +283,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
     return {
         ActorSlot: own_slot,
         ActorWaits: waits,
+        TellCallers: tell_callers,
         RequestActorSlot: lodging.on_request,
         ActorPlaced: lambda effect, now: lodging.on_placed(effect),
         ReleaseActorSlot: lambda effect, now: lodging.on_released(effect),

@@ -176,12 +176,13 @@ class Dispatcher:
         cores.leases.on_demand(source, message, now, cores.road.job_of(source))
 
     def _on_job_wanted(self, source: bytes, message: m.JobWanted, now: float) -> None:
-        """Processes of this host ask another one to work for a job that it does not know."""
+        """Processes of this host, or actors that this peer owns, ask another one to work for a job that it does not
+        know."""
         cores = self._parts.cores
         info = cores.leases.job_info(message.job, ended=True)
         if info is not None:
             cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
-        if info is not None and not cores.leases.serves(message.job):  # it is over, but for its detached actors
+        if not cores.leases.serves(message.job):  # it is over, but for its detached actors; or nobody has told of it
             cores.programs.on_wanted(source, m.ProgramWanted(message.job))
 
     def _on_code_ready(self, source: bytes, message: m.CodeReady, now: float) -> None:

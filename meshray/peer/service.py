@@ -136,10 +136,11 @@ def serve(
         objects.called = leases.placement.called
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
-        lodging, guests, fencing = _for_actors(config, node, leases)
+        lodging, guests, fencing = _for_actors(config, node, leases, name)
         wills = Wills(config, node, actors, leases.placement.heir)
         programs = Programs(config, node, objects, processes)
         programs.is_wanted = guests.awaits_job
+        programs.known_job = lambda job: leases.job_info(job, ended=True)
         leases.job_is_needed = lambda job: (
             _has_living_actors(actors, job)
             or guests.needs(job)
@@ -260,14 +261,14 @@ def _store(settings: PeerSettings, folder: Path) -> tuple[Path, Claim | None, in
     return store_folder, claim, capacity, [chosen.warning] if chosen.warning else []
 
 
-def _for_actors(config: Config, node: bytes, leases: Leases) -> tuple[Lodging, Guests, Fencing]:
+def _for_actors(config: Config, node: bytes, leases: Leases, name: str) -> tuple[Lodging, Guests, Fencing]:
     """What lets actors live on other hosts, and those of others here."""
     fencing = Fencing(config)
 
     def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
         return leases.actor_host(request, waits_at, fencing.avoided(boot_time()), time.monotonic())
 
-    return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job), fencing
+    return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job, name), fencing
 
 
 def _has_living_actors(actors: Actors, job: bytes) -> bool:

@@ -272,8 +272,8 @@ class PeerLeaves(Struct, array_like=True, tag=102):
 
 class JobWanted(Struct, array_like=True, tag=101):
     """P -> P (a submitter's): a demand came for a job that is not known here, or no more since its driver's host was
-    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. A repeat is answered
-    again."""
+    out of sight. Answered with JobThere if it lives; the demand is repeated sooner or later. P -> O: so did a detached
+    actor; if its job is over, or not known there either, that is answered with Program. A repeat is answered again."""
 
     job: ProcessId
 
@@ -951,6 +951,7 @@ class ActorNews(Struct, array_like=True, tag=170):
     callers: list[CallsOf] = []  # of C's host, from the journal of the incarnation that died
     all_started: bool = False
     heir: bytes = b""  # the peer that will own it when O is gone; b"" for none
+    waits: Text = ""  # why it has no place; "" while it has, or has people of its own who are told
 
 
 class UnwatchActor(Struct, array_like=True, tag=171):

@@ -16,6 +16,7 @@ from meshray.core.effects import (
     ReleaseActorSlot,
     RequestActorSlot,
     Send,
+    TellCallers,
 )
 from meshray.core.names import LAST_WORDS_MAX
 from meshray.core.objects import Objects
@@ -428,3 +429,33 @@ def test_what_nobody_will_ever_have_is_told(peer: Peer) -> None:
     assert ReleaseActorSlot(actor_id) in effects
     (state,) = [e.message for e in effects if isinstance(e, Send) and e.to == V]
     assert state.failure.kind == "ActorUnschedulableError"
+
+
+def test_who_calls_what_waits_is_told_why_when_its_own_people_are_gone(peer: Peer) -> None:
+    actor_id = peer.create()
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    peer.core.on_watch(FAR_PEER, m.WatchActor(actor_id))
+    peer.effects()
+    peer.core.on_waits(actor_id, "nobody has a disk")
+    text = "actor Counter waits: nobody has a disk"
+    assert peer.effects() == [
+        TellCallers(text, (V,)),
+        Send(FAR_PEER, m.ActorNews(actor_id, 1, waits=text)),
+    ]
+    peer.core.on_watch(D, m.WatchActor(actor_id))  # later ones as well
+    assert TellCallers(text, (D,)) in peer.effects()
+    peer.core.on_slot(actor_id, W1, 1.0)
+    peer.effects()
+    peer.core.on_watch(D, m.WatchActor(actor_id))
+    assert not any(isinstance(effect, TellCallers) for effect in peer.effects())
+
+
+@pytest.mark.fault(16)
+def test_an_actor_whose_host_was_stopped_says_so(peer: Peer) -> None:
+    actor_id = peer.create()
+    peer.core.on_slot(actor_id, G1, 0.0)
+    peer.core.on_watch(V, m.WatchActor(actor_id))
+    peer.effects()
+    peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "its host b was stopped", left=True), 1.0)
+    (state,) = peer.said(V, m.ActorState)
+    assert state.failure.message.endswith("is dead: its host b was stopped")

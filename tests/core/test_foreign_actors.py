@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshray.core.effects import Send
+from meshray.core.effects import Send, TellCallers
 from meshray.core.foreign_actors import ForeignActors
 from meshray.wire import messages as m
 
@@ -274,3 +274,16 @@ def test_what_this_peer_has_taken_over_is_known_here(core: ForeignActors) -> Non
     assert effects(core) == [Send(THIRD, m.WatchActor(A))]
     core.on_node_there(OWNER[:8])
     assert effects(core) == [], "that one is no owner any more"
+
+
+def test_callers_are_told_what_an_actor_without_people_waits_for(core: ForeignActors) -> None:
+    core.on_watch(ONE, m.WatchActor(A))
+    effects(core)
+    for _ in range(2):
+        core.on_news(OWNER, m.ActorNews(A, 2, waits="it waits"))
+    assert [effect for effect in effects(core) if isinstance(effect, TellCallers)] == [TellCallers("it waits", (ONE,))]
+    core.on_watch(TWO, m.WatchActor(A))
+    assert TellCallers("it waits", (TWO,)) in effects(core)
+    core.on_news(OWNER, m.ActorNews(A, 2, W1))
+    core.on_watch(TWO, m.WatchActor(A))
+    assert not any(isinstance(effect, TellCallers) for effect in effects(core))

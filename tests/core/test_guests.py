@@ -23,7 +23,7 @@ def wish(incarnation: int = 1, actor_id: bytes = A, detached: bool = False) -> m
 
 
 def took(actor_id: bytes = A) -> TakeSlot:
-    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True), name="Counter")
+    return TakeSlot(actor_id, JOB, {"CPU": 1}, {}, m.Profile(actor=True), name="Counter", guest=True)
 
 
 @pytest.fixture
@@ -170,6 +170,19 @@ def test_a_job_that_is_not_known_is_asked_for() -> None:
     assert effects(guests) == [took()]
 
 
+def test_who_waits_for_a_job_that_will_not_be_known_is_refused() -> None:
+    guests = Guests(lambda job: job == CALLER)
+    guests.on_host(O1, wish())
+    effects(guests)
+    assert guests.awaits_job(JOB)
+    guests.on_job_lost(CALLER, "nobody has it")
+    assert effects(guests) == []
+    for _ in range(2):
+        guests.on_job_lost(JOB, "nobody has it")
+    assert Send(O1, m.ActorWaitsThere(A, 1, "nobody has it", broken=True)) in effects(guests)
+    assert not guests.knows(A)
+
+
 @pytest.mark.fault(16)
 def test_a_guest_gets_another_owner() -> None:
     guests = Guests(lambda job: True)
@@ -266,4 +279,4 @@ def test_a_host_that_leaves_takes_no_guests_and_sends_home_those_it_has(guests: 
     guests.send_home()
     assert effects(guests) == [KillProcess(W1, "its host leaves")]
     guests.on_process_died(W1, "killed", {})
-    assert effects(guests)[0] == Send(O1, m.GuestLost(A, 1, W1, "killed", left=True))
+    assert effects(guests)[0] == Send(O1, m.GuestLost(A, 1, W1, "its host was stopped", left=True))

@@ -196,6 +196,42 @@ def test_another_interpreter_never_gets_a_generic_worker() -> None:
     assert len(host.take(LeaseGranted)) == 1
 
 
+def test_who_wants_a_place_for_a_job_that_is_not_known_is_refused() -> None:
+    host = Host(jobs=0, CPU=1)
+    host.leases.request_actor_slot(b"actor".ljust(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    (refused,) = host.waits
+    assert refused.broken
+    assert driver(7).hex() in refused.message
+
+
+def test_a_job_that_is_over_can_come_for_its_detached_actors() -> None:
+    host = Host(jobs=0, CPU=1)
+    needed = {driver(7)}
+    host.leases.job_is_needed = needed.__contains__
+    host.leases.on_job_left(job_info(driver(7)), host.now)
+    assert host.leases.knows_job(driver(7))
+    assert not host.leases.serves(driver(7))
+    host.leases.request_actor_slot(b"actor".ljust(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    assert len(host.slots) == 1
+    needed.clear()
+    host.leases.release_actor(b"actor".ljust(24), host.now)
+    host.perform()
+    host.die(host.slots[0].worker)
+    assert not host.leases.knows_job(driver(7))
+
+
+def test_a_job_that_ends_before_its_code_is_known_does_without_it() -> None:
+    host = Host(jobs=0, CPU=1)
+    host.leases.job_is_needed = lambda job: True
+    host.leases.on_job_started(job_info(driver(7)), code_follows=True)
+    host.leases.on_job_ended(driver(7), frozenset(), host.now)
+    host.leases.request_actor_slot(b"actor".ljust(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
+    host.perform()
+    assert len(host.slots) == 1
+
+
 def test_two_jobs_never_share_a_worker() -> None:
     host = Host(2, CPU=1)
     host.demand(A, 1)
@@ -317,7 +353,8 @@ def test_an_actor_that_nobody_needs_does_not_wait_for_its_job() -> None:
     host.leases.request_actor_slot(bytes(24), driver(8), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
     needed[0] = False
     host.leases.tidy(host.now)
-    assert host.leases.stale == 1
+    host.perform()
+    assert [told.broken for told in host.waits] == [True]
 
 
 def test_a_job_that_had_to_do_without_code_has_it_after_all() -> None:
@@ -1140,6 +1177,21 @@ def test_a_node_that_is_out_of_reach_may_be_in_reach_again() -> None:
     (told,) = host.take(Infeasible, A)
     assert told.hopeless
     assert "no such node" in told.message
+
+
+def test_an_actor_that_was_created_elsewhere_and_is_ours_hears_that_its_node_is_gone() -> None:
+    """A guest does not: its own peer knows."""
+    for guest in (False, True):
+        host = meshed(CPU=1)
+        tell(host, THERE, CPU=2)
+        host.leases.request_actor_slot(
+            THERE + bytes(16), A, to_amounts({"CPU": 1}), {}, Profile(actor=True), host.now, Strategy(node=b"gone____"),
+            guest=guest,
+        )  # fmt: skip
+        host.perform()
+        assert not host.waits
+        host.wait(2)
+        assert [told.hopeless for told in host.waits] == ([] if guest else [True])
 
 
 def test_a_node_that_is_not_there_will_never_be() -> None:

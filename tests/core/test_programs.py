@@ -120,6 +120,49 @@ def test_a_driver_that_ends_before_it_answers_leaves_nothing() -> None:
     assert rig.effects() == [Send(PEER_HEIR, Program(JOB))]
 
 
+def test_who_asks_for_a_program_that_is_not_kept_hears_of_its_job_all_the_same() -> None:
+    """An heir that has joined since knows nothing of it, and its actors may need no file."""
+    rig = Rig(HOME)
+    rig.programs.known_job = lambda job: info() if job == JOB else None
+    rig.programs.on_wanted(PEER_HEIR, ProgramWanted(JOB))
+    rig.end_driver()
+    rig.effects()
+    rig.programs.on_wanted(PEER_NEXT, ProgramWanted(JOB))
+    without = Program(JOB, info(Code()))
+    assert rig.effects() == [Send(PEER_NEXT, without)]
+    heir = Rig(NEXT)
+    heir.programs.on_needed(JOB, PEER_HOME)
+    heir.programs.on_needed(JOB, PEER_HOME)
+    assert heir.effects() == [Send(PEER_HOME, ProgramWanted(JOB))]
+    heir.programs.on_program(PEER_HOME, without)
+    assert heir.effects() == [JobLeft(info(Code())), Send(PEER_HOME, ProgramHeld(JOB))]
+    assert heir.programs.keeps(JOB)
+
+
+def test_whoever_waits_for_a_program_that_is_lost_hears_of_its_job_all_the_same() -> None:
+    rig = Rig(HOME)
+    rig.programs.known_job = lambda job: info()
+    rig.programs.on_wanted(PEER_HEIR, ProgramWanted(JOB))
+    rig.effects()
+    rig.end_driver()
+    assert rig.effects()[-1] == Send(PEER_HEIR, Program(JOB, info(Code())))
+
+
+def test_a_repeat_of_the_answer_does_not_say_that_a_copy_has_come_which_is_on_its_way() -> None:
+    """An heir was asked for a place for that very actor meanwhile, and has asked twice: the second answer must not let
+    go of what the first one has promised."""
+    rig = with_program()
+    rig.effects()
+    rig.programs.on_program(PEER_HOME, Program(JOB, info(CODE), PLACE))
+    assert rig.effects() == []
+    rig.programs.on_program(PEER_NEXT, Program(JOB, info(CODE), PLACE))
+    assert rig.effects() == [Send(PEER_NEXT, ProgramHeld(JOB))], "its copy comes from elsewhere"
+    rig.programs.on_copy(PLACE, None)
+    assert rig.effects() == [Send(PEER_HOME, ProgramHeld(JOB))]
+    rig.programs.on_program(PEER_HOME, Program(JOB, info(CODE), PLACE))
+    assert rig.effects() == [Send(PEER_HOME, ProgramHeld(JOB))]
+
+
 def test_an_answer_that_was_not_asked_for_changes_nothing() -> None:
     home, heir = Rig(HOME), Rig(HEIR)
     home.programs.on_code(JOB, CODE)

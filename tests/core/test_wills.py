@@ -178,10 +178,47 @@ def test_an_actor_of_a_third_host_goes_on() -> None:
     assert there.said(FAR) == [m.ActorNews(A, 1, THERE)]
 
 
-def test_what_may_not_start_again_ends_with_its_peer() -> None:
-    peer = an_owner(max_restarts=0)
+def test_a_job_is_needed_until_its_actor_is_taken_over_or_handed_over() -> None:
+    there = heir()
+    there.wills.on_inherit(OWNER, m.Inherit(A))
+    assert there.wills.needs(DRIVER), "nobody else knows of the actor yet"
+    there.effects()
+    assert not there.wills.needs(DRIVER), "it is needed for the actor"
+    peer = an_owner()
+    peer.effects()
+    assert not peer.wills.needs(DRIVER)
+    peer.wills.leave(NOW)
+    peer.effects()
+    assert peer.wills.needs(DRIVER), "its heir may ask for it"
+
+
+@pytest.mark.fault(16)
+def test_who_watched_what_was_handed_over_is_not_told_that_nothing_had_begun() -> None:
+    peer = an_owner()
+    peer.actors.on_watch(FAR, m.WatchActor(A))
     peer.effects()
     peer.wills.leave(NOW)
+    peer.heir = X  # the first one does not take it
+    peer.wills.on_process_died(HERE)
+    peer.wills.on_inherited(HEIR, m.Inherited(A, False))
+    (told,) = [message for message in peer.said(FAR) if isinstance(message, m.ActorNews)]
+    assert (told.worker, told.all_started) == (b"", True)
+
+
+@pytest.mark.fault(16)
+def test_what_may_not_start_again_ends_with_its_peer_and_all_are_told() -> None:
+    peer = an_owner(max_restarts=0)
+    peer.actors.on_watch(FAR, m.WatchActor(A))
+    peer.effects()
+    peer.wills.leave(NOW)
+    effects = peer.effects()
+    assert Send(HEIR, m.WillOver(A, 1)) in effects, "it has nothing to wait for"
+    assert [effect.process for effect in effects if isinstance(effect, KillProcess)] == [HERE]
+    assert not peer.wills.done, "nobody was told yet"
+    peer.actors.on_process_died(HERE, "killed by signal 9 (SIGKILL)", {}, NOW)
+    peer.wills.on_process_died(HERE)
+    (told,) = peer.said(FAR)
+    assert "its host was stopped" in told.failure.message
     assert peer.wills.done
 
 

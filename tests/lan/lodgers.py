@@ -38,7 +38,7 @@ def main() -> None:
     try:
         meshray.get(may_not.where.remote())
     except ActorDiedError as error:
-        print("the other one:", type(error).__name__, flush=True)
+        print("the other one:", type(error).__name__, str(error), flush=True)
     meshray.shutdown()
 
 

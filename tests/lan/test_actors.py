@@ -324,3 +324,85 @@ class TestHeirs:
         later = Driver(network["c"])
         later.do("find", name="log")
         assert later.do("notes")["node"] == a.node
+
+    @pytest.mark.fault(16)
+    def test_an_heir_that_came_after_the_program_had_ended_starts_its_actors(self, lan: MakeLan) -> None:
+        """All hosts are replaced one after the other, and whoever has an actor by then was told of its program by
+        another heir."""
+        network = lan("a", "b", "c", "d")
+        peers = {name: Peer(network[name]) for name in "ab"}
+        agree(*peers.values())
+        a = Driver(network["a"])
+        names = [f"p{number}" for number in range(4)]
+        for name in names:
+            a.do("create", name, options={"name": name, "lifetime": "detached", "max_restarts": 2})
+            assert a.do("notes", name)["node"]
+        a.leave()
+        for old, new in ("a", "c"), ("b", "d"):
+            peers[new] = Peer(network[new])
+            agree(*peers.values())
+            peers.pop(old).stop()
+            caller = Driver(network[new])
+            for name in names:
+                caller.do("find", name, name=name)
+                assert caller.do("notes", name)["node"] in map(node_of, peers.values())
+            caller.leave()
+
+    @pytest.mark.fault(16)
+    def test_an_actor_that_asks_for_a_host_that_is_gone_is_dead_for_that_reason(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b")
+        a = Driver(network["a"])
+        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": 2, "node": a.node})
+        assert a.do("notes")["node"] == a.node
+        a.leave()
+        b = Driver(network["b"])
+        b.do("find", name="log")
+        assert b.do("notes")["node"] == a.node
+        peers["a"].stop()
+        with pytest.raises(Failed, match=r"ActorUnschedulableError.*no such node"):
+            b.do("notes")
+        assert peers["b"].logged("no such node") == 1
+        until(lambda: not finds(b, "log"), "its name is nobody's")
+
+    @pytest.mark.fault(16)
+    def test_callers_hear_what_an_actor_waits_for_that_no_host_can_have_now(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b", "c", a=ONLY_B)
+        a = Driver(network["a"])
+        options = {"resources": {"slot": 1}, "max_restarts": 2, "max_task_retries": -1}
+        a.do("create", options={"name": "log", "lifetime": "detached", **options})
+        assert a.do("notes")["node"] == a.node
+        a.leave()
+        drivers = [Driver(network[name]) for name in "bc"]
+        for driver in drivers:
+            driver.do("find", name="log")
+            assert driver.do("notes")["node"] == a.node
+        peers.pop("a").stop()
+        for driver in drivers:
+            driver.begin("notes")
+
+        def told(driver: Driver) -> bool:
+            return any("waits: " in line and "slot" in line for line in driver.program.lines)
+
+        until(
+            lambda: all(map(told, drivers)),
+            "both programs are told: " + "".join(repr(each.program) for each in drivers),
+        )
+        assert [each for peer in peers.values() for each in peer.status()["waiting"] if "slot" in each["reason"]]
+        assert sum(peer.logged("waits: ") for peer in peers.values()) == 1
+        new = Peer(network["a"], *ONLY_B, folder="again")
+        assert {driver.end()["node"] for driver in drivers} == {node_of(new)}
+
+    @pytest.mark.fault(16)
+    def test_one_that_may_not_start_again_is_dead_at_once_when_its_host_is_stopped(self, lan: MakeLan) -> None:
+        network, peers = hosts(lan, "a", "b")
+        a = Driver(network["a"])
+        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": 0, "node": a.node})
+        assert a.do("notes")["node"] == a.node
+        a.leave()
+        b = Driver(network["b"])
+        b.do("find", name="log")
+        assert b.do("notes")["node"] == a.node
+        peers["a"].stop()
+        with pytest.raises(Failed, match=r"ActorDiedError.*its host was stopped"):
+            b.do("notes")
+        assert not finds(b, "log")

@@ -318,6 +318,23 @@ LASTING = {
     "helper.py": "FIRST = 7\n",
 }
 
+KILLED = """
+import os, signal
+import meshray
+
+@meshray.remote
+class Counter:
+    def __init__(self):
+        self.count = 7
+    def inc(self):
+        self.count += 1
+        return self.count
+
+meshray.init("auto", namespace="app")
+counters = [Counter.options(name=f"p{number}", lifetime="detached", max_restarts=2).remote() for number in range(4)]
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 CALL = """
 import json, time
 import meshray
@@ -425,6 +442,24 @@ class TestDetachedActors:
         network["a"].run(sys.executable, str(tmp_path / "program" / "main.py"), "{}", "at once", timeout_s=90)
         a.stop()
         assert all(count in (8, 9) for count in call_lasting(network["b"])), "what it had called may run there"
+
+    @pytest.mark.slow
+    @pytest.mark.fault(16)
+    def test_without_a_folder_they_start_all_the_same_on_a_host_that_joined_when_their_program_was_killed(
+        self, lan: MakeLan, tmp_path: Path
+    ) -> None:
+        network = lan("a", "b")
+        (a,) = self.peers(network, tmp_path, "a")
+        folder = tmp_path / "program"
+        folder.mkdir()
+        (folder / "main.py").write_text(KILLED.lstrip())
+        (folder / "data.bin").write_bytes(bytes(60 * MEBIBYTE))
+        network["a"].run(sys.executable, str(folder / "main.py"), status=-9)
+        until(lambda: a.logged("the program has ended before its folder was packed") == 1, f"{a.program}")
+        (b,) = self.peers(network, tmp_path, "b")
+        agree(a, b)
+        a.stop()
+        assert call_lasting(network["b"]) == [8, 8, 8, 8]
 
     @pytest.mark.slow
     def test_they_start_on_a_host_that_is_not_the_heir(self, lan: MakeLan, tmp_path: Path) -> None:

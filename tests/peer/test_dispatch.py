@@ -252,3 +252,55 @@ def test_no_message_of_a_member_ends_a_peer(play: Callable[[int, Callable[[Peer]
         peer.check()
 
     play(seed, talk)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[Peer, Any], list[Any]]:
+    """What a peer says to others when B's peer has said this to it."""
+
+    def hear(peer: Peer, message: Any) -> list[Any]:
+        road, heard = peer.parts.cores.road, list[Any]()
+        life = road.life_of(B)
+        assert life is not None
+
+        def send(to: bytes, message: Any, now: float) -> bool:
+            heard.append(message)
+            return True
+
+        with monkeypatch.context() as patch:
+            patch.setattr(road, "send", send)
+            road.on_arrived(life, peer.parts.process_id, peer_of(B), encode(message), peer.now)
+            peer.settle()
+        return heard
+
+    return hear
+
+
+STRANGE = b"a_hostofa_driver"
+"""A job that is over, and of which nothing is known here."""
+
+
+def test_a_place_for_an_actor_of_a_job_that_nobody_knows_is_refused_with_the_reason(
+    play: Callable[[int, Callable[[Peer], None]], None], said: Callable[[Peer, Any], list[Any]]
+) -> None:
+    actor_id = STRANGE + bytes(8)
+
+    def talk(peer: Peer) -> None:
+        wish = m.HostActor(actor_id, 1, STRANGE, {"CPU": 10_000}, {}, m.Profile(actor=True), "Counter", True)
+        assert m.JobWanted(STRANGE) in said(peer, wish)
+        (refused,) = [each for each in said(peer, m.Program(STRANGE)) if isinstance(each, m.ActorWaitsThere)]
+        assert (refused.actor_id, refused.broken) == (actor_id, True)
+        assert "what is known of its program did not come to this host" in refused.message
+        assert not peer.parts.cores.guests.knows(actor_id)
+        peer.check()
+
+    play(0, talk)
+
+
+def test_who_asks_for_a_job_that_is_not_known_is_told_so(
+    play: Callable[[int, Callable[[Peer], None]], None], said: Callable[[Peer, Any], list[Any]]
+) -> None:
+    def talk(peer: Peer) -> None:
+        assert said(peer, m.JobWanted(STRANGE)) == [m.Program(STRANGE)]
+
+    play(0, talk)

@@ -426,8 +426,8 @@ class Host:
         self._ticking = False
         self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 40))
         self.actors = Actors(DEFAULT, node, self.objects)
-        self.lodging = Lodging(DEFAULT, node, self._choose, lambda job: True)
-        self.guests = Guests(lambda job: True)
+        self.lodging = Lodging(DEFAULT, node, self._choose, self.knows_job)
+        self.guests = Guests(self.knows_job)
         self.fencing = Fencing(DEFAULT)
         self.foreign = ForeignActors()
         self.naming = Naming(DEFAULT)
@@ -437,6 +437,10 @@ class Host:
         self.timed: list[Any] = [self.actors, self.lodging, self.naming]  # besides the fences, which come first
         self.waits: list[str] = []
         self.chosen: list[bytes | None] = []  # where its next actors go; after that, anywhere
+
+    def knows_job(self, job: bytes) -> bool:
+        """Whether workers of it can be had here."""
+        return True
 
     # -- time and sleep ----------------------------------------------------------------------------------------------
 

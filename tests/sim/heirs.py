@@ -6,6 +6,9 @@ and at worst their session begins anew. A host that has drained says goodbye. `H
 hand over and inherit, of `core.programs` and of `core.drain`.
 
 `HeirNet.lives` records each start of an actor: when one begins, all earlier ones must be over.
+
+With `strangers` a host knows no job of others but those it has asked for, and forgets each as soon as it may; hosts may
+join at any time (`HeirNet.join`). Else everybody knows every job.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 from meshray.config import DEFAULT
 from meshray.core.actors import request_for
 from meshray.core.drain import Drain, Left, Phase
-from meshray.core.effects import DetachedChanged, KeepCopy, RequestActorSlot, Send
+from meshray.core.effects import ActorWaits, DetachedChanged, KeepCopy, LetGoCopy, RequestActorSlot, Send, TakeSlot
 from meshray.core.lives import Life as Stage
 from meshray.core.placement import Here, Member, Placement
 from meshray.core.programs import JobLeft, ProgramLost, Programs
@@ -41,6 +44,9 @@ ARCHIVE = b"archive....."
 LOOK_S = 0.05
 """How often a host that leaves looks whether it is done."""
 
+HOSTS_MAX = 12
+"""At most so many are made."""
+
 CPU = {"CPU": 1_000_000}
 
 
@@ -55,7 +61,9 @@ class Life(NamedTuple):
 class HeirNet(Net):
     """See the head of this file."""
 
-    def __init__(self, seed: int, hosts: int) -> None:
+    def __init__(self, seed: int, hosts: int, strangers: bool = False) -> None:
+        self.strangers = strangers
+        self.refused: list[bytes] = []  # actors that could not be started, since their jobs were not known
         self.lives: dict[bytes, list[Life]] = {}  # by actor, in order
         self.parted: set[frozenset[bytes]] = set()  # pairs that no third host sees both of
         super().__init__(seed, hosts, HeirHost)
@@ -91,6 +99,24 @@ class HeirNet(Net):
         assert run.at <= run.awake_since + WAKING_S + KILLING_S, story
         accepted = [worker for worker in self.accepted.get(run.task_id, ()) if worker == run.worker]
         assert not accepted or run.caller[:8] == run.host, f"and its result was taken: {story}"
+
+    def has_driver(self, job: bytes) -> bool:
+        """Whether a program has not ended."""
+        return any(isinstance(host, HeirHost) and host.job_lives(job) for host in self.living())
+
+    def may_join(self) -> bool:
+        """Not while hosts are cut off from each other: it would see both sides, and be counted by both."""
+        return len(self.hosts) < HOSTS_MAX and not self._cut and not any(host.asleep for host in self.living())
+
+    def join(self) -> HeirHost:
+        """A host more: all who live meet it soon."""
+        host = HeirHost(self, b"host%04d" % len(self.hosts))
+        self.note(f"JOINS {host.node!r}")
+        for node in self.hosts:
+            self.sessions[host.node, node] = self.sessions[node, host.node] = 0
+            self._settle(host.node, node)
+        self.hosts[host.node] = host
+        return host
 
     # -- what goes wrong ---------------------------------------------------------------------------------------------
 
@@ -152,20 +178,82 @@ class HeirNet(Net):
             host.to_peer(lambda: host.on_gone(node, left=left) if node in host.members else None)
 
 
+def _info(job: bytes) -> m.JobInfo:
+    return m.JobInfo(job, "", "", [], "", "", "")
+
+
 class HeirHost(Host):
     """One peer that has wills and can drain."""
 
     def __init__(self, net: Net, node: bytes) -> None:
         super().__init__(net, node)
+        self.jobs: set[bytes] = set()  # that are known here
+        self._without_job: dict[bytes, TakeSlot] = {}  # actors whose job is awaited
         slots = Slots(CPU)
         self.placement = Placement(Here(node, {}, net.random), slots, DEFAULT)
         self.wills = Wills(DEFAULT, node, self.actors, self.placement.heir)
         self.cores.insert(self.cores.index(self.naming) + 1, self.wills)
         self.timed.append(self.wills)
         self.programs = Programs(DEFAULT, node, self.objects, self)
+        self.programs.is_wanted = self.guests.awaits_job
+        self.programs.known_job = lambda job: _info(job) if job in self.jobs else None
         self.cores.insert(self.cores.index(self.wills) + 1, self.programs)
         self.drain = Drain(DEFAULT)
         self.drained_at = 0.0  # true time at which it began
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def knows_job(self, job: bytes) -> bool:
+        return not self._heir_net.strangers or job in self.jobs
+
+    @property
+    def _heir_net(self) -> HeirNet:
+        assert isinstance(self.net, HeirNet)
+        return self.net
+
+    def caller(self, label: str) -> Caller:
+        caller = super().caller(label)
+        self.jobs.add(caller.id)
+        return caller
+
+    def _is_needed(self, job: bytes) -> bool:
+        """As `service` says it."""
+        actors = any(actor.spec.job == job and actor.life is not Stage.DEAD for actor in self.actors.all())
+        needed = actors or self.guests.needs(job) or self.wills.needs(job) or self.programs.is_owed(job)
+        return needed or (self.drain.phase is not Phase.SERVES and self.programs.keeps(job))
+
+    def _forget_jobs(self) -> None:
+        for job in sorted(self.jobs):
+            if job not in self.processes and not self._is_needed(job):
+                self.jobs.discard(job)
+                self.programs.on_job_forgotten(job)
+
+    def _on_job_wanted(self, source: bytes, job: bytes) -> None:
+        """`meshray.peer.dispatch`."""
+        if job not in self.jobs or not self._heir_net.has_driver(job):
+            self.programs.on_wanted(source, m.ProgramWanted(job))
+        else:
+            self.net.carry(self.node, node_of(source), (source, self.peer, m.JobThere(_info(job), "")))
+
+    def _on_job_came(self, job: bytes) -> None:
+        """It is known here, and may be started."""
+        self.jobs.add(job)
+        for actor_id in [actor_id for actor_id, take in self._without_job.items() if take.job == job]:
+            super()._perform(self._without_job.pop(actor_id))
+        self.guests.on_job_came(job)
+
+    def _on_program_lost(self, effect: ProgramLost) -> None:
+        if not self.knows_job(effect.job):
+            self.guests.on_job_lost(effect.job, effect.why)
+            for actor in [actor for actor in self.actors.all() if actor.spec.job == effect.job]:
+                self._refuse(actor.spec.actor_id)
+
+    def _refuse(self, actor_id: bytes) -> None:
+        """It cannot be started, since its job is not known."""
+        actor = self.actors.actor(actor_id)
+        if actor is not None and actor.life is Stage.PLACING:
+            self._heir_net.refused.append(actor_id)
+            self.actors.on_slot_failed(actor_id, "its job is not known")
 
     # -- members -----------------------------------------------------------------------------------------------------
 
@@ -205,6 +293,10 @@ class HeirHost(Host):
         elif isinstance(message, m.PeerLeaves):
             self.placement.on_leaves(node_of(source))
             self.wills.on_member_leaves(source)
+        elif isinstance(message, m.JobWanted):
+            self._on_job_wanted(source, message.job)
+        elif isinstance(message, m.JobThere):
+            self._on_job_came(message.info.job)
         elif isinstance(message, m.GuestLost):
             super().on_envelope(destination, source, message)
             if peer_of(message.worker) == source:
@@ -266,7 +358,15 @@ class HeirHost(Host):
 
     def _perform(self, effect: Any) -> None:
         now = self.clock()
-        if isinstance(effect, DetachedChanged):
+        self._forget_jobs()
+        if isinstance(effect, TakeSlot) and not self.knows_job(effect.job):
+            if self.programs.is_coming(effect.job):
+                self._without_job[effect.actor_id] = effect
+            else:
+                self._refuse(effect.actor_id)
+        elif isinstance(effect, ActorWaits) and effect.broken:
+            self._refuse(effect.actor_id)
+        elif isinstance(effect, DetachedChanged):
             self.wills.on_changed(effect.actor_id)
             actor = self.actors.actor(effect.actor_id)
             if actor is not None and actor.life is not Stage.DEAD and node_of(actor.spec.job) == self.node:
@@ -275,6 +375,12 @@ class HeirHost(Host):
             self._fetch(effect)
         elif isinstance(effect, JobLeft | ProgramLost):
             self.net.note(f"{self.node!r} hears of a program: {effect!r:.60}")
+            if isinstance(effect, JobLeft):
+                self._on_job_came(effect.info.job)
+            else:
+                self._on_program_lost(effect)
+        elif isinstance(effect, LetGoCopy):
+            self.net.note(f"{self.node!r} lets go of {effect.place.object_id!r}")
         elif isinstance(effect, Inherits):
             self._inherit(effect, now)
         elif isinstance(effect, GivesWay):
@@ -316,6 +422,10 @@ class HeirHost(Host):
             assert isinstance(message, m.ActorNews), f"it says to itself {message!r}"
             self.foreign.on_news(self.peer, message)
 
+    def _free_slot(self, actor_id: bytes) -> None:
+        self._without_job.pop(actor_id, None)
+        super()._free_slot(actor_id)
+
     def _grant(self, actor_id: bytes) -> None:
         if self.drain.phase is Phase.SERVES:  # else it waits, and moves on
             super()._grant(actor_id)
@@ -342,7 +452,7 @@ class HeirHost(Host):
 
     def job_info(self, process: bytes) -> m.JobInfo | None:
         """Of a driver of this host that lives."""
-        return m.JobInfo(process, "", "", [], "", "", "") if self.job_lives(process) else None
+        return _info(process) if self.job_lives(process) else None
 
     def job_lives(self, job: bytes) -> bool:
         process = self.processes.get(job)

@@ -28,9 +28,9 @@ KINDS = ("stops", "deaths", "all")
 class Story:
     """Callers on every host, detached actors of most of them, and what happens to them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, strangers: bool = False) -> None:
         self.kind = KINDS[seed % 3]
-        self.net = HeirNet(seed, hosts=3 + seed // 3 % 3)
+        self.net = HeirNet(seed, hosts=3 + seed // 3 % 3, strangers=strangers)
         self.random = self.net.random
         self.callers: list[Caller] = []
         self.retries: dict[bytes, int] = {}  # call -> as it was allowed
@@ -126,6 +126,14 @@ class Story:
         caller, actor_id = self.caller(), self.random.choice(list(self.actors))
         caller.host.later(caller, 0.0, lambda: caller.find(self.name(actor_id)))
 
+    def join(self) -> None:
+        """A host more, which one of the first may be stopped for; not as long as one may die in just that moment."""
+        self.net.join()
+        self.net.run(1.0)  # it has met the others: where all who know each other are stopped, nobody can be the heir
+        serving = self.serving()
+        if len(serving) > 3 and (self.kind == "stops" or (self.off and self.net.now > self.off_at + HEIRS_S)):
+            min(serving, key=lambda host: host.node).begin_drain(0.1)
+
     # -- what must hold ----------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -201,14 +209,17 @@ class Story:
                 assert host.processes[worker].alive, "a guest that is dead"
 
 
-def tell(seed: int) -> Story:
-    story = Story(seed)
+def tell(seed: int, strangers: bool = False) -> Story:
+    story = Story(seed, strangers)
     net = story.net
     try:
         for _ in range(250):
             if not net.living():
                 return story  # all are stopped
-            story.act()
+            if strangers and story.random.random() < 0.04 and net.may_join():
+                story.join()
+            else:
+                story.act()
             story.net.run(story.random.expovariate(4.0))
         story.net.run(QUIET_S)
         for caller in story.living():
@@ -226,6 +237,21 @@ def tell(seed: int) -> Story:
 def test_a_detached_actor_goes_on_once_or_ends(block: int) -> None:
     for seed in seeds(block, SEEDS, 8):
         tell(seed)
+
+
+@pytest.mark.fault(5, 7, 16)
+@pytest.mark.parametrize("block", range(4))
+def test_an_heir_knows_the_job_of_what_it_takes_over(block: int) -> None:
+    """Hosts join after programs have ended, and take the places of others."""
+    for seed in seeds(block, SEEDS, 4):
+        story = tell(seed, strangers=True)
+        assert not story.net.refused or story.kind != "stops", f"seed {seed}: {story.net.refused}"
+
+
+@pytest.mark.fault(16)
+def test_an_heir_that_is_asked_for_a_place_as_well_waits_for_the_program() -> None:
+    """Its owner was told that the program had come while it was on its way, and left."""
+    tell(9, strangers=True)
 
 
 @pytest.mark.fault(5, 16, 22)

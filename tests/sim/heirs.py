@@ -188,6 +188,7 @@ class HeirHost(Host):
     def __init__(self, net: Net, node: bytes) -> None:
         super().__init__(net, node)
         self.jobs: set[bytes] = set()  # that are known here
+        self.keeping: dict[m.Place, list[bytes]] = {}  # copies that are to stay -> from whom they may come
         self._without_job: dict[bytes, TakeSlot] = {}  # actors whose job is awaited
         slots = Slots(CPU)
         self.placement = Placement(Here(node, {}, net.random), slots, DEFAULT)
@@ -381,6 +382,7 @@ class HeirHost(Host):
                 self._on_program_lost(effect)
         elif isinstance(effect, LetGoCopy):
             self.net.note(f"{self.node!r} lets go of {effect.place.object_id!r}")
+            self.keeping.pop(effect.place, None)
         elif isinstance(effect, Inherits):
             self._inherit(effect, now)
         elif isinstance(effect, GivesWay):
@@ -468,11 +470,22 @@ class HeirHost(Host):
             self.programs.on_code(job, m.Code(b"hash", archive, 1 << 20))
 
     def _fetch(self, effect: KeepCopy) -> None:
-        """It comes after a while, if its source is there then."""
+        """As `core.fetches` does: a value has one copy here, which comes after a while if one of its sources is there
+        then, and of which nothing is told any more when it was let go of."""
+        place = effect.place
+        sources = self.keeping.setdefault(place, [])
+        sources.append(effect.source)
+        if len(sources) > 1:
+            return
 
         def come() -> None:
-            failure = None if node_of(effect.source) in self.members else m.Failure("ObjectLostError", "it is gone")
-            self.programs.on_copy(effect.place, failure)
+            if self.keeping.get(place) is not sources:
+                return
+            failure = None
+            if not any(node_of(source) in self.members for source in sources):
+                failure = m.Failure("ObjectLostError", "it is gone")
+                del self.keeping[place]
+            self.programs.on_copy(place, failure)
 
         self.net.at(self.net.random.uniform(0.01, FETCHING_S), lambda: self.to_peer(come))
 

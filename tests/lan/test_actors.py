@@ -183,6 +183,21 @@ def finds(driver: Driver, name: str) -> bool:
     return True
 
 
+def bound_to_a_stopped_host(lan: MakeLan, max_restarts: int) -> tuple[dict[str, Peer], Driver]:
+    """The detached actor "log" asks for the host `a`, where its program has ended, and which is stopped. The peers, and
+    a program on `b` that has called it before."""
+    network, peers = hosts(lan, "a", "b")
+    a = Driver(network["a"])
+    a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": max_restarts, "node": a.node})
+    assert a.do("notes")["node"] == a.node
+    a.leave()
+    b = Driver(network["b"])
+    b.do("find", name="log")
+    assert b.do("notes")["node"] == a.node
+    peers["a"].stop()
+    return peers, b
+
+
 class TestNames:
     def test_a_named_actor_is_found_from_every_host_and_only_one_is_made(self, lan: MakeLan) -> None:
         network, _ = hosts(lan, "a", "b", "c")
@@ -350,15 +365,7 @@ class TestHeirs:
 
     @pytest.mark.fault(16)
     def test_an_actor_that_asks_for_a_host_that_is_gone_is_dead_for_that_reason(self, lan: MakeLan) -> None:
-        network, peers = hosts(lan, "a", "b")
-        a = Driver(network["a"])
-        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": 2, "node": a.node})
-        assert a.do("notes")["node"] == a.node
-        a.leave()
-        b = Driver(network["b"])
-        b.do("find", name="log")
-        assert b.do("notes")["node"] == a.node
-        peers["a"].stop()
+        peers, b = bound_to_a_stopped_host(lan, max_restarts=2)
         with pytest.raises(Failed, match=r"ActorUnschedulableError.*no such node"):
             b.do("notes")
         assert peers["b"].logged("no such node") == 1
@@ -394,15 +401,7 @@ class TestHeirs:
 
     @pytest.mark.fault(16)
     def test_one_that_may_not_start_again_is_dead_at_once_when_its_host_is_stopped(self, lan: MakeLan) -> None:
-        network, peers = hosts(lan, "a", "b")
-        a = Driver(network["a"])
-        a.do("create", options={"name": "log", "lifetime": "detached", "max_restarts": 0, "node": a.node})
-        assert a.do("notes")["node"] == a.node
-        a.leave()
-        b = Driver(network["b"])
-        b.do("find", name="log")
-        assert b.do("notes")["node"] == a.node
-        peers["a"].stop()
+        _, b = bound_to_a_stopped_host(lan, max_restarts=0)
         with pytest.raises(Failed, match=r"ActorDiedError.*its host was stopped"):
             b.do("notes")
         assert not finds(b, "log")

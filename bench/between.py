@@ -15,8 +15,10 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +62,8 @@ def main() -> None:
         address, public = options.echo.split(",")
         calls(ray, report, pace, address, public.encode())
     elif options.group == plan.FETCHES:
-        fetches(ray, report, pace)
+        address, public = options.echo.split(",")
+        fetches(ray, report, pace, address, public.encode())
     else:
         fan_out(ray, report, pace, options.hosts)
     ray.shutdown()
@@ -122,7 +125,7 @@ def alternate(call: Callable[[], object], echo: str, public: bytes, pace: Pace) 
     return Figure(added.value, added.low, added.high, text)
 
 
-def fetches(ray: Any, report: Report, pace: Pace) -> None:
+def fetches(ray: Any, report: Report, pace: Pace, echo: str, public: bytes) -> None:
     size = int(FETCHED_BYTES * pace.scale)
 
     @ray.remote
@@ -145,17 +148,44 @@ def fetches(ray: Any, report: Report, pace: Pace) -> None:
             raise AssertionError("what was fetched is not what was made")
         return size / 1e9 / took
 
-    def fresh() -> Figure:
+    @cache
+    def fresh() -> InTurn:
         refs = [made(number) for number in range(KEPT)]
-        return summary([fetch(ref, number) for number, ref in enumerate(refs)], f"{size / 1e9:g} GB each, all kept")
+        return in_turn([partial(fetch, ref, number) for number, ref in enumerate(refs)])
 
-    def recycled() -> Figure:
+    @cache
+    def recycled() -> InTurn:
         fetch(made(0), 0)
-        rates = [fetch(made(number), number) for number in range(1, pace.repeats + 3)]
-        return summary(rates, f"{size / 1e9:g} GB each, one after the other")
+        return in_turn([lambda number=number: fetch(made(number), number) for number in range(1, pace.repeats + 3)])
 
-    report.row(plan.FETCH_FRESH, fresh)
-    report.row(plan.FETCH_RECYCLED, recycled)
+    def in_turn(fetchers: list[Callable[[], float]]) -> InTurn:
+        with curve.connected(echo, public) as caller:
+            curve.rate(caller)
+            raw, ours = [curve.rate(caller)], []
+            for each in fetchers:
+                ours.append(each())
+                raw.append(curve.rate(caller))
+        return InTurn(ours, raw)
+
+    report.row(plan.FETCH_FRESH, lambda: summary(fresh().ours, f"{size / 1e9:g} GB each, all kept"))
+    report.row(plan.FETCH_FRESH_IN_TURN, lambda: fresh().ratio())
+    report.row(plan.FETCH_RECYCLED, lambda: summary(recycled().ours, f"{size / 1e9:g} GB each, one after the other"))
+    report.row(plan.FETCH_RECYCLED_IN_TURN, lambda: recycled().ratio())
+
+
+class InTurn(NamedTuple):
+    """Rates of fetches, and of a raw stream between the same two hosts, before the first of them and after each."""
+
+    ours: list[float]
+    raw: list[float]
+
+    def ratio(self) -> Figure:
+        """Of each fetch to the streams beside it: the median, and the quartiles."""
+        beside = [(before + after) / 2 for before, after in pairwise(self.raw)]
+        found = summary([mine / theirs for mine, theirs in zip(self.ours, beside, strict=True)])
+        rates = [statistics.median(each) for each in self]
+        text = f"{rates[0]:.3g} against {rates[1]:.3g} GB/s, {len(self.ours)} pairs"
+        return Figure(found.value, found.low, found.high, text)
 
 
 def fan_out(ray: Any, report: Report, pace: Pace, hosts: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import zmq
 
 MESSAGE = b"x" * 100
 PIECE_BYTES = 2 << 20  # peers fetch in pieces of 4 MiB, with which this stream is no quicker
+STREAM_BYTES = 256 << 20
 PIECES_WAITING_MAX = 16  # in a socket: a stream is no test of memory
 PART, END = b"part", b"end"
 
@@ -54,6 +56,13 @@ def stream(caller: zmq.Socket[bytes], piece: bytes, count: int) -> None:
         caller.send(piece, copy=False)
     caller.send(END)
     caller.recv()
+
+
+def rate(caller: zmq.Socket[bytes]) -> float:
+    """GB/s of one stream."""
+    start = time.perf_counter()
+    stream(caller, bytes(PIECE_BYTES), STREAM_BYTES // PIECE_BYTES)
+    return STREAM_BYTES / 1e9 / (time.perf_counter() - start)
 
 
 def serve(address: str, key: Key) -> None:

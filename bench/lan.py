@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import curve, plan
 from bench.cables import Bridged, why_not
-from bench.timing import Figure, Pace, rate, seconds, summary
+from bench.timing import Figure, Pace, rate, summary
 from tests.lan.network import Host, Program
 from tests.until import until
 
@@ -30,7 +30,6 @@ ECHO_PORT, RAY_PORT = 7000, 6379
 START_TIMEOUT_S = 60.0
 CLI = ("python", "-m", "meshray.cli")
 KEY = bytes(range(32))
-STREAM_BYTES = 256 << 20
 
 
 def measure(group: str, report: Report, subject: str, pace: Pace) -> None:
@@ -63,10 +62,8 @@ def limits_here(report: Report, echo: str, pace: Pace) -> None:
         report.row(plan.CURVE_PING_PONG, lambda: rate(lambda: curve.round_trip(caller), 1, pace))
 
         def stream() -> Figure:
-            piece, count = bytes(curve.PIECE_BYTES), STREAM_BYTES // curve.PIECE_BYTES
-            curve.stream(caller, piece, count)
-            times = [seconds(lambda: curve.stream(caller, piece, count)) for _ in range(2 * pace.windows)]
-            rates = [STREAM_BYTES / 1e9 / time for time in times]
+            curve.rate(caller)
+            rates = [curve.rate(caller) for _ in range(2 * pace.windows)]
             return Figure(fmean(rates), min(rates), max(rates), f"pieces of {curve.PIECE_BYTES >> 20} MiB")
 
         report.row(plan.CURVE_STREAM, stream)
@@ -90,7 +87,7 @@ def driven(group: str, report: Report, subject: str, pace: Pace) -> None:
         address = (start_ray if subject == "ray" else start_meshray)(hosts)
         words = ["--subject", subject, "--group", group, "--rows", json.dumps(report.wanted)]
         words += ["--out", str(report.path), "--address", address, "--hosts", str(len(names)), *quick(pace)]
-        if group == plan.CALLS_BETWEEN:
+        if group in (plan.CALLS_BETWEEN, plan.FETCHES):
             words += ["--echo", ",".join(echo_on(hosts[names[0]]))]
         environment: dict[str, Any] = environment_of_ray(hosts["near"]) if subject == "ray" else {}
         finish(hosts["near"].start("python", "-m", "bench.between", *words, **environment))

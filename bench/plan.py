@@ -75,6 +75,8 @@ CALL_ADDED = "one call of an actor on another host, added to a ping-pong with CU
 TASKS_SYNC, TASKS_ASYNC_BETWEEN = "tasks on another host sync", "tasks on another host async"
 CALLS_SYNC, CALLS_ASYNC = "calls of an actor on another host sync", "calls of an actor on another host async"
 FETCH_FRESH, FETCH_RECYCLED = "fetch of 1 GB, into fresh segments", "fetch of 1 GB, into recycled segments"
+FETCH_FRESH_IN_TURN = "fetch of 1 GB, into fresh segments, in turn with a raw CURVE stream"
+FETCH_RECYCLED_IN_TURN = "fetch of 1 GB, into recycled segments, in turn with a raw CURVE stream"
 TO_ONE, TO_FIVE = "256 MB to one host, over 200 Mbit/s", "256 MB to five hosts, over 200 Mbit/s each"
 START_TO_MEMBER, DEATH_TO_RETRY = "from `meshray start` to member", "from the death of a peer to the retry of its task"
 
@@ -137,8 +139,10 @@ ROWS: tuple[Row, ...] = (
     Row(CALL_ADDED, CALLS_BETWEEN, "µs", None, APIS),
     Row(CALLS_SYNC, CALLS_BETWEEN, "/s", None, APIS),
     Row(CALLS_ASYNC, CALLS_BETWEEN, "/s", None, APIS),
-    Row(FETCH_FRESH, FETCHES, "GB/s", Goal(times=0.6, limit=CURVE_STREAM), APIS),
-    Row(FETCH_RECYCLED, FETCHES, "GB/s", Goal(times=0.85, limit=CURVE_STREAM), APIS),
+    Row(FETCH_FRESH, FETCHES, "GB/s", None, APIS),
+    Row(FETCH_RECYCLED, FETCHES, "GB/s", None, APIS),
+    Row(FETCH_FRESH_IN_TURN, FETCHES, "x", Goal(at_least=0.6)),  # of the stream; minutes apart they vary by a third
+    Row(FETCH_RECYCLED_IN_TURN, FETCHES, "x", Goal(at_least=0.85)),
     Row(TO_ONE, FAN_OUT, "s", None, APIS),
     Row(TO_FIVE, FAN_OUT, "s", Goal(times=0.5, limit=TO_ONE), APIS),
     Row(START_TO_MEMBER, MEMBERS, "s", Goal(at_most=2)),

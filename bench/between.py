@@ -148,6 +148,9 @@ def fetches(ray: Any, report: Report, pace: Pace, echo: str, public: bytes) -> N
             raise AssertionError("what was fetched is not what was made")
         return size / 1e9 / took
 
+    def made_and_fetched(value: int) -> float:
+        return fetch(made(value), value)
+
     @cache
     def fresh() -> InTurn:
         refs = [made(number) for number in range(KEPT)]
@@ -155,8 +158,8 @@ def fetches(ray: Any, report: Report, pace: Pace, echo: str, public: bytes) -> N
 
     @cache
     def recycled() -> InTurn:
-        fetch(made(0), 0)
-        return in_turn([lambda number=number: fetch(made(number), number) for number in range(1, pace.repeats + 3)])
+        made_and_fetched(0)
+        return in_turn([partial(made_and_fetched, number) for number in range(1, pace.repeats + 3)])
 
     def in_turn(fetchers: list[Callable[[], float]]) -> InTurn:
         with curve.connected(echo, public) as caller:

@@ -21,26 +21,20 @@ class Buffers:
         self._size = size
         self._type = ctypes.c_ubyte * size
         self._free: deque[bytearray] = deque()  # finalisers append, whatever the thread
-        self._used = False  # since the last `rest`
 
     def take(self, size: int) -> bytearray | memoryview:
         """Writable memory of this size, with anything in it. What is larger than a buffer, or less than half of one,
         is made for this once: a part of a piece, over a slow link."""
         if not self._size // 2 <= size <= self._size:
             return bytearray(size)
-        self._used = True
         buffer = self._free.pop() if self._free else bytearray(self._size)
         exporter = self._type.from_buffer(buffer)
         weakref.finalize(exporter, self._free.append, buffer).atexit = False
         return memoryview(exporter).cast("B")[:size]
 
-    def rest(self) -> bool:
-        """Let go of what lies here, unless something was taken since the last call. True: nothing was."""
-        if self._used:
-            self._used = False
-            return False
+    def clear(self) -> None:
+        """Let go of those that are free."""
         self._free.clear()
-        return True
 
     def __len__(self) -> int:
         """How many are free."""

@@ -7,7 +7,6 @@ So nothing that decides ever waits behind a value, and a peer that serves many k
 from __future__ import annotations
 
 import errno
-import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from meshray.errors import MeshrayError
 from meshray.ids import NODE_BYTES
 from meshray.observe.notes import note
 from meshray.peer.buffers import Buffers
+from meshray.peer.memory import Memory
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
 from meshray.wire.envelopes import PIECE_HEAD_MAX_BYTES, enclosed_piece
@@ -54,7 +54,7 @@ class CopyHands:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
         self._buffers = Buffers(parts.config.fetch_frame_bytes + PIECE_HEAD_MAX_BYTES)
-        self._buffers_watched = False  # a timer will ask whether they rest
+        self._memory = Memory(self._buffers, parts.timers, parts.config.pool_idle_s)
         self.more = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
 
@@ -64,6 +64,7 @@ class CopyHands:
         self._try(effect.segment, lambda: self._files.open(effect.segment, effect.capacity, effect.fresh), now)
 
     def write(self, effect: WriteCopy, now: float) -> None:
+        self._memory.used(now)
         self._try(effect.segment, lambda: self._files.write(effect.segment, effect.offset, effect.data), now)
 
     def seal(self, effect: SealCopy, now: float) -> None:
@@ -126,8 +127,8 @@ class CopyHands:
             if not mesh.send(lives[reading.to], Plane.BULK, payload, now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
-        if served and not self._buffers_watched:
-            self._watch_buffers(now)
+        if served:
+            self._memory.used(now)
         return served
 
     def _room(self, reading: Reading) -> tuple[Payload, list[memoryview]]:
@@ -144,17 +145,6 @@ class CopyHands:
             payloads.append(payload)
             rooms.append(room)
         return payloads[0] if len(payloads) == 1 else Blocks(tuple(payloads)), rooms
-
-    def _watch_buffers(self, now: float) -> None:
-        """They are let go of when nothing was sent for a while."""
-        self._buffers_watched = True
-        self._parts.timers.at(now + self._parts.config.pool_idle_s, self._rest_buffers)
-
-    def _rest_buffers(self) -> None:
-        if self._buffers.rest():
-            self._buffers_watched = False
-        else:
-            self._watch_buffers(time.monotonic())
 
     def _read_again(self) -> None:
         self._rests = False

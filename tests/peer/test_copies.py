@@ -45,7 +45,8 @@ class Peer:
         self.folder = folder
         self.fetches = Fetches(CONFIG, NEAR, copy_capacity)
         cores = SimpleNamespace(fetches=self.fetches)
-        self.hands = CopyHands(cast(Parts, SimpleNamespace(store_folder=folder, cores=cores, config=preset("test"))))
+        parts = SimpleNamespace(store_folder=folder, cores=cores, config=CONFIG, timers=Timers())
+        self.hands = CopyHands(cast(Parts, parts))
         self.table: dict[type, Callable[[Any, float], None]] = {
             OpenCopy: self.hands.open, WriteCopy: self.hands.write, SealCopy: self.hands.seal,
             DropCopy: self.hands.drop,

@@ -1,0 +1,75 @@
+"""What a peer keeps of the memory that it has freed, while values travel, and gives back when none has for a while.
+
+Theory. A piece in transit is copied from memory to memory: libzmq takes three of the size of a frame for one that it
+encrypts or decrypts, and frees them. What lies free at the end of a heap glibc gives back to the system as soon as
+there is more than 128 KiB, or twice the largest block that was ever mapped, so each frame faults in fresh pages, which
+are cleared first. That was a tenth of what a fetch costs (docs/performance.md). So this process keeps more, and the
+system has it all when nothing has travelled for `pool_idle_s`.
+
+What is kept counts per heap: the main thread's, and one of each of libzmq's threads. With a C library that has no
+`mallopt` nothing is kept, and a fetch is so much dearer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+from meshray.peer.buffers import Buffers
+from meshray.peer.timers import Timers
+
+KEPT_BYTES = 32 << 20
+"""At the end of a heap: two windows of a link (`link_window_bytes`)."""
+
+MAPPED_BYTES = 8 << 20
+"""A block from this size on is mapped by itself, and given back when it is freed. Frames of values are smaller."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), from malloc.h
+
+
+def keep_freed() -> bool:
+    """Let this process keep what it frees; whether its C library can. Workers must not: call it when their zygote has
+    been forked."""
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+        return False
+    kept: int = library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    mapped: int = library.mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
+    return bool(kept and mapped)
+
+
+def give_back() -> None:
+    """Whole pages that are free go back to the system, of all heaps."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+
+
+class Memory:
+    """When is it given back? `buffers` are those that pieces are read into."""
+
+    def __init__(self, buffers: Buffers, timers: Timers, idle_s: float) -> None:
+        self._buffers = buffers
+        self._timers = timers
+        self._idle_s = idle_s
+        self._used = False  # since the timer was set
+        self._watched = False  # a timer is set
+
+    def used(self, now: float) -> None:
+        """A piece has come, or leaves."""
+        if self._watched:
+            self._used = True
+        else:
+            self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        self._used, self._watched = False, True
+        self._timers.at(now + self._idle_s, self._look)
+
+    def _look(self) -> None:
+        if self._used:
+            self._watch(time.monotonic())
+            return
+        self._watched = False
+        self._buffers.clear()
+        give_back()

@@ -1,0 +1,80 @@
+"""What is freed is kept while pieces travel, and given back after that."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from meshray.peer import memory
+from meshray.peer.buffers import Buffers
+from meshray.peer.memory import Memory
+from meshray.peer.timers import Timers
+
+SIZE = 1000
+IDLE_S = 5.0
+
+KEEPS = """
+from pathlib import Path
+from meshray.peer import memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def churn():
+    pieces = [bytearray(b"x") * (1 << 20) for _ in range(16)]
+
+if {keep}:
+    assert memory.keep_freed()
+at_first = resident()
+churn()
+kept = resident() - at_first
+memory.give_back()
+print(kept, resident() - at_first)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt(3)")
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_process_keeps_what_it_frees_until_it_gives_it_back(keep: bool) -> None:
+    """In a process of its own, whose heap is its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPS.format(keep=keep)], capture_output=True, text=True, timeout=60, check=True
+    )
+    kept, left = map(int, done.stdout.split())
+    assert (kept > 15 << 20) == keep, "all sixteen, or next to nothing"
+    assert left < 2 << 20
+
+
+class TestWhenItIsGivenBack:
+    def test_when_nothing_has_travelled_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[int] = []
+        monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+        buffers, timers = Buffers(SIZE), Timers()
+        watched = Memory(buffers, timers, IDLE_S)
+        watched.used(100.0)
+        buffers.take(SIZE)
+        assert timers.next_deadline() == 100.0 + IDLE_S, "it is looked at once for all pieces"
+        watched.used(104.0)
+        watched.used(104.5)
+        timers.run_due(105.0)
+        assert not given, "something has travelled since"
+        assert len(buffers) == 1
+        due = timers.next_deadline()
+        assert due is not None
+        timers.run_due(due)
+        assert given
+        assert len(buffers) == 0
+        assert timers.next_deadline() is None, "who has nothing to do is not woken"
+
+    def test_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given: list[int] = []
+        monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+        timers = Timers()
+        watched = Memory(Buffers(SIZE), timers, IDLE_S)
+        for number in range(3):
+            watched.used(100.0 * number)
+            timers.run_due(100.0 * number + IDLE_S)
+            assert len(given) == number + 1

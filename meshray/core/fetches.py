@@ -150,10 +150,10 @@ class Fetches(Core):
     def on_bring(self, sender: bytes, message: Bring, now: float) -> None:
         """A process needs this value."""
         place = message.place
-        copy = self._copies.pop(place, None)
         if place.node == self._node:
             self._effects.append(Send(sender, Brought(message.request, place)))
             return
+        copy = self._copies.pop(place, None)
         if copy is None:
             copy = self._new(place)
         self._copies[place] = copy
@@ -178,8 +178,10 @@ class Fetches(Core):
             copy = self._new(place)
         self._copies[place] = copy
         copy.kept = True
+        copy.failed.discard(source)  # it says otherwise now
         if source not in copy.keepers:
             copy.keepers.append(source)
+        if source not in (copy.source, *copy.candidates):
             copy.candidates.append(source)
         if copy.stage is Stage.WHOLE:
             self._effects.append(CopyKept(place))
@@ -402,10 +404,10 @@ class Fetches(Core):
             self._in_flight.pop(source, None)
 
     def on_no_piece(self, sender: bytes, message: NoPiece, now: float) -> None:
-        """It is not there."""
+        """It is not there; maybe no more, as who keeps it tells those whom it has named it to (`core.programs`)."""
         copy = self._copies.get(message.place)
         if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender:
-            if copy is not None and sender in copy.late:
+            if copy is not None and sender in (*copy.late, *copy.keepers):
                 copy.late.discard(sender)
                 copy.failed.add(sender)
             self._stale += 1
@@ -578,9 +580,10 @@ class Fetches(Core):
         return [place for place, copy in self._copies.items() if self._peer in copy.users and copy.owner != self._peer]
 
     def look_up(self, place: Place) -> tuple[str, int] | None:
-        """The file of our copy, and how much of the value is in it; None when there is none."""
+        """The file of our copy, and how much of the value is in it; None when there is none, or no room for it yet. Of
+        one that is to be kept others were told all the same: ("", 0)."""
         copy = self._copies.get(place)
-        if copy is None or copy.stage is Stage.ROOM:
+        if copy is None or (copy.stage is Stage.ROOM and not copy.kept):
             return None
         return copy.segment, copy.have
 

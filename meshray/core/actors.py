@@ -500,10 +500,13 @@ class Actors(Core):
             self._say_unknown(asker, question)
 
     def on_host_leaves(self, actor_id: bytes) -> None:
-        """It lives on this host, which is being stopped, and may not start again."""
+        """It lives on this host, which is being stopped, or is just being started on another one, and may not start
+        again."""
         actor = self._actors.get(actor_id)
         if actor is not None:
-            failure = _died(actor, "its host was stopped, and it may not be started again (max_restarts=0)")
+            here = node_of(actor.worker) == self._node
+            what = "its host was stopped" if here else "the peer that owned it was stopped while it began"
+            failure = _died(actor, f"{what}, and it may not be started again (max_restarts=0)")
             self._mourn(actor, failure)
             self._kill(actor, failure)
 

@@ -272,9 +272,12 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         note(f"a detached {effect.failure.message}")
 
     def program_lost(effect: ProgramLost, now: float) -> None:
-        where = "other hosts" if effect.job.startswith(parts.node) else "this host"
-        note(f"detached actors of job {effect.job.hex()} do without its own folder on {where}: {effect.why}")
-        if not leases.knows_job(effect.job):
+        which = f"detached actors of job {effect.job.hex()}"
+        if leases.knows_job(effect.job):
+            where = "other hosts" if effect.job.startswith(parts.node) else "this host"
+            note(f"{which} do without its own folder on {where}: {effect.why}")
+        else:
+            note(f"{which} cannot start on this host, which does not know it: {effect.why}")
             text = f"{NO_JOB} {parts.record.name}: {effect.why}"
             for actor in [actor for actor in cores.actors.all() if actor.spec.job == effect.job]:
                 cores.actors.on_slot_failed(actor.spec.actor_id, text)

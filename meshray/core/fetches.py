@@ -83,7 +83,8 @@ class Copy:
     asked: int = 0  # bytes that were asked for at the present source, from the first one on
     source: bytes = b""  # the peer that is asked; b"" for none
     candidates: list[bytes] = field(default_factory=list)  # whom to try next
-    failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
+    failed: set[bytes] = field(default_factory=set)  # peers that are not tried again, or at all
+    tried: set[bytes] = field(default_factory=set)  # peers that were a source
     late: set[bytes] = field(default_factory=set)  # sources that were left because they stalled, and have not answered
     seeking: bool = False  # the owner's peer was asked and has not answered
     seeks: int = 0
@@ -350,6 +351,7 @@ class Fetches(Core):
             peer = copy.candidates.pop(0)
             if peer not in copy.failed and peer not in copy.late:
                 copy.source, copy.asked, copy.progress_at = peer, copy.have, now
+                copy.tried.add(peer)
                 if copy.have == copy.place.size:
                     self._finish(copy, now)
                 return
@@ -648,7 +650,8 @@ def _lost(copy: Copy, host: str) -> Failure:
     place = copy.place
     known = "its owner's host does not know of it any more; " if copy.unknown else ""
     came = f"{copy.have:,} had come" if copy.have else "nothing had come"
-    tried = "1 host was tried" if len(copy.failed) == 1 else f"{len(copy.failed)} hosts were tried"
+    count = len(copy.tried)
+    tried = {0: "no host could be tried", 1: "1 host was tried"}.get(count, f"{count} hosts were tried")
     text = (
         f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on {host} cannot be had any more, and "
         f"no other host has them ({known}{came}, {tried})"

@@ -305,7 +305,17 @@ def test_a_place_of_which_its_owners_peer_has_not_heard_is_tried(peer: Peer) -> 
     ((_, brought),) = peer.said(m.Brought)
     told = brought.failure.message
     assert f"100 bytes that lay on <{MAKER.hex()}> cannot be had any more" in told
-    assert "its owner's host does not know of it any more; nothing had come, 1 host was tried" in told
+    assert "its owner's host does not know of it any more; nothing had come, no host could be tried" in told
+
+
+def test_hosts_that_are_gone_meanwhile_and_had_nothing_of_it_were_not_tried(peer: Peer) -> None:
+    peer.bring(A, place())
+    peer.said()
+    peer.core.on_host_gone(THIRD, peer.now)
+    peer.core.on_host_gone(OWNER, peer.now)
+    peer.core.on_host_gone(MAKER, peer.now)
+    ((_, brought),) = peer.said(m.Brought)
+    assert "nothing had come, 1 host was tried" in brought.failure.message
 
 
 def test_a_value_that_was_made_twice_expires_twice(peer: Peer) -> None:

@@ -34,7 +34,7 @@ class Peer:
         cores.road.awaits_end.return_value = False
         self.timers, processes = Timers(), Processes()
         endpoint = SimpleNamespace(
-            send=lambda to, message: self.done.append((to, message)), drop=lambda process: self.done.append(process)
+            send=lambda to, message: self.done.append((to, message)), drop=self.done.append
         )
         self.parts = SimpleNamespace(
             node=NODE, config=CONFIG, processes=processes, timers=self.timers, cores=cores, endpoint=endpoint,

@@ -125,7 +125,7 @@ class Programs(Core):
         self._of_object: dict[bytes, _Kept] = {}  # those from other peers that have an archive, by its object
         self._asked: dict[bytes, _Question] = {}  # by job: whose answer is awaited
         self._others: dict[bytes, set[bytes]] = {}  # job -> peers that can be asked if that is in vain. No empty sets
-        # By job: peers that are answered when it is known, or has come; with who waits for them in turn. None is empty.
+        # By job: peers that are answered when it is known, with who waits for them in turn. None is empty.
         self._waiting: dict[bytes, dict[bytes, frozenset[bytes]]] = {}
         self._owed: dict[bytes, set[bytes]] = {}  # job -> peers that were answered, and have not got all. No empty sets
 
@@ -135,18 +135,20 @@ class Programs(Core):
         """A detached actor of this job may be started here some day. `source`: the peer that has told of it; of an
         actor that was created here, the home's. A repeat asks again for what could not be had."""
         kept, question = self._kept.get(job), self._asked.get(job)
-        if question is None and (kept is None or kept.lost):
-            if self._drivers.job_lives(job):
-                self._asked[job] = _Question(job)
-                self._tell(job, CodeWanted(lasting=True))
-            elif source != peer_of(self._node):
-                self._ask(job, source)
-        elif question is not None or (kept is not None and kept.source):
-            known = question.whom if question is not None else kept.source if kept is not None else b""
-            if source not in (known, peer_of(self._node)):
+        comes_from = question.whom if question is not None else kept.source if kept is not None else b""
+        if comes_from:
+            if source not in (comes_from, peer_of(self._node)):
                 self._others.setdefault(job, set()).add(source)
+        elif kept is not None and not kept.lost:
+            return
+        elif self._drivers.job_lives(job):
+            self._asked[job] = _Question(job)
+            self._tell(job, CodeWanted(lasting=True))
+        elif source != peer_of(self._node):
+            self._ask(job, source)
 
     def _ask(self, job: bytes, peer: bytes) -> None:
+        """A peer may know it. Nobody waits for that who is waited for by it."""
         question = self._asked[job] = _Question(peer)
         for waits in [waits for waits, behind in self._waiting.get(job, {}).items() if peer == waits or peer in behind]:
             self._refuse(job, waits)

@@ -296,13 +296,12 @@ class Programs(Core):
         for book in (self._others, self._owed):
             for job in list(book):
                 _discard(book, job, peer)
-        for job, waiting in list(self._waiting.items()):
-            if waiting.pop(peer, None) is not None:
-                if not waiting:
-                    del self._waiting[job]
-                self._tell_behind(job)
+        left = [job for job, waiting in self._waiting.items() if waiting.pop(peer, None) is not None]
+        self._waiting = {job: waiting for job, waiting in self._waiting.items() if waiting}
         for job in [job for job, question in self._asked.items() if question.whom == peer]:
             self._lose(job, f"{self._called(peer)}, which was asked for it, is gone", peer)
+        for job in left:
+            self._tell_behind(job)
 
     def _lose(self, job: bytes, why: str, whom: bytes) -> None:
         """It was asked of that one, or fetched there, in vain: the next one is asked. Without any it is lost."""

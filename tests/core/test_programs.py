@@ -371,6 +371,11 @@ def test_who_does_not_wait_any_more_is_behind_nobody() -> None:
     ]
     rig.programs.on_host_gone(node_of(other))
     assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB))]
+    rig.programs.on_wanted(PEER_HOME, ProgramWanted(JOB, [PEER_NEXT]))  # it waits for us, and so does PEER_NEXT
+    rig.programs.on_host_gone(HOME)
+    rig.programs.on_host_gone(NEXT)
+    assert not [effect for effect in rig.effects() if isinstance(effect, Send) and effect.to == PEER_NEXT]
+    assert rig.programs.done
 
 
 def test_so_many_may_wait_and_no_more() -> None:

@@ -33,9 +33,7 @@ class Peer:
         cores.leases.workers.of_job = lambda job: []
         cores.road.awaits_end.return_value = False
         self.timers, processes = Timers(), Processes()
-        endpoint = SimpleNamespace(
-            send=lambda to, message: self.done.append((to, message)), drop=self.done.append
-        )
+        endpoint = SimpleNamespace(send=lambda to, message: self.done.append((to, message)), drop=self.done.append)
         self.parts = SimpleNamespace(
             node=NODE, config=CONFIG, processes=processes, timers=self.timers, cores=cores, endpoint=endpoint,
             children=MagicMock(), log_flow=MagicMock(**{"take_notice.return_value": []}),

@@ -73,6 +73,10 @@ from meshray.wire.messages import (
 BURIED_MAX = 4096
 """How many actors that nobody holds any more are remembered with the reason of their death."""
 
+WHY_MAX = 48 * 1024
+"""Characters of what others say of an actor's end, or of its waiting: with its names around, less than what a message
+takes."""
+
 
 class ActorStats(Struct, frozen=True):
     """A snapshot; counts."""
@@ -500,10 +504,13 @@ class Actors(Core):
             self._say_unknown(asker, question)
 
     def on_host_leaves(self, actor_id: bytes) -> None:
-        """It lives on this host, which is being stopped, and may not start again."""
+        """It lives on this host, which is being stopped, or is just being started on another one, and may not start
+        again."""
         actor = self._actors.get(actor_id)
         if actor is not None:
-            failure = _died(actor, "its host was stopped, and it may not be started again (max_restarts=0)")
+            here = node_of(actor.worker) == self._node
+            what = "its host was stopped" if here else "the peer that owned it was stopped while it began"
+            failure = _died(actor, f"{what}, and it may not be started again (max_restarts=0)")
             self._mourn(actor, failure)
             self._kill(actor, failure)
 
@@ -712,14 +719,14 @@ def _needs(spec: CreateActor) -> list[bytes]:
 def what_waits(actor: Actor, why: str) -> str:
     """What people are told of an actor that has no place yet."""
     name = f" {actor.spec.name!r}" if actor.spec.name else ""
-    return f"actor {actor.spec.blob.name}{name} waits: {why}"
+    return f"actor {actor.spec.blob.name}{name} waits: {why[:WHY_MAX]}"
 
 
 def _died(actor: Actor, why: str, cause: Failure | None = None) -> Failure:
     """The reason that every call gets from now on."""
     spec = actor.spec
     name = f" named {spec.name!r}" if spec.name else ""
-    text = f"actor {spec.actor_id.hex()} of class {spec.blob.name}{name} is dead: {why}"
+    text = f"actor {spec.actor_id.hex()} of class {spec.blob.name}{name} is dead: {why[:WHY_MAX]}"
     details = {"actor_id": spec.actor_id.hex(), "class_name": spec.blob.name}
     if cause is None:
         return Failure("ActorDiedError", text, details=details)

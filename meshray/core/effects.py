@@ -57,13 +57,15 @@ class ActorSlot(Struct, frozen=True):
 
 class ActorWaits(Struct, frozen=True):
     """Leases to the people of a job: this actor cannot be placed, and why; "" when that has changed. `broken`: no
-    worker of its job can be started at all. `hopeless`: nobody can have it, nor will anybody who joins."""
+    worker of its job can be started at all. `strange`: none can be started here, since its job is not known.
+    `hopeless`: nobody can have it, nor will anybody who joins."""
 
     actor_id: bytes
     job: bytes
     message: str
     broken: bool = False
     hopeless: bool = False
+    strange: bool = False
 
 
 class RequestActorSlot(Struct, frozen=True):

@@ -83,7 +83,8 @@ class Copy:
     asked: int = 0  # bytes that were asked for at the present source, from the first one on
     source: bytes = b""  # the peer that is asked; b"" for none
     candidates: list[bytes] = field(default_factory=list)  # whom to try next
-    failed: set[bytes] = field(default_factory=set)  # sources that are not tried again
+    failed: set[bytes] = field(default_factory=set)  # peers that are not tried again, or at all
+    tried: set[bytes] = field(default_factory=set)  # peers that were a source
     late: set[bytes] = field(default_factory=set)  # sources that were left because they stalled, and have not answered
     seeking: bool = False  # the owner's peer was asked and has not answered
     seeks: int = 0
@@ -150,10 +151,10 @@ class Fetches(Core):
     def on_bring(self, sender: bytes, message: Bring, now: float) -> None:
         """A process needs this value."""
         place = message.place
-        copy = self._copies.pop(place, None)
         if place.node == self._node:
             self._effects.append(Send(sender, Brought(message.request, place)))
             return
+        copy = self._copies.pop(place, None)
         if copy is None:
             copy = self._new(place)
         self._copies[place] = copy
@@ -178,8 +179,10 @@ class Fetches(Core):
             copy = self._new(place)
         self._copies[place] = copy
         copy.kept = True
+        copy.failed.discard(source)  # it says otherwise now
         if source not in copy.keepers:
             copy.keepers.append(source)
+        if source not in (copy.source, *copy.candidates):
             copy.candidates.append(source)
         if copy.stage is Stage.WHOLE:
             self._effects.append(CopyKept(place))
@@ -348,6 +351,7 @@ class Fetches(Core):
             peer = copy.candidates.pop(0)
             if peer not in copy.failed and peer not in copy.late:
                 copy.source, copy.asked, copy.progress_at = peer, copy.have, now
+                copy.tried.add(peer)
                 if copy.have == copy.place.size:
                     self._finish(copy, now)
                 return
@@ -402,10 +406,10 @@ class Fetches(Core):
             self._in_flight.pop(source, None)
 
     def on_no_piece(self, sender: bytes, message: NoPiece, now: float) -> None:
-        """It is not there."""
+        """It is not there; maybe no more, as who keeps it tells those whom it has named it to (`core.programs`)."""
         copy = self._copies.get(message.place)
         if copy is None or copy.stage is not Stage.FETCHING or copy.source != sender:
-            if copy is not None and sender in copy.late:
+            if copy is not None and sender in (*copy.late, *copy.keepers):
                 copy.late.discard(sender)
                 copy.failed.add(sender)
             self._stale += 1
@@ -578,9 +582,10 @@ class Fetches(Core):
         return [place for place, copy in self._copies.items() if self._peer in copy.users and copy.owner != self._peer]
 
     def look_up(self, place: Place) -> tuple[str, int] | None:
-        """The file of our copy, and how much of the value is in it; None when there is none."""
+        """The file of our copy, and how much of the value is in it; None when there is none, or no room for it yet. Of
+        one that is to be kept others were told all the same: ("", 0)."""
         copy = self._copies.get(place)
-        if copy is None or copy.stage is Stage.ROOM:
+        if copy is None or (copy.stage is Stage.ROOM and not copy.kept):
             return None
         return copy.segment, copy.have
 
@@ -645,7 +650,8 @@ def _lost(copy: Copy, host: str) -> Failure:
     place = copy.place
     known = "its owner's host does not know of it any more; " if copy.unknown else ""
     came = f"{copy.have:,} had come" if copy.have else "nothing had come"
-    tried = "1 host was tried" if len(copy.failed) == 1 else f"{len(copy.failed)} hosts were tried"
+    count = len(copy.tried)
+    tried = {0: "no host could be tried", 1: "1 host was tried"}.get(count, f"{count} hosts were tried")
     text = (
         f"object {place.object_id.hex()} is lost: {place.size:,} bytes that lay on {host} cannot be had any more, and "
         f"no other host has them ({known}{came}, {tried})"

@@ -8,6 +8,9 @@ is known to its owner alone; here a guest is no more than::
        |                 |
        +--LeaveActor-----+------------------> its slot is freed, its worker killed; gone when that is dead
 
+One whose job is not known here waits for what its owner, or who has told of a will, knows of it. If that does not come,
+its owner is told to look elsewhere, as it is where this host runs nothing of that job (`why_not`).
+
 An owner that is gone, or from which the right to go on was not had in time (`core.fencing`), leaves no guests behind.
 The next incarnation of an actor may be sent here while the worker of the last one is being killed: it waits for that.
 """
@@ -81,12 +84,15 @@ class Guest:
 
 class Guests(Core):
     """See the head of this file. `knows_job(job)`: whether workers of it can be had here. `name`: of this host, for
-    people."""
+    people. `why_not(job)`: why this host runs nothing of it that others send; "" when it does."""
 
-    def __init__(self, knows_job: Callable[[bytes], bool], name: str = "") -> None:
+    def __init__(
+        self, knows_job: Callable[[bytes], bool], name: str = "", why_not: Callable[[bytes], str] = lambda job: ""
+    ) -> None:
         super().__init__()
         self._name = name
         self._knows_job = knows_job
+        self._why_not = why_not
         self._guests: dict[bytes, Guest] = {}  # actor -> from HostActor until it has no worker and nobody asks
         self._workers: dict[bytes, Guest] = {}  # HOSTED ones, by worker
         self._count: dict[bytes, int] = {}  # owner -> how many guests it has; no zeros
@@ -120,7 +126,9 @@ class Guests(Core):
     def _take(self, guest: Guest) -> None:
         wish = guest.wish
         guest.strange = not self._knows_job(wish.job)
-        if guest.strange:
+        if why_not := self._why_not(wish.job):
+            self.on_refused(wish.actor_id, why_not)
+        elif guest.strange:
             self._tell(guest.owner, JobWanted(wish.job))
         else:
             take = TakeSlot(
@@ -139,10 +147,14 @@ class Guests(Core):
         for guest in [guest for guest in self._guests.values() if guest.strange and guest.wish.job == job]:
             self._take(guest)
 
-    def on_job_lost(self, job: bytes, why: str) -> None:
-        """This host will not know it, and why: who has waited for it has no place here."""
+    def on_job_lost(self, job: bytes, why: str, whom: bytes) -> None:
+        """This peer does not know it (`whom`: the last one that does not, either), and why: who has waited for it has
+        no place here. Unless its owner may know, which is asked again: what it has said before may not have counted."""
         for guest in [guest for guest in self._guests.values() if guest.strange and guest.wish.job == job]:
-            self.on_waits(guest.wish.actor_id, why, broken=True)
+            if guest.owner == whom:
+                self.on_refused(guest.wish.actor_id, why)
+            else:
+                self._tell(guest.owner, JobWanted(job))
 
     def on_leave(self, owner: bytes, message: LeaveActor) -> None:
         """The owner wants no place any more."""
@@ -259,6 +271,13 @@ class Guests(Core):
         guest.told = text
         self._tell(guest.owner, ActorWaitsThere(actor_id, guest.wish.incarnation, text, broken))
         if broken:
+            self._leave(guest)
+
+    def on_refused(self, actor_id: bytes, why: str) -> None:
+        """A guest cannot have a worker here, maybe elsewhere."""
+        guest = self._guests.get(actor_id)
+        if guest is not None and not guest.worker and not guest.leaving:
+            self._tell(guest.owner, ActorWaitsThere(actor_id, guest.wish.incarnation, why, gone=True))
             self._leave(guest)
 
     # -- from workers ------------------------------------------------------------------------------------------------

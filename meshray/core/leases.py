@@ -472,7 +472,7 @@ class Leases(Core):
     def _refuse(self, key: Key, job: bytes) -> None:
         """An actor of a job that nobody has told, or that was not needed any more: who waits would wait for ever."""
         text = f"host {self._name} does not know the program that it belongs to (job {job.hex()})"
-        self._emit(ActorWaits(key[0], job, text, broken=True))
+        self._emit(ActorWaits(key[0], job, text, strange=True))
 
     def actor_placed(self, actor_id: bytes, now: float) -> None:
         """Its constructor has run: it keeps only what it needs while it lives."""

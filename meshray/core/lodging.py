@@ -4,6 +4,9 @@ Between `core.actors`, which wants a place for each incarnation, and who has som
 peers (`core.guests` there). One host is asked at a time. `choose` says which (the shell gives it: it knows the members
 and their loads); what it says is a hint, since a peer alone grants its slots. So an actor that waits somewhere moves on
 when another host seems to have room, and an answer that comes after that is for nobody: its place is left again.
+
+A host may refuse an actor for good: nothing is known there of its program, say. Then others are asked, and not that one
+any more. When nobody else can have it, it cannot be placed.
 """
 
 from __future__ import annotations
@@ -28,21 +31,22 @@ from meshray.core.effects import (
 from meshray.ids import node_of, peer_of
 from meshray.wire.messages import ActorHosted, ActorWaitsThere, HostActor, LeaveActor
 
-Choose = Callable[[RequestActorSlot, bytes], bytes | None]
-"""choose_actor_host(request, waits_at): the home node that should host it; None: this host, whether it can or not.
-`waits_at`: b"", or the node where it waits already: then another one that has room now, or None to wait on."""
+Choose = Callable[[RequestActorSlot, bytes, frozenset[bytes]], bytes | None]
+"""choose_actor_host(request, waits_at, refused): the home node that should host it, none of `refused`; None: nobody
+can. `waits_at`: b"", or the node where it waits already: then another one that has room now, or None to wait on."""
 
 
 class Lodger:
     """One incarnation of an actor that wants a place, or has one."""
 
-    __slots__ = ("asked_at", "host", "request", "worker")
+    __slots__ = ("asked_at", "host", "refused", "request", "worker")
 
     def __init__(self, request: RequestActorSlot) -> None:
         self.request = request
         self.host = b""  # the node that was asked
         self.asked_at = 0.0
         self.worker = b""  # once it has a place
+        self.refused: frozenset[bytes] = frozenset()  # members that will not have this incarnation
 
     def __repr__(self) -> str:
         request = self.request
@@ -70,7 +74,7 @@ class Lodging(Core):
         """An actor wants a place. A repeat changes nothing."""
         if request.actor_id not in self._lodgers:
             lodger = self._lodgers[request.actor_id] = Lodger(request)
-            self._ask(lodger, self._choose(request, b"") or self._node, now)
+            self._ask_anew(lodger, now)
 
     def on_inherited(self, request: RequestActorSlot, worker: bytes, now: float) -> None:
         """An actor that we have taken over lives already."""
@@ -117,15 +121,19 @@ class Lodging(Core):
         if lodger is None or lodger.worker:
             self.stale += 1
         elif message.gone:
-            self._ask(lodger, self._choose(lodger.request, b"") or self._node, now)
+            if message.message:
+                lodger.refused |= {lodger.host}
+            self._ask_anew(lodger, now, message.message)
         else:
             request = lodger.request
             self._effects.append(ActorWaits(request.actor_id, request.job, message.message, message.broken))
 
     def on_host_gone(self, node: bytes, now: float) -> None:
         """A host is lost: who waited there asks elsewhere. (Who lived there has ended: `core.actors` sees to that.)"""
+        for lodger in self._lodgers.values():
+            lodger.refused -= {node}
         for lodger in [lodger for lodger in self._lodgers.values() if lodger.host == node and not lodger.worker]:
-            self._ask(lodger, self._choose(lodger.request, b"") or self._node, now)
+            self._ask_anew(lodger, now)
 
     def _lodger(self, sender: bytes, actor_id: bytes, incarnation: int) -> Lodger | None:
         """Who was sent there, if it is that incarnation."""
@@ -133,6 +141,15 @@ class Lodging(Core):
         if lodger is None or peer_of(lodger.host) != sender or lodger.request.incarnation != incarnation:
             return None
         return lodger
+
+    def _ask_anew(self, lodger: Lodger, now: float, refusal: str = "") -> None:
+        """`refusal`: why the last one will not have it."""
+        host = self._choose(lodger.request, b"", lodger.refused)
+        if host is None and refusal:
+            lodger.host = self._node  # where it is released from
+            self._effects.append(ActorWaits(lodger.request.actor_id, lodger.request.job, refusal, broken=True))
+        else:
+            self._ask(lodger, host or self._node, now)
 
     def _ask(self, lodger: Lodger, host: bytes, now: float) -> None:
         request = lodger.request
@@ -182,7 +199,7 @@ class Lodging(Core):
         for lodger in self._lodgers.values():
             if lodger.worker or now < lodger.asked_at + self._config.actor_move_s:
                 continue
-            host = self._choose(lodger.request, lodger.host)
+            host = self._choose(lodger.request, lodger.host, lodger.refused)
             lodger.asked_at = now
             if host is not None and host != lodger.host:
                 self._leave(lodger)

@@ -29,7 +29,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.effects import Core, CreateNamed, HoldFor, LetGo, NameChanged, NameConflict, Send
-from meshray.core.names import LAST_WORDS, name_taken, no_such_name, other_python
+from meshray.core.names import LAST_WORDS, LAST_WORDS_CHARS, name_taken, no_such_name, other_python
 from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire.messages import (
@@ -339,7 +339,7 @@ class Naming(Core):
                 self._effects.append(LetGo(message.actor_id + FIRST_RETURN))  # another one was first
             return
         if message.failure is not None:
-            find.last_words = message.failure.details.get(LAST_WORDS, find.last_words)
+            find.last_words = message.failure.details.get(LAST_WORDS, find.last_words)[:LAST_WORDS_CHARS]
             self._not_there(message.request, find, peer, now)
             return
         self._end_find(message.request)

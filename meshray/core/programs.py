@@ -17,6 +17,13 @@ of an heir gets it though the home is long gone; so does another host on which a
 with `JobWanted`, as it knows no more than the job's name). A worker here that needs the folder asks this peer for the
 driver's object, as ever, and is answered with what is kept (`archive_of`).
 
+**Nobody waits in a circle.** Peers that own actors of one job are each other's heirs, and where all of them have missed
+the program each may ask the next one. So who asks says who waits for it in turn, at first or second hand (`behind`),
+and once more when that changes. A peer that was asked by somebody, and has itself asked one of these, does not let them
+wait: it answers with what it has. Nor do copies wait for pieces of each other: who misses a copy tells those that fetch
+it here (`NoPiece`), before it can begin another one. Who was answered in vain, or has missed the copy, asks the next
+peer that has told of the job (`others`), before it holds the program for lost.
+
 A job is forgotten (`on_job_forgotten`) by `core.leases`, which ask what is needed. What is needed and cannot be had is
 told (`ProgramLost`): actors of a job of which nothing is known here cannot start. The others start without its folder,
 as they may need no file of it; so do those of who asks for a program that is not kept here, but its job is known.
@@ -40,6 +47,7 @@ from meshray.wire.messages import (
     Failure,
     JobInfo,
     Message,
+    NoPiece,
     Place,
     Program,
     ProgramHeld,
@@ -48,6 +56,9 @@ from meshray.wire.messages import (
 
 ARCHIVE_PART = 2
 """An archive with its index takes at most so many times what the files in it may take (`code_max_bytes`)."""
+
+BEHIND_MAX = 1024
+"""So many peers may wait for the answer to one question; the message that tells of them takes no more."""
 
 
 class JobLeft(Struct, frozen=True):
@@ -61,6 +72,7 @@ class ProgramLost(Struct, frozen=True):
 
     job: bytes
     why: str
+    whom: bytes  # the peer that was asked last, or the driver
 
 
 class Drivers(Protocol):
@@ -71,6 +83,16 @@ class Drivers(Protocol):
 
     def job_lives(self, job: bytes) -> bool:
         """Whether this is a job of a driver here, and not over."""
+
+
+class _Question:
+    """Of whom a program was asked, and what that one was told."""
+
+    __slots__ = ("behind", "whom")
+
+    def __init__(self, whom: bytes) -> None:
+        self.whom = whom  # the driver (its id is the job's), or a peer
+        self.behind: frozenset[bytes] = frozenset()  # who waits for us, as that peer knows it
 
 
 class _Kept:
@@ -101,10 +123,10 @@ class Programs(Core):
         self._drivers = drivers
         self._kept: dict[bytes, _Kept] = {}  # by job
         self._of_object: dict[bytes, _Kept] = {}  # those from other peers that have an archive, by its object
-        self._asked: dict[
-            bytes, bytes
-        ] = {}  # job -> whose answer is awaited: its driver's (its id is the job's), or a peer's
-        self._waiting: dict[bytes, set[bytes]] = {}  # job -> peers that are answered when it is known. No empty sets
+        self._asked: dict[bytes, _Question] = {}  # by job: whose answer is awaited
+        self._others: dict[bytes, set[bytes]] = {}  # job -> peers that can be asked if that is in vain. No empty sets
+        # By job: peers that are answered when it is known, with who waits for them in turn. None is empty.
+        self._waiting: dict[bytes, dict[bytes, frozenset[bytes]]] = {}
         self._owed: dict[bytes, set[bytes]] = {}  # job -> peers that were answered, and have not got all. No empty sets
 
     # -- who needs it ------------------------------------------------------------------------------------------------
@@ -112,27 +134,65 @@ class Programs(Core):
     def on_needed(self, job: bytes, source: bytes) -> None:
         """A detached actor of this job may be started here some day. `source`: the peer that has told of it; of an
         actor that was created here, the home's. A repeat asks again for what could not be had."""
-        kept = self._kept.get(job)
-        if job in self._asked or (kept is not None and not kept.lost):
+        kept, question = self._kept.get(job), self._asked.get(job)
+        comes_from = question.whom if question is not None else kept.source if kept is not None else b""
+        if comes_from:
+            if source not in (comes_from, peer_of(self._node)):
+                self._others.setdefault(job, set()).add(source)
+        elif kept is not None and not kept.lost:
             return
-        if self._drivers.job_lives(job):
-            self._asked[job] = job
+        elif self._drivers.job_lives(job):
+            self._asked[job] = _Question(job)
             self._tell(job, CodeWanted(lasting=True))
         elif source != peer_of(self._node):
-            self._asked[job] = source
-            self._tell(source, ProgramWanted(job))
+            self._ask(job, source)
+
+    def _ask(self, job: bytes, peer: bytes) -> None:
+        """A peer may know it. Nobody waits for that who is waited for by it."""
+        question = self._asked[job] = _Question(peer)
+        for waits in [waits for waits, behind in self._waiting.get(job, {}).items() if peer == waits or peer in behind]:
+            self._refuse(job, waits)
+        question.behind = self._behind(job)
+        self._tell(peer, ProgramWanted(job, sorted(question.behind)))
 
     def on_wanted(self, sender: bytes, message: ProgramWanted) -> None:
-        """Another peer needs it. A repeat is answered again."""
+        """Another peer needs it; or others wait for that one than before. A repeat is answered again."""
         job = message.job
         if self._drivers.job_lives(job):
-            self.on_needed(job, sender)
-        if job in self._kept:
+            self.on_needed(job, peer_of(self._node))
+        question = self._asked.get(job)
+        if question is not None:
+            self._waiting.setdefault(job, {})[sender] = frozenset(message.behind)
+            if question.whom in (sender, *message.behind) or len(self._behind(job)) > BEHIND_MAX:
+                self._refuse(job, sender)
+            self._tell_behind(job)
+        elif job in self._kept:
             self._answer(job, sender)
-        elif self._asked.get(job, sender) != sender:
-            self._waiting.setdefault(job, set()).add(sender)
         else:
             self._tell(sender, self._without(job))
+
+    def _tell_behind(self, job: bytes) -> None:
+        """Others may wait for us than before."""
+        question, behind = self._asked.get(job), self._behind(job)
+        if question is not None and question.whom != job and question.behind != behind:
+            question.behind = behind
+            self._tell(question.whom, ProgramWanted(job, sorted(behind)))
+
+    def _behind(self, job: bytes) -> frozenset[bytes]:
+        """Who waits for us, at first hand or further."""
+        waiting = self._waiting.get(job, {})
+        return frozenset(waiting).union(*waiting.values())
+
+    def _refuse(self, job: bytes, peer: bytes) -> None:
+        """It shall not wait any longer: what there is now is all."""
+        waiting = self._waiting[job]
+        del waiting[peer]
+        if not waiting:
+            del self._waiting[job]
+        if job in self._kept:
+            self._answer(job, peer)
+        else:
+            self._tell(peer, self._without(job))
 
     def _answer(self, job: bytes, peer: bytes) -> None:
         """It may be on its way here itself: pieces of a copy are passed on as they come."""
@@ -149,9 +209,8 @@ class Programs(Core):
     def on_code(self, job: bytes, code: Code) -> None:
         """A driver of this host has packed its folder."""
         info = self._drivers.job_info(job)
-        if self._asked.get(job) != job or info is None:
+        if not self.is_packing(job) or info is None:
             return
-        del self._asked[job]
         archive = self._objects.value_of(code.object_id) if code.object_id.startswith(job) else None
         kept = _Kept(msgspec.structs.replace(info, code=code), None if isinstance(archive, Failure) else archive)
         if kept.archive is not None:
@@ -160,17 +219,21 @@ class Programs(Core):
         self._keep(job, kept)
 
     def on_program(self, sender: bytes, message: Program) -> None:
-        """Somebody has it, or has not. One that nobody has asked for counts if it is wanted."""
+        """Somebody has it, or has not. What nobody has asked for counts if it is wanted: of who was not asked while
+        somebody else is, only what can be used."""
         job, info, archive = message.job, message.info, message.archive
-        kept = self._kept.get(job)
-        if self._asked.get(job) != sender and (job in self._asked or kept is not None or not self.is_wanted(job)):
-            if kept is None or kept.source != sender:  # else it is told when the copy has come
-                self._tell(sender, ProgramHeld(job))
-            return
-        self._asked.pop(job, None)
-        if info is None or info.job != job or info.code is None:
+        kept, question = self._kept.get(job), self._asked.get(job)
+        is_known = info is not None and info.job == job and info.code is not None
+        if question is None or question.whom != sender:
+            if kept is not None or not self.is_wanted(job) or (question is not None and not is_known):
+                if kept is None or kept.source != sender:  # else it is told when the copy has come
+                    self._tell(sender, ProgramHeld(job))
+                return
+            if question is not None and question.whom != job:
+                self._others.setdefault(job, set()).add(question.whom)
+        if info is None or info.code is None or not is_known:
             self._tell(sender, ProgramHeld(job))
-            self._lose(job, f"host {node_of(sender).hex()} does not have it")
+            self._lose(job, f"{self._called(sender)} does not have it", sender)
             return
         if not self._is_sound(info.code, job, archive):
             archive = None
@@ -178,14 +241,15 @@ class Programs(Core):
         self._effects.append(JobLeft(info))
         if archive is not None:
             self._of_object[info.code.object_id] = kept
-        elif info.code.object_id:
-            kept.lost = True
-            self._effects.append(ProgramLost(job, f"host {node_of(sender).hex()} does not have its folder"))
         if isinstance(archive, Place):
             self._effects.append(KeepCopy(archive, sender))
         else:
             self._tell(sender, ProgramHeld(job))
-        self._keep(job, kept)
+        if archive is None and info.code.object_id:
+            kept.lost, self._kept[job] = True, kept
+            self._lose(job, f"{self._called(sender)} does not have its folder", sender)
+        else:
+            self._keep(job, kept)
 
     def _is_sound(self, code: Code, job: bytes, archive: bytes | Place | None) -> bool:
         """Whether it can be what the driver has packed."""
@@ -195,7 +259,10 @@ class Programs(Core):
         return archive.object_id == code.object_id and code.object_id.startswith(job) and archive.size <= at_most
 
     def _keep(self, job: bytes, kept: _Kept) -> None:
+        self._asked.pop(job, None)
         self._kept[job] = kept
+        if not kept.source:
+            self._others.pop(job, None)
         for peer in sorted(self._waiting.pop(job, ())):
             self._answer(job, peer)
 
@@ -204,38 +271,52 @@ class Programs(Core):
         kept = self._of_object.get(place.object_id)
         if kept is None or kept.archive != place:
             return
-        source, kept.source = kept.source, b""
-        if failure is not None:
+        job, source, kept.source = kept.info.job, kept.source, b""
+        if failure is None:
+            self._others.pop(job, None)
+        else:
             kept.archive, kept.lost = None, True
             del self._of_object[place.object_id]
-            self._effects.append(ProgramLost(kept.info.job, failure.message))
+            for peer in sorted(self._owed.get(job, ())):
+                self._tell(peer, NoPiece(place))
+            self._lose(job, failure.message, source)
         if source:
-            self._tell(source, ProgramHeld(kept.info.job))
+            self._tell(source, ProgramHeld(job))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def on_job_ended(self, job: bytes) -> None:
         """A driver of this host is gone: it answers no more."""
-        if self._asked.get(job) == job:
-            self._lose(job, "the program has ended before its folder was packed")
+        if self.is_packing(job):
+            self._lose(job, "the program has ended before its folder was packed", job)
 
     def on_host_gone(self, node: bytes) -> None:
         """Its peer asks for nothing, and answers no more. A repeat changes nothing."""
         peer = peer_of(node)
-        for book in (self._waiting, self._owed):
+        for book in (self._others, self._owed):
             for job in list(book):
                 _discard(book, job, peer)
-        for job in [job for job, asked in self._asked.items() if asked == peer]:
-            self._lose(job, f"host {node.hex()}, which has it, is gone")
+        left = [job for job, waiting in self._waiting.items() if waiting.pop(peer, None) is not None]
+        self._waiting = {job: waiting for job, waiting in self._waiting.items() if waiting}
+        for job in [job for job, question in self._asked.items() if question.whom == peer]:
+            self._lose(job, f"{self._called(peer)}, which was asked for it, is gone", peer)
+        for job in left:
+            self._tell_behind(job)
 
-    def _lose(self, job: bytes, why: str) -> None:
+    def _lose(self, job: bytes, why: str, whom: bytes) -> None:
+        """It was asked of that one, or fetched there, in vain: the next one is asked. Without any it is lost."""
         self._asked.pop(job, None)
-        self._effects.append(ProgramLost(job, why))
-        self._refuse_waiting(job)
+        if job in self._others:
+            peer = min(self._others[job])
+            _discard(self._others, job, peer)
+            self._ask(job, peer)
+        else:
+            self._effects.append(ProgramLost(job, why, whom))
+            self._refuse_waiting(job)
 
     def _refuse_waiting(self, job: bytes) -> None:
-        for peer in sorted(self._waiting.pop(job, ())):
-            self._tell(peer, self._without(job))
+        for peer in sorted(self._waiting.get(job, ())):
+            self._refuse(job, peer)
 
     def _without(self, job: bytes) -> Program:
         """The answer to who asks for a program that this peer does not keep: its actors do without the folder, if
@@ -248,8 +329,9 @@ class Programs(Core):
     def on_job_forgotten(self, job: bytes) -> None:
         """Nothing of this job will ever be started here again."""
         self._asked.pop(job, None)
-        self._refuse_waiting(job)
+        self._others.pop(job, None)
         kept = self._kept.pop(job, None)
+        self._refuse_waiting(job)
         if kept is None or kept.archive is None:
             return
         assert kept.info.code is not None, f"an archive of nothing: {kept.info!r}"
@@ -284,7 +366,8 @@ class Programs(Core):
 
     def is_packing(self, job: bytes) -> bool:
         """Whether the driver of this host has still to answer."""
-        return self._asked.get(job) == job
+        question = self._asked.get(job)
+        return question is not None and question.whom == job
 
     @property
     def done(self) -> bool:
@@ -299,9 +382,18 @@ class Programs(Core):
             if kept.archive is not None and kept.info.code is not None and not kept.pinned
         }
         assert kept == self._of_object, "others are found by their objects"
+        coming = {job for job, kept in self._kept.items() if kept.source}
+        assert coming.isdisjoint(self._asked), "it is asked for what comes"
         assert self._waiting.keys() <= self._asked.keys(), "somebody waits for what was not asked for"
+        assert self._others.keys() <= self._asked.keys() | coming, "there are others for what nobody needs"
         assert all(self._waiting.values()), "a set of nobody"
+        assert all(self._others.values()), "a set of nobody"
         assert all(self._owed.values()), "a set of nobody"
+        for job, question in self._asked.items():
+            assert question.whom not in self._behind(job), "it waits for itself"
+
+    def _called(self, peer: bytes) -> str:
+        return self._objects.called(node_of(peer))
 
     def _tell(self, process: bytes, message: Message) -> None:
         self._effects.append(Send(process, message))

@@ -153,7 +153,7 @@ class Wills(Core):
         self._lost: dict[bytes, float] = {}  # members that are gone without a goodbye, for a while -> since when
         self._moving: dict[bytes, bytes] = {}  # actor that we hand over -> whose answer is awaited: a worker, or a peer
         self._wills: dict[bytes, Will] = {}  # what is handed over
-        self._dying: set[bytes] = set()  # workers here of actors of ours that may not start again: this peer leaves
+        self._dying: set[bytes] = set()  # workers of actors of ours that may not start again, since this peer leaves
         self._refused: dict[bytes, set[bytes]] = {}  # actor of ours -> members that did not take its will
         self.leaving = False  # this peer is stopped
         self.left_out = 0  # wills that were too many, and not taken
@@ -207,6 +207,7 @@ class Wills(Core):
             elif was_heir:
                 self.on_changed(actor_id)
         self._claimed = {actor_id: host for actor_id, host in self._claimed.items() if host != peer}
+        self._dying = {worker for worker in self._dying if peer_of(worker) != peer}  # nobody will tell of their end
         for actor_id, awaited in list(self._moving.items()):
             if awaited == peer:
                 del self._moving[actor_id]

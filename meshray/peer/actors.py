@@ -44,8 +44,8 @@ from meshray.wire import messages as m
 
 Handler = Callable[[bytes, Any, float], None]
 
-NO_JOB = "what is known of its program did not come to this host"
-"""Why an actor that was inherited cannot start."""
+NO_JOB = "what is known of its program did not come to host"
+"""Why an actor that was inherited cannot start on a host, whose name follows."""
 
 
 def actors_of_processes(parts: Parts) -> dict[type, Handler]:
@@ -197,15 +197,17 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
             slot(effect, now)
 
     def waits(effect: ActorWaits, now: float) -> None:
-        if guests.knows(effect.actor_id):
-            guests.on_waits(effect.actor_id, effect.message, effect.broken)
-        else:
+        if not guests.knows(effect.actor_id):
             own_waits(effect, now)
+        elif effect.strange:
+            guests.on_refused(effect.actor_id, effect.message)
+        else:
+            guests.on_waits(effect.actor_id, effect.message, effect.broken)
 
     def own_waits(effect: ActorWaits, now: float) -> None:
         actor = cores.actors.actor(effect.actor_id)
         alone = leases.job_info(effect.job) is None  # its program has ended
-        if effect.broken:
+        if effect.broken or effect.strange:
             cores.actors.on_slot_failed(effect.actor_id, effect.message)
         elif effect.hopeless:
             cores.actors.on_hopeless(effect.actor_id, effect.message)
@@ -225,7 +227,8 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
 
     def take(effect: TakeSlot, now: float) -> None:
         if not leases.knows_job(effect.job) and not cores.programs.is_coming(effect.job):
-            waits(ActorWaits(effect.actor_id, effect.job, NO_JOB, broken=True), now)  # its owner was gone before that
+            text = f"{NO_JOB} {parts.record.name}"  # its owner was gone before that
+            waits(ActorWaits(effect.actor_id, effect.job, text, strange=True), now)
             return
         leases.request_actor_slot(
             effect.actor_id, effect.job, effect.request, effect.running_request, effect.profile, now, effect.strategy,
@@ -269,12 +272,16 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
         note(f"a detached {effect.failure.message}")
 
     def program_lost(effect: ProgramLost, now: float) -> None:
-        where = "other hosts" if effect.job.startswith(parts.node) else "this host"
-        note(f"detached actors of job {effect.job.hex()} do without its own folder on {where}: {effect.why}")
-        if not leases.knows_job(effect.job):
+        which = f"detached actors of job {effect.job.hex()}"
+        if leases.knows_job(effect.job):
+            where = "other hosts" if effect.job.startswith(parts.node) else "this host"
+            note(f"{which} do without its own folder on {where}: {effect.why}")
+        else:
+            note(f"{which} cannot start on this host, which does not know it: {effect.why}")
+            text = f"{NO_JOB} {parts.record.name}: {effect.why}"
             for actor in [actor for actor in cores.actors.all() if actor.spec.job == effect.job]:
-                cores.actors.on_slot_failed(actor.spec.actor_id, f"{NO_JOB}: {effect.why}")
-            guests.on_job_lost(effect.job, f"{NO_JOB}: {effect.why}")
+                cores.actors.on_slot_failed(actor.spec.actor_id, text)
+            guests.on_job_lost(effect.job, text, effect.whom)
 
     def let_go(effect: LetGo, now: float) -> None:
         if not cores.objects.knows(effect.object_id):  # else it is let go of with the last one here that has it

@@ -107,13 +107,14 @@ class Jobs:
             return
         process.detaching = message.request
         timeout_s = self._parts.config.shutdown_timeout_s
+        end_at, answer_at = now + timeout_s / PACKING_PART, now + timeout_s / 2
         if self._parts.cores.programs.is_packing(source):
             self._packing.append(process)
-            self._parts.timers.at(now + timeout_s / PACKING_PART, lambda: self._end(process, now))
+            self._parts.timers.at(end_at, lambda: self._end(process, end_at))
         else:
             self._leaving.append(process)
             self.end_job(source, now)
-        self._parts.timers.at(now + timeout_s / 2, lambda: self._let_go(process, now))
+        self._parts.timers.at(answer_at, lambda: self._let_go(process, answer_at))
 
     def _end(self, driver: Process, now: float) -> None:
         """It has packed its folder, or had time to."""

@@ -77,6 +77,7 @@ from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteD
 from meshray.resources import UNIT
 from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
+from meshray.strategy import ANYWHERE
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
 
@@ -265,10 +266,13 @@ def _for_actors(config: Config, node: bytes, leases: Leases, name: str) -> tuple
     """What lets actors live on other hosts, and those of others here."""
     fencing = Fencing(config)
 
-    def choose(request: RequestActorSlot, waits_at: bytes) -> bytes | None:
-        return leases.actor_host(request, waits_at, fencing.avoided(boot_time()), time.monotonic())
+    def choose(request: RequestActorSlot, waits_at: bytes, refused: frozenset[bytes]) -> bytes | None:
+        return leases.actor_host(request, waits_at, [*fencing.avoided(boot_time()), *refused], time.monotonic())
 
-    return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job, name), fencing
+    def why_not(job: bytes) -> str:
+        return leases.placement.why_not_here(ANYWHERE, job, sent=True)
+
+    return Lodging(config, node, choose, leases.knows_job), Guests(leases.knows_job, name, why_not), fencing
 
 
 def _has_living_actors(actors: Actors, job: bytes) -> bool:

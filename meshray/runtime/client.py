@@ -51,6 +51,7 @@ class Client:
         self.current_in_worker: Callable[[], Current] | None = None
         self.on_submit: Callable[[list[ObjectRef[Any]]], None] | None = None  # a worker notes what its task submits
         self.on_exit_actor: Callable[[], None] | None = None
+        self.has_detached = False  # whether this process has made a detached actor that may start on another host
         self.on_leaving: Callable[[], None] | None = None  # before the peer is told
         self.on_shutdown: Callable[[], None] | None = None
         self._shutdown_lock = threading.RLock()  # a signal handler may call it while it runs
@@ -118,7 +119,9 @@ class Client:
                 "for one that stays",
                 options.name or cls.name,
             )
-        return self.actors.create(cls, args, kwargs, options, methods)
+        found = self.actors.create(cls, args, kwargs, options, methods)
+        self.has_detached |= options.detached and found.created and not self.engine.at.is_alone
+        return found
 
     def call_actor(
         self, actor_id: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions

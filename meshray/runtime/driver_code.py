@@ -44,7 +44,7 @@ class DriverCode:
         self._main = _main_of_now()
         self._closed = False
         self._lasting = False  # it is needed when the program has ended, too
-        self._thread: threading.Thread | None = None  # from the first question on
+        self._thread: threading.Thread | None = None  # that packs; from the first question on. Set under the lock
         self._code: m.Code | None = None  # the answer, once it is known; under the pump's lock
         self._kept: list[ObjectRef[Any]] = []  # the object of it, until the job ends
 
@@ -53,14 +53,31 @@ class DriverCode:
         self._lasting = self._lasting or lasting
         if self._code is not None:
             self._client.engine.send(self._client.engine.peer, m.CodeReady(self._code))
-        elif self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
-            self._thread.start()
+        elif self._thread is None and not self._closed:
+            thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter ends: since Python 3.12 no thread begins then
+                self._say(m.Code())
+            else:
+                self._thread = thread
 
     def finish(self) -> None:
-        """The program is about to end. Of one that has detached actors the peer has its answer before."""
+        """The program is about to end. Of one that has detached actors the peer has its answer before. It may have made
+        one just now, so that the question is still on its way."""
+        pump = self._client.engine.pump
+        raised = pump.enter()
+        try:
+            asked = self._thread is not None or self._code is not None
+            if self._client.has_detached and not asked:
+                self._thread = threading.current_thread()
+        finally:
+            pump.leave(raised)
         thread = self._thread
-        if self._lasting and thread is not None and thread is not threading.current_thread():
+        if thread is threading.current_thread():
+            if not asked:
+                self._run()
+        elif self._lasting and thread is not None:
             thread.join(LASTING_TIMEOUT_S)
 
     def close(self) -> None:
@@ -116,11 +133,15 @@ class DriverCode:
                 return
             if code.object_id:
                 self._kept += engine.new_handles([code.object_id])
-            self._code = code
-            engine.send(engine.peer, m.CodeReady(code))
+            self._say(code)
         finally:
             engine.pump.leave(raised)
         engine.pump.kick()
+
+    def _say(self, code: m.Code) -> None:
+        """Under the pump's lock."""
+        self._code = code
+        self._client.engine.send(self._client.engine.peer, m.CodeReady(code))
 
 
 def _main_of_now() -> ModuleType | None:

@@ -252,7 +252,8 @@ class MeshLines:
     def _on_event(self, line: _Line, event: Happened, now: float, events: list[LineEvent]) -> None:
         target, kind = line.remote.target, event.kind
         if kind is zmq.Event.HANDSHAKE_SUCCEEDED:
-            line.up, line.vain = True, 0
+            line.up, line.vain, line.failed = True, 0, False  # an earlier attempt may have failed that was not seen yet
+            line.remote.keys = self._keys.of(line.keys_id)
             self._renew_at(line, None)
             line.asked = False
             following = self._keys.next

@@ -870,7 +870,8 @@ class ActorHosted(Struct, array_like=True, tag=161):
 
 class ActorWaitsThere(Struct, array_like=True, tag=162):
     """H -> O: why there is no worker for it yet; "" when that has changed. H has given it up if it is `broken` (workers
-    of its job cannot be started at all), or `gone`: O may ask again, there or elsewhere."""
+    of its job cannot be started at all), or `gone`: O may ask again, elsewhere, and there unless `message` says why H
+    cannot have it."""
 
     actor_id: TaskId
     incarnation: Count
@@ -1020,9 +1021,11 @@ class WillOver(Struct, array_like=True, tag=177):
 
 class ProgramWanted(Struct, array_like=True, tag=184):
     """P -> whom it has a detached actor from, the job's home or a testator: what does it take to start one of this job
-    when its program has ended? Answered with Program, as soon as that is known. See core/programs.py."""
+    when its program has ended? Answered with Program, as soon as that is known. Repeated when others wait for P's
+    answer than before; a repeat is answered again. See core/programs.py."""
 
     job: ProcessId
+    behind: Annotated[list[ProcessId], Meta(max_length=1024)] = []  # peers that wait for P, at first or second hand
 
 
 class Program(Struct, array_like=True, tag=185):

@@ -464,9 +464,16 @@ def dump_exception(error: BaseException, max_bytes: int = DEFAULT.exception_max_
 
 
 def dump_trimmed(error: BaseException, max_bytes: int = DEFAULT.exception_max_bytes) -> tuple[bytes, list[str]]:
-    """Pickle an exception by its parts, without those that are large or cannot be pickled (`wire.trimmed`), and what
-    these are; b"" when that does not work, or is still larger."""
-    trimmed = Trimmed(error, max_bytes // 2, lambda part: len(dumps_function(part)))
+    """Pickle an exception by its parts, without those that are large, cannot be pickled or not be loaded
+    (`wire.trimmed`), and what these are; b"" when that does not work, or is still larger."""
+
+    def nbytes_of(part: Any) -> int:
+        pickled = dumps_function(part)
+        if len(pickled) <= max_bytes:
+            _load_apart(pickled)
+        return len(pickled)
+
+    trimmed = Trimmed(error, max_bytes // 2, nbytes_of)
     try:
         pickled = dumps_function(trimmed)
     except (Exception, SystemExit):
@@ -494,7 +501,7 @@ def _said(trouble: BaseException) -> str:
     """In one line, bounded; what fails here may be anything that a user has written."""
     try:
         text = " ".join(str(trouble).split())
-    except Exception:  # user code
+    except (Exception, SystemExit):  # user code
         text = ""
     name = type(trouble).__name__
     return f"{name}: {text[:_SAID_MAX]}" if text else name

@@ -5,7 +5,7 @@ array or a long text among its arguments still is a `KeyError`, and whoever wait
 class goes along, and every part of it that is small, as it is. In the place of a large argument stands a text that says
 what was there; a large attribute is missing. The user's constructor is not called with such arguments
 (`errors.rebuilt`). So is one rebuilt whose constructor takes other arguments than it passes on, or which holds
-something that cannot be pickled.
+something that cannot be pickled, or not be loaded: another exception with such a constructor, say.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class NotWholeError(Exception):
 
 
 class Trimmed:
-    """Pickles as a lesser `error`: with what takes `room` bytes at most by `nbytes_of`, which pickles a part alone and
-    raises what that raises. What the parts share is counted more than once, the class not at all."""
+    """Pickles as a lesser `error`: with what takes `room` bytes at most by `nbytes_of`, which pickles a part alone, and
+    raises what that raises, or its loading. What the parts share is counted more than once, the class not at all."""
 
     def __init__(self, error: BaseException, room: int, nbytes_of: Callable[[Any], int]) -> None:
         self._error = error
@@ -65,7 +65,7 @@ class Trimmed:
         """Whether it may come along; then its room is taken."""
         try:
             nbytes = self._nbytes_of(part)
-        except Exception:  # user code, or it cannot be pickled
+        except (Exception, SystemExit):  # user code, or it cannot be pickled, or not be loaded
             nbytes = self._room + 1
         if nbytes > self._room:
             self.left_out.append(name)

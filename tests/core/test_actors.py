@@ -24,6 +24,7 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire import messages as m
+from meshray.wire.codec import decode, encode
 
 NODE = b"thispeer"
 D, V, E = (NODE + label.ljust(8, b"-") for label in (b"driver", b"caller", b"enemy"))
@@ -409,6 +410,18 @@ class TestOnAnotherHost:
         peer.core.on_kill(D, m.KillActor(actor_id, True))
         peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, "killed"), 1.0)
         assert peer.said(FAR_PEER, m.ActorNews) == []
+
+    def test_what_its_host_says_at_length_is_passed_on_as_far_as_a_message_takes_it(self, peer: Peer) -> None:
+        text = "x" * (64 << 10)
+        waiting = peer.create(2)
+        peer.core.on_watch(FAR_PEER, m.WatchActor(waiting))
+        peer.core.on_waits(waiting, text)
+        actor_id = self.hosted(peer)
+        peer.core.on_guest_lost(FAR_PEER, m.GuestLost(actor_id, 1, G1, text), 1.0)
+        told = peer.said(FAR_PEER, m.ActorNews)
+        assert [bool(news.waits) for news in told] == [False, True, False, False]
+        assert told[-1].failure is not None
+        assert [decode(encode(news)) for news in told] == told
 
 
 @pytest.mark.fault(62)

@@ -305,7 +305,17 @@ def test_a_place_of_which_its_owners_peer_has_not_heard_is_tried(peer: Peer) -> 
     ((_, brought),) = peer.said(m.Brought)
     told = brought.failure.message
     assert f"100 bytes that lay on <{MAKER.hex()}> cannot be had any more" in told
-    assert "its owner's host does not know of it any more; nothing had come, 1 host was tried" in told
+    assert "its owner's host does not know of it any more; nothing had come, no host could be tried" in told
+
+
+def test_hosts_that_are_gone_meanwhile_and_had_nothing_of_it_were_not_tried(peer: Peer) -> None:
+    peer.bring(A, place())
+    peer.said()
+    peer.core.on_host_gone(THIRD, peer.now)
+    peer.core.on_host_gone(OWNER, peer.now)
+    peer.core.on_host_gone(MAKER, peer.now)
+    ((_, brought),) = peer.said(m.Brought)
+    assert "nothing had come, 1 host was tried" in brought.failure.message
 
 
 def test_a_value_that_was_made_twice_expires_twice(peer: Peer) -> None:
@@ -531,3 +541,39 @@ def test_it_is_told_that_there_is_no_room_for_it() -> None:
     ((kept,),) = [peer.kept]
     assert kept.failure is not None
     assert kept.failure.kind == "ObjectStoreFullError"
+
+
+def test_of_a_copy_that_is_to_be_kept_others_may_wait_for_pieces_before_there_is_room(peer: Peer) -> None:
+    """They were told of it at once; other copies are told of when they have a file."""
+    peers = Peer(), Peer()
+    for each in peers:
+        each.answer = lambda request: None  # type: ignore[method-assign]
+    kept, brought = peers
+    kept.core.keep(place(), peer_of(THIRD), 0.0)
+    brought.bring(A, place())
+    assert [each.said() for each in peers] == [[], []]
+    assert [each.core.look_up(place()) for each in peers] == [("", 0), None]
+
+
+@pytest.mark.fault(30)
+def test_a_keeper_that_has_missed_it_is_not_asked_until_it_says_otherwise(peer: Peer) -> None:
+    what = place()
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    peer.said()
+    peer.found(what, peer_of(MAKER))
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
+    peer.core.on_no_piece(peer_of(THIRD), m.NoPiece(what), peer.now)
+    peer.core.on_no_piece(peer_of(MAKER), m.NoPiece(what), peer.now)
+    assert [message for _, message in peer.said()] == [m.Seek(what)], "it was not asked again"
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    peer.core.on_host_gone(OWNER, peer.now)
+    assert {to for to, _ in peer.said(m.Pull)} == {peer_of(THIRD)}
+
+
+def test_who_has_lost_the_file_of_its_own_value_and_keeps_a_copy_does_not_forget_that(peer: Peer) -> None:
+    what = place(node=NEAR)
+    peer.core.keep(what, peer_of(THIRD), peer.now)
+    peer.said()
+    peer.bring(A, what)
+    assert [message.place for _, message in peer.said(m.Brought)] == [what]
+    assert peer.core.look_up(what) is not None

@@ -171,16 +171,46 @@ def test_a_job_that_is_not_known_is_asked_for() -> None:
 
 
 def test_who_waits_for_a_job_that_will_not_be_known_is_refused() -> None:
+    """Its owner may have it started elsewhere."""
     guests = Guests(lambda job: job == CALLER)
     guests.on_host(O1, wish())
     effects(guests)
     assert guests.awaits_job(JOB)
-    guests.on_job_lost(CALLER, "nobody has it")
+    guests.on_job_lost(CALLER, "nobody has it", O1)
     assert effects(guests) == []
     for _ in range(2):
-        guests.on_job_lost(JOB, "nobody has it")
-    assert Send(O1, m.ActorWaitsThere(A, 1, "nobody has it", broken=True)) in effects(guests)
+        guests.on_job_lost(JOB, "nobody has it", O1)
+    assert Send(O1, m.ActorWaitsThere(A, 1, "nobody has it", gone=True)) in effects(guests)
     assert not guests.knows(A)
+
+
+def test_an_owner_is_asked_again_where_somebody_else_does_not_know_the_job() -> None:
+    """A testator of that job was asked first, so that what the owner has said meanwhile did not count."""
+    guests = Guests(lambda job: False)
+    guests.on_host(O1, wish())
+    effects(guests)
+    guests.on_job_lost(JOB, "a testator does not have it", O2)
+    assert effects(guests) == [Send(O1, m.JobWanted(JOB))]
+    assert guests.awaits_job(JOB)
+
+
+def test_a_host_refuses_what_it_runs_nothing_of() -> None:
+    """The peer of a program's own, say: it is not even asked what is known of the job."""
+    guests = Guests(lambda job: False, why_not=lambda job: "it is a guest" if job == JOB else "")
+    guests.on_host(O1, wish())
+    assert Send(O1, m.ActorWaitsThere(A, 1, "it is a guest", gone=True)) in effects(guests)
+    assert not guests.knows(A)
+    assert guests.owners() == set()
+
+
+def test_a_guest_that_waits_for_its_worker_may_be_refused_yet() -> None:
+    guests = Guests(lambda job: True)
+    guests.on_host(O1, wish())
+    effects(guests)
+    guests.on_refused(B, "no such guest")
+    assert effects(guests) == []
+    guests.on_refused(A, "its job was forgotten")
+    assert Send(O1, m.ActorWaitsThere(A, 1, "its job was forgotten", gone=True)) in effects(guests)
 
 
 @pytest.mark.fault(16)

@@ -201,7 +201,7 @@ def test_who_wants_a_place_for_a_job_that_is_not_known_is_refused() -> None:
     host.leases.request_actor_slot(b"actor".ljust(24), driver(7), {"CPU": 10_000}, {}, Profile(actor=True), host.now)
     host.perform()
     (refused,) = host.waits
-    assert refused.broken
+    assert refused.strange
     assert driver(7).hex() in refused.message
 
 
@@ -354,7 +354,7 @@ def test_an_actor_that_nobody_needs_does_not_wait_for_its_job() -> None:
     needed[0] = False
     host.leases.tidy(host.now)
     host.perform()
-    assert [told.broken for told in host.waits] == [True]
+    assert [told.strange for told in host.waits] == [True]
 
 
 def test_a_job_that_had_to_do_without_code_has_it_after_all() -> None:

@@ -35,8 +35,14 @@ class World:
     def __init__(self) -> None:
         self.best: bytes | None = None
         self.free: bytes | None = None
+        self.refused: frozenset[bytes] = frozenset()  # of the last question
         self.jobs = {JOB}
-        self.core = Lodging(DEFAULT, HERE, lambda wish, at: self.free if at else self.best, self.jobs.__contains__)
+        self.core = Lodging(DEFAULT, HERE, self.choose, self.jobs.__contains__)
+
+    def choose(self, wish: RequestActorSlot, waits_at: bytes, refused: frozenset[bytes]) -> bytes | None:
+        self.refused = refused
+        node = self.free if waits_at else self.best
+        return None if node in refused else node
 
     def effects(self) -> list[Any]:
         return self.core.take_effects()
@@ -126,6 +132,39 @@ def test_who_was_given_up_asks_again(world: World) -> None:
     world.best = FURTHER
     world.core.on_waits_there(FAR_PEER, m.ActorWaitsThere(A, 1, gone=True), 0.1)
     assert world.effects() == [Send(FURTHER_PEER, host())]
+
+
+def test_who_refuses_it_is_not_asked_again_but_others_are(world: World) -> None:
+    """Nothing is known there of its program, say."""
+    world.best = FAR
+    world.ask()
+    world.effects()
+    world.best = FURTHER
+    world.core.on_waits_there(FAR_PEER, m.ActorWaitsThere(A, 1, "far-host does not know it", gone=True), 0.1)
+    assert world.effects() == [Send(FURTHER_PEER, host())]
+    world.free = FAR
+    world.core.tick(2 * MOVE)
+    assert world.effects() == [], "it has room, and will not have it"
+    world.core.on_waits_there(FURTHER_PEER, m.ActorWaitsThere(A, 1, "nor does further", gone=True), 2 * MOVE)
+    assert world.refused == {FAR, FURTHER}
+    assert world.effects() == [ActorWaits(A, JOB, "nor does further", broken=True)], "nobody else could have it"
+    world.core.on_released(ReleaseActorSlot(A))
+    world.best = FAR
+    world.ask(2)
+    assert world.refused == set(), "the next incarnation may be welcome"
+
+
+def test_who_has_refused_it_and_was_away_may_be_asked_again(world: World) -> None:
+    world.best = FAR
+    world.ask()
+    world.effects()
+    world.best = FURTHER
+    world.core.on_waits_there(FAR_PEER, m.ActorWaitsThere(A, 1, "unknown", gone=True), 0.1)
+    world.core.on_host_gone(FAR, 0.2)
+    world.best = FAR
+    world.core.on_waits_there(FURTHER_PEER, m.ActorWaitsThere(A, 1, "unknown", gone=True), 0.3)
+    assert world.refused == {FURTHER}
+    assert Send(FAR_PEER, host()) in world.effects()
 
 
 @pytest.mark.fault(5)

@@ -14,6 +14,7 @@ from meshray.core.effects import CreateNamed, HoldFor, LetGo, NameChanged, NameC
 from meshray.core.names import LAST_WORDS, no_such_name
 from meshray.core.naming import NAMES_AT_ONCE, Naming
 from meshray.wire import messages as m
+from meshray.wire.codec import decode, encode
 
 P, Q, R = (label * 8 + bytes(8) for label in (b"p", b"q", b"r"))
 
@@ -246,6 +247,18 @@ def test_how_the_last_one_of_a_name_died_is_told_by_whoever_had_it() -> None:
         told.append(found.failure)
     assert [each.details.get(LAST_WORDS) for each in told] == ["of theirs", "of ours", None]
     assert told[0].message.endswith(". The last one has died: of theirs")
+
+
+def test_what_others_tell_of_the_last_one_of_a_name_is_bounded() -> None:
+    """A text of a message has at most 64 Ki, and so has what is told to the process that looks for the name."""
+    here = Naming(DEFAULT)
+    here.on_member_up(Q)
+    here.on_find(driver(P), m.FindActor(1, "n", "s"), 0.0)
+    here.take_effects()
+    died = m.Failure("ValueError", "", details={LAST_WORDS: "x" * (64 << 10)})
+    here.on_found(Q, m.ActorFound(1, failure=died), 0.1)
+    (found,) = [effect.message for effect in here.take_effects()]
+    assert decode(encode(found)) == found
 
 
 def test_each_find_has_its_own_time(here: Naming) -> None:

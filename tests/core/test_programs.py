@@ -11,7 +11,7 @@ import pytest
 from meshray.config import DEFAULT
 from meshray.core.effects import KeepCopy, LetGoCopy, Send
 from meshray.core.objects import Objects
-from meshray.core.programs import ARCHIVE_PART, JobLeft, ProgramLost, Programs
+from meshray.core.programs import ARCHIVE_PART, BEHIND_MAX, JobLeft, ProgramLost, Programs
 from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import node_of, peer_of
 from meshray.wire.messages import (
@@ -19,6 +19,7 @@ from meshray.wire.messages import (
     CodeWanted,
     Failure,
     JobInfo,
+    NoPiece,
     Place,
     Program,
     ProgramHeld,
@@ -221,7 +222,7 @@ def test_an_archive_that_cannot_be_fetched_is_told_and_asked_for_again_with_the_
     rig = with_program()
     rig.effects()
     rig.programs.on_copy(PLACE, FULL)
-    assert rig.effects() == [ProgramLost(JOB, "no room"), Send(PEER_HOME, ProgramHeld(JOB))]
+    assert rig.effects() == [ProgramLost(JOB, "no room", PEER_HOME), Send(PEER_HOME, ProgramHeld(JOB))]
     assert rig.programs.archive_of(OBJECT) is None
     rig.programs.on_needed(JOB, PEER_NEXT)
     assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB))]
@@ -291,7 +292,7 @@ def test_the_archive_of_a_job_is_its_drivers_own_object() -> None:
 
 def test_a_job_that_comes_without_its_folder_counts_and_the_folder_is_asked_for_again() -> None:
     rig = with_program(None)
-    assert [type(effect) for effect in rig.effects()[1:]] == [JobLeft, ProgramLost, Send]
+    assert [type(effect) for effect in rig.effects()[1:]] == [JobLeft, Send, ProgramLost]
     rig.programs.on_needed(JOB, PEER_NEXT)
     assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB))]
 
@@ -316,6 +317,101 @@ def test_the_home_that_has_forgotten_a_job_has_it_from_its_testator() -> None:
     assert rig.programs.archive_of(OBJECT) == PLACE
     rig.programs.on_job_forgotten(JOB)
     assert LetGoCopy(PLACE) in rig.effects()
+
+
+def deliver(rigs: dict[bytes, Rig]) -> None:
+    """What peers say to each other, until nobody says anything more."""
+    while said := [(peer, effect) for peer, rig in rigs.items() for effect in rig.effects()]:
+        for source, effect in said:
+            if isinstance(effect, Send) and effect.to in rigs:
+                programs = rigs[effect.to].programs
+                handlers: dict[type, Any] = {
+                    Program: programs.on_program,
+                    ProgramWanted: programs.on_wanted,
+                    ProgramHeld: programs.on_held,
+                }
+                handlers[type(effect.message)](source, effect.message)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_of_some_that_ask_each_other_in_a_circle_none_waits_for_ever(count: int) -> None:
+    peers = [peer_of(b"peer%04d" % number) for number in range(count)]
+    rigs = {peer: Rig(node_of(peer)) for peer in peers}
+    for number, peer in enumerate(peers):
+        rigs[peer].programs.on_needed(JOB, peers[(number + 1) % count])
+    deliver(rigs)
+    assert all(rig.programs.done and not rig.programs.is_coming(JOB) for rig in rigs.values())
+
+
+def test_of_a_circle_each_has_it_from_one_that_knows_a_fourth() -> None:
+    peers = [peer_of(b"peer%04d" % number) for number in range(3)]
+    rigs = {peer: Rig(node_of(peer)) for peer in peers} | {PEER_HEIR: with_program(b"small")}
+    rigs[PEER_HEIR].effects()
+    for number, peer in enumerate(peers):
+        rigs[peer].programs.on_needed(JOB, peers[(number + 1) % 3])
+    rigs[peers[1]].programs.on_needed(JOB, PEER_HEIR)  # it was told of another will while it asks
+    rigs[peers[1]].programs.on_needed(JOB, PEER_HEIR)
+    deliver(rigs)
+    assert rigs[peers[1]].programs.archive_of(OBJECT) == b"small"
+    for peer in peers:
+        rigs[peer].programs.on_needed(JOB, peers[1])
+    deliver(rigs)
+    assert all(rig.programs.archive_of(OBJECT) == b"small" and rig.programs.done for rig in rigs.values())
+
+
+def test_who_does_not_wait_any_more_is_behind_nobody() -> None:
+    """Else one that is asked later, and waits for nobody, would be taken for a part of a circle."""
+    rig = Rig(HEIR)
+    other = peer_of(b"another.")
+    rig.programs.on_needed(JOB, PEER_NEXT)
+    rig.programs.on_wanted(other, ProgramWanted(JOB, [PEER_HOME]))
+    assert rig.effects() == [
+        Send(PEER_NEXT, ProgramWanted(JOB)),
+        Send(PEER_NEXT, ProgramWanted(JOB, sorted([other, PEER_HOME]))),
+    ]
+    rig.programs.on_host_gone(node_of(other))
+    assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB))]
+    rig.programs.on_wanted(PEER_HOME, ProgramWanted(JOB, [PEER_NEXT]))  # it waits for us, and so does PEER_NEXT
+    rig.programs.on_host_gone(HOME)
+    rig.programs.on_host_gone(NEXT)
+    assert not [effect for effect in rig.effects() if isinstance(effect, Send) and effect.to == PEER_NEXT]
+    assert rig.programs.done
+
+
+def test_so_many_may_wait_and_no_more() -> None:
+    rig = Rig(HEIR)
+    rig.programs.on_needed(JOB, PEER_NEXT)
+    rig.effects()
+    behind = [peer_of(number.to_bytes(8, "big")) for number in range(BEHIND_MAX - 1)]
+    rig.programs.on_wanted(PEER_HOME, ProgramWanted(JOB, behind))
+    (told,) = rig.effects()
+    assert len(told.message.behind) == BEHIND_MAX
+    rig.programs.on_wanted(peer_of(b"toomany."), ProgramWanted(JOB))
+    assert rig.effects() == [Send(peer_of(b"toomany."), Program(JOB))]
+
+
+def test_what_an_owner_knows_of_the_job_of_a_guest_counts_though_a_testator_is_asked() -> None:
+    """Of the two only the owner may have it; the testator is asked if its copy does not come."""
+    rig = Rig(HEIR)
+    rig.programs.is_wanted = lambda job: True
+    rig.programs.on_needed(JOB, PEER_NEXT)
+    rig.programs.on_program(PEER_HOME, Program(JOB))
+    assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB)), Send(PEER_HOME, ProgramHeld(JOB))]
+    assert rig.programs.is_coming(JOB), "the testator has not answered"
+    rig.programs.on_program(PEER_HOME, Program(JOB, info(CODE), PLACE))
+    assert rig.effects() == [JobLeft(info(CODE)), KeepCopy(PLACE, PEER_HOME)]
+    rig.programs.on_program(PEER_NEXT, Program(JOB))
+    assert rig.effects() == [Send(PEER_NEXT, ProgramHeld(JOB))]
+    rig.programs.on_copy(PLACE, FULL)
+    assert rig.effects() == [Send(PEER_NEXT, ProgramWanted(JOB)), Send(PEER_HOME, ProgramHeld(JOB))]
+
+
+def test_who_misses_a_copy_tells_those_who_fetch_it_there() -> None:
+    rig = with_program()
+    rig.programs.on_wanted(PEER_NEXT, ProgramWanted(JOB))
+    rig.effects()
+    rig.programs.on_copy(PLACE, FULL)
+    assert Send(PEER_NEXT, NoPiece(PLACE)) in rig.effects()
 
 
 def test_of_two_that_ask_each_other_none_waits_for_the_other() -> None:

@@ -222,6 +222,25 @@ def test_what_may_not_start_again_ends_with_its_peer_and_all_are_told() -> None:
     assert peer.wills.done
 
 
+@pytest.mark.fault(16)
+def test_what_still_starts_on_a_third_host_and_may_not_start_again_ends_with_its_owner() -> None:
+    peer = Peer(SELF, H)
+    peer.wills.on_member_up(HEIR)
+    peer.wills.on_member_up(FAR)
+    peer.create(max_restarts=0)
+    peer.actors.on_watch(HEIR, m.WatchActor(A))
+    peer.actors.on_slot(A, THERE, 0.0)
+    peer.effects()
+    peer.wills.leave(NOW)
+    assert m.KillGuest in map(type, peer.said(FAR))
+    assert not peer.wills.done
+    peer.actors.on_host_gone(X, 0.0, NOW)  # nobody will say that the worker is dead
+    peer.wills.on_member_down(FAR, False, NOW)
+    assert peer.wills.done
+    (news,) = [message for message in peer.said(HEIR) if isinstance(message, m.ActorNews)]
+    assert "the peer that owned it was stopped" in news.failure.message, "its host was not"
+
+
 def test_nobody_waits_for_an_heir_that_is_gone() -> None:
     peer = an_owner(THERE)
     peer.effects()

@@ -125,6 +125,33 @@ def test_a_program_with_detached_actors_answers_before_it_ends(asking: Asking, m
     assert len(asking.said) == 1
 
 
+def test_one_that_has_made_its_detached_actor_just_now_is_not_asked_in_vain(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question is on its way yet, and Python begins no threads while it ends."""
+    monkeypatch.setattr(asking.client, "has_detached", True)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    asking.code.finish()
+    (said,) = asking.said
+    assert said.code.hash
+    asking.begin(lasting=True)
+    assert asking.said == [said, said], "it is answered again, as ever"
+    asking.code.finish()
+    assert len(asking.said) == 2
+
+
+def no_thread(self: threading.Thread) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+def test_one_that_is_asked_while_python_ends_answers_that_nothing_goes_along(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    asking.begin(lasting=True)
+    assert [said.code for said in asking.said] == [m.Code()]
+
+
 def test_the_folder_of_a_script_is_known_when_it_has_come_to_its_end(mesh: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "program").mkdir()
     script = write(

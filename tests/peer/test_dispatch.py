@@ -289,8 +289,8 @@ def test_a_place_for_an_actor_of_a_job_that_nobody_knows_is_refused_with_the_rea
         wish = m.HostActor(actor_id, 1, STRANGE, {"CPU": 10_000}, {}, m.Profile(actor=True), "Counter", True)
         assert m.JobWanted(STRANGE) in said(peer, wish)
         (refused,) = [each for each in said(peer, m.Program(STRANGE)) if isinstance(each, m.ActorWaitsThere)]
-        assert (refused.actor_id, refused.broken) == (actor_id, True)
-        assert "what is known of its program did not come to this host" in refused.message
+        assert (refused.actor_id, refused.gone, refused.broken) == (actor_id, True, False), "others may know it"
+        assert f"what is known of its program did not come to host {peer.parts.record.name}" in refused.message
         assert not peer.parts.cores.guests.knows(actor_id)
         peer.check()
 

@@ -436,7 +436,7 @@ class Host:
         ]  # fmt: skip
         self.timed: list[Any] = [self.actors, self.lodging, self.naming]  # besides the fences, which come first
         self.waits: list[str] = []
-        self.chosen: list[bytes | None] = []  # where its next actors go; after that, anywhere
+        self.chosen: list[bytes] = []  # where its next actors go; after that, anywhere
 
     def knows_job(self, job: bytes) -> bool:
         """Whether workers of it can be had here."""
@@ -576,14 +576,14 @@ class Host:
         self.foreign.on_node_gone(node)
         self.naming.on_member_down(peer_of(node), now)
 
-    def _choose(self, request: RequestActorSlot, waits_at: bytes) -> bytes | None:
+    def _choose(self, request: RequestActorSlot, waits_at: bytes, refused: frozenset[bytes]) -> bytes | None:
         now = self.clock()
         if waits_at:
             return None
         if self.chosen:
             return self.chosen.pop(0)
-        there = [node for node in sorted(self.members) if not self.fencing.pause_s(peer_of(node), now)]
-        return self.net.random.choice([*there, None])
+        there = [node for node in sorted(self.members - refused) if not self.fencing.pause_s(peer_of(node), now)]
+        return self.net.random.choice([*there, self.node])
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

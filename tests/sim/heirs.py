@@ -245,7 +245,7 @@ class HeirHost(Host):
 
     def _on_program_lost(self, effect: ProgramLost) -> None:
         if not self.knows_job(effect.job):
-            self.guests.on_job_lost(effect.job, effect.why)
+            self.guests.on_job_lost(effect.job, effect.why, effect.whom)
             for actor in [actor for actor in self.actors.all() if actor.spec.job == effect.job]:
                 self._refuse(actor.spec.actor_id)
 
@@ -275,16 +275,15 @@ class HeirHost(Host):
         if there:
             self.find(node)
 
-    def _choose(self, request: RequestActorSlot, waits_at: bytes) -> bytes | None:
+    def _choose(self, request: RequestActorSlot, waits_at: bytes, refused: frozenset[bytes]) -> bytes | None:
         now = self.clock()
         there = [
             node
-            for node in sorted(self.members - self.placement.leaving - {waits_at})
+            for node in sorted(self.members - self.placement.leaving - {waits_at} - refused)
             if not self.fencing.pause_s(peer_of(node), now)
         ]
-        here = [None] if not waits_at and self.drain.phase is Phase.SERVES else []
-        choices: list[bytes | None] = [*there, *here]
-        return self.net.random.choice(choices) if choices else None
+        here = [self.node] if not waits_at and self.drain.phase is Phase.SERVES else []
+        return self.net.random.choice([*there, *here]) if there or here else None
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -316,6 +315,10 @@ class HeirHost(Host):
             self.programs.on_program(source, message)
         elif isinstance(message, m.ProgramHeld):
             self.programs.on_held(source, message)
+        elif isinstance(message, m.NoPiece):
+            sources = self.keeping.get(message.place, [])
+            if source in sources:
+                sources.remove(source)
         elif isinstance(message, m.WillOver):
             self.wills.on_over(source, message)
         elif isinstance(message, m.Inherit):
@@ -473,10 +476,10 @@ class HeirHost(Host):
         """As `core.fetches` does: a value has one copy here, which comes after a while if one of its sources is there
         then, and of which nothing is told any more when it was let go of."""
         place = effect.place
-        sources = self.keeping.setdefault(place, [])
-        sources.append(effect.source)
-        if len(sources) > 1:
+        if place in self.keeping:
+            self.keeping[place].append(effect.source)
             return
+        sources = self.keeping[place] = [effect.source]
 
         def come() -> None:
             if self.keeping.get(place) is not sources:

@@ -136,7 +136,7 @@ def tell_of_three(seed: int) -> Story:
     owner, host, third = net.hosts.values()
     creator, caller = owner.caller("create"), third.caller("caller")
     story.callers = [creator, caller]
-    owner.chosen = [host.node, host.node, third.node, None]
+    owner.chosen = [host.node, host.node, third.node, owner.node]
     story.actors = [creator.create(1, max_restarts=-1)]
 
     def call() -> None:

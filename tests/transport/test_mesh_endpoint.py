@@ -28,6 +28,7 @@ from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
+from meshray.transport.monitors import Happened
 from meshray.wire.peer_codec import pack
 from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
 from tests.transport.mesh_keys import curve_keys
@@ -484,6 +485,23 @@ def test_who_is_refused_tries_again_after_pauses_that_double_and_not_in_between(
             assert 0.5 * wanted_s <= pause_s <= 1.5 * wanted_s, pauses
     finally:
         a.close()
+
+
+def test_a_connection_that_came_after_a_refusal_of_which_is_only_heard_now_goes_on(mesh: Mesh) -> None:
+    """A peer that was held up for longer than libzmq's pause hears of both at once; the other end had begun anew."""
+    a, b = mesh.endpoint(), mesh.endpoint()
+    mesh.link(a, b)
+    line = a._lines._remotes[T].lines[Plane.CONTROL]
+    assert line.monitor is not None
+    line.monitor._first += [
+        Happened(zmq.Event.HANDSHAKE_FAILED_NO_DETAIL, 0),
+        Happened(zmq.Event.DISCONNECTED, 0),
+        Happened(zmq.Event.CONNECT_RETRIED, 0),
+        Happened(zmq.Event.HANDSHAKE_SUCCEEDED, 0),
+    ]
+    a._lines.look([line.monitor.fd], time.monotonic())
+    mesh.until(lambda: mesh.send(a, b, Ack(Plane.CONTROL, 7)), "a message can be sent")
+    mesh.until(lambda: 7 in mesh.acks(b), "it arrives")
 
 
 @pytest.mark.fault(54)

@@ -458,6 +458,37 @@ def test_why_an_exception_cannot_travel_is_said_in_one_line() -> None:
         payloads.dump_exception(ValueError(threading.Lock()))
 
 
+class ExitingText(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class RaisesOne:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ExitingText
+
+
+class Exits:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise SystemExit(3)
+
+
+def test_no_word_of_a_users_code_ends_us() -> None:
+    with pytest.raises(payloads.NotWholeError, match="it cannot be pickled: ExitingText"):
+        payloads.dump_exception(ValueError(RaisesOne()))
+
+
+@pytest.mark.parametrize("part", [BadInit(1, 2), Exits(), threading.Lock()], ids=lambda part: type(part).__name__)
+def test_an_exception_keeps_its_class_whatever_it_holds(part: Any) -> None:
+    error = KeyError("kept", part)
+    error.also = part  # type: ignore[attr-defined]
+    pickled, left_out = payloads.dump_trimmed(error)
+    back, _ = payloads.load_exception(pickled)
+    assert isinstance(back, KeyError)
+    assert back.args[0] == "kept"
+    assert left_out == ["args[1]", "also"]
+
+
 def test_numpy_is_not_needed(tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -192,7 +192,15 @@ class Client:
                     if self.on_leaving is not None:
                         self.on_leaving()
                     self._tell_unfetched()
-                    self._request(m.Detach, self.engine.config.shutdown_timeout_s)
+                    self._detach()
+
+    def _detach(self) -> None:
+        """The peer ends the job; whoever finds out only now that it is dead has nobody to tell."""
+        try:
+            self._request(m.Detach, self.engine.config.shutdown_timeout_s)
+        except MeshrayError:
+            if self.engine.broken is None:
+                raise
 
     def _tell_unfetched(self) -> None:
         if not self.is_driver:

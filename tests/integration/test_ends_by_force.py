@@ -426,15 +426,21 @@ class TestLeftovers:
             assert alive(innocent.pid)
 
     @pytest.mark.fault(6, 18)
-    @pytest.mark.parametrize("seen", [True, False], ids=["its death was seen", "it is found dead"])
-    def test_a_killed_peer_that_stood_leaves_nothing_when_its_driver_ends(self, seen: bool) -> None:
+    @pytest.mark.parametrize("seen", ["before", "while it leaves", "or later"])
+    def test_a_killed_peer_that_stood_leaves_nothing_when_its_driver_ends(self, seen: str) -> None:
         with standing_peer() as record:
             ray.init()
             large = ray.put(b"x" * 1_000_000)
             runtime: Any = context.current_runtime()
-            kill(record.pid)
-            if seen:
+
+            def see() -> None:
                 until(lambda: runtime.engine.broken is not None)
+
+            kill(record.pid)
+            if seen == "before":
+                see()
+            elif seen == "while it leaves":
+                runtime.on_leaving = see
             ray.shutdown()
             assert not Path(record.folder).exists()
             assert not Path(record.store).exists()

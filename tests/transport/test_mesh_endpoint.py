@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,12 +23,13 @@ import zmq
 from meshray.config import DEFAULT, Config
 from meshray.ids import new_node
 from meshray.meshkey import MeshKey
-from meshray.transport import mesh_lines
+from meshray.transport import mesh_lines, mesh_port
 from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
-from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
+from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, MeshPort, PortTaken
+from meshray.transport.zap import NotProven, Zap, prove
 from meshray.wire.peer_codec import pack
 from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
 from tests.transport.mesh_keys import curve_keys
@@ -519,6 +521,29 @@ def test_when_nobody_answers_for_keys_nobody_gets_in(mesh: Mesh) -> None:
     assert not mesh.send(c, b, Ack(Plane.CONTROL, 1))
     assert mesh.send(a, b, Ack(Plane.CONTROL, 2))
     mesh.until(lambda: mesh.acks(b) == [2], "who was in goes on")
+
+
+@pytest.mark.fault(54)
+@pytest.mark.parametrize("fault", ["anybody is admitted", "no encryption"])
+def test_a_port_that_does_not_hold_is_never_opened(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The self-test is of the very socket that would serve, and comes first."""
+    opened = []
+    monkeypatch.setattr(MeshPort, "listen", lambda port, addresses, number: opened.append(addresses))
+    if fault == "no encryption":
+        real = mesh_port.mesh_router
+
+        def plain(*arguments: Any) -> zmq.Socket[bytes]:
+            router = real(*arguments)
+            router.setsockopt(zmq.CURVE_SERVER, 0)
+            return router
+
+        monkeypatch.setattr(mesh_port, "mesh_router", plain)
+        monkeypatch.setattr(mesh_port, "prove", functools.partial(prove, timeout_s=2.0))
+    else:
+        monkeypatch.setattr(Zap, "_judge", lambda zap, request: ("friend", "admitted"))
+    with pytest.raises(NotProven):
+        MeshEndpoint(new_node(), KEYS, ["127.0.0.1"]).close()
+    assert opened == []
 
 
 @pytest.mark.fault(47)

@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -23,7 +24,7 @@ import zmq
 from meshray.config import DEFAULT, Config
 from meshray.ids import new_node
 from meshray.meshkey import MeshKey
-from meshray.transport import mesh_lines, mesh_port
+from meshray.transport import mesh_lines, mesh_options, mesh_port
 from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
@@ -39,6 +40,8 @@ from tests.until import until
 MESH_KEY = MeshKey.generate()
 KEYS = curve_keys(MESH_KEY)
 T = b"target"
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+"""Of a client of CURVE (ZMTP 3.1)."""
 
 
 class Mesh:
@@ -551,32 +554,43 @@ def test_a_port_that_does_not_hold_is_never_opened(monkeypatch: pytest.MonkeyPat
 def test_garbage_at_the_port(mesh: Mesh, kind: str) -> None:
     a, b = mesh.endpoint(), mesh.endpoint()
     mesh.link(a, b)
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
     garbage = {
         "http": b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n{}",
         "random": Random(7).randbytes(100_000),
-        "greeting": greeting + Random(8).randbytes(10_000),
-        "endless": greeting + b"\x06" + struct.pack(">Q", 2**62),  # a command of 4 exabytes
+        "greeting": GREETING + Random(8).randbytes(10_000),
+        "endless": GREETING + b"\x06" + struct.pack(">Q", 2**62),  # a command of 4 exabytes
     }[kind]
-    with socket.create_connection(("127.0.0.1", b.port)) as stranger:
-        stranger.settimeout(0)
-        closed = False
-
-        def is_closed() -> bool:
-            nonlocal closed
-            try:
-                closed = closed or stranger.recv(1000) == b""
-            except BlockingIOError:
-                return False
-            except OSError:
-                closed = True
-            return closed
-
-        try:
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as stranger:
+        with suppress(ConnectionError):  # thrown out before it had finished
             stranger.sendall(garbage)
-        except OSError:
-            closed = True  # thrown out before it had finished
-        mesh.until(is_closed, "it is thrown out")
+        mesh.until(lambda: is_thrown_out(stranger), "it is thrown out")
+    assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
+    mesh.until(lambda: mesh.acks(b) == [1], "members go on")
+
+
+def is_thrown_out(stranger: socket.socket) -> bool:
+    """Whether the port has ended this connection. What it says (it greets everybody) is taken."""
+    stranger.settimeout(0)
+    try:
+        return stranger.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("said", [b"", GREETING], ids=["nothing", "a greeting"])
+def test_who_shows_no_key_is_thrown_out_after_a_while(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(mesh_options, "HANDSHAKE_MS", 500)
+    a, b = mesh.endpoint(), mesh.endpoint()
+    mesh.link(a, b)
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as stranger:
+        stranger.sendall(said)
+        mesh.until(lambda: b.inbound.silent(time.monotonic()) == 1, "it is counted")
+        mesh.until(lambda: is_thrown_out(stranger), "it is thrown out")
+    mesh.until(lambda: b.inbound.silent(time.monotonic()) == 0, "and counted no more")
+    assert b.stats().refused["silent or broken off"] == 1
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
     mesh.until(lambda: mesh.acks(b) == [1], "members go on")
 

@@ -791,3 +791,22 @@ def test_who_came_in_by_a_key_that_is_not_admitted_any_more_is_not_heard(mesh: M
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
     mesh.until(lambda: b.stats().refused.get("no key"), "it is refused")
     assert mesh.arrived[b] == []
+
+
+def test_a_next_key_that_was_given_up_opens_nothing_any_more(mesh: Mesh) -> None:
+    """Nor is who has come in by it heard, though nothing was bound anew and its connection stands."""
+    next_key = MeshKey.generate()
+    b = mesh.endpoint(curve_keys(MESH_KEY, next_key))
+    keys = KeySet(MESH_KEY)  # as its port answers
+    keys.client = KeySet(next_key).client
+    dealer = mesh.stranger(b, keys)
+    mesh.until(lambda: b.stats().handshakes == 1, "it is let in")
+    word = bytes(pack(mesh.nodes[b], b"somebody", Ack(Plane.CONTROL, 1)))
+    dealer.send(word)
+    mesh.until(lambda: mesh.acks(b) == [1], "and heard")
+    b.rekey(curve_keys(MESH_KEY))
+    dealer.send(word)
+    mesh.until(lambda: b.stats().refused.get("no key"), "it is not heard any more")
+    mesh.stranger(b, keys)
+    mesh.until(lambda: b.stats().refused.get("unknown key"), "nor let in")
+    assert mesh.acks(b) == [1]

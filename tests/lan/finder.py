@@ -29,7 +29,11 @@ def tell(**what: object) -> None:
 def tell_finding(finding: Finding) -> None:
     if isinstance(finding, Found):
         advert = finding.advert
-        tell(found=advert.node.hex(), resources=advert.resources, hosts=finding.hosts, serial=advert.serial)
+        tell(
+            found=advert.node.hex(), hosts=finding.hosts, port=advert.port, serial=advert.serial,
+            incarnation=advert.incarnation, protocol=advert.protocol, version=advert.version, python=advert.python,
+            cpus=advert.cpus, gpus=advert.gpus, memory_bytes=advert.memory_bytes, resources=advert.resources,
+        )  # fmt: skip
     elif isinstance(finding, Addresses):
         tell(addresses=finding.hosts)
     elif isinstance(finding, Trouble):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from meshray.meshkey import MeshKey
@@ -47,6 +49,16 @@ for garbage in (
             except OSError:
                 pass  # thrown out already
 print("said", flush=True)
+"""
+
+DIALLED = """
+import select, socket
+servers = [socket.create_server(("0.0.0.0", port)) for port in (7000, 7001, 7002)]
+print("ready", flush=True)
+while True:
+    for server in select.select(servers, [], [])[0]:
+        server.accept()[0].close()
+        print(server.getsockname()[1], flush=True)
 """
 
 TASKS = """
@@ -100,6 +112,29 @@ def test_garbage(lan: MakeLan) -> None:
     agree(a, b)
     assert a.living() == {a.first, b.first}
     assert a.mesh()["lives"] == b.mesh()["lives"] == 1
+
+
+@pytest.mark.fault(54)
+def test_what_is_forged_or_foreign_is_dialled_by_nobody(lan: MakeLan) -> None:
+    network = lan("a", "stranger")
+    stranger = network["stranger"]
+    program = stranger.start("python", "-c", DIALLED)
+    until(lambda: "ready" in program.lines, f"it listens: {program}")
+    a = Peer(network["a"])
+
+    def record(node: bytes, port: int, key: MeshKey = KEY) -> bytes:
+        address = ipaddress.ip_address(stranger.ipv4).packed
+        return encode(msgspec.structs.replace(_advert(node), addresses=[address], port=port), key.founded_mesh(), key)
+
+    other = MeshKey.generate()
+    forged = bytearray(record(b"\x02" * 8, 7001))
+    forged[-1] ^= 1
+    forge(stranger, service_name(b"\x01" * 8), record(b"\x01" * 8, 7000, other))
+    forge(stranger, service_name(b"\x02" * 8), bytes(forged))
+    until(lambda: {"foreign", "forged"} <= a.mesh()["dropped_records"].keys(), "they are counted")
+    forge(stranger, service_name(b"\x03" * 8), record(b"\x03" * 8, 7002))
+    until(lambda: "7002" in program.lines, "one that has the key is dialled")
+    assert set(program.lines) == {"ready", "7002"}
 
 
 @pytest.mark.fault(54)

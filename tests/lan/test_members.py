@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from meshray.meshkey import MeshKey
+from meshray.resources import to_amounts
 from meshray.tokens import read_token
+from meshray.wire.peers import PROTOCOL
 from tests.lan.network import Lan
 from tests.lan.peers import CLI, Peer, agree
-from tests.lan.test_discovery import give_key
+from tests.lan.test_discovery import Finder, give_key
 from tests.until import until
 
 MakeLan = Callable[..., Lan]
@@ -55,6 +57,37 @@ class TestFinding:
         b.stop()
         until(lambda: a.states()[b.first] == "left", "a knows that b has left")
         assert a.alive() == {a.first}
+
+    def test_what_a_peer_says_of_itself_on_the_network(self, lan: MakeLan) -> None:
+        """To whoever has the key: what it has, where it listens, now; and that it has ended."""
+        network = lan("a", "b")
+        finder = Finder(network["a"])
+        b = Peer(network["b"], "--resources", '{"disk": 2}', "--num-gpus", "3")
+        until(lambda: b.first in finder.now(), f"it is found: {finder.program}")
+        found = finder.now()[b.first]
+        (row,) = (member for member in b.mesh()["members"] if member["is_self"])
+        assert (found["hosts"], found["port"]) == ([network["b"].ipv4, network["b"].ipv6], 7637)
+        assert (found["protocol"], found["version"], found["python"]) == (PROTOCOL, row["version"], row["python"])
+        assert found["incarnation"] == 1
+        assert {"CPU": found["cpus"], "GPU": found["gpus"]} == to_amounts({"CPU": 2, "GPU": 3})
+        assert found["memory_bytes"] == row["total"]["memory"] > 0
+        assert found["resources"] == to_amounts({"disk": 2})
+        network["b"].ip("address add 10.77.0.55/24 dev eth0")
+        until(lambda: "10.77.0.55" in finder.now()[b.first]["hosts"], "it has another address")
+        b.stop()
+        until(lambda: b.first not in finder.now(), "it is withdrawn")
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_hosts_with_one_version_of_ip(self, lan: MakeLan, version: int) -> None:
+        network = lan("a", "b")
+        for host in network.hosts.values():
+            if version == 4:
+                host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+            else:
+                host.ip(f"address del {host.ipv4}/24 dev eth0")
+        a, b = (Peer(host) for host in network.hosts.values())
+        agree(a, b)
+        assert b.mesh()["listens"] == ["10.77.0.2:7637" if version == 4 else "[fd77::2]:7637"]
 
     def test_seeds_where_multicast_is_blocked(self, lan: MakeLan) -> None:
         """One is given on the command line, one in the environment; then the last peers seen are enough."""

@@ -98,9 +98,11 @@ def test_what_runs_elsewhere_is_not_shown_as_waiting(lan: MakeLan) -> None:
 
 
 def test_what_only_the_other_host_has(lan: MakeLan) -> None:
-    _, _, b, driver = two(lan, "--resources", '{"disk": 1}')
+    _, _, b, driver = two(lan, "--resources", '{"disk": 1}', "--num-gpus", "1")
     there = b.status()["node_id"]
     driver.run(2, 0.1, resources={"disk": 1})  # one after the other: there is one
+    assert {value["node"] for value in driver.get()} == {there}
+    driver.run(2, 0.1, num_gpus=0.5)
     assert {value["node"] for value in driver.get()} == {there}
     driver.run(2, 0.1, label_selector={"zone": "far"})
     assert {value["node"] for value in driver.get()} == {there}
@@ -115,11 +117,11 @@ def test_what_only_the_other_host_has(lan: MakeLan) -> None:
     assert set(rows) == {there, driver.node}
     assert rows[there]["NodeName"] == "b"
     assert rows[there]["Alive"] is True
-    assert rows[there]["Resources"]["disk"] == 1
+    assert rows[there]["Resources"]["disk"] == rows[there]["Resources"]["GPU"] == 1
     assert rows[there]["Labels"]["zone"] == "far"
     assert rows[there]["NodeManagerAddress"] == driver.host.ipv4.rpartition(".")[0] + ".2"
     assert told["total"]["CPU"] == 4
-    assert told["total"]["disk"] == 1
+    assert told["total"]["disk"] == told["total"]["GPU"] == 1
     until(lambda: driver.tell(do="nodes")["available"]["CPU"] == 4, "all is free again")
 
 

@@ -36,6 +36,7 @@ from meshray.resources import Amounts
 from meshray.seeds import last_peers
 from meshray.transport.discovery import Addresses, Discovery, Found, Withdrawn
 from meshray.transport.mesh_lines import HandshakeFailed
+from meshray.transport.zap import Zap
 from meshray.wire.advert import Advert
 from meshray.wire.peers import ANYBODY, PROTOCOL, Hello, Plane, Reason
 from tests.ports import free_port
@@ -249,6 +250,25 @@ def test_a_port_that_another_program_has(room: Room) -> None:
     expected = pytest.raises(MeshStartError, match=taken)
     with socket.create_server(("127.0.0.1", 0)) as other, expected:
         room.member(port=other.getsockname()[1])
+
+
+def test_without_its_encryption_a_peer_does_not_start(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Zap, "_judge", lambda zap, request: ("friend", "admitted"))
+    with pytest.raises(MeshStartError, match="the encryption of the port does not hold, so it is not opened"):
+        room.member()
+
+
+def test_a_record_that_somebody_withdraws_takes_nobody_out(room: Room) -> None:
+    """Anybody on the network can do that."""
+    a = room.member()
+    b = room.member(a)
+    room.agree()
+    assert a._life is not None
+    a._life._on_finding(Withdrawn(bytes.fromhex(b.status()["node_id"])), time.monotonic())
+    before = a.status()["counters"]["messages received"]
+    room.until(lambda: a.status()["counters"]["messages received"] > before + 5, "they go on")
+    assert row(a, b)["state"] == "alive"
+    assert a.lives == b.lives == 1
 
 
 @pytest.mark.fault(35)

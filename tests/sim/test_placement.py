@@ -24,6 +24,7 @@ from tests.sim.hosts import Host, Net, Plan, Program, name
 from tests.sim.seeds import seeds
 
 SEEDS = 160
+BUSY_SEEDS = 120
 
 CONFIG = msgspec.structs.replace(
     with_room_for_few(preset("test")),
@@ -44,6 +45,12 @@ LONG_ENOUGH_S = 60.0
 
 class Mesh:
     """Hosts, drivers on them, and what goes wrong."""
+
+    seconds = (0.0002, 0.004, 0.03)
+    """How long a task may take."""
+
+    counts = (1, 4, 20)
+    """How many a driver may submit."""
 
     def __init__(self, seed: int, faults: bool = True, hosts: int | None = None) -> None:
         self.net = Net(seed)
@@ -94,7 +101,7 @@ class Mesh:
             return
         driver = host.new_driver()
         self.drivers.append(driver)
-        for _ in range(random.choice((1, 4, 20))):
+        for _ in range(random.choice(self.counts)):
             plan = self.plan(0, 2 if random.random() < 0.2 else 0)
             self.net.act(host, random.random() * 0.2, lambda plan=plan: driver.alive and self.submit(driver, plan))
 
@@ -107,7 +114,7 @@ class Mesh:
         self.numbers += 1
         strategy = random.choice((Strategy(), Strategy(), Strategy(), *self.strategies()))
         extra = "disk" if random.random() < 0.1 else ""
-        plan = Plan(self.numbers, random.choice((0.0002, 0.004, 0.03)), random.choice((0, 1, 3, -1)), 10_000, extra)
+        plan = Plan(self.numbers, random.choice(self.seconds), random.choice((0, 1, 3, -1)), 10_000, extra)
         plan.strategy = strategy if not extra else Strategy()
         if depth < until:
             plan.children = [self.plan(depth + 1, until) for _ in range(random.randint(1, 3))]
@@ -263,8 +270,20 @@ class Mesh:
             assert worker.key is None or worker.key.job in leases._jobs, f"{worker} works for nobody (I8)"
 
 
-def run(seed: int, faults: bool = True) -> Mesh:
-    mesh = Mesh(seed, faults)
+class Busy(Mesh):
+    """All have long tasks to do while hosts go: so what was in flight there has to be done elsewhere."""
+
+    seconds = (0.03, 0.2)
+    counts = (10, 20)
+
+    def __init__(self, seed: int, faults: bool = True) -> None:
+        super().__init__(seed, faults)
+        for _ in range(self.random.randint(1, 3)):
+            self.net.at(0.1 + self.random.random() * 0.5, self.random.choice((self.kill_host, self.cut, self.stop)))
+
+
+def run(seed: int, faults: bool = True, kind: type[Mesh] = Mesh) -> Mesh:
+    mesh = kind(seed, faults)
     try:
         mesh.quiet()
     except Exception as error:
@@ -281,6 +300,18 @@ def test_whatever_happens_between_hosts(block: int) -> None:
         seen += run(seed).net.seen
     assert seen["forgotten"] > 10, "functions come and go"
     assert seen["shipped again"] > 5
+
+
+@pytest.mark.fault(5, 9, 11, 22)
+@pytest.mark.parametrize("block", range(8))
+def test_what_was_in_flight_when_a_host_went_runs_again_or_says_why_not(block: int) -> None:
+    seen: Counter[str] = Counter()
+    for seed in seeds(block, BUSY_SEEDS, 8):
+        net = run(seed, kind=Busy).net
+        seen["again"] += sum(begun > 1 for begun in net.begun.values())
+        values = [value for program in net.programs.values() for value in program.values.values()]
+        seen += Counter(value.kind for value in values if isinstance(value, m.Failure))
+    assert seen["again"] + seen["NodeDiedError"] > 4, f"hardly anything was in flight: {seen}"
 
 
 @pytest.mark.fault(11, 22)

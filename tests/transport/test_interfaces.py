@@ -60,6 +60,9 @@ def test_bind_takes_what_it_names_and_nothing_else() -> None:
     for address in ("fe80::1", "fe80::1%eth0"):
         with pytest.raises(InterfaceError, match="link-local IPv6 address"):
             check_bind([LAN], [address])
+    for address in ("0.0.0.0", "::"):  # all of them
+        with pytest.raises(InterfaceError, match="no interface of this host has the address"):
+            check_bind([LAN], [address])
     check_bind([seen("eth0", "169.254.0.1")], ["169.254.0.1"])  # of IPv4 there is no zone to know
 
 

@@ -13,7 +13,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,13 +24,14 @@ import zmq
 from meshray.config import DEFAULT, Config
 from meshray.ids import new_node
 from meshray.meshkey import MeshKey
-from meshray.transport import mesh_lines
+from meshray.transport import mesh_lines, mesh_options, mesh_port
 from meshray.transport.keys import CurveKeys, KeySet, Pair
 from meshray.transport.mesh_endpoint import MeshEndpoint
 from meshray.transport.mesh_lines import HandshakeFailed, LineEvent, Lost, Ready, Unreachable
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
-from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, PortTaken
+from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, MeshPort, PortTaken
 from meshray.transport.monitors import Happened
+from meshray.transport.zap import NotProven, Zap, prove
 from meshray.wire.peer_codec import pack
 from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
 from tests.transport.mesh_keys import curve_keys
@@ -38,6 +41,8 @@ from tests.until import until
 MESH_KEY = MeshKey.generate()
 KEYS = curve_keys(MESH_KEY)
 T = b"target"
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+"""Of a client of CURVE (ZMTP 3.1)."""
 
 
 class Mesh:
@@ -539,37 +544,71 @@ def test_when_nobody_answers_for_keys_nobody_gets_in(mesh: Mesh) -> None:
     mesh.until(lambda: mesh.acks(b) == [2], "who was in goes on")
 
 
+@pytest.mark.fault(54)
+@pytest.mark.parametrize("fault", ["anybody is admitted", "no encryption"])
+def test_a_port_that_does_not_hold_is_never_opened(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The self-test is of the very socket that would serve, and comes first."""
+    opened = []
+    monkeypatch.setattr(MeshPort, "listen", lambda port, addresses, number: opened.append(addresses))
+    if fault == "no encryption":
+        real = mesh_port.mesh_router
+
+        def plain(*arguments: Any) -> zmq.Socket[bytes]:
+            router = real(*arguments)
+            router.setsockopt(zmq.CURVE_SERVER, 0)
+            return router
+
+        monkeypatch.setattr(mesh_port, "mesh_router", plain)
+        monkeypatch.setattr(mesh_port, "prove", functools.partial(prove, timeout_s=2.0))
+    else:
+        monkeypatch.setattr(Zap, "_judge", lambda zap, request: ("friend", "admitted"))
+    with pytest.raises(NotProven):
+        MeshEndpoint(new_node(), KEYS, ["127.0.0.1"]).close()
+    assert opened == []
+
+
 @pytest.mark.fault(47)
 @pytest.mark.parametrize("kind", ["http", "random", "greeting", "endless"])
 def test_garbage_at_the_port(mesh: Mesh, kind: str) -> None:
     a, b = mesh.endpoint(), mesh.endpoint()
     mesh.link(a, b)
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
     garbage = {
         "http": b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n{}",
         "random": Random(7).randbytes(100_000),
-        "greeting": greeting + Random(8).randbytes(10_000),
-        "endless": greeting + b"\x06" + struct.pack(">Q", 2**62),  # a command of 4 exabytes
+        "greeting": GREETING + Random(8).randbytes(10_000),
+        "endless": GREETING + b"\x06" + struct.pack(">Q", 2**62),  # a command of 4 exabytes
     }[kind]
-    with socket.create_connection(("127.0.0.1", b.port)) as stranger:
-        stranger.settimeout(0)
-        closed = False
-
-        def is_closed() -> bool:
-            nonlocal closed
-            try:
-                closed = closed or stranger.recv(1000) == b""
-            except BlockingIOError:
-                return False
-            except OSError:
-                closed = True
-            return closed
-
-        try:
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as stranger:
+        with suppress(ConnectionError):  # thrown out before it had finished
             stranger.sendall(garbage)
-        except OSError:
-            closed = True  # thrown out before it had finished
-        mesh.until(is_closed, "it is thrown out")
+        mesh.until(lambda: is_thrown_out(stranger), "it is thrown out")
+    assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
+    mesh.until(lambda: mesh.acks(b) == [1], "members go on")
+
+
+def is_thrown_out(stranger: socket.socket) -> bool:
+    """Whether the port has ended this connection. What it says (it greets everybody) is taken."""
+    stranger.settimeout(0)
+    try:
+        return stranger.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize("said", [b"", GREETING], ids=["nothing", "a greeting"])
+def test_who_shows_no_key_is_thrown_out_after_a_while(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(mesh_options, "HANDSHAKE_MS", 500)
+    a, b = mesh.endpoint(), mesh.endpoint()
+    mesh.link(a, b)
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as stranger:
+        stranger.sendall(said)
+        mesh.until(lambda: b.inbound.silent(time.monotonic()) == 1, "it is counted")
+        mesh.until(lambda: is_thrown_out(stranger), "it is thrown out")
+    mesh.until(lambda: b.inbound.silent(time.monotonic()) == 0, "and counted no more")
+    assert b.stats().refused["silent or broken off"] == 1
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
     mesh.until(lambda: mesh.acks(b) == [1], "members go on")
 
@@ -770,3 +809,22 @@ def test_who_came_in_by_a_key_that_is_not_admitted_any_more_is_not_heard(mesh: M
     assert mesh.send(a, b, Ack(Plane.CONTROL, 1))
     mesh.until(lambda: b.stats().refused.get("no key"), "it is refused")
     assert mesh.arrived[b] == []
+
+
+def test_a_next_key_that_was_given_up_opens_nothing_any_more(mesh: Mesh) -> None:
+    """Nor is who has come in by it heard, though nothing was bound anew and its connection stands."""
+    next_key = MeshKey.generate()
+    b = mesh.endpoint(curve_keys(MESH_KEY, next_key))
+    keys = KeySet(MESH_KEY)  # as its port answers
+    keys.client = KeySet(next_key).client
+    dealer = mesh.stranger(b, keys)
+    mesh.until(lambda: b.stats().handshakes == 1, "it is let in")
+    word = bytes(pack(mesh.nodes[b], b"somebody", Ack(Plane.CONTROL, 1)))
+    dealer.send(word)
+    mesh.until(lambda: mesh.acks(b) == [1], "and heard")
+    b.rekey(curve_keys(MESH_KEY))
+    dealer.send(word)
+    mesh.until(lambda: b.stats().refused.get("no key"), "it is not heard any more")
+    mesh.stranger(b, keys)
+    mesh.until(lambda: b.stats().refused.get("unknown key"), "nor let in")
+    assert mesh.acks(b) == [1]

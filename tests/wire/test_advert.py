@@ -129,6 +129,15 @@ class TestRefused:
         with pytest.raises(AdvertError):
             read_unproven(record)
 
+    def test_one_that_is_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sound in itself, by somebody with the key."""
+        many = msgspec.structs.replace(ADVERT, resources={f"resource {number:02}": 1 for number in range(24)})
+        body = wire._encoder.encode(many)
+        record = signed([*strings_of(body[: wire._PIECE_BYTES]), b"b=" + body[wire._PIECE_BYTES :]])
+        assert reason(record) == wire.MALFORMED
+        monkeypatch.setattr(wire, "RECORD_MAX_BYTES", len(record))
+        assert decode(record, NAME, KEYS) == many
+
     def test_a_record_of_a_later_version(self) -> None:
         assert reason(signed([b"txtvers=2", b"mesh=x"])) == wire.VERSION
 

@@ -24,8 +24,9 @@ that was submitted again comes too late: results are let go of, and if it still 
 *Charged* means: tried again if its retries allow it, else failed. What the peer submits goes through a `Submission` of
 its own, as any submitter's does; its demands count for the job of the dead one.
 
-The leases of a dead submitter are frozen (`core.leases`): their workers may be running orphans. Each is thawed when its
-worker has said that nothing of the dead one runs there, or no more; a worker that runs what nobody wants is killed.
+The leases of a dead submitter are frozen (`core.lease_ends`): their workers may be running orphans. Each is thawed when
+its worker has said that nothing of the dead one runs there, or no more; a worker that runs what nobody wants is
+killed.
 
 References inside a reported result are pinned from its arrival, so CarrierDone is answered at once; those inside of
 arguments are pinned with the lineage until the last return of the task has an outcome.

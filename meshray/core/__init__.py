@@ -2,12 +2,19 @@
 
 In the peer::
 
-    leases              who gets the slots?  with demands (whose turn), quantum (who gives way), grants and slots (the
-                        books), trouble (what is told to those who wait long)
-    placement           on which hosts could a class run, and which of them should its submitter ask?
+    leases              who gets the slots?  with demands (whose turn), granting (who gets what is free), quantum (who
+                        gives way), grants, slots and lease_books (the books), trouble (what is told to those who wait
+                        long), actor_slots (which actors want a place)
+    jobs                which jobs are known, and when are they over?
+    lease_ends          how do leases end?
+    placement           on which hosts could a class run, and which of them should its submitter ask?  with spill_back
+                        (who is told, and who hears how full this one is?)
     assignment          which worker serves a grant?  with workers (the pool), startup (may another one be started?)
-    objects             what does this peer answer for?  with object_table, deaths (when do holds of the dead end?),
-                        departures (who accounts for them), gone (why nobody answers)
+    objects             what does this peer answer for?  with object_table, segments (which of it lies in files?),
+                        deaths (when do holds of the dead end?), departures (who accounts for them), gone (why nobody
+                        answers)
+    owners              what becomes of what a process owns when it ends, or its job?
+    promised            who wants what a dead submitter had promised, and what becomes of it?
     adoption            who makes the pending objects of a dead submitter?  with heirs (what an attempt costs), silence
                         (who has not told of it)
     actors              which actors are there, and where?  with lives (restarts), names, early (who asked too soon)

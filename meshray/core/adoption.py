@@ -24,8 +24,9 @@ that was submitted again comes too late: results are let go of, and if it still 
 *Charged* means: tried again if its retries allow it, else failed. What the peer submits goes through a `Submission` of
 its own, as any submitter's does; its demands count for the job of the dead one.
 
-The leases of a dead submitter are frozen (`core.leases`): their workers may be running orphans. Each is thawed when its
-worker has said that nothing of the dead one runs there, or no more; a worker that runs what nobody wants is killed.
+The leases of a dead submitter are frozen (`core.lease_ends`): their workers may be running orphans. Each is thawed when
+its worker has said that nothing of the dead one runs there, or no more; a worker that runs what nobody wants is
+killed.
 
 References inside a reported result are pinned from its arrival, so CarrierDone is answered at once; those inside of
 arguments are pinned with the lineage until the last return of the task has an outcome.
@@ -132,7 +133,7 @@ class Adoption(Core):
         return self._bytes + self._functions.bytes + size > self._config.lineage_max_bytes
 
     def _keep(self, lineage: Lineage, blob: Blob | None, submitter: bytes) -> Heir:
-        job = self._objects.job_of(submitter)
+        job = self._objects.owners.job_of(submitter)
         if blob is not None:
             blob = self._functions.hold(blob)
         heir = Heir(lineage, blob, submitter, job, lineage_bytes(lineage))
@@ -146,7 +147,7 @@ class Adoption(Core):
     def adopts(self, object_id: bytes) -> bool:
         """Whether a pending object will be made although its submitter died."""
         heir = self._heirs.get(task_of(object_id))
-        return heir is not None and object_id in heir.objects and bool(self._objects.job_of(heir.submitter))
+        return heir is not None and object_id in heir.objects and bool(self._objects.owners.job_of(heir.submitter))
 
     def on_outcome(self, object_id: bytes) -> None:
         """A value or a failure is there."""
@@ -209,12 +210,12 @@ class Adoption(Core):
             if result is not None:
                 self._note_result(heir, heir.seen, result)
             self._due.append(heir)
-        self._silence.on_died(process, self._objects.unanswered_by(process), executors, served, now, abroad)
+        self._silence.on_died(process, self._objects.deaths.unanswered_by(process), executors, served, now, abroad)
         self._look_again()
         self._blobs.pop(process, None)
         for object_id in sorted(self._evicted.pop(process, ())):
             text = f"object {object_id.hex()} was lost with the submitter of its task, whose lineage had been evicted"
-            self._objects.resolve(object_id, Failure("ObjectReconstructionFailedError", text), [])
+            self._objects.promised.resolve(object_id, Failure("ObjectReconstructionFailedError", text), [])
 
     def on_orphans(self, sender: bytes, message: Orphans, now: float) -> None:
         """What an executor had of a dead submitter."""
@@ -267,7 +268,8 @@ class Adoption(Core):
             self._due += [self._heirs[task_id] for task_id in sorted(self._of_submitter.get(submitter, ()))]
 
     def _is_wanted(self, heir: Heir) -> bool:
-        wanted = self._objects.is_wanted if heir.orphaned else self._objects.is_wanted_by_the_living
+        promised = self._objects.promised
+        wanted = promised.is_wanted if heir.orphaned else promised.is_wanted_by_the_living
         return any(wanted(object_id) for object_id in heir.objects)
 
     def on_orphan_done(self, sender: bytes, message: OrphanDone, now: float) -> None:
@@ -319,7 +321,7 @@ class Adoption(Core):
         """Told after `Leases` and `Objects`: what nobody of the job waits for any more is forgotten."""
         for heir in [heir for heir in self._heirs.values() if heir.job == job and heir.orphaned]:
             for object_id in sorted(heir.objects):
-                self._objects.give_up(object_id)
+                self._objects.promised.give_up(object_id)
         for key in [key for key in self._classes if key[0] == job]:
             cls = self._classes.pop(key)
             del self._jobs[cls.id]
@@ -430,7 +432,7 @@ class Adoption(Core):
         if heir.runner is not None:
             self._effects.append(ThawLease(heir.runner[0], heir.submitter, kill=True))
         for object_id in sorted(heir.objects):
-            self._objects.give_up(object_id)
+            self._objects.promised.give_up(object_id)
 
     def _submit(self, heir: Heir) -> None:
         if heir.blob is None:
@@ -441,7 +443,7 @@ class Adoption(Core):
         heir.task = heir.make_task(self._means.setdefault(heir.lineage.function, Mean()))
         heir.task.cls = self._class_of(heir)
         for dep in heir.lineage.deps:
-            if isinstance(dep, Borrowed) and self._objects.outcome_of(dep.object_id) is None:
+            if isinstance(dep, Borrowed) and self._objects.promised.outcome_of(dep.object_id) is None:
                 heir.missing.add(dep.object_id)
                 self._waiting.setdefault(dep.object_id, []).append(heir)
         self._start_when_ready(heir)
@@ -452,7 +454,7 @@ class Adoption(Core):
         if heir.missing or heir.task.state != WAITING:
             return
         for dep in heir.lineage.deps:
-            outcome = self._objects.outcome_of(dep.object_id) if isinstance(dep, Borrowed) else None
+            outcome = self._objects.promised.outcome_of(dep.object_id) if isinstance(dep, Borrowed) else None
             if isinstance(outcome, Failure):
                 self._resolve(heir, Result(0, [outcome]))
                 return
@@ -475,7 +477,7 @@ class Adoption(Core):
         for object_id in sorted(heir.objects):
             index = int.from_bytes(object_id[TASK_BYTES:], "big")
             contained = result.contained[index] if index < len(result.contained) else []
-            self._objects.resolve(object_id, values[index] if index < len(values) else values[0], contained)
+            self._objects.promised.resolve(object_id, values[index] if index < len(values) else values[0], contained)
 
     def _end(self, heir: Heir) -> None:
         """Nothing is left to be made."""

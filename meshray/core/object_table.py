@@ -8,7 +8,7 @@ recursion.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from meshray.ids import node_of, owner_process_of
@@ -218,6 +218,11 @@ class ObjectTable:
         record.pins -= 1
         record.roots -= root
         self.tidy(record)
+
+    def unpin_all(self, object_ids: Iterable[bytes]) -> None:
+        """What contained these has ended."""
+        for object_id in object_ids:
+            self.unpin(self.records[object_id])
 
     def pin_for_task(self, record: Record) -> None:
         record.pins += 1

@@ -10,14 +10,10 @@ promotion is still on its way over another link. It dies when nobody holds it an
                more while a place to which nobody finds the way is replaced (`core.losses`)
     LOST       its owner died before there was a value here, or its job ended: a failure that names the reason
 
-Holders are *sets of processes*, so every message may be repeated. Order matters on one link only:
-
-- `Sealed` comes from the maker, `Release` and `Promote` from the owner, over different links. An owner that releases
-  what is not known yet has overtaken the maker: that is remembered (`_early`), and the segment is freed on arrival.
-- A pending record lives until it is resolved, even if nobody holds it: the value that comes may have a segment to free.
-- The holds of a dead process stay until everybody has accounted for what it had sent (`core.departures`).
-- A promoted object outlives its process as long as others hold it; an unpromoted one as long as others use its segment.
-- When a job ends, what its processes own is lost to others at once. Its segments go when the last view of them goes.
+Holders are *sets of processes*, so every message may be repeated. Order matters on one link only: what others may tell
+sooner than the maker of a file is in `core.segments`. A pending record lives until it is resolved, even if nobody holds
+it: the value that comes may have a segment to free. What the death of a process means, or the end of its job, is in
+`core.owners`.
 
 What other hosts have to do with all this is in `core.foreign_objects`: their objects have records here, too, as long as
 somebody here holds, contains or waits for them, and their peers hold ours like processes.
@@ -29,24 +25,26 @@ they answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.deaths import Deaths
-from meshray.core.effects import Core, DeathOver, Send
+from meshray.core.effects import Core, Send
 from meshray.core.foreign_objects import ForeignObjects
-from meshray.core.gone import Gone, by_id, freed, remember
+from meshray.core.gone import Gone, by_id, freed
 from meshray.core.heirs import Heirs, NoHeirs
 from meshray.core.losses import Losses, hopeless
-from meshray.core.object_table import ObjectTable, Record, Stage, unreachable
-from meshray.core.store_accounts import StoreAccounts, is_made_by
+from meshray.core.object_table import ObjectTable, Record, Stage
+from meshray.core.owners import Owners
+from meshray.core.promised import Promised
+from meshray.core.segments import Segments
+from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import FIRST_RETURN, owner_process_of
 from meshray.wire.messages import (
     DeathSeen,
-    DeathSettled,
     Failure,
     Fetch,
     Fetched,
@@ -56,13 +54,11 @@ from meshray.wire.messages import (
     Message,
     Place,
     Pooled,
-    ProcessDied,
     Promote,
     Promoted,
     Release,
     Resolve,
     Sealed,
-    SealedSegment,
 )
 
 ANSWERS_AT_ONCE = 64
@@ -103,27 +99,21 @@ class Objects(Core):
         self._node = node
         self._store = store
         self.gone = Gone(node)
+        self.owners = Owners(self, store)
+        self._attached, self._doomed = self.owners.attached, self.owners.doomed  # for reading
         self.foreign = ForeignObjects(config, node, self)
         self.losses = Losses(self)
         self.table = ObjectTable(self._on_free, self.foreign.on_less, node)
-        self.deaths = Deaths(self.foreign.borrows, self.tell, self._on_settled, self.foreign.in_doubt)
-        self._left_abroad: set[bytes] = set()  # dead processes with witnesses abroad, until they are settled
-        self._attached: set[bytes] = set()  # living processes that count references
-        self._jobs: dict[bytes, bytes] = {}  # process -> job; of dead ones too, while they own records
-        self._doomed: set[bytes] = set()  # processes of `_jobs` whose job has ended
-        self._early: dict[bytes, None] = {}  # released before their segment was known; bounded likewise
-        self._unsealed: dict[bytes, Place] = {}  # SETTLED with a place here whose segment is not known yet
-        self._lost_containers: set[bytes] = set()  # LOST records of ended jobs that still contain others
+        self.deaths = Deaths(self.foreign.borrows, self.tell, self.owners.on_settled, self.foreign.in_doubt)
+        self.segments = Segments(config, store, self.table, self.foreign, self.deaths, self._attached)
+        self.promised = Promised(self, self._attached)
         self._refused = 0
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
     def on_process_attached(self, process: bytes, pid: int, job: bytes = b"") -> None:
         """A driver or a worker that counts references (no observer). Once more when a worker is bound to a job."""
-        self._attached.add(process)
-        if job:
-            self._jobs[process] = job
-        self._store.on_process_attached(process, pid)
+        self.owners.on_attached(process, pid, job)
 
     def is_attached(self, process: bytes) -> bool:
         """Whether this process lives and counts."""
@@ -136,25 +126,7 @@ class Objects(Core):
     def on_process_died(self, process: bytes, why: str = "", abroad: frozenset[bytes] = frozenset()) -> None:
         """The process is gone; `why` in words. `abroad`: peers of other hosts with whose processes it had dealt: they
         are witnesses too, and told by the road, which hears `DeathOver` in the end."""
-        if process not in self._attached:
-            return
-        self._attached.discard(process)
-        self.gone.add(process, why or "its process died")
-        self.table.drop_waits_of(process)
-        self._store.on_process_died(process)
-        for record in self.table.pending_of(process):
-            if not self.heirs.adopts(record.id):
-                self.lose(record)
-        for record in self.table.owned_by(process):
-            if record.stage is Stage.EXPECTED:
-                self.lose(record)
-            elif record.stage is Stage.SEALED:
-                self.answer(record, self.gone.failure(record.id))
-        for witness in sorted(self._attached):
-            self.tell(witness, ProcessDied(process))
-        if abroad:
-            self._left_abroad.add(process)
-        self.deaths.on_died(process, self._attached | abroad)
+        self.owners.on_died(process, why, abroad)
 
     def on_death_seen(self, sender: bytes, message: DeathSeen) -> None:
         """The sender has accounted for what the dead process had sent to it; a peer, for what its processes had."""
@@ -169,71 +141,13 @@ class Objects(Core):
 
         The others of its processes are about to be killed; their holds go with them.
         """
-        ended = [process for process, its in self._jobs.items() if its == job and process not in survivors]
-        for process in ended:
-            self._doomed.add(process)
-            self.gone.add(process, "its job ended")
-        kept = self._needed_by_actors()
-        for process in ended:
-            for record in self.table.owned_by(process):
-                if not record.handle and record.id not in kept:
-                    self.lose(record)
-
-    def _needed_by_actors(self) -> set[bytes]:
-        """What the constructors of living actors need, and what is inside it."""
-        records = self.table.records
-        kept = [
-            object_id for object_id, record in records.items() if record.roots and record.stage is not Stage.PENDING
-        ]
-        seen = set(kept)
-        for object_id in kept:  # grows while it runs
-            new = [inner for inner in records[object_id].contained if inner not in seen]
-            seen.update(new)
-            kept.extend(new)
-        return seen
-
-    def _on_settled(self, process: bytes) -> None:
-        """Everybody has accounted for this dead process: its holds end."""
-        self.drop_holds(process)
-        self._adopt_segments(process)
-        self._store.on_death_settled(process)
-        if process in self._doomed:
-            self._end_circles()
-        self.heirs.on_settled(process)
-        self._forget_owner(process)
-        self._tell_all(DeathSettled(process))
-        if process in self._left_abroad:
-            self._left_abroad.discard(process)
-            self._effects.append(DeathOver(process))
-
-    def _end_circles(self) -> None:
-        """Counting alone never ends objects of an ended job that contain each other."""
-        lost = [self.table.records[object_id] for object_id in sorted(self._lost_containers)]
-        for record in unreachable(lost):
-            self._lost_containers.discard(record.id)
-            contained, record.contained = record.contained, ()
-            self._unpin_all(contained)
-
-    def _forget_owner(self, process: bytes) -> None:
-        if process not in self._attached and process not in self.deaths and not self.table.owns_any(process):
-            self._jobs.pop(process, None)
-            self._doomed.discard(process)
+        self.owners.on_job_ended(job, survivors)
 
     def drop_holds(self, holder: bytes) -> None:
         """What it holds, it holds no more."""
         for record in self.table.held_by(holder):
             if holder in record.holders:  # it may have ended with one before
                 self.table.drop_holder(record, holder)
-
-    def _adopt_segments(self, maker: bytes) -> None:
-        """Files of a dead process that hold living objects, and of which its own word was lost with it."""
-        adopted = [
-            SealedSegment(object_id, place.segment, place.size, place.size, maker)
-            for object_id, place in self._unsealed.items()
-            if is_made_by(place.segment, maker)
-        ]
-        for sealed in adopted:
-            self._seal(maker, sealed)
 
     # -- promotion ---------------------------------------------------------------------------------------------------
 
@@ -252,7 +166,7 @@ class Objects(Core):
                 self.table.enter(record, Stage.PENDING, submitter=sender)
                 self.heirs.on_pending(sender, promoted)
             else:
-                self._fill(record, promoted.value, promoted.contained, promoted.copied)
+                self.fill(record, promoted.value, promoted.contained, promoted.copied)
 
     def on_resolve(self, sender: bytes, message: Resolve) -> None:
         """Values of pending records. The first one counts."""
@@ -263,16 +177,17 @@ class Objects(Core):
             if record is None or promoted.value is None:
                 continue
             if record.stage is Stage.PENDING:
-                self._fill(record, promoted.value, promoted.contained, promoted.copied)
+                self.fill(record, promoted.value, promoted.contained, promoted.copied)
             elif isinstance(record.value, Place) and record.owner == sender:  # it has found this one lost
                 if isinstance(promoted.value, Failure):
                     record.unmade = promoted.value  # others may still reach it
                 else:
                     self._set_value(record, promoted.value, promoted.contained)
 
-    def _fill(
+    def fill(
         self, record: Record, value: bytes | Place | Failure, contained: list[bytes], copied: bool = False
     ) -> None:
+        """It has a value: the first one, or the one that its owner was asked for."""
         lost, record.lost = record.lost, None
         self.table.enter(record, Stage.SETTLED)
         self._set_value(record, value, contained)
@@ -293,7 +208,7 @@ class Objects(Core):
         if isinstance(value, Place):
             record.lasting = True
             if value.node == self._node and not self._store.knows_segment(value.segment):
-                self._unsealed[record.id] = value
+                self.segments.on_place(record.id, value)
 
     def lose(self, record: Record, failure: Failure | None = None) -> None:
         """There will be no value, or it is not to be had any more: its owner has ended, or `failure`."""
@@ -301,8 +216,8 @@ class Objects(Core):
             return
         self.table.enter(record, Stage.LOST)
         record.value = failure or self.gone.failure(record.id)
-        if record.contained:  # who has read it may hold what is inside through it alone: that stays as long as it
-            self._lost_containers.add(record.id)
+        if record.contained:
+            self.owners.on_lost(record)
         self.heirs.on_outcome(record.id)
         self.answer(record, record.value)
 
@@ -335,7 +250,7 @@ class Objects(Core):
             if record is not None and sender in record.holders:
                 self.table.drop_holder(record, sender)
             elif owner_process_of(object_id) == sender and (record is None or record.stage is Stage.EXPECTED):
-                remember(self._early, object_id, None, self._config.early_messages_max)
+                self.segments.on_early_release(object_id)
 
     def on_pooled(self, sender: bytes, message: Pooled) -> None:
         """The sender, maker and only holder of these, has freed them and keeps their files."""
@@ -379,55 +294,7 @@ class Objects(Core):
         record.handle = True
         self.table.add_holder(record, holder)
         if record.stage is Stage.EXPECTED:
-            self._fill(record, b"", [])
-
-    # -- adopted tasks -----------------------------------------------------------------------------------------------
-
-    def resolve(self, object_id: bytes, value: bytes | Place | Failure, contained: list[bytes]) -> None:
-        """What a task of a dead submitter has made. The first value counts."""
-        record = self.table.records.get(object_id)
-        if record is not None and record.stage is Stage.PENDING:
-            self._fill(record, value, contained)
-
-    def is_wanted(self, object_id: bytes) -> bool:
-        """Whether anybody holds it, or something that is held contains it."""
-        record = self.table.records.get(object_id)
-        return record is not None and bool(record.holders or record.pins or record.waiters)
-
-    def is_wanted_by_the_living(self, object_id: bytes) -> bool:
-        """The same without the holds of the dead that are not settled."""
-        record = self.table.records.get(object_id)
-        if record is None:
-            return False
-        if record.pins or record.waiters or not self._attached.isdisjoint(record.holders):
-            return True
-        return any(self.foreign.is_peer(holder) for holder in record.holders)
-
-    def give_up(self, object_id: bytes) -> None:
-        """Nobody will make this pending object."""
-        record = self.table.records.get(object_id)
-        if record is not None and record.stage is Stage.PENDING:
-            self.lose(record)
-
-    def outcome_of(self, object_id: bytes) -> bytes | Place | Failure | None:
-        """Its value, or why there will be none; None while it may come. b"" for what another host owns: whoever needs
-        it asks for it."""
-        record = self.table.records.get(object_id)
-        if record is None:
-            return self.gone.failure(object_id)
-        if self.foreign.is_foreign(object_id) and record.value is None:
-            return b""
-        if record.stage is Stage.SEALED and record.owner not in self._attached:
-            return self.gone.failure(object_id)
-        return record.value
-
-    def job_of(self, process: bytes) -> bytes:
-        """The job of a process that lives or owns something; b"" when its job has ended."""
-        return b"" if process in self._doomed else self._jobs.get(process, b"")
-
-    def unanswered_by(self, process: bytes) -> list[bytes]:
-        """For which dead processes this one has not accounted."""
-        return self.deaths.unanswered_by(process)
+            self.fill(record, b"", [])
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 
@@ -504,30 +371,15 @@ class Objects(Core):
         if self.refuses(sender):
             return
         for sealed in message.segments:
-            self._seal(sender, sealed)
-
-    def _seal(self, sender: bytes, sealed: SealedSegment) -> None:
-        if not self._store.on_sealed(sender, sealed):
-            return
-        place = self._unsealed.get(sealed.object_id)
-        if place is not None and place.segment == sealed.segment:
-            del self._unsealed[sealed.object_id]
-        record = self.table.records.get(sealed.object_id) or self.table.add(sealed.object_id)
-        self.foreign.look_again(record)
-        if record.stage is Stage.EXPECTED:
-            self.table.enter(record, Stage.SEALED)
-            if self.foreign.is_foreign(record.id):
-                self.foreign.lodge(record, sealed)
-            else:
-                self.count_owner(record)
-        self.table.tidy(record)
+            self.segments.on_sealed(sender, sealed)
 
     def count_owner(self, record: Record) -> None:
         """The owner of a segment holds it, unless it has let go already."""
-        if record.id in self._early:
-            del self._early[record.id]
-        elif record.owner in self._attached or record.owner in self.deaths:
-            self.table.add_holder(record, record.owner)
+        self.segments.count_owner(record)
+
+    def expect_segment(self, place: Place) -> None:
+        """The owner's peer on another host knows of a segment here."""
+        self.segments.expect(place)
 
     # -- the end of a record -----------------------------------------------------------------------------------------
 
@@ -537,32 +389,27 @@ class Objects(Core):
             text = f"object {record.id.hex()} was freed while somebody waited for it"
             self.answer(record, Failure("ObjectFreedError", text))
         retried = self._store.on_object_freed(record.id)
-        unsealed = self._unsealed.pop(record.id, None) is not None
+        unsealed = record.id in self.segments.unsealed
+        if unsealed:
+            self.segments.on_unsealed_free(record.id)
         if self.foreign.is_foreign(record.id):
             return
         if self.foreign.on_free(record.id) or unsealed or retried:
             # The word of a segment's maker is still on its way; or may be, when an earlier maker died and the task ran
             # once more.
-            remember(self._early, record.id, None, self._config.early_messages_max)
+            self.segments.on_early_release(record.id)
         if not self.alone:
             self.losses.on_free(record)
             self.object_freed(record.id)
-        self._lost_containers.discard(record.id)
+        if record.id in self.owners.lost_containers:
+            self.owners.on_lost_free(record.id)
         contained, record.contained = record.contained, ()
-        self._unpin_all(contained)
-        self._forget_owner(record.owner)
+        self.table.unpin_all(contained)
+        self.owners.forget(record.owner)
         if record.handle:
             self.handle_freed(record.id[: -len(FIRST_RETURN)])
 
-    def _unpin_all(self, object_ids: Iterable[bytes]) -> None:
-        for object_id in object_ids:
-            self.table.unpin(self.table.records[object_id])
-
     # -- small ones --------------------------------------------------------------------------------------------------
-
-    def _tell_all(self, message: Message) -> None:
-        for process in sorted(self._attached):
-            self.tell(process, message)
 
     def refuses(self, sender: bytes, peers: bool = False) -> bool:
         """Nothing of a process that is gone acts here any more (I3). `peers`: those of other hosts may say this,
@@ -591,22 +438,6 @@ class Objects(Core):
     def contents(self, record: Record) -> list[bytes]:
         """What a reader of the value gets with it."""
         return list(record.contained) if record.stage is Stage.SETTLED else []
-
-    def expect_segment(self, place: Place) -> None:
-        """A segment of this host, of which its maker has not told yet; or never will, since it is dead. Or one whose
-        owner's host was away."""
-        if self._store.has(place.segment, place.object_id, place.size):
-            record = self.table.records[place.object_id]
-            if record.stage is Stage.EXPECTED:
-                self.table.enter(record, Stage.SEALED)
-            return
-        if self._store.knows_segment(place.segment):
-            return
-        maker = next((process for process in self.deaths if is_made_by(place.segment, process)), b"")
-        if maker:
-            self._seal(maker, SealedSegment(place.object_id, place.segment, place.size, place.size, maker))
-        else:
-            self._unsealed[place.object_id] = place
 
     def tell(self, process: bytes, message: Message) -> None:
         last = self._effects[-1] if self._effects else None
@@ -645,7 +476,7 @@ class Objects(Core):
 
     def left(self) -> str:
         """What is in the books, for tests that expect nothing; "" when they are empty."""
-        books = (self.table.records, self._unsealed, self._lost_containers, self.deaths)
+        books = (self.table.records, self.segments.unsealed, self.owners.lost_containers, self.deaths)
         return "; ".join([*(repr(book) for book in books if len(book)), self.foreign.left()]).strip("; ")
 
     def check(self) -> None:

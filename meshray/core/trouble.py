@@ -8,12 +8,46 @@ from meshray.config import Config
 from meshray.core.demands import Wanted
 from meshray.core.effects import ActorWaits, Send
 from meshray.core.grants import Grant
+from meshray.core.jobs import Jobs
+from meshray.core.lease_books import Books
 from meshray.core.startup import CrashBudget
 from meshray.core.workers import Workers
 from meshray.wire.messages import Infeasible, JobInfo
 
 CHAIN_MAX = 10
 """So many names of those who wait for each other are told; of more, the first and the last."""
+
+
+class Troubles:
+    """Tells them. A part of `Leases`."""
+
+    def __init__(self, books: Books, jobs: Jobs) -> None:
+        self._books = books
+        self._jobs = jobs
+        self._workers, self._placement = books.workers, books.placement
+
+    def report(self, now: float) -> None:
+        """Tell those who wait why they will wait long, once, and once more when that has changed."""
+        grants, config = self._books.grants, self._books.config
+        capped = grants.awaiting and self._workers.at_cap
+        at_cap = all_taken(grants, config) if capped else ""
+        for wanted in list(self._books.demands):
+            if wanted.waits or wanted.told or not grants.awaiting.keys().isdisjoint(wanted.grants):
+                patience_over = now >= wanted.since + config.infeasible_after_s
+                never = self.why_never(wanted)
+                text = trouble(wanted, never, self._jobs.known[wanted.job], self._workers, at_cap, patience_over)
+                if text and wanted.hops:  # its people are at another host
+                    text = f"on host {self._placement.name}: {text}"
+                if text is not None and text != wanted.told:
+                    hopeless = bool(never) and self._placement.is_hopeless(wanted)
+                    self._books.emit(tell(wanted, text, self._workers.at_cap, hopeless))
+
+    def why_never(self, wanted: Wanted) -> str:
+        """Why no member can ever meet it; "" when one can, or when that is for the submitter's own peer to tell."""
+        if not wanted.never or wanted.hops or self._placement.somebody_could(wanted):
+            return ""
+        why = self._placement.why_nobody(wanted)
+        return why if self._placement.waits_for_reach(wanted) else f"no member can ever run it: {why}"
 
 
 def trouble(wanted: Wanted, never: str, job: JobInfo, workers: Workers, at_cap: str, patience_over: bool) -> str | None:

@@ -841,7 +841,7 @@ def test_idle_helpers_of_an_actor_that_outlived_its_job_end_with_it() -> None:
     assert host.killed == [hosts.worker, helper.worker]
     host.die(helper.worker)
     assert not host.leases.serves(A)
-    assert not host.leases._jobs
+    assert not host.leases.jobs.known
 
 
 def test_an_actor_that_can_never_be_placed_is_told_to_its_job() -> None:
@@ -982,7 +982,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.bury()
         used = {name: amount for name, amount in self.host.leases.slots.used.items() if amount}
         assert not used, f"left behind: {used}"
-        assert not self.host.leases._jobs
+        assert not self.host.leases.jobs.known
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -137,7 +137,7 @@ class Net:
         known = self.introduced.setdefault(there, set())
         if program.process not in known and program.job:
             known.add(program.process)
-            job = self.hosts[here].leases._jobs.get(program.job)
+            job = self.hosts[here].leases.jobs.known.get(program.job)
             if job is not None:
                 self._onto_link(here, there, peer_of(here), peer_of(there), m.JobThere(job, ""))
 
@@ -278,7 +278,7 @@ class Host:
         self.net.note(self.node, f"HOLDS {name(node)} FOR DEAD")
         self.leases.on_node_gone(node, self.net.now)
         self.leases.on_member_gone(node, "dead", self.net.now)
-        for job in [job for job in self.leases._jobs if job.startswith(node)]:
+        for job in [job for job in self.leases.jobs.known if job.startswith(node)]:
             self.leases.on_job_ended(job, frozenset(), self.net.now)
         self.perform()
         for program in self._programs():
@@ -352,7 +352,7 @@ class Host:
                 leases.on_member_leaves(source[:8], now)
             case m.JobWanted():
                 if leases.serves(message.job) and source[:8] in self.knows:
-                    self.net.send(self.process, source, m.JobThere(leases._jobs[message.job], ""))
+                    self.net.send(self.process, source, m.JobThere(leases.jobs.known[message.job], ""))
             case m.JobThere():
                 self.net.tell_job(message.info.job, self)
             case m.JobOver():

@@ -133,7 +133,7 @@ class SimPeer:
         self.jobs_ended.add(job)
         self.actors.on_job_ended(job)
         survivors = self.leases.on_job_ended(job, self.actors.survivors_of(job), self.world.now)
-        doomed = [p for p, its in self.objects._jobs.items() if its == job and p not in survivors]
+        doomed = [p for p, its in self.objects.owners.jobs.items() if its == job and p not in survivors]
         self.objects.on_job_ended(job, survivors)
         self.leases.on_driver_gone(job, self.world.now)
         self.perform()
@@ -163,7 +163,7 @@ class SimPeer:
         if not self.alive:
             return
         self.gone.add(node)
-        for process in sorted(self.objects._attached):
+        for process in sorted(self.objects.owners.attached):
             if node in self.dealt.get(process, ()):
                 self.world.send(self.process, process, m.NodeGone(node))
         self.foreigners.on_host_gone(node)

@@ -225,7 +225,7 @@ class Mesh:
             if not may_go_on(job):
                 left = [worker.process[8:] for worker in leases.workers.of_job(job)]
                 assert not left, f"{left} of an ended job live (I8)"
-                assert job not in leases._jobs, "an ended job is remembered for ever"
+                assert job not in leases.jobs.known, "an ended job is remembered for ever"
 
     def run(self) -> None:
         end = self.world.now + LONG_ENOUGH_S

@@ -263,11 +263,11 @@ class Mesh:
         leases = host.leases
         assert not leases.waiting(), f"{leases.waiting()} wait for ever on {name(host.node)} (I1)"
         assert leases.available() == leases.slots.total, f"a slot of {name(host.node)} is not free: {leases.slots} (I4)"
-        for job in leases._jobs:
+        for job in leases.jobs.known:
             driver = self.net.programs[job]
             assert driver.alive, f"{name(host.node)} works for the dead {name(job)} (I8)"
         for worker in leases.workers:
-            assert worker.key is None or worker.key.job in leases._jobs, f"{worker} works for nobody (I8)"
+            assert worker.key is None or worker.key.job in leases.jobs.known, f"{worker} works for nobody (I8)"
 
 
 class Busy(Mesh):

@@ -158,7 +158,7 @@ class Mesh:
         leases = self.peer.leases
         assert leases.available() == leases.slots.total, f"a slot is not free: {leases.slots} (I4)"
         assert not leases.waiting(), f"{leases.waiting()} wait for ever (I1)"
-        left = [job for job in self.peer.jobs_ended if leases.workers.of_job(job) or job in leases._jobs]
+        left = [job for job in self.peer.jobs_ended if leases.workers.of_job(job) or job in leases.jobs.known]
         assert not left, f"left of ended jobs: {left} (I8)"
         assert not self.peer.files, f"files left behind: {self.peer.files} (I5)"
         live = [self.peer.store._accounts[process.process].charged for process in self.living()]

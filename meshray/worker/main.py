@@ -22,8 +22,9 @@ from meshray.errors import OwnerDiedError, RuntimeEnvSetupError
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.refs import ObjectRef
+from meshray.runtime.attachment import Attachment
 from meshray.runtime.client import Client
-from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.engine import Engine
 from meshray.runtime.joining import introduce
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal

@@ -5,7 +5,16 @@ General layout::
     client          `Client`: what the api reaches through `context`; it only hands on to the files below
     attach          a driver finds a peer or starts one
     joining         introduce oneself to the peer, build the runtime around its answer
+    attachment      what the peer's answer has told: an engine is built from that
     engine          the endpoint and the cores of one process, and the turn that ties them together
+    submitted       from the inboxes to the cores
+    dependencies    references among a call's arguments: it waits for their values
+    finished        from the cores to the records: what became of tasks and calls
+    infeasible      tasks for which there is no room: they fail, or people hear why they wait
+    deaths          processes and hosts that are gone
+    last_handles    objects whose last handle here is gone
+    lost            values of which every copy is lost
+    unfetched       failures that nobody fetches: for people
     abroad          what is said to processes of other hosts
     pump            who waits at the socket
     shield          sections of the main thread that no interrupt enters

@@ -17,10 +17,10 @@ from meshray.errors import MeshrayError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef, new_ref
-from meshray.runtime.engine import BATCH_TASKS, Engine
+from meshray.runtime.engine import Engine
 from meshray.runtime.failures import exception_from_failure
 from meshray.runtime.pump import Waiter
-from meshray.runtime.tasks import NO_ARGUMENTS, Arguments, Tasks, profile_of
+from meshray.runtime.tasks import BATCH_TASKS, NO_ARGUMENTS, Arguments, Tasks, profile_of
 from meshray.wire import messages as m
 
 _NO_MEAN = Mean()
@@ -64,7 +64,7 @@ class Actors:
         waiter = Waiter(engine.pump, 1)
 
         def reply(answer: m.ActorFound) -> None:
-            engine.finding -= 1
+            engine.last_handles.finding -= 1
             answers.append(answer)
             if answer.created:
                 self._born(actor_id, arguments.refs)
@@ -102,7 +102,7 @@ class Actors:
                 self._born(actor_id, arguments.refs)
                 engine.pump.turn()
                 return Found(actor_id, methods, True)
-            engine.finding += 1
+            engine.last_handles.finding += 1
             engine.request(lambda number: make(request_id=number), reply)
         finally:
             engine.pump.leave(raised)
@@ -155,7 +155,7 @@ class Actors:
         waiter = Waiter(engine.pump, 1)
 
         def reply(answer: m.ActorFound) -> None:
-            engine.finding -= 1
+            engine.last_handles.finding -= 1
             answers.append(answer)
             if answer.failure is None:
                 self._adopt(answer.actor_id)
@@ -164,7 +164,7 @@ class Actors:
         raised = engine.pump.enter()
         try:
             engine.check()
-            engine.finding += 1
+            engine.last_handles.finding += 1
             engine.request(lambda number: m.FindActor(number, name, space), reply)
         finally:
             engine.pump.leave(raised)
@@ -233,7 +233,7 @@ class Actors:
         raised = engine.pump.enter()
         try:
             engine.check()
-            engine.take_calls()
+            engine.submitted.take_calls()
             engine.calls.on_kill(actor_id, no_restart)
             engine.send(engine.peer, m.KillActor(actor_id, no_restart))
             engine.pump.turn()

@@ -39,7 +39,7 @@ def cancel_task(engine: Engine, task: Pending, force: bool, recursive: bool) -> 
     core = engine.submission if link is None else engine.calls
     if not core.cancel(task):
         task.state = DONE
-        engine.complete([(task, m.Result(0, [cancelled(task.name)]))], b"")
+        engine.finished.complete([(task, m.Result(0, [cancelled(task.name)]))], b"")
         return
     assert task.state == IN_FLIGHT
     if force:

@@ -19,10 +19,11 @@ from meshray.ids import new_process
 from meshray.launch import Started
 from meshray.local import PYTHON, PeerRecord, open_peer, peer_process, sweep
 from meshray.options import InitSettings
+from meshray.runtime.attachment import Attachment
 from meshray.runtime.client import Client
 from meshray.runtime.driver_code import DriverCode
 from meshray.runtime.driver_logs import DriverLogs
-from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.engine import Engine
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 

@@ -15,17 +15,20 @@ from typing import Any
 from meshray.core.pending import Mean, Pending
 from meshray.core.records import Record
 from meshray.core.scheduling import SchedulingClass
-from meshray.ids import FIRST_RETURN
+from meshray.ids import FIRST_RETURN, object_of
 from meshray.options import FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef, new_ref
 from meshray.resources import UNIT
-from meshray.runtime.engine import BATCH_TASKS, Engine, return_ids
+from meshray.runtime.engine import Engine
 from meshray.runtime.values import Values
 from meshray.wire import messages as m
 from meshray.wire import payload as payloads
 
 PLANS_MAX = 1024
 """So many are remembered: a program may make options for each task."""
+
+BATCH_TASKS = 64
+"""Submissions gathered before the caller flushes them, when nothing is idle anyway."""
 
 TINY_PER_PORTION = 8
 """Tasks of which so many are no more than what is worth waking a worker gather in the inbox while another is awake."""
@@ -238,6 +241,13 @@ class Tasks:
                 self._plans.clear()
             plan = self._plans[(id(options), depth) if depth else id(options)] = _Plan(options, cls, depth)
             return plan
+
+
+def return_ids(task_id: bytes, count: int) -> list[bytes]:
+    """The ids of a task's returns."""
+    if count == 1:
+        return [task_id + FIRST_RETURN]
+    return [object_of(task_id, index) for index in range(count)]
 
 
 def profile_of(request: dict[str, int], env_vars: tuple[tuple[str, str], ...], actor: bool) -> m.Profile:

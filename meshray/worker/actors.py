@@ -29,9 +29,11 @@ from meshray.runtime.current import Current, Surroundings
 from meshray.runtime.failures import MESSAGE_MAX, clip, headline_of
 from meshray.runtime.pump import Waiter
 from meshray.wire import messages as m
-from meshray.worker.executor import CANCELLED_MAX, SEND_AFTER_S, SEND_TASKS, ActorExitRequest, Executor
+from meshray.worker.executor import CANCELLED_MAX, Executor
+from meshray.worker.hosted import ActorExitRequest
 from meshray.worker.orphans import Item
 from meshray.worker.streams import announce
+from meshray.worker.unsent import SEND_AFTER_S, SEND_TASKS
 
 ASYNC_CONCURRENCY = 1000
 

@@ -1,11 +1,11 @@
 """Running attempts, one after the other, in the main thread.
 
 What was pushed waits in `queue`. Around each attempt stands the journal, so that a crash is charged to the attempt that
-was running. Results gather in `done` (any thread appends, whoever turns the pump takes out) and leave with the next
-turn: at once when the queue is empty, after `SEND_TASKS` results or `SEND_AFTER_S` otherwise, and before any wait.
+was running. Results gather in `done`, and leave with a turn of the pump (`unsent.py`).
 
 The tasks behind a long one are given back unasked: by the background thread when the current one has run
-`hold_back_after_s`, and at once when it blocks in `get` or `wait`, since one of them may be what it waits for.
+`hold_back_after_s`, and at once when it blocks in `get` or `wait` (`blocking.py`), since one of them may be what it
+waits for.
 
 Cancelling is a SIGINT to the main thread. Its handler raises only while `_running` is an attempt to be cancelled and
 `_in_user_code` is set, both written by the main thread alone. An attempt that is neither in the queue nor running may
@@ -21,11 +21,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import msgspec
 
-from meshray.core.plain import results_message
 from meshray.core.records import Carrier
 from meshray.refs import ObjectRef
 from meshray.resources import to_quantities
@@ -38,62 +37,23 @@ from meshray.store.journal import Journal
 from meshray.wire import messages as m
 from meshray.wire.payload import dumps_plain
 from meshray.worker.arguments import Arguments
+from meshray.worker.blocking import Blocking
 from meshray.worker.children import Children
-from meshray.worker.exits import run_exit_handlers
+from meshray.worker.exits import leave, run_exit_handlers
 from meshray.worker.forked import ChildOfWorker
 from meshray.worker.functions import Functions
+from meshray.worker.hosted import ActorExitRequest, Hosted
 from meshray.worker.orphans import Item, Orphanage
 from meshray.worker.outcomes import Outcomes
 from meshray.worker.pushers import Pushers
 from meshray.worker.streams import announce
-
-SEND_TASKS = 64
-SEND_AFTER_S = 0.001
-
-ANSWERS_LOOK_S = 0.005
-"""How often an actor that ends looks whether its own calls are answered."""
+from meshray.worker.unsent import SEND_AFTER_S, SEND_TASKS, Unsent
 
 _encode = msgspec.msgpack.Encoder().encode
 _monotonic = time.monotonic
 
-FAILURES_AT_ONCE = 32
-"""So many failures travel in one message: each may carry an exception of `exception_max_bytes`."""
-
 CANCELLED_MAX = 256
 """Cancelled attempts that are remembered: one of them may be about to begin, the others were finished already."""
-
-
-class ActorExitRequest(BaseException):
-    """Raised by `exit_actor()` through user code; a BaseException, so that `except Exception` does not stop it."""
-
-
-class Hosted(Protocol):
-    """The actor of a worker. What happens to it (`on_...`) is told under the pump's lock, unless it says otherwise."""
-
-    def run(self) -> None:
-        """Construct it, then serve until it ends. In the main thread."""
-
-    def current(self) -> Current | None:
-        """What runs in this thread, or in this coroutine."""
-
-    def on_work(self) -> None:
-        """Something came into the queue, or it is time to go."""
-
-    def on_submitted(self) -> None:
-        """Its code has submitted something. From any thread, not under the lock."""
-
-    def on_cancel(self, message: m.Cancel) -> None:
-        """A call that may have begun is to be cancelled."""
-
-    def runs(self, task_id: bytes) -> bool:
-        """Whether this call has begun and not ended. From any thread."""
-
-    def runs_for(self, caller: bytes) -> bool:
-        """Whether calls of this process run, or may soon."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether calls wait for those that run."""
 
 
 class Executor:
@@ -103,7 +63,6 @@ class Executor:
         self._host = host  # makes the actor
         self.client = client
         self.engine = client.engine
-        self._journal = journal
         self.pushers = Pushers(journal)
         self.functions = Functions()
         self.arguments = Arguments(client)
@@ -117,25 +76,22 @@ class Executor:
         self.actor: Hosted | None = None
         self.hosting = False  # the main thread has begun to run it
         self._idle: Waiter | None = None  # the main thread waits for work with it
-        self.done: deque[tuple[Item, m.Result]] = deque()  # outcomes that were not sent yet
         self._at_hand: Item | None = None  # the last that was taken from the queue to be run
         self.orphans = Orphanage(client.engine)
-        self._busy_s = 0.0  # time spent on what is in `done`; only the main thread of tasks counts it
+        self.unsent = Unsent(client.engine, self.orphans, self.pushers)
+        self.done, self._send_results = self.unsent.done, self.unsent.send  # at hand for each attempt and turn
         self._running: m.Task | None = None
         self._running_since_s = 0.0
         self._in_user_code = False
         self._cancelled: dict[tuple[bytes, int], None] = {}  # attempts to be cancelled, at most `CANCELLED_MAX`
-        self._dead_callers: set[bytes] = set()  # of this actor, whose calls still run: nobody takes the results
-        self._blocks = 0
         self.children = Children(client.engine.records.table)
         self._main = Current()  # of tasks, and of the user's threads
-        self._local = threading.local()
         self._main_ident = threading.main_thread().ident
         os.register_at_fork(after_in_child=self._in_forked_child)
         client.current_in_worker = self.current
         client.on_submit = self._note_children
         client.on_exit_actor = self._exit_actor
-        client.waiting.blocker = self
+        client.waiting.blocker = self.blocking = Blocking(self)
 
     def _in_forked_child(self) -> None:
         """The user's code has forked: what the child does with it must not become an attempt's outcome."""
@@ -263,15 +219,7 @@ class Executor:
             self.orphans.tell(process, self.done, self._at_hand)
             self.functions.on_submitter_gone(process, self._at_hand[2].function if self._at_hand is not None else b"")
         elif self.pushers.knows(process):
-            self._dead_callers.add(process)
-            self._forget_callers()
-
-    def _forget_callers(self) -> None:
-        """Dead callers whose last call has ended need no place in the journal. Under the lock."""
-        assert self.actor is not None
-        for caller in [caller for caller in self._dead_callers if not self.actor.runs_for(caller)]:
-            self._dead_callers.discard(caller)
-            self.pushers.on_over(caller)
+            self.unsent.on_caller_died(process, self.actor)
 
     def on_turn(self, now: float) -> None:
         if self.done:
@@ -298,43 +246,6 @@ class Executor:
             return max(0.0005, self._running_since_s + self.engine.config.hold_back_after_s - now)
         return None
 
-    def _send_results(self) -> None:
-        """Under the lock. Only whole items are taken, so an outcome that comes meanwhile is not lost."""
-        orphans = self.orphans
-        done = self.done
-        busy, self._busy_s = int(self._busy_s * 1e9), 0.0
-        if len(done) == 1 and done[0][0][0] not in self.engine.dead:  # a synchronous caller's: nothing to group
-            item, result = done.popleft()
-            source, lease, _ = item
-            if source == orphans.driver or not lease or not orphans.takes(item, result):
-                self.engine.send(source, m.Results(lease, [result], busy if lease else 0))
-            return
-        groups: dict[tuple[bytes, int], list[m.Result]] = {}
-        group: list[m.Result] = []
-        last_source, last_lease, kept = b"", -1, False
-        while done:
-            item, result = done.popleft()
-            source, lease, _ = item
-            if lease != last_lease or source is not last_source:
-                last_source, last_lease, kept = source, lease, bool(lease) and source != orphans.driver
-                group = groups.setdefault((source, lease), [])
-            if kept and orphans.takes(item, result):
-                continue
-            group.append(result)
-            if not lease and source in self.engine.dead:  # an actor's call has no heir: nobody takes what is inside
-                self.engine.pins.pop((self.engine.peer, item[2].task_id), None)
-        for (source, lease), results in groups.items():
-            if source in self._dead_callers or not results:
-                continue
-            if len(results) > FAILURES_AT_ONCE and any(map(_is_failure, results)):
-                for begin in range(0, len(results), FAILURES_AT_ONCE):
-                    part = results[begin : begin + FAILURES_AT_ONCE]
-                    self.engine.send(source, m.Results(lease, part, busy * len(part) // len(results) if lease else 0))
-                continue
-            self.engine.send(source, results_message(lease, results, busy if lease else 0))
-        if self._dead_callers:
-            self._forget_callers()
-
     def give_back(self) -> None:
         """What has not begun goes to another worker. Under the lock."""
         seqs: dict[tuple[bytes, int], list[int]] = {}
@@ -346,37 +257,6 @@ class Executor:
             seqs.setdefault((source, lease), []).append(task.seq)
         for (source, lease), numbers in seqs.items():
             self.engine.send(source, m.GivenBack(lease, numbers))
-
-    # -- waiting inside of a task (waiting.Blocker) ------------------------------------------------------------------
-
-    def begin_block(self) -> object:
-        if threading.get_ident() != self._main_ident or (self._running is None and self.actor is None):
-            return None
-        engine = self.engine
-        token = self._blocks = self._blocks + 1
-        raised = engine.pump.enter()
-        try:
-            if self.actor is None:
-                self.give_back()
-            engine.send(engine.peer, m.Blocked(token))
-        finally:
-            try:
-                engine.pump.leave(raised)
-            except BaseException:  # cancelled just here: nobody will wait
-                self.end_block(token)
-                raise
-        return token
-
-    def end_block(self, token: object) -> None:
-        if token is None:
-            return
-        engine = self.engine
-        raised = engine.pump.enter()
-        try:
-            engine.send(engine.peer, m.Unblocked(token))  # type: ignore[arg-type]
-            engine.flush()
-        finally:
-            engine.pump.leave(raised)
 
     # -- the main loop -----------------------------------------------------------------------------------------------
 
@@ -395,56 +275,10 @@ class Executor:
                     break
         finally:
             in_order = not self.engine.pump.closed  # else the peer is gone, and so is this process in a moment
-            self.leave()
+            leave(self)
         if in_order:
             run_exit_handlers(0, self.engine.config.exit_handlers_timeout_s)
         os._exit(0)
-
-    def leave(self) -> None:
-        """Send what is unsent, write what was printed."""
-        if self.actor is not None:
-            self._await_answers()
-        if not self.engine.pump.closed:
-            raised = self.engine.pump.enter()
-            try:
-                self.engine.pump.turn()
-            finally:
-                self.engine.pump.leave(raised)
-        self.engine.close()
-
-    def _await_answers(self) -> None:
-        """An actor that ends in good order may have submitted tasks, and made calls of others, and not waited for them.
-        What has not begun when the news of its death comes never will, and tasks that run are ended: so it stays until
-        it has all answers, for as long as it may. Its CPU is for them meanwhile."""
-        pump = self.engine.pump
-        give_up_at = _monotonic() + self.engine.config.actor_finish_s
-        blocked = False
-        while not pump.closed and _monotonic() < give_up_at:
-            raised = pump.enter()
-            try:
-                unanswered = self.engine.unanswered
-                if unanswered:
-                    self._refuse_calls()
-            finally:
-                pump.leave(raised)
-            if not unanswered:
-                return
-            if not blocked:
-                self.begin_block()
-                blocked = True
-            pump.wait(Waiter(pump, 1), _monotonic() + ANSWERS_LOOK_S)
-
-    def _refuse_calls(self) -> None:
-        """The actor has ended, and calls still come: its callers hear of its end when this process is gone. Under the
-        lock."""
-        for queue in (self.queue, self.handed):
-            while queue:
-                try:
-                    item = queue.popleft()
-                except IndexError:
-                    break  # a thread of the actor was quicker
-                failure = m.Failure("ActorDiedError", "the actor has ended: it only waits for what it has submitted")
-                self.done.append((item, m.Result(item[2].seq, [failure])))
 
     def wait_for_work(self) -> None:
         """Until something was pushed, an actor came to be hosted, or it is time to go."""
@@ -471,7 +305,7 @@ class Executor:
             return None
 
     def _run_queue(self) -> None:
-        queue, done, since_s = self.queue, self.done, 0.0
+        queue, done, unsent, since_s = self.queue, self.done, self.unsent, 0.0
         now = _monotonic()
         while True:
             if not queue:
@@ -490,7 +324,7 @@ class Executor:
             began, self._running_since_s = now, now
             done.append((item, self.attempt(item)))
             now = _monotonic()
-            self._busy_s += now - began
+            unsent.busy_s += now - began
             if queue and (len(done) >= SEND_TASKS or now - since_s > SEND_AFTER_S):
                 self.flush()
                 now = _monotonic()
@@ -611,7 +445,3 @@ class Executor:
             pump.shield.interrupt_later()
         else:
             raise KeyboardInterrupt
-
-
-def _is_failure(result: m.Result) -> bool:
-    return bool(result.values) and type(result.values[0]) is m.Failure

@@ -1,6 +1,7 @@
 """A worker's life, from the fork to the end: introduce itself, be bound to a job, run tasks or host one actor.
 
-- `executor.py`  runs attempts one after the other: arguments in, outcome out, the journal, what is sent when
+- `executor.py`  runs attempts one after the other: arguments in, outcome out, the journal
+- `unsent.py`    sends their results
 - `outcomes.py`  turns what a function returned or raised into a `Result`
 - `functions.py` the functions this worker got, unpickled once
 - `actors.py`    the actor it hosts, if any: in order, on threads, or on an event loop
@@ -22,8 +23,9 @@ from meshray.errors import OwnerDiedError, RuntimeEnvSetupError
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.refs import ObjectRef
+from meshray.runtime.attachment import Attachment
 from meshray.runtime.client import Client
-from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.engine import Engine
 from meshray.runtime.joining import introduce
 from meshray.runtime.pump import Waiter
 from meshray.store.journal import Journal

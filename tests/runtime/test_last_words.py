@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 from meshray.config import DEFAULT
 from meshray.ids import new_process
 from meshray.local import peer_process
-from meshray.runtime.engine import Attachment, Engine
+from meshray.runtime.attachment import Attachment
+from meshray.runtime.engine import Engine
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import LogLine, LogLines, PeerStops
 

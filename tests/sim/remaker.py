@@ -215,7 +215,7 @@ class Remaker(Process):
             self.end(pending, result, worker)
 
     def end(self, task: Pending, result: m.Result, worker: bytes) -> None:
-        """As `Engine.complete` does it."""
+        """As `FinishedTasks.complete` does it."""
         task.state = DONE
         value, record = result.values[0], task.records[0]
         contained: list[Any] | None = None

@@ -58,8 +58,7 @@ class LastHandles:
         actor_id = task_of(record.id)
         if engine.calls.known(actor_id) is None:
             return True
-        inbox = engine.call_inbox
-        if self.finding or engine.calls.outstanding(actor_id) or any(each[0] == actor_id for each in inbox):
+        if self.finding or engine.calls.outstanding(actor_id) or engine.submitted.holds_call_of(actor_id):
             self.leaving.add(actor_id)
             return False
         engine.calls.forget(actor_id)

@@ -40,6 +40,10 @@ class SubmittedTasks:
                 ready.append(task)
         submission.on_all_ready(ready)
 
+    def holds_call_of(self, actor_id: bytes) -> bool:
+        """Whether one of its calls was not looked at yet. Of a copy, made at once: others append meanwhile."""
+        return any(each[0] == actor_id for each in tuple(self.call_inbox))
+
     def take_calls(self) -> None:
         """Calls from the inbox take their places in the order of their actors. Under the lock."""
         calls, inbox = self._calls, self.call_inbox

@@ -24,7 +24,6 @@ from meshray.errors import MeshrayError
 from meshray.launch import READY_FD, RECORD_SEPARATOR, MeshSettings, PeerSettings, Ready, Refused
 from meshray.local import Claim, claim_peer, remove_folder_of
 from meshray.peer.folders import FolderLostError
-from meshray.peer.memory import keep_freed
 from meshray.peer.service import serve
 from meshray.wire.messages import PROTOCOL
 from meshray.worker.zygote import fork_zygote
@@ -103,7 +102,6 @@ def _run(settings: PeerSettings, starter: Starter) -> None:
         if not settings.foreground:
             _open_log(claim)
         zygote = fork_zygote()
-        keep_freed()
         _raise_descriptor_limit()
         _take_signals(settings.foreground)
 

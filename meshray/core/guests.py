@@ -127,7 +127,7 @@ class Guests(Core):
         wish = guest.wish
         guest.strange = not self._knows_job(wish.job)
         if why_not := self._why_not(wish.job):
-            self.on_refused(wish.actor_id, why_not)
+            self.on_refused(wish.actor_id, f"on host {self._name}: {why_not}")
         elif guest.strange:
             self._tell(guest.owner, JobWanted(wish.job))
         else:
@@ -275,8 +275,8 @@ class Guests(Core):
 
     def on_refused(self, actor_id: bytes, why: str) -> None:
         """A guest cannot have a worker here, maybe elsewhere."""
-        guest = self._guests.get(actor_id)
-        if guest is not None and not guest.worker and not guest.leaving:
+        if self.waits(actor_id):
+            guest = self._guests[actor_id]
             self._tell(guest.owner, ActorWaitsThere(actor_id, guest.wish.incarnation, why, gone=True))
             self._leave(guest)
 
@@ -338,6 +338,11 @@ class Guests(Core):
     def knows(self, actor_id: bytes) -> bool:
         """Whether an actor is a guest here."""
         return actor_id in self._guests
+
+    def waits(self, actor_id: bytes) -> bool:
+        """Whether an actor is a guest here that has no place yet, and may still get one."""
+        guest = self._guests.get(actor_id)
+        return guest is not None and not guest.worker and not guest.leaving
 
     def is_fenced(self, worker: bytes) -> bool:
         """Whether what this worker says must not leave this host: it may have run after its right was over."""

@@ -155,6 +155,11 @@ class Programs(Core):
         question.behind = self._behind(job)
         self._tell(peer, ProgramWanted(job, sorted(question.behind)))
 
+    def on_job_wanted(self, sender: bytes, job: bytes) -> None:
+        """Another peer knows no more than its name. Who waits for that one it has said, or will."""
+        behind = self._waiting.get(job, {}).get(sender, ())
+        self.on_wanted(sender, ProgramWanted(job, sorted(behind)))
+
     def on_wanted(self, sender: bytes, message: ProgramWanted) -> None:
         """Another peer needs it; or others wait for that one than before. A repeat is answered again."""
         job = message.job

@@ -197,7 +197,7 @@ def actor_effects(parts: Parts) -> dict[type, Callable[[Any, float], None]]:
             slot(effect, now)
 
     def waits(effect: ActorWaits, now: float) -> None:
-        if not guests.knows(effect.actor_id):
+        if not guests.waits(effect.actor_id):  # it may be ours by now, and its worker of before not dead
             own_waits(effect, now)
         elif effect.strange:
             guests.on_refused(effect.actor_id, effect.message)

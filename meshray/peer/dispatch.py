@@ -183,7 +183,7 @@ class Dispatcher:
         if info is not None:
             cores.road.tell_job(info, source[:NODE_BYTES], now, again=True)
         if not cores.leases.serves(message.job):  # it is over, but for its detached actors; or nobody has told of it
-            cores.programs.on_wanted(source, m.ProgramWanted(message.job))
+            cores.programs.on_job_wanted(source, message.job)
 
     def _on_code_ready(self, source: bytes, message: m.CodeReady, now: float) -> None:
         self._parts.cores.road.on_code_ready(source, message)

@@ -7,7 +7,7 @@ are cleared first. That was a tenth of what a fetch costs (docs/performance.md).
 system has it all when nothing has travelled for `pool_idle_s`.
 
 What is kept counts per heap: the main thread's, and one of each of libzmq's threads. With a C library that has no
-`mallopt` nothing is kept, and a fetch is so much dearer.
+`mallopt` nothing is kept, and a fetch is so much dearer. Workers are forked from a zygote that never does this.
 """
 
 from __future__ import annotations
@@ -24,29 +24,34 @@ KEPT_BYTES = 32 << 20
 MAPPED_BYTES = 8 << 20
 """A block from this size on is mapped by itself, and given back when it is freed. Frames of values are smaller."""
 
+DEFAULT_BYTES = 128 << 10
+"""Both, with glibc (mallopt(3); it raises them with what is freed, but not once they were set)."""
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), from malloc.h
 
 
 def keep_freed() -> bool:
-    """Let this process keep what it frees; whether its C library can. Workers must not: call it when their zygote has
-    been forked."""
-    library = ctypes.CDLL(None)
-    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
-        return False
-    kept: int = library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
-    mapped: int = library.mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
-    return bool(kept and mapped)
+    """Let this process keep what it frees; whether its C library can."""
+    return _set(KEPT_BYTES, MAPPED_BYTES)
 
 
 def give_back() -> None:
-    """Whole pages that are free go back to the system, of all heaps."""
+    """Whole pages that are free go back to the system, of all heaps, now and as soon as they are freed."""
+    if _set(DEFAULT_BYTES, DEFAULT_BYTES):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set(kept_bytes: int, mapped_bytes: int) -> bool:
     library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+        return False
+    kept: int = library.mallopt(_TRIM_THRESHOLD, kept_bytes)
+    mapped: int = library.mallopt(_MMAP_THRESHOLD, mapped_bytes)
+    return bool(kept and mapped)
 
 
 class Memory:
-    """When is it given back? `buffers` are those that pieces are read into."""
+    """When is it kept, and when given back? `buffers` are those that pieces are read into."""
 
     def __init__(self, buffers: Buffers, timers: Timers, idle_s: float) -> None:
         self._buffers = buffers
@@ -60,6 +65,7 @@ class Memory:
         if self._watched:
             self._used = True
         else:
+            keep_freed()
             self._watch(now)
 
     def _watch(self, now: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from meshray.core.records import Record
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, NodeDiedError
 from meshray.ids import FIRST_RETURN
 from meshray.options import ActorOptions, FunctionSpec, TaskOptions
 from meshray.refs import ObjectRef
@@ -198,7 +198,7 @@ class Client:
         """The peer ends the job; whoever finds out only now that it is dead has nobody to tell."""
         try:
             self._request(m.Detach, self.engine.config.shutdown_timeout_s)
-        except MeshrayError:
+        except NodeDiedError:
             if self.engine.broken is None:
                 raise
 

@@ -7,9 +7,11 @@ thread of its own, and what it needs is imported there: most programs never leav
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import sys
 import threading
+import time
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,7 @@ _logger = logging.getLogger("meshray")
 
 LASTING_TIMEOUT_S = 10.0
 """How long the end of a program with detached actors waits for its folder to be packed: twice what looking for files
-may take (`code_look_s`)."""
+may take (`code_look_s`). Where no thread can begin any more, it begins with no other file after that."""
 
 CLOSE_TIMEOUT_S = 2.0
 """How long the end of the program waits for the thread: as long as it may take to read one file from a slow disk."""
@@ -43,6 +45,7 @@ class DriverCode:
         self._job = job
         self._main = _main_of_now()
         self._closed = False
+        self._give_up_at = math.inf  # if it is packed in the thread that ends the program
         self._lasting = False  # it is needed when the program has ended, too
         self._thread: threading.Thread | None = None  # that packs; from the first question on. Set under the lock
         self._code: m.Code | None = None  # the answer, once it is known; under the pump's lock
@@ -53,32 +56,38 @@ class DriverCode:
         self._lasting = self._lasting or lasting
         if self._code is not None:
             self._client.engine.send(self._client.engine.peer, m.CodeReady(self._code))
-        elif self._thread is None and not self._closed:
-            thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter ends: since Python 3.12 no thread begins then
-                self._say(m.Code())
-            else:
-                self._thread = thread
+        elif self._thread is None and not self._closed and not self._begin() and not lasting:
+            self._say(m.Code())  # else `finish` answers
+
+    def _begin(self) -> bool:
+        """Pack, in a thread. False: none begins, as in an interpreter that ends (since Python 3.12), or for want of
+        room for another one. Under the pump's lock."""
+        thread = threading.Thread(target=self._run, name="meshray-code", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
 
     def finish(self) -> None:
         """The program is about to end. Of one that has detached actors the peer has its answer before. It may have made
         one just now, so that the question is still on its way."""
+        if not (self._client.has_detached or self._lasting):
+            return
         pump = self._client.engine.pump
+        here = False
         raised = pump.enter()
         try:
-            asked = self._thread is not None or self._code is not None
-            if self._client.has_detached and not asked:
-                self._thread = threading.current_thread()
+            if self._thread is None and self._code is None and not self._begin():
+                self._thread, here = threading.current_thread(), True
         finally:
             pump.leave(raised)
-        thread = self._thread
-        if thread is threading.current_thread():
-            if not asked:
-                self._run()
-        elif self._lasting and thread is not None:
-            thread.join(LASTING_TIMEOUT_S)
+        if here:
+            self._give_up_at = time.monotonic() + LASTING_TIMEOUT_S
+            self._run()
+        elif self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(LASTING_TIMEOUT_S)
 
     def close(self) -> None:
         """The program ends. The peer is asked nothing any more."""
@@ -123,7 +132,9 @@ class DriverCode:
         return m.Code(content_hash(archive), ref.binary(), len(archive), own.names, interpreter, left_out), complaint
 
     def _is_over(self) -> bool:
-        return self._closed or self._client.engine.pump.closed or self._client.engine.broken is not None
+        if self._closed or time.monotonic() > self._give_up_at:
+            return True
+        return self._client.engine.pump.closed or self._client.engine.broken is not None
 
     def _answer(self, code: m.Code) -> None:
         engine = self._client.engine

@@ -42,7 +42,7 @@ class SubmittedTasks:
 
     def holds_call_of(self, actor_id: bytes) -> bool:
         """Whether one of its calls was not looked at yet. Of a copy, made at once: others append meanwhile."""
-        return any(each[0] == actor_id for each in tuple(self.call_inbox))
+        return any(each[0] == actor_id for each in self.call_inbox.copy())
 
     def take_calls(self) -> None:
         """Calls from the inbox take their places in the order of their actors. Under the lock."""

@@ -196,11 +196,22 @@ def test_an_owner_is_asked_again_where_somebody_else_does_not_know_the_job() -> 
 
 def test_a_host_refuses_what_it_runs_nothing_of() -> None:
     """The peer of a program's own, say: it is not even asked what is known of the job."""
-    guests = Guests(lambda job: False, why_not=lambda job: "it is a guest" if job == JOB else "")
+    guests = Guests(lambda job: False, "near", why_not=lambda job: "it is a guest" if job == JOB else "")
     guests.on_host(O1, wish())
-    assert Send(O1, m.ActorWaitsThere(A, 1, "it is a guest", gone=True)) in effects(guests)
+    assert Send(O1, m.ActorWaitsThere(A, 1, "on host near: it is a guest", gone=True)) in effects(guests)
     assert not guests.knows(A)
     assert guests.owners() == set()
+
+
+def test_a_guest_waits_until_it_has_a_place_or_leaves(guests: Guests) -> None:
+    assert not guests.waits(A)
+    guests.on_host(O1, wish())
+    assert guests.waits(A)
+    guests.on_slot(A, W1)
+    assert not guests.waits(A), "it has one"
+    guests.on_leave(O1, m.LeaveActor(A, 1))
+    assert guests.knows(A), "its worker is being killed"
+    assert not guests.waits(A)
 
 
 def test_a_guest_that_waits_for_its_worker_may_be_refused_yet() -> None:

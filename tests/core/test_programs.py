@@ -378,6 +378,20 @@ def test_who_does_not_wait_any_more_is_behind_nobody() -> None:
     assert rig.programs.done
 
 
+def test_who_asks_by_the_name_of_the_job_alone_has_said_before_who_waits() -> None:
+    """An actor of that job was sent there; who waits behind it still does."""
+    rig = Rig(HEIR)
+    other = peer_of(b"another.")
+    rig.programs.on_needed(JOB, PEER_NEXT)
+    rig.programs.on_wanted(other, ProgramWanted(JOB, [PEER_HOME]))
+    rig.effects()
+    rig.programs.on_job_wanted(other, JOB)
+    assert rig.effects() == [], "nobody waits less than before"
+    rig.programs.on_job_wanted(PEER_HOME, JOB)
+    rig.programs.on_wanted(other, ProgramWanted(JOB))
+    assert rig.effects() == [], "one that has said nothing waits alone, and was known to wait"
+
+
 def test_so_many_may_wait_and_no_more() -> None:
     rig = Rig(HEIR)
     rig.programs.on_needed(JOB, PEER_NEXT)

@@ -15,6 +15,7 @@ import pytest
 from meshray import context
 from meshray.errors import ObjectStoreFullError
 from meshray.refs import ObjectRef
+from meshray.runtime import driver_code
 from meshray.runtime.bundle.archive import content_hash, unpack
 from meshray.runtime.client import Client
 from meshray.runtime.driver_code import DriverCode
@@ -148,8 +149,48 @@ def test_one_that_is_asked_while_python_ends_answers_that_nothing_goes_along(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    asking.begin(lasting=True)
+    asking.begin()
     assert [said.code for said in asking.said] == [m.Code()]
+
+
+def test_what_detached_actors_need_is_packed_at_the_very_end(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question has come when no thread could begin any more, but others still ran."""
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    asking.begin(lasting=True)
+    asking.begin(lasting=True)
+    assert asking.said == []
+    asking.code.finish()
+    (said,) = asking.said
+    assert said.code.hash
+
+
+def test_what_takes_too_long_at_the_very_end_is_given_up(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monkeypatch.setattr(driver_code, "LASTING_TIMEOUT_S", -1.0)
+    asking.begin(lasting=True)
+    asking.code.finish()
+    assert asking.said == []
+
+
+def test_a_folder_that_is_packed_already_is_waited_for_when_an_actor_was_made_just_now(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for because of a task; that it shall last the peer has not said yet."""
+    may_go_on = threading.Event()
+    put = asking.client.put
+
+    def slowly(value: object) -> Any:
+        may_go_on.wait()
+        return put(value)
+
+    monkeypatch.setattr(asking.client, "put", slowly)
+    asking.begin()
+    monkeypatch.setattr(asking.client, "has_detached", True)
+    ending = threading.Thread(target=asking.code.finish)
+    ending.start()
+    may_go_on.set()
+    ending.join()
+    assert len(asking.said) == 1
 
 
 def test_the_folder_of_a_script_is_known_when_it_has_come_to_its_end(mesh: ModuleType, tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ at_first = resident()
 churn()
 kept = resident() - at_first
 memory.give_back()
-print(kept, resident() - at_first)
+left = resident() - at_first
+churn()
+print(kept, left, resident() - at_first)
 """
 
 
@@ -44,19 +46,23 @@ def test_a_process_keeps_what_it_frees_until_it_gives_it_back(keep: bool) -> Non
     done = subprocess.run(
         [sys.executable, "-c", KEEPS.format(keep=keep)], capture_output=True, text=True, timeout=60, check=True
     )
-    kept, left = map(int, done.stdout.split())
+    kept, left, after = map(int, done.stdout.split())
     assert (kept > 15 << 20) == keep, "all sixteen, or next to nothing"
     assert left < 2 << 20
+    assert after < 4 << 20, "nothing is kept any more"
 
 
 class TestWhenItIsGivenBack:
     def test_when_nothing_has_travelled_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: list[int] = []
         given: list[int] = []
+        monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(1))
         monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
         buffers, timers = Buffers(SIZE), Timers()
         watched = Memory(buffers, timers, IDLE_S)
         watched.used(100.0)
         buffers.take(SIZE)
+        assert kept
         assert timers.next_deadline() == 100.0 + IDLE_S, "it is looked at once for all pieces"
         watched.used(104.0)
         watched.used(104.5)
@@ -71,11 +77,14 @@ class TestWhenItIsGivenBack:
         assert timers.next_deadline() is None, "who has nothing to do is not woken"
 
     def test_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: list[int] = []
         given: list[int] = []
+        monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(1))
         monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
         timers = Timers()
         watched = Memory(Buffers(SIZE), timers, IDLE_S)
         for number in range(3):
             watched.used(100.0 * number)
+            assert len(kept) == number + 1
             timers.run_due(100.0 * number + IDLE_S)
             assert len(given) == number + 1

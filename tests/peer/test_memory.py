@@ -27,6 +27,7 @@ def resident():  # exact: the counters of `statm` are not
 def churn():
     pieces = [bytearray(b"x") * (1 << 20) for _ in range(16)]
 
+memory.give_back()  # what this interpreter has freed by now would be used first
 if {keep}:
     assert memory.keep_freed()
 at_first = resident()

@@ -105,8 +105,8 @@ def test_a_store_without_room(
     assert "do not go to other hosts: ObjectStoreFullError: the store is full" in caplog.text
 
 
-def test_a_program_with_detached_actors_answers_before_it_ends(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    asking.code.finish()
+def held_up(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """What is packed has no room in the store before this is set."""
     may_go_on = threading.Event()
     put = asking.client.put
 
@@ -115,6 +115,12 @@ def test_a_program_with_detached_actors_answers_before_it_ends(asking: Asking, m
         return put(value)
 
     monkeypatch.setattr(asking.client, "put", slowly)
+    return may_go_on
+
+
+def test_a_program_with_detached_actors_answers_before_it_ends(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking.code.finish()
+    may_go_on = held_up(asking, monkeypatch)
     asking.begin()
     asking.code.finish()
     assert asking.said == [], "nobody needs it when the program is over"
@@ -176,14 +182,7 @@ def test_a_folder_that_is_packed_already_is_waited_for_when_an_actor_was_made_ju
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was asked for because of a task; that it shall last the peer has not said yet."""
-    may_go_on = threading.Event()
-    put = asking.client.put
-
-    def slowly(value: object) -> Any:
-        may_go_on.wait()
-        return put(value)
-
-    monkeypatch.setattr(asking.client, "put", slowly)
+    may_go_on = held_up(asking, monkeypatch)
     asking.begin()
     monkeypatch.setattr(asking.client, "has_detached", True)
     ending = threading.Thread(target=asking.code.finish)

@@ -188,6 +188,13 @@ class Host:
         self._programs.append(program)
         return program
 
+    def speak_only(self, version: int) -> None:
+        """Take away its addresses of the other version of IP."""
+        if version == 4:
+            self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
+        else:
+            self.ip(f"address del {self.ipv4}/24 dev eth0")
+
     def run(self, *command: str, timeout_s: float = START_TIMEOUT_S, status: int = 0, **environment: str) -> str:
         """Run a program to its end; what it said. Fails when it ends with another `status`."""
         program = self.start(*command, **environment)

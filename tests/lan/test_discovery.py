@@ -120,10 +120,7 @@ class TestFinding:
     def test_over_one_version_of_ip(self, lan: MakeLan, version: int) -> None:
         network = lan("a", "b")
         for host in network.hosts.values():
-            if version == 4:
-                host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
-            else:
-                host.ip(f"address del {host.ipv4}/24 dev eth0")
+            host.speak_only(version)
         a, b = (Finder(host) for host in network.hosts.values())
         meet(a, b)
         assert a.now()[b.node]["hosts"] == [network["b"].ipv4 if version == 4 else network["b"].ipv6]

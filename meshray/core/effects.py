@@ -8,6 +8,7 @@ processes, randomness or pickle, so a whole mesh runs in one thread under a virt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -231,7 +232,7 @@ class WriteCopy(Struct, frozen=True):
 
     segment: str
     offset: int
-    data: memoryview
+    data: Sequence[bytes | memoryview]  # one after the other
 
 
 class SealCopy(Struct, frozen=True):
@@ -329,6 +330,11 @@ Effect = (
     | DetachedLost
     | Later
 )
+
+
+def never_lent(_: str) -> bool:
+    """Of a peer that sends nothing from the memory of segments: see `store.loans`."""
+    return False
 
 
 class Core:

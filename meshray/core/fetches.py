@@ -36,7 +36,7 @@ from enum import Enum
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import CopyKept, Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy
+from meshray.core.effects import CopyKept, Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy, never_lent
 from meshray.core.gone import by_id
 from meshray.ids import peer_of
 from meshray.wire.messages import (
@@ -118,7 +118,7 @@ class FetchStats(Struct, frozen=True):
 
 class Fetches(Core):
     """The copies of one peer. `capacity_for(size)` is the size of the file for a value, `called(node)` what people call
-    a host."""
+    a host, `is_lent(segment)` whether some of a file is on its way to another host (`store.loans`)."""
 
     def __init__(
         self,
@@ -126,6 +126,7 @@ class Fetches(Core):
         node: bytes,
         capacity_for: Callable[[int], int],
         called: Callable[[bytes], str] = by_id,
+        is_lent: Callable[[str], bool] = never_lent,
     ) -> None:
         super().__init__()
         self._config = config
@@ -133,6 +134,7 @@ class Fetches(Core):
         self._peer = peer_of(node)
         self._capacity_for = capacity_for
         self._called = called
+        self._is_lent = is_lent
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
         # By the peer of the owner, and the object: its copies (of more than one place where a task ran more than once).
@@ -268,7 +270,9 @@ class Fetches(Core):
     def _remove(self, copy: Copy) -> None:
         """Out of the books; its file is free."""
         self._forget(copy)
-        if copy.segment:
+        if copy.segment and self._is_lent(copy.segment):
+            self._drop([(copy.segment, copy.capacity)])
+        elif copy.segment:
             self._pool.append((copy.progress_at, copy.segment, copy.capacity))
 
     def _forget(self, copy: Copy) -> None:
@@ -471,11 +475,11 @@ class Fetches(Core):
             self._stale += 1
             return
         if sender in copy.late:
-            self._on_late(copy, sender, len(message.data))
+            self._on_late(copy, sender, sum(map(len, message.data)))
         if copy.source != sender:
             self._stale += 1
             return
-        size = len(message.data)
+        size = sum(map(len, message.data))
         if not 0 < size <= copy.asked - copy.have:
             self._stale += 1
             self._leave(copy, now)

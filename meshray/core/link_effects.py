@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from meshray.wire.peers import Block, Plane, Reason
+from meshray.wire.peers import Block, Payload, Plane, Reason
 
 
 class Dial(Struct, frozen=True):
@@ -65,11 +65,11 @@ class SelfDialled(Struct, frozen=True):
 
 
 class Delivered(Struct, frozen=True):
-    """The next message of a stream, or the next one of Blocks."""
+    """The next message of a stream."""
 
     node: bytes
     plane: Plane
-    payload: Block
+    payload: Payload
 
 
 class Probed(Struct, frozen=True):

@@ -322,8 +322,8 @@ class Links:
             session.on_ack(message, now)
         elif session.on_data(message, len(payload), now):
             link.used = True
-            for block in session.whole(message, payload):
-                self._effects.append(Delivered(source, session.plane, block))
+            for whole in session.whole(message, payload):
+                self._effects.append(Delivered(source, session.plane, whole))
         self._busy[source] = None
 
     def _on_hello(self, destination: bytes, source: bytes, host: str, hello: Hello, now: float) -> None:

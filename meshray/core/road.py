@@ -45,6 +45,7 @@ from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone
 from meshray.core.ways import Pair, Parcel, Way
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
+from meshray.wire.envelopes import Letter
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
     CodeReady,
@@ -359,8 +360,9 @@ class Road(Core):
 
     # -- what comes from other hosts ---------------------------------------------------------------------------------
 
-    def on_arrived(self, life: bytes, destination: bytes, source: bytes, data: bytes | memoryview, now: float) -> None:
+    def on_arrived(self, life: bytes, letter: Letter, now: float) -> None:
         """A message that came by the stream of this life."""
+        destination, source, data, blocks = letter
         home = source[:NODE_BYTES]
         if self._homes.is_over(life):
             self.counters["messages of lives that are over"] += 1
@@ -378,7 +380,7 @@ class Road(Core):
         way = self._way(home, now)
         assert way is not None, f"{home.hex()} is there and gone"
         if destination == self.process_id:
-            self._emit(Handle(source, data))
+            self._emit(Handle(source, data, blocks))
             if not of_peer:
                 self._count((source, destination), len(data))
         elif destination in self._locals:

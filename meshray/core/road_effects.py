@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from meshray.wire.messages import JobInfo
+from meshray.wire.peers import Block
 
 
 class Handle(Struct, frozen=True):
@@ -12,6 +13,7 @@ class Handle(Struct, frozen=True):
 
     source: bytes
     data: bytes | memoryview
+    blocks: tuple[Block, ...] = ()  # data that came with it
 
 
 class Sever(Struct, frozen=True):

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from meshray.config import Config
 from meshray.core.pace import Pace
-from meshray.wire.peers import Ack, Block, Blocks, Data, Payload, Plane
+from meshray.wire.peers import Ack, Blocks, Data, Payload, Plane
 
 PORTIONS = 4
 """So many pieces fill what may be on its way over a slow link: one leaves as soon as one has arrived."""
@@ -295,14 +295,14 @@ class Session:
             self._ack_at = now + config.link_ack_after_s
         return True
 
-    def whole(self, frame: Data, payload: Payload) -> tuple[Block, ...]:
-        """What is to be delivered with this message, which `on_data` has taken: itself, all of Blocks, what has all
+    def whole(self, frame: Data, payload: Payload) -> tuple[Payload, ...]:
+        """What is to be delivered with this message, which `on_data` has taken: itself, what has all
         its parts now; nothing while more is to come. What is longer than any message may be is dropped, and counted as
         strange; likewise Blocks as a part."""
         parts = self._parts
         if isinstance(payload, Blocks):
             if parts is None and not frame.more:
-                return payload.payloads
+                return (payload,)
             self._parts_dropped, payload = True, b""
         if parts is None:
             if not frame.more:

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import Core, Send, SweepSegments, UnlinkSegment
+from meshray.core.effects import Core, Send, SweepSegments, UnlinkSegment, never_lent
 from meshray.wire.messages import (
     CreditGranted,
     CreditRequest,
@@ -82,13 +83,15 @@ class _Waiting:
 
 
 class StoreAccounts(Core):
-    """The books of one store folder of `capacity` bytes."""
+    """The books of one store folder of `capacity` bytes. `is_lent(segment)`: whether some of it is on its way to another
+    host, so that it must not be written again (`store.loans`)."""
 
-    def __init__(self, config: Config, capacity: int) -> None:
+    def __init__(self, config: Config, capacity: int, is_lent: Callable[[str], bool] = never_lent) -> None:
         super().__init__()
         self.capacity = capacity
         self.used = 0  # see the theory above
         self._config = config
+        self._is_lent = is_lent
         self._accounts: dict[bytes, _Account] = {}  # from Attach to death
         self._segments: dict[str, _Segment] = {}  # by name, while the object lives
         self._of_object: dict[bytes, list[_Segment]] = {}  # mostly one; two after a retry. No empty lists
@@ -204,15 +207,15 @@ class StoreAccounts(Core):
             self._pids.pop(segment.maker, None)
 
     def _give_back(self, segment: _Segment) -> None:
+        again = not self._is_lent(segment.name)
         last = self._effects[-1] if self._effects else None
-        if isinstance(last, Send) and last.to == segment.maker and isinstance(last.message, SegmentsFree):
-            last.message.segments.append(segment.name)
-            return
+        if isinstance(last, Send) and last.to == segment.maker and isinstance(free := last.message, SegmentsFree):
+            if free.again == again:
+                free.segments.append(segment.name)
+                return
+        self._effects.append(Send(segment.maker, SegmentsFree([segment.name], again)))
         if self._queue:  # somebody waits for room: it shall not rest in a pool
-            self._effects.append(Send(segment.maker, SegmentsFree([segment.name])))
             self._effects.append(Send(segment.maker, TrimPool()))
-        else:
-            self._effects.append(Send(segment.maker, SegmentsFree([segment.name])))
 
     # -- credit ------------------------------------------------------------------------------------------------------
 

@@ -22,9 +22,9 @@ from meshray.peer.buffers import Buffers
 from meshray.peer.memory import Memory
 from meshray.peer.parts import Parts
 from meshray.store.copies import CopyFiles, read_piece
-from meshray.wire.envelopes import PIECE_HEAD_MAX_BYTES, enclosed_piece
-from meshray.wire.messages import Failure, Place
-from meshray.wire.peers import BLOCKS_MAX, Block, Blocks, Payload, Plane
+from meshray.wire.envelopes import enclosed_piece
+from meshray.wire.messages import BLOCKS_MAX, Failure, Place
+from meshray.wire.peers import Block, Plane
 
 if TYPE_CHECKING:
     from meshray.peer.mesh import Mesh
@@ -53,7 +53,8 @@ class CopyHands:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
-        self._buffers = Buffers(parts.config.fetch_frame_bytes + PIECE_HEAD_MAX_BYTES)
+        self._buffers = Buffers(parts.config.fetch_frame_bytes)
+        self._loans = parts.loans
         self._memory = Memory(self._buffers, parts.timers, parts.config.pool_idle_s)
         self.more = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
@@ -112,9 +113,8 @@ class CopyHands:
         while left > 0 and (reading := serving.next(portion)) is not None:
             left -= reading.size
             served = True
-            payload, rooms = self._room(reading)
             try:
-                read_piece(self._parts.store_folder, reading.segment, reading.offset, rooms)
+                blocks = self._blocks(reading)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     serving.on_unread(reading)
@@ -124,6 +124,7 @@ class CopyHands:
                 note(f"a segment could not be read for another host: {traceback.format_exc(limit=1)}")
                 serving.on_unreadable(reading)
                 continue
+            payload = enclosed_piece(reading.to, self._parts.process_id, reading.place, reading.offset, blocks)
             if not mesh.send(lives[reading.to], Plane.BULK, payload, now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
         self.more = left <= 0 and serving.pending
@@ -131,20 +132,15 @@ class CopyHands:
             self._memory.used(now)
         return served
 
-    def _room(self, reading: Reading) -> tuple[Payload, list[memoryview]]:
-        """What is to be sent, and where in it the bytes are to be written: a Piece per frame."""
-        frame_bytes = self._parts.config.fetch_frame_bytes
-        payloads: list[Block] = []
-        rooms: list[memoryview] = []
-        for done in range(0, reading.size, frame_bytes):
-            size = min(frame_bytes, reading.size - done)
-            offset = reading.offset + done
-            payload, room = enclosed_piece(
-                reading.to, self._parts.process_id, reading.place, offset, size, self._buffers.take
-            )
-            payloads.append(payload)
-            rooms.append(room)
-        return payloads[0] if len(payloads) == 1 else Blocks(tuple(payloads)), rooms
+    def _blocks(self, reading: Reading) -> list[Block]:
+        """The bytes, in frames. Raises `OSError`."""
+        frame_bytes, size = self._parts.config.fetch_frame_bytes, reading.size
+        lent = self._loans.lend(reading.segment, reading.offset, size)
+        if lent is not None:
+            return [lent[done : done + frame_bytes] for done in range(0, size, frame_bytes)]
+        rooms = [self._buffers.take(min(frame_bytes, size - done)) for done in range(0, size, frame_bytes)]
+        read_piece(self._parts.store_folder, reading.segment, reading.offset, rooms)
+        return rooms
 
     def _read_again(self) -> None:
         self._rests = False

@@ -19,6 +19,7 @@ from meshray.peer.mesh_events import GOODBYE
 from meshray.peer.parts import Parts
 from meshray.peer.timers import boot_time
 from meshray.wire.codec import ProtocolError, decode
+from meshray.wire.envelopes import with_blocks
 from meshray.wire.messages import Code, JobInfo
 
 
@@ -33,7 +34,7 @@ class Foreign:
     def handle(self, effect: Handle, now: float) -> None:
         """Somebody of another host speaks to this peer."""
         try:
-            message = decode(effect.data)
+            message = with_blocks(decode(effect.data), effect.blocks)
         except ProtocolError:
             self._parts.cores.road.counters["messages that are none"] += 1
             return

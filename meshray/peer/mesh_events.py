@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from meshray.wire.loads import MemberLoad
-from meshray.wire.peers import Block
+from meshray.wire.peers import Payload
 
 GOODBYE = "it has left"
 """Why a life is over that has said so."""
@@ -61,7 +61,7 @@ class Came(Struct, frozen=True):
     """The next message of a stream."""
 
     life: bytes
-    payload: Block
+    payload: Payload
 
 
 class OwnEnd(Struct, frozen=True):

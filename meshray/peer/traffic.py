@@ -70,7 +70,7 @@ class Traffic:
             if letter is None:
                 road.counters["messages that are none"] += 1
             else:
-                road.on_arrived(event.life, *letter, now)
+                road.on_arrived(event.life, letter, now)
         elif isinstance(event, LifeThere):
             road.on_life(event.life, event.home, event.number, now)
             self._meet(event.home, now)

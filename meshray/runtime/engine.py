@@ -393,7 +393,7 @@ class Engine:
 
     def _on_segments_free(self, _: bytes, message: m.SegmentsFree) -> None:
         for name in message.segments:
-            self.store.free(name)
+            self.store.free(name, again=message.again)
 
     def _give_back_room(self) -> None:
         size = self.store.give_back()

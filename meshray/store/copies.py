@@ -7,6 +7,7 @@ error, and reads with `pread`. A file that is written again keeps its pages, so 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from meshray.store import files
@@ -34,8 +35,8 @@ class CopyFiles:
         if not fresh:
             os.pwrite(self._open[name], NO_STAMP, capacity - STAMP_BYTES)
 
-    def write(self, name: str, offset: int, data: bytes | memoryview) -> None:
-        """Some bytes. Raises `ObjectStoreFullError` or `OutOfDiskError` when the file system is full, else
+    def write(self, name: str, offset: int, data: Sequence[bytes | memoryview]) -> None:
+        """Some bytes, one after the other. Raises `ObjectStoreFullError` or `OutOfDiskError` when the file system is full, else
         `OSError`."""
         files.write_at(self._folder, self._open[name], offset, data)
 
@@ -60,9 +61,7 @@ class CopyFiles:
 def read_piece(folder: Path, name: str, offset: int, rooms: list[memoryview]) -> None:
     """Fill `rooms`, one after the other, with bytes of a segment, whoever made it. Raises `OSError` when it is gone, or
     has fewer."""
-    if not files.is_segment_name(name):
-        raise FileNotFoundError(f"{name!r} is no name of a segment")
-    descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = files.open_segment(folder, name)
     try:
         size = os.preadv(descriptor, rooms, offset)
     finally:

@@ -78,6 +78,13 @@ def unlink_segment(folder: Path, name: str) -> int:
     return size
 
 
+def open_segment(folder: Path, name: str) -> int:
+    """A descriptor to read it by. Raises `OSError`, `FileNotFoundError` when it is gone or `name` is none."""
+    if not is_segment_name(name):
+        raise FileNotFoundError(errno.ENOENT, "that is no name of a segment", name)
+    return os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
 # -- the stamp ---------------------------------------------------------------------------------------------------------
 
 
@@ -141,17 +148,13 @@ def rewrite(path: Path, capacity: int, pieces: Sequence[bytes | bytearray | memo
         os.close(fd)
 
 
-def write_at(folder: Path, fd: int, offset: int, data: bytes | memoryview) -> None:
-    """Write some bytes of a segment that is made piece by piece; `folder` is where it lies. Raises as `create`."""
-    rest = memoryview(data)
+def write_at(folder: Path, fd: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write some pieces, one after the other, of a segment that is made piece by piece; `folder` is where it lies. Raises as `create`."""
     try:
-        while rest:
-            written = os.pwrite(fd, rest, offset)
-            offset += written
-            rest = rest[written:]
+        _write_all(fd, pieces, offset)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise _no_room(folder, len(data)) from error
+            raise _no_room(folder, sum(map(len, pieces))) from error
         raise
 
 
@@ -167,10 +170,9 @@ def stamp_at(folder: Path, fd: int, capacity: int, object_id: bytes, size: int) 
         raise
 
 
-def _write_all(fd: int, pieces: Iterable[bytes | bytearray | memoryview]) -> int:
-    """Write the pieces one after the other from offset 0; returns the end."""
+def _write_all(fd: int, pieces: Iterable[bytes | bytearray | memoryview], offset: int = 0) -> int:
+    """Write the pieces one after the other from `offset` on; returns the end."""
     rest = [memoryview(piece) for piece in pieces if len(piece)]
-    offset = 0
     first = 0
     while first < len(rest):
         written = os.pwritev(fd, rest[first : first + _VECTORS_MAX], offset)

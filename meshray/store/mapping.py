@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import pickle
 import sys
 import weakref
 from collections.abc import Callable
@@ -87,20 +86,22 @@ def exporter_ended(pin: _Pin) -> None:
 
 
 class Mapping:
-    """A file in memory, from its first byte to its last. Unmapped when neither the store nor a view holds it."""
+    """A file in memory, or a part of one. Unmapped when neither the store nor a view holds it."""
 
-    __slots__ = ("__weakref__", "_ended", "_views", "address", "capacity", "populated", "writable")
+    __slots__ = ("__weakref__", "_ended", "_views", "address", "capacity", "complete", "populated", "writable")
 
-    def __init__(self, fd: int, capacity: int, *, writable: bool) -> None:
-        """Map the file behind `fd`, which the caller closes. Takes the same time for any size. Raises `OSError`."""
+    def __init__(self, fd: int, capacity: int, *, writable: bool, offset: int = 0) -> None:
+        """Map `capacity` bytes of the file behind `fd`, which the caller closes, from `offset` on, where a page begins.
+        Takes the same time for any size. Raises `OSError`."""
         self.address = 0
         self.capacity = capacity  # bytes of the file and of the mapping
         self.writable = writable  # only its creator writes a segment; others get memory that refuses it
-        self.populated = False  # all its pages are in the page table: copying runs at full speed
+        self.populated = False  # all its pages were to be brought into the page table: copying runs at full speed
+        self.complete = False  # and they were
         self._views = 0  # exporters given out since all had ended; changed under the store's lock
         self._ended: list[None] = []  # one entry for each of them that has ended; finalisers append
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        address = _mmap(None, capacity, protection, mmap.MAP_SHARED, fd, 0)
+        address = _mmap(None, capacity, protection, mmap.MAP_SHARED, fd, offset)
         if address is None or address == _MAP_FAILED:
             code = ctypes.get_errno()
             raise OSError(code, f"cannot map a segment of {capacity:,} bytes: {os.strerror(code)}")
@@ -117,8 +118,8 @@ class Mapping:
         pin.mapping = self
         pin.on_last_view = on_last_view
         _pins[id(pin)] = pin
-        # `raw()`: a ctypes array itself gives views of a format that memoryview cannot index
-        return pickle.PickleBuffer(exporter).raw().toreadonly()[:size]
+        # a ctypes array itself gives views of a format that memoryview cannot index
+        return memoryview(exporter).cast("B").toreadonly()[:size]
 
     @property
     def viewed(self) -> bool:
@@ -149,11 +150,13 @@ class Mapping:
             _release_buffer(source)
         return offset + size
 
-    def populate(self) -> None:
-        """Bring all its pages into the page table at once: three times as fast as at their first touch."""
+    def populate(self) -> bool:
+        """Bring all its pages into the page table at once: three times as fast as at their first touch. Whether it is
+        known that all are there, so that no touch of one will fail."""
         if not self.populated:
-            _madvise(self.address, self.capacity, _MADV_POPULATE_READ)
+            self.complete = _madvise(self.address, self.capacity, _MADV_POPULATE_READ) == 0
             self.populated = True
+        return self.complete
 
     def __repr__(self) -> str:
         kind = "writable" if self.writable else "read-only"

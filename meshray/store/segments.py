@@ -243,10 +243,10 @@ class SegmentStore:
 
     # -- freeing -------------------------------------------------------------------------------------------------------
 
-    def free(self, name: str) -> None:
+    def free(self, name: str, *, again: bool = True) -> None:
         """Nobody uses this segment of ours any more: it waits in the pool to be written again.
 
-        Names that are not sealed segments of this process (a repeat) are ignored. A segment of which a view lives here
+        Not `again`: it is unlinked instead. Names that are not sealed segments of this process (a repeat) are ignored. A segment of which a view lives here
         nevertheless is never written again: it is unlinked, the view stays valid, and the case is counted.
         """
         with self._lock:
@@ -257,7 +257,7 @@ class SegmentStore:
             segment.size = 0
             viewed = segment.mapping is not None and segment.mapping.viewed
             self._freed_under_view += viewed
-            if viewed or not self._unstamp(segment):
+            if viewed or not again or not self._unstamp(segment):
                 self._drop([segment])
             else:
                 self._drop(self._pool.put(segment, self._clock()))

@@ -206,9 +206,9 @@ class MeshLines:
             return
         _send(socket, head, _NOW_MORE)
         if isinstance(payload, Blocks):
-            *first, last = payload.payloads
+            *first, last = payload.blocks
             try:
-                for block in first:
+                for block in (payload.message, *first):
                     _put_block(socket, block, _NOW_MORE)
             except zmq.Again:  # its connection ends: libzmq drops the rest, up to the last frame of whatever comes next
                 _send(socket, b"", _NOW)

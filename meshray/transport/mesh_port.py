@@ -27,8 +27,8 @@ from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
 from meshray.wire.peer_codec import unpack
+from meshray.wire.messages import BLOCKS_MAX
 from meshray.wire.peers import (
-    BLOCKS_MAX,
     Ack,
     Block,
     Blocks,
@@ -280,9 +280,9 @@ class MeshPort:
         while _get(self._router, _RCVMORE):
             body = _recv(self._router, _NOW, False)
             more += 1
-            if more <= BLOCKS_MAX:
+            if more <= 1 + BLOCKS_MAX:
                 bodies.append(body)
-        if more > BLOCKS_MAX:
+        if more > 1 + BLOCKS_MAX:
             raise self._refusal("wrong number of frames", f"{more + 1} frames behind the routing id")
         if known is None:
             known = self._meet(caller, first)
@@ -296,7 +296,7 @@ class MeshPort:
         if has_payload(message) != (more > 0) or (more > 1 and plane != Plane.BULK):
             raise self._refusal("wrong number of frames", f"{more + 1} frames of a {type(message).__name__}")
         blocks = tuple(map(_block, bodies))
-        payload = Blocks(blocks) if more > 1 else blocks[0] if blocks else b""
+        payload = Blocks(blocks[0], blocks[1:]) if more > 1 else blocks[0] if blocks else b""
         self.received[plane] += 1
         self.received_bytes[plane] += len(head) + len(payload)
         return Arrived(destination, source, known[1], message, payload)

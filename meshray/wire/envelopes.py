@@ -7,24 +7,24 @@ message is encoded behind its envelope, and one that came in a buffer is looked 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from meshray.ids import PROCESS_BYTES
-from meshray.wire.codec import encode_into
+from meshray.wire.codec import ProtocolError, encode_into
 from meshray.wire.messages import Message, Piece, Place
+from meshray.wire.peers import Block, Blocks, Payload
 
 ENVELOPE_BYTES = 2 * PROCESS_BYTES
 
-PIECE_HEAD_MAX_BYTES = 512
-"""What stands before the data of a Piece: envelope, place, offset. (178 bytes, with the names that segments have.)"""
 
-Memory = bytearray | memoryview
+class Letter(NamedTuple):
+    """What came through a stream."""
 
-_NO_DATA = b"\xc4\x00"
-"""How an encoded Piece without data ends: `bin 8` of MessagePack, and the length."""
-
-_BIN_32 = b"\xc6"
-"""Begins bytes whose length follows in four bytes, the highest first (MessagePack specification, "bin format")."""
+    destination: bytes  # a process
+    source: bytes
+    data: bytes | memoryview  # the encoded message; a view, of a payload that is one
+    blocks: tuple[Block, ...] = ()  # what came behind it
 
 
 def enclose(destination: bytes, source: bytes, data: bytes) -> bytes:
@@ -39,24 +39,25 @@ def enclosed(destination: bytes, source: bytes, message: Message) -> bytearray:
     return payload
 
 
-def enclosed_piece(
-    destination: bytes, source: bytes, place: Place, offset: int, size: int, take: Callable[[int], Memory] = bytearray
-) -> tuple[Memory, memoryview]:
-    """The payload for a stream, with a Piece whose `size` bytes are to be written into the view before it is sent.
-    `take(size)` gives the memory for it, with anything in it."""
-    head = enclosed(destination, source, Piece(place, offset, memoryview(b"")))
-    assert head.endswith(_NO_DATA), "the data of a Piece is its last field"
-    head[-len(_NO_DATA) :] = _BIN_32 + size.to_bytes(4, "big")
-    payload = take(len(head) + size)
-    payload[: len(head)] = head
-    return payload, memoryview(payload)[len(head) :]
+def enclosed_piece(destination: bytes, source: bytes, place: Place, offset: int, blocks: Iterable[Block]) -> Blocks:
+    """The payload for a stream, with a Piece whose data are these."""
+    return Blocks(enclosed(destination, source, Piece(place, offset, [])), tuple(blocks))
 
 
-def opened(payload: bytes | bytearray | memoryview) -> tuple[bytes, bytes, bytes | memoryview] | None:
-    """Destination, source, the encoded message (a view, of a payload that is one); None for what is too short to be
-    one."""
-    if len(payload) <= ENVELOPE_BYTES:
+def opened(payload: Payload) -> Letter | None:
+    """None for what is too short to be one."""
+    first, blocks = (payload.message, payload.blocks) if isinstance(payload, Blocks) else (payload, ())
+    if len(first) <= ENVELOPE_BYTES:
         return None
-    head = bytes(payload[:ENVELOPE_BYTES])
-    rest = payload[ENVELOPE_BYTES:]
-    return head[:PROCESS_BYTES], head[PROCESS_BYTES:], rest if isinstance(rest, memoryview) else bytes(rest)
+    head, rest = bytes(first[:ENVELOPE_BYTES]), first[ENVELOPE_BYTES:]
+    data = rest if isinstance(rest, memoryview) else bytes(rest)
+    return Letter(head[:PROCESS_BYTES], head[PROCESS_BYTES:], data, blocks)
+
+
+def with_blocks(message: Message, blocks: tuple[Block, ...]) -> Message:
+    """A message that came with these. Raises `ProtocolError` for one that has none."""
+    if blocks:
+        if not isinstance(message, Piece):
+            raise ProtocolError(f"{len(blocks)} blocks behind a {type(message).__name__}")
+        message.data += map(memoryview, blocks)
+    return message

@@ -624,9 +624,11 @@ class CreditGranted(Struct, array_like=True, tag=52):
 
 
 class SegmentsFree(Struct, array_like=True, tag=53):
-    """P -> A (the creator): nobody uses these any more: write into them again or unlink them."""
+    """P -> A (the creator): nobody uses these any more: write into them again or unlink them. Not `again`: unlink them,
+    for some of them is on its way to another host yet."""
 
     segments: list[Name]
+    again: bool = True
 
 
 class PoolTrimmed(Struct, array_like=True, tag=54):
@@ -650,6 +652,9 @@ class TrimPool(Struct, array_like=True, tag=55):
 
 PIECE_MAX_BYTES = 4 << 20
 """A bound on one piece of a value on its way between hosts."""
+
+BLOCKS_MAX = 16
+"""A bound on the frames behind a message, in which the data of a piece travels (`wire.peers.Blocks`)."""
 
 
 class Bring(Struct, array_like=True, tag=121):
@@ -700,7 +705,8 @@ class Piece(Struct, array_like=True, tag=127, gc=False):
 
     place: Place
     offset: Count
-    data: memoryview  # decoded without a copy
+    data: Annotated[list[memoryview], Meta(max_length=BLOCKS_MAX)]  # one after the other. None on the wire, where they
+    # are the blocks behind the message (`wire.peers.Blocks`)
 
 
 class NoPiece(Struct, array_like=True, tag=128):

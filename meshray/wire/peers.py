@@ -1,8 +1,8 @@
 """The protocol between peers: every message that crosses a border between hosts.
 
 A message travels as one frame or two: `destination node (8) source node (8)` and the encoded message; then, for `Data`
-and `Datagram`, the payload, which a peer passes on unread. On the plane of the values up to `BLOCKS_MAX` payloads may
-follow, in a frame each (`Blocks`). A node id is drawn anew at each start of a peer, so it is an incarnation, and
+and `Datagram`, the payload, which a peer passes on unread. On the plane of the values up to `BLOCKS_MAX` frames with
+data may follow (`Blocks`). A node id is drawn anew at each start of a peer, so it is an incarnation, and
 whoever is not the destination refuses the frame. A Hello to an address of which only the address is known is meant for
 `ANYBODY`.
 
@@ -65,9 +65,6 @@ class Plane(IntEnum):
 STREAMS = (Plane.CONTROL, Plane.BULK)
 """The planes whose messages are numbered. Probes are not: a late one is worth nothing."""
 
-BLOCKS_MAX = 16
-"""Payloads of one message of the bulk plane."""
-
 Stream = Annotated[int, Meta(ge=int(Plane.CONTROL), le=int(Plane.BULK))]
 
 
@@ -87,17 +84,19 @@ Block = bytes | bytearray | memoryview
 
 
 class Blocks:
-    """Several payloads under one number: they arrive together, and are delivered one after the other.
+    """A message, and large data that belongs to it, in frames of its own behind it: a piece of a value. They arrive
+    together.
 
-    A frame is encrypted as a whole before its first byte leaves, and decrypted when its last one has come. So what is
+    So the data is sent from where it lies, and written from where it came. A frame is encrypted as a whole before its first byte leaves, and decrypted when its last one has come. So what is
     large is on its way sooner in several of them, and both ends and the network work on it at once.
     """
 
-    __slots__ = ("_size", "payloads")
+    __slots__ = ("_size", "blocks", "message")
 
-    def __init__(self, payloads: tuple[Block, ...]) -> None:
-        self.payloads = payloads
-        self._size = sum(map(len, payloads))
+    def __init__(self, message: Block, blocks: tuple[Block, ...]) -> None:
+        self.message = message
+        self.blocks = blocks  # one, at least
+        self._size = len(message) + sum(map(len, blocks))
 
     def __len__(self) -> int:
         """Bytes."""

@@ -83,8 +83,8 @@ class _Waiting:
 
 
 class StoreAccounts(Core):
-    """The books of one store folder of `capacity` bytes. `is_lent(segment)`: whether some of it is on its way to another
-    host, so that it must not be written again (`store.loans`)."""
+    """The books of one store folder of `capacity` bytes. `is_lent(segment)`: whether some of it is on its way to
+    another host, so that it must not be written again (`store.loans`)."""
 
     def __init__(self, config: Config, capacity: int, is_lent: Callable[[str], bool] = never_lent) -> None:
         super().__init__()
@@ -209,10 +209,10 @@ class StoreAccounts(Core):
     def _give_back(self, segment: _Segment) -> None:
         again = not self._is_lent(segment.name)
         last = self._effects[-1] if self._effects else None
-        if isinstance(last, Send) and last.to == segment.maker and isinstance(free := last.message, SegmentsFree):
-            if free.again == again:
-                free.segments.append(segment.name)
-                return
+        free = last.message if isinstance(last, Send) and last.to == segment.maker else None
+        if isinstance(free, SegmentsFree) and free.again == again:
+            free.segments.append(segment.name)
+            return
         self._effects.append(Send(segment.maker, SegmentsFree([segment.name], again)))
         if self._queue:  # somebody waits for room: it shall not rest in a pool
             self._effects.append(Send(segment.maker, TrimPool()))

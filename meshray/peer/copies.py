@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from meshray.core.effects import DropCopy, OpenCopy, SealCopy, WriteCopy
@@ -54,10 +54,14 @@ class CopyHands:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
         self._buffers = Buffers(parts.config.fetch_frame_bytes)
-        self._loans = parts.loans
-        self._memory = Memory(self._buffers, parts.timers, parts.config.pool_idle_s)
+        self._memory = Memory(self._let_go, parts.timers, parts.config.pool_idle_s)
         self.more = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
+
+    def _let_go(self) -> None:
+        """No value has travelled for a while."""
+        self._buffers.clear()
+        self._files.unmap()
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -132,10 +136,10 @@ class CopyHands:
             self._memory.used(now)
         return served
 
-    def _blocks(self, reading: Reading) -> list[Block]:
+    def _blocks(self, reading: Reading) -> Sequence[Block]:
         """The bytes, in frames. Raises `OSError`."""
         frame_bytes, size = self._parts.config.fetch_frame_bytes, reading.size
-        lent = self._loans.lend(reading.segment, reading.offset, size)
+        lent = self._parts.loans.lend(reading.segment, reading.offset, size)
         if lent is not None:
             return [lent[done : done + frame_bytes] for done in range(0, size, frame_bytes)]
         rooms = [self._buffers.take(min(frame_bytes, size - done)) for done in range(0, size, frame_bytes)]

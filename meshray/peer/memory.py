@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 
-from meshray.peer.buffers import Buffers
 from meshray.peer.timers import Timers
 
 KEPT_BYTES = 32 << 20
@@ -51,10 +51,10 @@ def _set(kept_bytes: int, mapped_bytes: int) -> bool:
 
 
 class Memory:
-    """When is it kept, and when given back? `buffers` are those that pieces are read into."""
+    """When is it kept, and when given back? `let_go` is called before: for what others keep as long."""
 
-    def __init__(self, buffers: Buffers, timers: Timers, idle_s: float) -> None:
-        self._buffers = buffers
+    def __init__(self, let_go: Callable[[], None], timers: Timers, idle_s: float) -> None:
+        self._let_go = let_go
         self._timers = timers
         self._idle_s = idle_s
         self._used = False  # since the timer was set
@@ -77,5 +77,5 @@ class Memory:
             self._watch(time.monotonic())
             return
         self._watched = False
-        self._buffers.clear()
+        self._let_go()
         give_back()

@@ -149,7 +149,8 @@ def rewrite(path: Path, capacity: int, pieces: Sequence[bytes | bytearray | memo
 
 
 def write_at(folder: Path, fd: int, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write some pieces, one after the other, of a segment that is made piece by piece; `folder` is where it lies. Raises as `create`."""
+    """Write some pieces, one after the other, of a segment that is made piece by piece; `folder` is where it lies.
+    Raises as `create`."""
     try:
         _write_all(fd, pieces, offset)
     except OSError as error:

@@ -39,16 +39,18 @@ class Loans:
         Raises `OSError` when the segment is gone, or no descriptor is left."""
         if not self._lends:
             return None
-        start = offset % PAGE_BYTES
+        before = offset % PAGE_BYTES
         descriptor = files.open_segment(self._folder, name)
         try:
-            mapping = Mapping(descriptor, start + size, writable=False, offset=offset - start)
+            mapping = Mapping(descriptor, before + size, writable=False, offset=offset - before)
+        except OSError:
+            return None  # no room for another mapping
         finally:
             os.close(descriptor)
         if not mapping.populate():
             return None
         self._lent[name] += 1
-        return mapping.view(start + size, partial(self._ended.append, name))[start:]
+        return mapping.view(before + size, partial(self._ended.append, name))[before:]
 
     def is_lent(self, name: str) -> bool:
         """Whether some of this segment is still on its way."""

@@ -88,7 +88,7 @@ def exporter_ended(pin: _Pin) -> None:
 class Mapping:
     """A file in memory, or a part of one. Unmapped when neither the store nor a view holds it."""
 
-    __slots__ = ("__weakref__", "_ended", "_views", "address", "capacity", "complete", "populated", "writable")
+    __slots__ = ("__weakref__", "_ended", "_views", "address", "capacity", "populated", "writable")
 
     def __init__(self, fd: int, capacity: int, *, writable: bool, offset: int = 0) -> None:
         """Map `capacity` bytes of the file behind `fd`, which the caller closes, from `offset` on, where a page begins.
@@ -96,8 +96,7 @@ class Mapping:
         self.address = 0
         self.capacity = capacity  # bytes of the file and of the mapping
         self.writable = writable  # only its creator writes a segment; others get memory that refuses it
-        self.populated = False  # all its pages were to be brought into the page table: copying runs at full speed
-        self.complete = False  # and they were
+        self.populated = 0  # bytes from the first one on whose pages are in the page table: copying runs at full speed
         self._views = 0  # exporters given out since all had ended; changed under the store's lock
         self._ended: list[None] = []  # one entry for each of them that has ended; finalisers append
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
@@ -150,13 +149,17 @@ class Mapping:
             _release_buffer(source)
         return offset + size
 
-    def populate(self) -> bool:
-        """Bring all its pages into the page table at once: three times as fast as at their first touch. Whether it is
-        known that all are there, so that no touch of one will fail."""
-        if not self.populated:
-            self.complete = _madvise(self.address, self.capacity, _MADV_POPULATE_READ) == 0
-            self.populated = True
-        return self.complete
+    def populate(self, start: int = 0, end: int | None = None) -> bool:
+        """Bring the pages of these bytes, by default all, into the page table at once: three times as fast as at their
+        first touch. Whether it is known that all are there, so that touching one cannot fail."""
+        end = self.capacity if end is None else end
+        if end > self.populated:
+            start -= start % mmap.PAGESIZE
+            if _madvise(self.address + start, end - start, _MADV_POPULATE_READ):
+                return False
+            if start <= self.populated:
+                self.populated = end
+        return True
 
     def __repr__(self) -> str:
         kind = "writable" if self.writable else "read-only"

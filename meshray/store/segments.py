@@ -246,8 +246,9 @@ class SegmentStore:
     def free(self, name: str, *, again: bool = True) -> None:
         """Nobody uses this segment of ours any more: it waits in the pool to be written again.
 
-        Not `again`: it is unlinked instead. Names that are not sealed segments of this process (a repeat) are ignored. A segment of which a view lives here
-        nevertheless is never written again: it is unlinked, the view stays valid, and the case is counted.
+        Not `again`: it is unlinked instead. Names that are not sealed segments of this process (a repeat) are ignored.
+        A segment of which a view lives here nevertheless is never written again: it is unlinked, the view stays valid,
+        and the case is counted.
         """
         with self._lock:
             segment = self._sealed.pop(name, None)

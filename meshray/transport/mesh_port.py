@@ -26,8 +26,8 @@ from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router, re
 from meshray.transport.monitors import Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
-from meshray.wire.peer_codec import unpack
 from meshray.wire.messages import BLOCKS_MAX
+from meshray.wire.peer_codec import unpack
 from meshray.wire.peers import (
     Ack,
     Block,

@@ -87,8 +87,9 @@ class Blocks:
     """A message, and large data that belongs to it, in frames of its own behind it: a piece of a value. They arrive
     together.
 
-    So the data is sent from where it lies, and written from where it came. A frame is encrypted as a whole before its first byte leaves, and decrypted when its last one has come. So what is
-    large is on its way sooner in several of them, and both ends and the network work on it at once.
+    So the data is sent from where it lies, and written from where it came. A frame is encrypted as a whole before its
+    first byte leaves, and decrypted when its last one has come: what is large is on its way sooner in several of them,
+    and both ends and the network work on it at once.
     """
 
     __slots__ = ("_size", "blocks", "message")

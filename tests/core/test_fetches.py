@@ -30,12 +30,16 @@ class Peer:
     """The core, what it said, and its files. Room is there when `room` says so."""
 
     def __init__(self, room: int = 1 << 20) -> None:
-        self.core = Fetches(CONFIG, NEAR, lambda size: size, lambda node: f"<{node.hex()}>")
+        self.core = Fetches(CONFIG, NEAR, lambda size: size, lambda node: f"<{node.hex()}>", self._is_lent)
+        self.lent: set[str] = set()  # segments of which some is on its way to another host
         self.room = room
         self.files: dict[str, bytearray] = {}
         self.sealed: set[str] = set()
         self.kept: list[CopyKept] = []  # what was told of copies that are to be kept
         self.now = 0.0
+
+    def _is_lent(self, segment: str) -> bool:
+        return segment in self.lent
 
     def said(self, *kinds: type) -> list[tuple[bytes, Any]]:
         """Without what is between this core and the store."""
@@ -47,7 +51,8 @@ class Peer:
                     self.files[effect.segment] = bytearray(effect.capacity)
                     self.sealed.discard(effect.segment)
                 elif isinstance(effect, WriteCopy):
-                    self.files[effect.segment][effect.offset : effect.offset + len(effect.data)] = effect.data
+                    data = b"".join(effect.data)
+                    self.files[effect.segment][effect.offset : effect.offset + len(data)] = data
                 elif isinstance(effect, SealCopy):
                     self.sealed.add(effect.segment)
                     self.core.on_sealed(effect.segment, self.now)
@@ -82,7 +87,7 @@ class Peer:
         """Whoever was asked answers."""
         for to, pull in pulls:
             data = bytes((pull.offset + i) % 251 for i in range(pull.size))
-            self.core.on_piece(to, m.Piece(pull.place, pull.offset, data), self.now)
+            self.core.on_piece(to, m.Piece(pull.place, pull.offset, [memoryview(data)]), self.now)
 
     def serve_all(self) -> list[tuple[bytes, Any]]:
         """Until nothing is asked for any more; what else was said."""
@@ -120,7 +125,7 @@ def test_the_owner_is_asked_who_has_it_and_pieces_come_in_order(peer: Peer) -> N
     assert peer.said() == [(peer_of(OWNER), m.Seek(what))]
     peer.found(what, peer_of(MAKER))
     assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(MAKER), at) for at in (0, 10, 20)]
-    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, bytes(10)), peer.now)
+    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, [memoryview(bytes(10))]), peer.now)
     assert [pull.offset for _, pull in peer.said()] == [30]
     peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (10, 20, 30)])
     said = peer.serve_all()
@@ -187,7 +192,7 @@ def test_a_source_that_is_gone_is_replaced_where_it_stood(peer: Peer) -> None:
     began(peer, what, peer_of(THIRD), peer_of(MAKER))
     peer.core.on_host_gone(THIRD, peer.now)
     assert [(to, pull.offset) for to, pull in peer.said()] == [(peer_of(MAKER), at) for at in (20, 30, 40)]
-    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, b"too late .."[:10]), peer.now)
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, [memoryview(b"too late .."[:10])]), peer.now)
     assert peer.core.stats().stale == 1
     peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (20, 30, 40)])
     assert any(isinstance(message, m.Brought) for _, message in peer.serve_all())
@@ -235,7 +240,7 @@ def test_what_a_source_sends_that_was_left_for_being_slow_counts(peer: Peer) -> 
     assert peer.core.stats().stale == 1
     peer.serve([(peer_of(MAKER), m.Pull(what, 30, 10))])
     assert {to for to, _ in peer.said()} == {peer_of(MAKER)}
-    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 40, bytes(90)), peer.now)  # nobody asked for so much
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 40, [memoryview(bytes(90))]), peer.now)  # nobody asked for so much
     assert {to for to, _ in peer.said()} == {peer_of(MAKER)}
     peer.serve([(peer_of(MAKER), m.Pull(what, at, 10)) for at in (40, 50, 60)])
     assert any(isinstance(message, m.Brought) and message.place for _, message in peer.serve_all())
@@ -342,7 +347,7 @@ def test_without_its_owner_it_comes_from_its_place_or_not_at_all(peer: Peer) -> 
 def test_a_source_that_sends_what_nobody_asked_for_is_left(peer: Peer) -> None:
     what = place()
     began(peer, what, peer_of(THIRD), peer_of(MAKER))
-    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, bytes(90)), peer.now)
+    peer.core.on_piece(peer_of(THIRD), m.Piece(what, 20, [memoryview(bytes(90))]), peer.now)
     assert {to for to, _ in peer.said(m.Pull)} == {peer_of(MAKER)}
 
 
@@ -390,7 +395,7 @@ def test_nobody_has_a_value_before_its_file_is_known_to_be_complete(peer: Peer) 
     peer.bring(A, what)
     peer.said()
     (segment,) = peer.files
-    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, bytes(10)), peer.now)
+    peer.core.on_piece(peer_of(MAKER), m.Piece(what, 0, [memoryview(bytes(10))]), peer.now)
     effects = peer.core.take_effects()
     assert [type(effect) for effect in effects] == [WriteCopy, SealCopy], "and no word to anybody"
     peer.bring(B, what, 2)
@@ -423,6 +428,19 @@ def test_a_freed_file_is_written_again_and_then_removed(peer: Peer) -> None:
     peer.said()
     assert not peer.files
     assert peer.core.next_deadline() is None
+
+
+def test_a_freed_file_of_which_some_is_on_its_way_to_another_host_is_removed(peer: Peer) -> None:
+    one, two = place(1), place(2)
+    local = fetched(peer, one)
+    peer.core.on_unused(A, m.Unused([local.segment]))
+    peer.lent.add(local.segment)
+    peer.core.on_expired(peer_of(OWNER), m.Expired([one.object_id]))
+    peer.said()
+    assert local.segment not in peer.files
+    peer.core.check()
+    assert fetched(peer, two).segment != local.segment
+    peer.core.check()
 
 
 # -- the end of objects ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from meshray.core.road import Road
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.local import peer_process
 from meshray.wire import messages as m
+from meshray.wire.envelopes import Letter
 
 ME, H, K = b"me......", b"home...h", b"home...k"
 A, B, DRIVER = ME + b"aaaaaaaa", ME + b"bbbbbbbb", ME + b"driver.."
@@ -62,7 +63,7 @@ class Rig:
         self.road.on_relay(source, m.Relay(destination, data), 0.0)
 
     def comes(self, destination: bytes, source: bytes, data: bytes = b"data", life: bytes = LIFE) -> None:
-        self.road.on_arrived(life, destination, source, data, 0.0)
+        self.road.on_arrived(life, Letter(destination, source, data), 0.0)
 
     def meet(self) -> None:
         """A and X have spoken, both ways."""

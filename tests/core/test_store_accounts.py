@@ -96,6 +96,21 @@ def test_a_freed_segment_stays_charged_until_it_is_trimmed(store: StoreAccounts)
     assert store.used == 0
 
 
+def test_a_segment_of_which_some_is_on_its_way_to_another_host_is_not_written_again() -> None:
+    store = StoreAccounts(DEFAULT, 1000 * MIB, {"s2", "s3"}.__contains__)
+    store.on_process_attached(A, 11)
+    ask(store, A, 64 * MIB)
+    for number in range(1, 5):
+        seal(store, A, number, 10 * MIB)
+    said(store)
+    for number in range(1, 5):
+        store.on_object_freed(bytes([number] * 28))
+    assert said(store) == [
+        (A, m.SegmentsFree(["s1"])), (A, m.SegmentsFree(["s2", "s3"], again=False)), (A, m.SegmentsFree(["s4"]))
+    ]  # fmt: skip
+    assert store.used == 64 * MIB, "until it says that they are unlinked"
+
+
 def test_while_somebody_waits_nothing_rests_in_a_pool(store: StoreAccounts) -> None:
     ask(store, A, 990 * MIB)
     seal(store, A, 1, 990 * MIB)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,10 +23,11 @@ from meshray.peer.mesh import Mesh
 from meshray.peer.parts import Parts
 from meshray.peer.timers import Timers
 from meshray.store.copies import copy_capacity
+from meshray.store.loans import Loans
 from meshray.wire import messages as m
 from meshray.wire.codec import decode
-from meshray.wire.envelopes import opened
-from meshray.wire.peers import BLOCKS_MAX, Blocks, Payload, Plane
+from meshray.wire.envelopes import opened, with_blocks
+from meshray.wire.peers import Payload, Plane
 
 NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
 A = NEAR + b"a" * 8
@@ -68,7 +70,7 @@ class Peer:
         """What a process that needs it is answered."""
         self.fetches.on_bring(A, m.Bring(1, what), 0.0)
         self.settle()
-        self.fetches.on_piece(peer_of(MAKER), m.Piece(what, 0, memoryview(b"x" * SIZE)), 0.0)
+        self.fetches.on_piece(peer_of(MAKER), m.Piece(what, 0, [memoryview(b"x" * SIZE)]), 0.0)
         self.settle()
         said, self.said = self.said, []
         (brought,) = (message for message in said if isinstance(message, m.Brought))
@@ -147,6 +149,16 @@ def test_no_descriptor_for_its_file(peer: Peer, monkeypatch: pytest.MonkeyPatch)
     assert_goes_on(peer)
 
 
+@pytest.fixture(params=["a disk", "shared memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder for segments: pieces are read from those on a disk, and lent from those in memory."""
+    if request.param == "a disk":
+        yield tmp_path
+    else:
+        with tempfile.TemporaryDirectory(prefix="meshray-test-", dir="/dev/shm") as folder:
+            yield Path(folder)
+
+
 class Serves:
     """A peer that serves one value of SIZE bytes, of which it knows nothing else, to another host."""
 
@@ -158,7 +170,7 @@ class Serves:
         road = SimpleNamespace(life_of=lambda home: home, is_out_of_reach=lambda home: False)
         parts = SimpleNamespace(
             store_folder=folder, cores=SimpleNamespace(serving=self.serving, road=road), config=config,
-            timers=self.timers, process_id=peer_of(NEAR),
+            timers=self.timers, process_id=peer_of(NEAR), loans=Loans(folder),
         )  # fmt: skip
         self._mesh = SimpleNamespace(portion=lambda life, plane, at_most: portion, send=self._send)
         self._hands = CopyHands(cast(Parts, parts))
@@ -173,40 +185,37 @@ class Serves:
         return self._hands.turn(cast(Mesh, self._mesh), now)
 
 
-def pieces(payload: Payload) -> list[m.Piece]:
+def piece_in(payload: Payload) -> m.Piece:
     """What is in it for the asker."""
-    found = []
-    for block in payload.payloads if isinstance(payload, Blocks) else [payload]:
-        letter = opened(block)
-        assert letter is not None
-        assert letter[:2] == (peer_of(MAKER), peer_of(NEAR))
-        piece = decode(letter[2])
-        assert isinstance(piece, m.Piece)
-        found.append(piece)
-    return found
+    letter = opened(payload)
+    assert letter is not None
+    assert letter[:2] == (peer_of(MAKER), peer_of(NEAR))
+    piece = with_blocks(decode(letter.data), letter.blocks)
+    assert isinstance(piece, m.Piece)
+    return piece
 
 
 @pytest.mark.parametrize("frame_bytes", [1_000, 30_000, SIZE - 1, SIZE, 2 * SIZE])
-def test_a_piece_leaves_in_frames_each_of_which_is_one(tmp_path: Path, frame_bytes: int) -> None:
-    peer = Serves(tmp_path, msgspec.structs.replace(CONFIG, fetch_frame_bytes=frame_bytes))
+def test_a_piece_leaves_in_frames(store: Path, frame_bytes: int) -> None:
+    peer = Serves(store, msgspec.structs.replace(CONFIG, fetch_frame_bytes=frame_bytes))
     while peer.serving.pending:
         assert peer.turn()
-    for payload in peer.sent:
-        assert not isinstance(payload, Blocks) or 1 < len(payload.payloads) <= BLOCKS_MAX
-    came = [piece for payload in peer.sent for piece in pieces(payload)]
-    assert all(len(piece.data) <= frame_bytes for piece in came)
-    assert [piece.offset for piece in came] == list(range(0, SIZE, frame_bytes))
-    assert b"".join(bytes(piece.data) for piece in came) == VALUE
-    assert len(peer.sent) == -(-SIZE // (frame_bytes * BLOCKS_MAX))
+    came = [piece_in(payload) for payload in peer.sent]
+    frames = [frame for piece in came for frame in piece.data]
+    assert [len(frame) for frame in frames[:-1]] == [frame_bytes] * (len(frames) - 1)
+    assert all(1 <= len(piece.data) <= m.BLOCKS_MAX for piece in came)
+    assert [piece.offset for piece in came] == list(range(0, SIZE, frame_bytes * m.BLOCKS_MAX))
+    assert b"".join(frames) == VALUE
 
 
 @pytest.mark.fault(29)
-def test_over_a_slow_link_a_piece_is_one_frame_and_small(tmp_path: Path) -> None:
-    peer = Serves(tmp_path, msgspec.structs.replace(CONFIG, fetch_frame_bytes=30_000), portion=20_000)
+def test_over_a_slow_link_a_piece_is_one_frame_and_small(store: Path) -> None:
+    peer = Serves(store, msgspec.structs.replace(CONFIG, fetch_frame_bytes=30_000), portion=20_000)
     while peer.serving.pending:
         assert peer.turn()
-    assert [len(pieces(payload)) for payload in peer.sent] == [1] * (SIZE // 20_000)
-    assert b"".join(bytes(piece.data) for payload in peer.sent for piece in pieces(payload)) == VALUE
+    came = [piece_in(payload) for payload in peer.sent]
+    assert [len(piece.data) for piece in came] == [1] * (SIZE // 20_000)
+    assert b"".join(frame for piece in came for frame in piece.data) == VALUE
 
 
 @pytest.mark.fault(40)

@@ -37,6 +37,7 @@ from meshray.resources import to_amounts
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.codec import encode
+from meshray.wire.envelopes import Letter
 
 HERE, B, C = b"here____", b"bbbbbbbb", b"cccccccc"
 DRIVER = HERE + b"driver__"
@@ -164,7 +165,7 @@ class Peer:
         life = road.life_of(home)
         assert life is not None
         data = encode(self.guess.message(self.random.choice(self.kinds)))
-        road.on_arrived(life, self.parts.process_id, source, data, self.now)
+        road.on_arrived(life, Letter(self.parts.process_id, source, data), self.now)
 
     def creates(self, home: bytes) -> None:
         """The driver here has an actor."""
@@ -269,7 +270,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[Peer, Any], list[Any]]:
 
         with monkeypatch.context() as patch:
             patch.setattr(road, "send", send)
-            road.on_arrived(life, peer.parts.process_id, peer_of(B), encode(message), peer.now)
+            road.on_arrived(life, Letter(peer.parts.process_id, peer_of(B), encode(message)), peer.now)
             peer.settle()
         return heard
 

@@ -60,7 +60,7 @@ class TestWhenItIsGivenBack:
         monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(1))
         monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
         buffers, timers = Buffers(SIZE), Timers()
-        watched = Memory(buffers, timers, IDLE_S)
+        watched = Memory(buffers.clear, timers, IDLE_S)
         watched.used(100.0)
         buffers.take(SIZE)
         assert kept
@@ -83,7 +83,7 @@ class TestWhenItIsGivenBack:
         monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(1))
         monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
         timers = Timers()
-        watched = Memory(Buffers(SIZE), timers, IDLE_S)
+        watched = Memory(Buffers(SIZE).clear, timers, IDLE_S)
         for number in range(3):
             watched.used(100.0 * number)
             assert len(kept) == number + 1

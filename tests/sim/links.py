@@ -127,7 +127,7 @@ class Incarnation:
             elif isinstance(effect, Delivered):
                 assert effect.node in self.up, "delivered while its sender was down"
                 era = self.era[effect.node]
-                self.net.check((effect.node, self.node, effect.plane), bytes(effect.payload), era)
+                self.net.check((effect.node, self.node, effect.plane), _joined(effect.payload), era)
 
     def _forget(self, target: bytes) -> None:
         for key in [key for key in self.lines if key[0] == target]:
@@ -284,20 +284,19 @@ class Net:
             one.turn()
 
     def send(self, one: Incarnation, node: bytes, plane: Plane) -> None:
-        """One message with a number, of a random length; on the plane of the values sometimes several in one."""
+        """One message with a number, of a random length; on the plane of the values sometimes with blocks."""
         era = one.era[node]
         sent = self.sent[one.node, node, plane][era]
-        count = self.random.choice((1, 1, 3)) if plane is Plane.BULK else 1
-        blocks = tuple(
-            f"{one.node.hex()} {node.hex()} {plane} {era} {len(sent) + number} ".encode()
-            + b"x" * self.random.choice((0, 0, 0, 0, 300, 1000))
-            for number in range(count)
+        count = self.random.choice((0, 0, 2)) if plane is Plane.BULK else 0
+        message = f"{one.node.hex()} {node.hex()} {plane} {era} {len(sent)} ".encode()
+        message, *blocks = (
+            part + b"x" * self.random.choice((0, 0, 0, 0, 300, 1000)) for part in (message, *[b"block "] * count)
         )
         try:
-            one.links.send(node, plane, Blocks(blocks) if count > 1 else blocks[0], self.now)
+            one.links.send(node, plane, Blocks(message, tuple(blocks)) if blocks else message, self.now)
         except UnknownPeer:
             return
-        sent.extend(blocks)
+        sent.append(b"".join((message, *blocks)))
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
@@ -404,3 +403,8 @@ class Net:
                     ours, theirs = epochs.get((one.node, other.node)), epochs.get((other.node, one.node))
                     assert ours is not None, f"{other.node.hex()} is not up: {one.links}, {other.links}"
                     assert ours == theirs, (one.links, other.links)
+
+
+def _joined(payload: Payload) -> bytes:
+    """A message, and the blocks behind it."""
+    return b"".join((payload.message, *payload.blocks)) if isinstance(payload, Blocks) else bytes(payload)

@@ -472,7 +472,10 @@ class Process:
         for segment in message.segments:
             assert self.peer.files.get(segment) == self.process, f"{segment} is not ours to use again"
             del self.peer.files[segment]
-            self.peer.data[segment] = bytes(LARGE)  # written again
+            if message.again:
+                self.peer.data[segment] = bytes(LARGE)  # written again
+            else:
+                del self.peer.data[segment]
             self.say(self.peer.process, m.PoolTrimmed(LARGE))
 
     # -- actors ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from meshray.config import Config
@@ -56,9 +58,9 @@ class SimPeer:
         self.node = node
         self.process = peer_of(node)
         self.alive = True
-        self.store = StoreAccounts(config, capacity)
+        self.store = StoreAccounts(config, capacity, self._is_lent)
         self.objects = Objects(config, node, self.store, alone)
-        self.fetches = Fetches(config, node, lambda size: size)
+        self.fetches = Fetches(config, node, lambda size: size, is_lent=self._is_lent)
         self.whereabouts = Whereabouts(self.objects.knows)
         self.serving = Serving(config, self._find)
         self.moves = Moves(config, node, self.objects.knows, self._keeper)
@@ -66,6 +68,7 @@ class SimPeer:
         self.asked_to_move: set[m.Place] = set()
         self.moved: dict[m.Place, bytes] = {}  # values that were taken from here -> by which peer
         self.data: dict[str, bytes] = {}  # segment -> what is in its file
+        self.lent: Counter[str] = Counter()  # segment -> pieces of it that have not left
         self._serves_again = False
         if not alone:
             self.objects.object_freed = self.whereabouts.on_object_freed
@@ -335,6 +338,15 @@ class SimPeer:
             self.objects.foreign.on_later(number)
             self.perform()
 
+    def _is_lent(self, segment: str) -> bool:
+        return self.lent[segment] > 0
+
+    def _left(self, segment: str, offset: int, data: bytes) -> None:
+        """Bytes of a segment, which were there when they were lent, are not needed any more."""
+        self.lent[segment] -= 1
+        there = self.data.get(segment)  # None: it is unlinked, and its memory stays as it was
+        assert there is None or there[offset : offset + len(data)] == data, f"{segment} was written while it was lent"
+
     def _find(self, place: m.Place) -> tuple[str, int] | None:
         if place.node != self.node:
             return self.fetches.look_up(place)
@@ -351,7 +363,10 @@ class SimPeer:
 
         while (reading := self.serving.next(portion)) is not None:
             data = self.data[reading.segment][reading.offset : reading.offset + reading.size]
-            self.world.send(self.process, reading.to, m.Piece(reading.place, reading.offset, data), "bulk")
+            piece = m.Piece(reading.place, reading.offset, [memoryview(data)])
+            self.world.send(self.process, reading.to, piece, "bulk")
+            self.lent[reading.segment] += 1  # it leaves at some time
+            self.world.at(self.world.random.random() * 0.02, partial(self._left, reading.segment, reading.offset, data))
         if closed and not self._serves_again:
             self._serves_again = True
             self.world.at(0.0005, self._serve_again)
@@ -398,10 +413,10 @@ class SimPeer:
                 self.files[effect.segment] = self.process
                 self.data[effect.segment] = bytes(effect.capacity)
             case WriteCopy():
-                before = self.data[effect.segment]
-                end = effect.offset + len(effect.data)
+                before, data = self.data[effect.segment], b"".join(effect.data)
+                end = effect.offset + len(data)
                 assert end <= len(before), "it is written beyond its end"
-                self.data[effect.segment] = before[: effect.offset] + effect.data + before[end:]
+                self.data[effect.segment] = before[: effect.offset] + data + before[end:]
             case SealCopy():
                 assert effect.size <= effect.capacity
                 self.fetches.on_sealed(effect.segment, now)

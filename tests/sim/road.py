@@ -31,6 +31,7 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire import messages as m
 from meshray.wire.codec import decode, encode
+from meshray.wire.envelopes import Letter
 
 CONFIG = preset("test")
 Said = tuple[int, int]
@@ -171,7 +172,7 @@ class Host:
         self.turn()
 
     def on_stream(self, life: bytes, destination: bytes, source: bytes, data: bytes) -> None:
-        self.road.on_arrived(life, destination, source, data, self.net.now)
+        self.road.on_arrived(life, Letter(destination, source, data), self.net.now)
         self.turn()
 
     def rumour(self, life: bytes, home: bytes, number: int, dead: bool) -> None:

@@ -116,7 +116,7 @@ class Host:
         """A piece is read and sent, if one is asked for."""
         reading = self.serving.next(lambda peer: 10)
         if reading is not None:
-            piece = m.Piece(reading.place, reading.offset, bytes(reading.size))
+            piece = m.Piece(reading.place, reading.offset, [memoryview(bytes(reading.size))])
             self.net.say(self.peer, reading.to, piece)
 
     def settle(self) -> None:

@@ -109,7 +109,8 @@ class Host:
             case OpenCopy():
                 self.files[effect.segment] = bytearray(effect.capacity)
             case WriteCopy():
-                self.files[effect.segment][effect.offset : effect.offset + len(effect.data)] = effect.data
+                data = b"".join(effect.data)
+                self.files[effect.segment][effect.offset : effect.offset + len(data)] = data
             case SealCopy():
                 self.fetches.on_sealed(effect.segment, self.mesh.now)
             case DropCopy():
@@ -136,7 +137,7 @@ class Host:
         data = bytes(self.files[reading.segment][reading.offset : reading.offset + reading.size])
         self.free_at = mesh.now + reading.size / RATE
         mesh.sent += reading.size
-        piece = m.Piece(reading.place, reading.offset, memoryview(data))
+        piece = m.Piece(reading.place, reading.offset, [memoryview(data)])
         mesh.at(self.free_at, lambda: mesh.send(self, reading.to, piece))
         mesh.at(self.free_at, self.serve)
 

@@ -195,3 +195,34 @@ builtins.late = Late(view)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True)
     assert done.stdout == b"\x01\x02\x03"
+
+
+def test_the_pages_of_a_part_are_brought(shm: Path) -> None:
+    mapping = mapped(shm)
+    assert mapping.populate(0, 5000)
+    assert mapping.populate(5000, SIZE), "it goes on where the last one has ended, though that is no page"
+    assert mapping.populate()
+
+
+def test_pages_behind_the_end_of_the_file_are_not_there(shm: Path) -> None:
+    """To touch one would be the end of the process."""
+    path = shm / "short"
+    path.write_bytes(bytes(5000))
+    fd = os.open(path, os.O_RDWR)
+    mapping = Mapping(fd, 4 * 4096, writable=True)
+    assert mapping.populate(0, 5000)
+    assert not mapping.populate(5000, 3 * 4096)
+    assert not mapping.populate()
+    os.ftruncate(fd, 4 * 4096)
+    os.close(fd)
+    assert mapping.populate()
+
+
+def test_a_part_of_a_file(shm: Path) -> None:
+    value = os.urandom(3 * 4096)
+    path = shm / "parts"
+    path.write_bytes(value)
+    fd = os.open(path, os.O_RDONLY)
+    mapping = Mapping(fd, 4096 + 10, writable=False, offset=4096)
+    os.close(fd)
+    assert mapping.view(4096 + 10, None) == value[4096 : 2 * 4096 + 10]

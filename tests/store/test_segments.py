@@ -194,6 +194,21 @@ def test_no_segment_is_written_again_under_a_view(host: Host) -> None:
     assert ended == [1]
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_what_is_on_its_way_to_another_host_is_not_written_again(host: Host, opened: bool) -> None:
+    store = host.process()
+    place = host.put(store, np.zeros(MIB, np.uint8))
+    if opened:
+        loads(store.open(place))
+    path, credit = store.folder / place.segment, store.credit
+    capacity = path.stat().st_size
+    store.free(place.segment, again=False)
+    assert not path.exists()
+    assert (store.stats().pooled, store.credit) == (0, credit + capacity)
+    store.free(place.segment)
+    assert host.put(store, np.ones(MIB, np.uint8)).segment != place.segment
+
+
 def test_a_freed_place_is_stale_for_everybody(host: Host) -> None:
     writer, reader, late = host.process(), host.process(), host.process()
     mapped, unmapped = host.put(writer, np.zeros(MIB, np.uint8)), host.put(writer, np.zeros(3 * MIB, np.uint8))

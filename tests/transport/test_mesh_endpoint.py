@@ -32,8 +32,9 @@ from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_
 from meshray.transport.mesh_port import COPY_BELOW_BYTES, Arrived, MeshPort, PortTaken
 from meshray.transport.monitors import Happened
 from meshray.transport.zap import NotProven, Zap, prove
+from meshray.wire.messages import BLOCKS_MAX
 from meshray.wire.peer_codec import pack
-from meshray.wire.peers import BLOCKS_MAX, Ack, Blocks, Data, Datagram, Payload, Plane
+from meshray.wire.peers import Ack, Blocks, Data, Datagram, Payload, Plane
 from tests.transport.mesh_keys import curve_keys
 from tests.transport.proxy import Proxy
 from tests.until import until
@@ -147,17 +148,18 @@ def test_messages_with_and_without_payload(mesh: Mesh) -> None:
     assert b.stats().received_bytes[Plane.CONTROL] > len(large)
 
 
-def test_several_payloads_of_one_message(mesh: Mesh) -> None:
+def test_a_message_with_blocks(mesh: Mesh) -> None:
     a, b = mesh.endpoint(), mesh.endpoint()
     mesh.link(a, b, plane=Plane.BULK)
     blocks = tuple(os.urandom(size) for size in (COPY_BELOW_BYTES, 0, 3, *[4 * COPY_BELOW_BYTES] * (BLOCKS_MAX - 3)))
     for number in range(1, 4):
-        assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks(blocks), Plane.BULK)
+        assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks(b"message", blocks), Plane.BULK)
     assert mesh.send(a, b, Data(Plane.BULK, 4, 0), b"one", Plane.BULK)
     mesh.until(lambda: len(mesh.arrived[b]) == 4, "four messages")
     for came in mesh.arrived[b][:3]:
         assert isinstance(came.payload, Blocks)
-        assert tuple(map(bytes, came.payload.payloads)) == blocks
+        assert came.payload.message == b"message"
+        assert tuple(map(bytes, came.payload.blocks)) == blocks
     assert mesh.arrived[b][3].payload == b"one"
     assert a.stats().sent_bytes == b.stats().received_bytes
 
@@ -181,12 +183,12 @@ def test_a_connection_that_ends_between_two_payloads_of_a_message_takes_no_other
     monkeypatch.setattr(mesh_lines, "_send", send)
     with Proxy(b.port) as proxy:
         mesh.link(a, b, proxy.address, Plane.BULK)
-        mesh.send(a, b, Data(Plane.BULK, 1, 0), Blocks((b"first", b"between", b"last")), Plane.BULK)
+        mesh.send(a, b, Data(Plane.BULK, 1, 0), Blocks(b"first", (b"between", b"last")), Plane.BULK)
         assert ended
         mesh.ready(a, Plane.BULK, 2)
         numbers = [1, 2, 3]
         for number in numbers:
-            assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks((b"first", b"last")), Plane.BULK)
+            assert mesh.send(a, b, Data(Plane.BULK, number, 0), Blocks(b"first", (b"last",)), Plane.BULK)
         mesh.until(lambda: len(mesh.arrived[b]) == len(numbers), "all three")
         assert [came.message.sequence for came in mesh.arrived[b] if isinstance(came.message, Data)] == numbers
 

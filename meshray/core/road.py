@@ -45,7 +45,6 @@ from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone
 from meshray.core.ways import Pair, Parcel, Way
 from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
-from meshray.wire.envelopes import Letter
 from meshray.wire.messages import (
     RELAY_WINDOW_BYTES,
     CodeReady,
@@ -67,6 +66,7 @@ from meshray.wire.messages import (
     Relayed,
     RelayTaken,
 )
+from meshray.wire.peers import Letter
 
 GONE_MAX = 1024
 """Hosts that are gone and remembered with the reason: whoever asks for them hears it at once."""

@@ -40,9 +40,10 @@ class Loans:
         if not self._lends:
             return None
         before = offset % PAGE_BYTES
+        pages = -(-(before + size) // PAGE_BYTES)
         descriptor = files.open_segment(self._folder, name)
         try:
-            mapping = Mapping(descriptor, before + size, writable=False, offset=offset - before)
+            mapping = Mapping(descriptor, pages * PAGE_BYTES, writable=False, offset=offset - before)
         except OSError:
             return None  # no room for another mapping
         finally:

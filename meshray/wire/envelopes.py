@@ -8,23 +8,13 @@ message is encoded behind its envelope, and one that came in a buffer is looked 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from meshray.ids import PROCESS_BYTES
 from meshray.wire.codec import ProtocolError, encode_into
 from meshray.wire.messages import Message, Piece, Place
-from meshray.wire.peers import Block, Blocks, Payload
+from meshray.wire.peers import Block, Blocks, Letter, Payload
 
 ENVELOPE_BYTES = 2 * PROCESS_BYTES
-
-
-class Letter(NamedTuple):
-    """What came through a stream."""
-
-    destination: bytes  # a process
-    source: bytes
-    data: bytes | memoryview  # the encoded message; a view, of a payload that is one
-    blocks: tuple[Block, ...] = ()  # what came behind it
 
 
 def enclose(destination: bytes, source: bytes, data: bytes) -> bytes:

@@ -23,7 +23,7 @@ more. It has no recursive types, so nesting is bounded by it; sizes are bounded 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -106,6 +106,15 @@ class Blocks:
 
 Payload = Block | Blocks
 """What `Data` and `Datagram` carry; Blocks only `Data` of the bulk plane."""
+
+
+class Letter(NamedTuple):
+    """What came through a stream."""
+
+    destination: bytes  # a process
+    source: bytes
+    data: bytes | memoryview  # the encoded message; a view, of a payload that is one
+    blocks: tuple[Block, ...] = ()  # what came behind it
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):

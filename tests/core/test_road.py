@@ -13,7 +13,7 @@ from meshray.core.road import Road
 from meshray.core.road_effects import ForeignDied, ForeignSeen, Handle, HostGone, JobCame, JobGone, Sever
 from meshray.local import peer_process
 from meshray.wire import messages as m
-from meshray.wire.envelopes import Letter
+from meshray.wire.peers import Letter
 
 ME, H, K = b"me......", b"home...h", b"home...k"
 A, B, DRIVER = ME + b"aaaaaaaa", ME + b"bbbbbbbb", ME + b"driver.."

@@ -37,7 +37,7 @@ from meshray.resources import to_amounts
 from meshray.transport.endpoint import Endpoint
 from meshray.wire import messages as m
 from meshray.wire.codec import encode
-from meshray.wire.envelopes import Letter
+from meshray.wire.peers import Letter
 
 HERE, B, C = b"here____", b"bbbbbbbb", b"cccccccc"
 DRIVER = HERE + b"driver__"

@@ -31,7 +31,7 @@ from meshray.ids import NODE_BYTES
 from meshray.local import peer_process
 from meshray.wire import messages as m
 from meshray.wire.codec import decode, encode
-from meshray.wire.envelopes import Letter
+from meshray.wire.peers import Letter
 
 CONFIG = preset("test")
 Said = tuple[int, int]

@@ -630,7 +630,7 @@ def test_who_shows_no_key_is_thrown_out_after_a_while(mesh: Mesh, monkeypatch: p
         ([b"", b""], "no message"),
         ([b"a", b"b", b"c"], "no message"),
         (["data", b"a", b"b"], "wrong number"),
-        (["value", *[b"a"] * (BLOCKS_MAX + 1)], "wrong number"),
+        (["value", b"message", *[b"a"] * (BLOCKS_MAX + 1)], "wrong number"),
         (["value"], "wrong number"),
         (["ack of a value", b"a", b"b"], "wrong number"),
         ([b"f"] * 10_000, "wrong number"),

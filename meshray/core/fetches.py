@@ -23,8 +23,8 @@ file, which may have holes, or not be there at all.
 
 A copy without users stays as long as there is room: the next task may need it. It goes when the store is full, when the
 owner's peer says that the object is gone (`Expired`), or when the owner's host is. One that is to be kept (`keep`, for
-`core.programs`) stays whatever becomes of its object, until it is let go of. To the books of the store all that this
-peer has is pool or unused credit, which it gives back on demand.
+`core.programs`) stays whatever becomes of its object, until it is let go of. Where its file comes from, and
+what becomes of that, is told in `core.copy_room`: to the books of the store copies without users are room like a pool.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from enum import Enum
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import CopyKept, Core, DropCopy, OpenCopy, SealCopy, Send, WriteCopy, never_lent
+from meshray.core.copy_room import CopyFile, CopyRoom
+from meshray.core.effects import CopyKept, Core, OpenCopy, SealCopy, Send, WriteCopy, never_lent
 from meshray.core.gone import by_id
 from meshray.ids import peer_of
 from meshray.wire.messages import (
@@ -44,22 +45,17 @@ from meshray.wire.messages import (
     Brought,
     CopiesGone,
     CreditGranted,
-    CreditRequest,
     Expired,
     Failure,
     Found,
     NoPiece,
     Piece,
     Place,
-    PoolTrimmed,
     Pull,
     Seek,
     Unused,
     Whole,
 )
-
-FITS_PART = 3
-"""A freed file is written again for a value that leaves less than 1/3 of it unused."""
 
 
 class Stage(Enum):
@@ -134,19 +130,19 @@ class Fetches(Core):
         self._peer = peer_of(node)
         self._capacity_for = capacity_for
         self._called = called
-        self._is_lent = is_lent
         self._copies: dict[Place, Copy] = {}  # the one that was used last at the end
         self._by_segment: dict[str, Copy] = {}
         # By the peer of the owner, and the object: its copies (of more than one place where a task ran more than once).
         self._of_owner: dict[bytes, dict[bytes, list[Copy]]] = {}
         self._fetching: dict[Place, Copy] = {}  # those in FETCHING and SEALING, the first begun first
         self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
-        self._room: dict[int, Copy] = {}  # ROOM, by the request for credit
-        self._credit = 0  # bytes that may be allocated
-        self._pool: list[tuple[float, str, int]] = []  # freed files: since when, name, capacity; the oldest first
+        self._asked: dict[int, Copy] = {}  # ROOM, by the request for credit
+        self._room = CopyRoom(config, node, is_lent, self._emit)
         self._in_flight: dict[bytes, int] = {}  # source -> bytes asked for and not come. No zeros
-        self._numbers = 0  # of files and requests
         self._fetched = self._failed = self._resumed = self._stale = 0
+
+    def _emit(self, effect: object) -> None:
+        self._effects.append(effect)
 
     # -- processes of this host --------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class Fetches(Core):
 
     def _begin(self, now: float) -> None:
         """Whose turn it is gets a file, or asks for room."""
-        active = len(self._fetching) + len(self._room)
+        active = len(self._fetching) + len(self._asked)
         while self._turns and active < self._config.fetches_max:
             self._find_room(self._turns.pop(0), now)
             active += 1
@@ -229,23 +225,16 @@ class Fetches(Core):
 
     def _find_room(self, copy: Copy, now: float) -> None:
         need = self._capacity_for(copy.place.size)
-        fits = [entry for entry in self._pool if need <= entry[2] <= need + need // (FITS_PART - 1)]
-        if fits:
-            best = min(fits, key=lambda entry: entry[2])
-            self._pool.remove(best)
-            self._start(copy, best[1], best[2], now, fresh=False)
-        elif self._credit >= need:
-            self._credit -= need
-            self._start(copy, f"{self._peer[-8:].hex()}-{self._next_number():x}", need, now, fresh=True)
+        file = self._room.take(need)
+        if file is None:
+            self._asked[self._room.request(need)] = copy
         else:
-            number = self._next_number()
-            self._room[number] = copy
-            self._effects.append(Send(self._peer, CreditRequest(number, need)))
+            self._start(copy, file, now)
 
     def on_granted(self, message: CreditGranted, now: float) -> None:
         """Room in the store, or why there is none."""
-        self._credit += message.size
-        copy = self._room.pop(message.request, None)
+        self._room.grant(message.size)
+        copy = self._asked.pop(message.request, None)
         if copy is None:
             return
         if message.failure is not None:
@@ -257,7 +246,7 @@ class Fetches(Core):
     def on_trim_pool(self) -> None:
         """The store is full: what nobody uses goes."""
         self._evict([copy for copy in self._copies.values() if _is_idle(copy)])
-        self._give_back(len(self._pool), self._credit)
+        self._room.give_back()
 
     def _evict(self, copies: list[Copy]) -> None:
         gone: dict[bytes, list[Place]] = {}
@@ -270,10 +259,8 @@ class Fetches(Core):
     def _remove(self, copy: Copy) -> None:
         """Out of the books; its file is free."""
         self._forget(copy)
-        if copy.segment and self._is_lent(copy.segment):
-            self._drop([(copy.segment, copy.capacity)])
-        elif copy.segment:
-            self._pool.append((copy.progress_at, copy.segment, copy.capacity))
+        if copy.segment:
+            self._room.free(copy.segment, copy.capacity, copy.progress_at)
 
     def _forget(self, copy: Copy) -> None:
         """Out of the books; the caller sees to its file."""
@@ -288,26 +275,13 @@ class Fetches(Core):
         if copy.segment:
             del self._by_segment[copy.segment]
 
-    def _give_back(self, files: int, credit: int) -> None:
-        """The oldest files of the pool, and credit."""
-        dropped, self._pool = self._pool[:files], self._pool[files:]
-        self._credit -= credit
-        self._drop([(segment, capacity) for _, segment, capacity in dropped], credit)
-
-    def _drop(self, files: list[tuple[str, int]], credit: int = 0) -> None:
-        """These files go, and the store has their room and this credit back."""
-        self._effects += [DropCopy(segment) for segment, _ in files]
-        size = credit + sum(capacity for _, capacity in files)
-        if size:
-            self._effects.append(Send(self._peer, PoolTrimmed(size)))
-
-    def _start(self, copy: Copy, segment: str, capacity: int, now: float, fresh: bool) -> None:
+    def _start(self, copy: Copy, file: CopyFile, now: float) -> None:
         copy.stage = Stage.FETCHING
         self._fetching[copy.place] = copy
-        copy.segment, copy.capacity = segment, capacity
+        copy.segment, copy.capacity = file.segment, file.capacity
         copy.progress_at = now
-        self._by_segment[segment] = copy
-        self._effects.append(OpenCopy(segment, capacity, fresh))
+        self._by_segment[copy.segment] = copy
+        self._effects.append(OpenCopy(*file))
         copy.candidates = self._sources(copy, [])
         self._seek(copy)
         if copy.place.size <= self._config.fetch_piece_bytes:
@@ -319,7 +293,7 @@ class Fetches(Core):
         copy = self._by_segment.get(segment)
         if copy is not None and copy.stage in (Stage.FETCHING, Stage.SEALING):
             self._forget(copy)
-            self._drop([(segment, copy.capacity)])
+            self._room.drop([(segment, copy.capacity)])
             self._tell_failed(copy, failure)
             self._begin(now)
 
@@ -564,19 +538,16 @@ class Fetches(Core):
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
         times = [copy.progress_at + self._config.fetch_stall_s for copy in self._fetching.values() if _is_due(copy)]
-        if self._pool:
-            times.append(min(since for since, _, _ in self._pool) + self._config.pool_idle_s)
+        if (rest_at := self._room.next_deadline()) is not None:
+            times.append(rest_at)
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         """Sources that stall are left; files that rest go."""
-        stall_s, idle_s = self._config.fetch_stall_s, self._config.pool_idle_s
+        stall_s = self._config.fetch_stall_s
         for copy in [copy for copy in self._fetching.values() if _is_due(copy) and copy.progress_at + stall_s <= now]:
             self._stall(copy, now)
-        self._pool.sort()
-        rested = sum(since + idle_s <= now for since, _, _ in self._pool)
-        surplus = max(0, self._credit - self._config.store_credit_bytes)
-        self._give_back(rested, surplus if rested else 0)
+        self._room.tick(now)
         self._begin(now)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -593,10 +564,6 @@ class Fetches(Core):
             return None
         return copy.segment, copy.have
 
-    def _next_number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
     def stats(self) -> FetchStats:
         stages = [copy.stage for copy in self._copies.values()]
         held = sum(copy.capacity for copy in self._copies.values())
@@ -609,8 +576,7 @@ class Fetches(Core):
     @property
     def charged(self) -> int:
         """What it has of the store, in bytes: copies, pool and credit."""
-        files = sum(copy.capacity for copy in self._copies.values()) + sum(capacity for _, _, capacity in self._pool)
-        return files + self._credit
+        return sum(copy.capacity for copy in self._copies.values()) + self._room.charged
 
     def check(self) -> None:
         """Assert that the books agree."""
@@ -625,7 +591,7 @@ class Fetches(Core):
                 if copy.asked > copy.have:
                     in_flight[copy.source] = in_flight.get(copy.source, 0) + copy.asked - copy.have
             elif copy.stage is Stage.ROOM:
-                assert copy in self._turns or copy in self._room.values(), repr(copy)
+                assert copy in self._turns or copy in self._asked.values(), repr(copy)
             elif copy.stage is Stage.SEALING:
                 assert copy.have == place.size, repr(copy)
                 assert not copy.source, repr(copy)
@@ -633,7 +599,7 @@ class Fetches(Core):
         assert set(self._by_segment) == {copy.segment for copy in self._copies.values() if copy.segment}
         fetching = [place for place, copy in self._copies.items() if copy.stage in (Stage.FETCHING, Stage.SEALING)]
         assert set(fetching) == set(self._fetching), "another set is fetched"
-        assert self._credit >= 0, self._credit
+        self._room.check()
         of_owner = [copy for objects in self._of_owner.values() for copies in objects.values() for copy in copies]
         assert len(of_owner) == len(self._copies), "another set is indexed by owner"
         assert all(self._copies[copy.place] is copy for copy in of_owner), "another set is indexed by owner"

@@ -114,7 +114,7 @@ def assert_goes_on(peer: Peer) -> None:
 @pytest.mark.fault(36, 37)
 def test_a_full_file_system_at_the_only_piece(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 9))
+        patch.setattr(os, "pwritev", failing(os.pwritev, errno.ENOSPC, 9))
         patch.setattr("meshray.store.files._allocate", failing(os.pwrite, errno.ENOSPC, 9))
         assert kind_of(peer.fetch(place())) == "OutOfDiskError"  # no shared memory, here
     assert list(peer.folder.iterdir()) == []
@@ -125,7 +125,7 @@ def test_a_full_file_system_at_the_only_piece(peer: Peer, monkeypatch: pytest.Mo
 def test_a_write_that_fails_before_a_stamp_that_does_not(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has freed some pages in between."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 1))
+        patch.setattr(os, "pwritev", failing(os.pwritev, errno.ENOSPC, 1))
         assert kind_of(peer.fetch(place())) == "OutOfDiskError"
     assert list(peer.folder.iterdir()) == []
     assert_goes_on(peer)

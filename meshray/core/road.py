@@ -370,7 +370,8 @@ class Road(Core):
         if life in self._cut:
             self.counters["messages from out of reach"] += 1
             return
-        if self._homes.life_of(home) != life or destination[:NODE_BYTES] != self.node:
+        strays = destination[:NODE_BYTES] != self.node or (blocks and destination != self.process_id)
+        if self._homes.life_of(home) != life or strays:  # blocks are passed on to nobody
             self.counters["messages gone astray"] += 1
             return
         of_peer = source == peer_process(home)

@@ -296,9 +296,9 @@ class Session:
         return True
 
     def whole(self, frame: Data, payload: Payload) -> tuple[Payload, ...]:
-        """What is to be delivered with this message, which `on_data` has taken: itself, what has all
-        its parts now; nothing while more is to come. What is longer than any message may be is dropped, and counted as
-        strange; likewise Blocks as a part."""
+        """What is to be delivered with this message, which `on_data` has taken: itself, or what has all its parts now;
+        nothing while more is to come. What is longer than any message may be is dropped, and counted as strange;
+        likewise Blocks as a part."""
         parts = self._parts
         if isinstance(payload, Blocks):
             if parts is None and not frame.more:

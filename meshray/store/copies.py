@@ -20,6 +20,10 @@ from meshray.store.mapping import Mapping
 MAPPED_MAX_BYTES = 1 << 30
 """A bound on the files that are mapped to be written again; larger ones never are."""
 
+MAPPED_MAX_FILES = 256
+"""And on their number, so that thousands of small ones neither take the mappings that a process may have, nor are
+counted each time one is opened."""
+
 
 def copy_capacity(nbytes: int) -> int:
     """The size of the file for a value: it is fetched far less often than values are put, so nothing is rounded up to
@@ -54,8 +58,11 @@ class CopyFiles:
             except OSError:
                 return  # no room for another mapping: it is written through the file system
         self._mapped[name] = mapping
-        while sum(each.capacity for each in self._mapped.values()) > MAPPED_MAX_BYTES:
+        while len(self._mapped) > MAPPED_MAX_FILES or self._mapped_bytes() > MAPPED_MAX_BYTES:
             del self._mapped[next(iter(self._mapped))]
+
+    def _mapped_bytes(self) -> int:
+        return sum(mapping.capacity for mapping in self._mapped.values())
 
     def write(self, name: str, offset: int, data: Sequence[bytes | memoryview]) -> None:
         """Some bytes, one after the other. Raises `ObjectStoreFullError` or `OutOfDiskError` when the file system is

@@ -163,6 +163,14 @@ class TestSpeaking:
             "messages out of place": 2,
         }
 
+    @pytest.mark.fault(47)
+    def test_blocks_are_for_our_peer_alone(self, rig: Rig) -> None:
+        rig.meet()
+        rig.road.on_arrived(LIFE, Letter(A, X, b"data", (b"block",)), 0.0)
+        assert (rig.effects(), rig.road.counters["messages gone astray"]) == ([], 1)
+        rig.road.on_arrived(LIFE, Letter(US, X, b"data", (b"block",)), 0.0)
+        assert rig.effects() == [Handle(X, b"data", (b"block",))]
+
     def test_a_receiver_that_is_dead(self, rig: Rig) -> None:
         rig.road.on_process_there(PEER_H, m.ProcessThere(X, b""))
         dead = ME + b"dead...."

@@ -23,6 +23,7 @@ from meshray.peer.mesh import Mesh
 from meshray.peer.parts import Parts
 from meshray.peer.timers import Timers
 from meshray.store.copies import copy_capacity
+from meshray.store.files import is_shared_memory
 from meshray.store.loans import Loans
 from meshray.wire import messages as m
 from meshray.wire.codec import decode
@@ -113,7 +114,7 @@ def assert_goes_on(peer: Peer) -> None:
 @pytest.mark.fault(36, 37)
 def test_a_full_file_system_at_the_only_piece(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 9))
+        patch.setattr(os, "pwritev", failing(os.pwritev, errno.ENOSPC, 9))
         patch.setattr("meshray.store.files._allocate", failing(os.pwrite, errno.ENOSPC, 9))
         assert kind_of(peer.fetch(place())) == "OutOfDiskError"  # no shared memory, here
     assert list(peer.folder.iterdir()) == []
@@ -124,7 +125,7 @@ def test_a_full_file_system_at_the_only_piece(peer: Peer, monkeypatch: pytest.Mo
 def test_a_write_that_fails_before_a_stamp_that_does_not(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has freed some pages in between."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(os.pwrite, errno.ENOSPC, 1))
+        patch.setattr(os, "pwritev", failing(os.pwritev, errno.ENOSPC, 1))
         assert kind_of(peer.fetch(place())) == "OutOfDiskError"
     assert list(peer.folder.iterdir()) == []
     assert_goes_on(peer)
@@ -172,6 +173,7 @@ class Serves:
             store_folder=folder, cores=SimpleNamespace(serving=self.serving, road=road), config=config,
             timers=self.timers, process_id=peer_of(NEAR), loans=Loans(folder),
         )  # fmt: skip
+        self.loans = parts.loans
         self._mesh = SimpleNamespace(portion=lambda life, plane, at_most: portion, send=self._send)
         self._hands = CopyHands(cast(Parts, parts))
         self.serving.on_pull(peer_of(MAKER), m.Pull(self.what, 0, SIZE))
@@ -216,6 +218,17 @@ def test_over_a_slow_link_a_piece_is_one_frame_and_small(store: Path) -> None:
     came = [piece_in(payload) for payload in peer.sent]
     assert [len(piece.data) for piece in came] == [1] * (SIZE // 20_000)
     assert b"".join(frame for piece in came for frame in piece.data) == VALUE
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_only_what_is_acknowledged_at_once_is_lent(store: Path, large: bool) -> None:
+    """Else the file of a value that was fetched and let go of could not be written again."""
+    assert CONFIG.link_ack_after_bytes < SIZE
+    peer = Serves(store, CONFIG, portion=CONFIG.link_ack_after_bytes - (not large))
+    peer.turn()
+    assert peer.loans.is_lent(peer.what.segment) == (large and is_shared_memory(store))
+    peer.sent.clear()
+    assert not peer.loans.is_lent(peer.what.segment)
 
 
 @pytest.mark.fault(40)

@@ -69,6 +69,7 @@ class SimPeer:
         self.moved: dict[m.Place, bytes] = {}  # values that were taken from here -> by which peer
         self.data: dict[str, bytes] = {}  # segment -> what is in its file
         self.lent: Counter[str] = Counter()  # segment -> pieces of it that have not left
+        self.minds_loans = True
         self._serves_again = False
         if not alone:
             self.objects.object_freed = self.whereabouts.on_object_freed
@@ -339,7 +340,7 @@ class SimPeer:
             self.perform()
 
     def _is_lent(self, segment: str) -> bool:
-        return self.lent[segment] > 0
+        return self.minds_loans and self.lent[segment] > 0
 
     def _left(self, segment: str, offset: int, data: bytes) -> None:
         """Bytes of a segment, which were there when they were lent, are not needed any more."""
@@ -365,8 +366,8 @@ class SimPeer:
             data = self.data[reading.segment][reading.offset : reading.offset + reading.size]
             piece = m.Piece(reading.place, reading.offset, [memoryview(data)])
             self.world.send(self.process, reading.to, piece, "bulk")
-            self.lent[reading.segment] += 1  # it leaves at some time
-            self.world.at(self.world.random.random() * 0.02, partial(self._left, reading.segment, reading.offset, data))
+            self.lent[reading.segment] += 1  # it leaves at some time, maybe long after it has arrived
+            self.world.at(self.world.random.random() * 0.2, partial(self._left, reading.segment, reading.offset, data))
         if closed and not self._serves_again:
             self._serves_again = True
             self.world.at(0.0005, self._serve_again)

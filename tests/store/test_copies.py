@@ -184,6 +184,21 @@ class TestWrittenAgainInMemory:
         assert maps(shm) == 3, "one that is larger than all that may be mapped"
 
     @pytest.mark.fault(40)
+    def test_not_more_than_so_many_are_mapped(
+        self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process may have a limited number of mappings, and small files are many."""
+        monkeypatch.setattr(module, "MAPPED_MAX_FILES", 3)
+        names = [f"0000000000000000-{number}" for number in range(6)]
+        for name in names:
+            copies.open(name, 4096, True)
+            copies.open(name, 4096, False)
+        assert maps(shm) == 3
+        for name in names:
+            copies.write(name, 0, [name.encode()])
+            assert read(shm, name, 0, len(name)) == name.encode()
+
+    @pytest.mark.fault(40)
     def test_no_room_for_another_mapping(self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         capacity = write(copies, PAYLOAD)
         monkeypatch.setattr(module, "Mapping", no_room)

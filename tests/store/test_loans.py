@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import socket
 from pathlib import Path
 
 import pytest
+import zmq
 
 from meshray.store import loans as module
 from meshray.store.files import is_shared_memory
 from meshray.store.loans import Loans
+from tests.until import until
 
 NAME, OTHER = "0000000000000000-1", "0000000000000000-2"
 VALUE = os.urandom(3 * 4096 + 100)
@@ -55,6 +59,34 @@ def test_a_loan_lasts_until_the_last_view_of_it_has_ended(shm: Path) -> None:
     assert part == VALUE[10:20]
     del part
     assert not loans.is_lent(NAME)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_loan_lasts_while_libzmq_has_it_to_send(shm: Path, arrives: bool) -> None:
+    """Its threads end it, when it was sent or its socket is closed, whoever else has let go of it before."""
+    loans = in_memory(shm)
+    with (
+        socket.socket() as place, zmq.Context() as context,
+        context.socket(zmq.DEALER) as receiver, context.socket(zmq.DEALER) as sender,
+    ):  # fmt: skip
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else can
+        address = f"tcp://127.0.0.1:{place.getsockname()[1]}"
+        sender.linger, receiver.rcvtimeo = 0, 30_000
+        sender.copy_threshold = 0
+        sender.connect(address)
+        lent = loans.lend(NAME, 0, len(VALUE))
+        assert lent is not None
+        sender.send(lent, copy=False)
+        del lent
+        gc.collect()
+        assert loans.is_lent(NAME)
+        if arrives:
+            receiver.bind(address)
+            assert receiver.recv() == VALUE
+        else:
+            sender.close()
+        until(lambda: not loans.is_lent(NAME), "the loan ends")
 
 
 def test_what_is_lent_outlives_its_file(shm: Path) -> None:

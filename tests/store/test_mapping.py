@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshray.store import mapping as module
 from meshray.store.mapping import Mapping
 
 SIZE = 1 << 16
@@ -197,11 +198,28 @@ builtins.late = Late(view)
     assert done.stdout == b"\x01\x02\x03"
 
 
-def test_the_pages_of_a_part_are_brought(shm: Path) -> None:
+def test_pages_are_brought_once_and_those_in_between_are_not_forgotten(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[tuple[int, int]] = []
+    bring = module._madvise
+
+    def madvise(address: int, size: int, advice: int) -> int:
+        brought.append((address - mapping.address, size))
+        done: int = bring(address, size, advice)
+        return done
+
+    monkeypatch.setattr(module, "_madvise", madvise)
     mapping = mapped(shm)
     assert mapping.populate(0, 5000)
-    assert mapping.populate(5000, SIZE), "it goes on where the last one has ended, though that is no page"
+    assert mapping.populate(5000, 6000), "it goes on where the last one has ended, though that is no page"
+    assert mapping.populate(100, 6000)
+    assert mapping.populate(9000, 10000)
+    assert mapping.populate(0, 10000), "nobody has brought what is before the last one"
+    assert brought == [(0, 5000), (4096, 1904), (8192, 1808), (0, 10000)]
     assert mapping.populate()
+    assert mapping.populate()
+    assert len(brought) == 5
 
 
 def test_pages_behind_the_end_of_the_file_are_not_there(shm: Path) -> None:

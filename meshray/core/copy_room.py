@@ -36,15 +36,15 @@ class _Freed(NamedTuple):
 
 
 class CopyRoom:
-    """The pool and the credit of the peer of `node`. A part of `Fetches`; `emit` takes the effects. `is_lent(segment)`:
-    whether some of a file is on its way to another host (`store.loans`)."""
+    """The pool and the credit of the peer of `node`. A part of `Fetches`; `emit` takes the effects.
+    `in_transit(segment)`: whether some of a file is on its way to another host (`store.transit`)."""
 
     def __init__(
-        self, config: Config, node: bytes, is_lent: Callable[[str], bool], emit: Callable[[object], None]
+        self, config: Config, node: bytes, in_transit: Callable[[str], bool], emit: Callable[[object], None]
     ) -> None:
         self._config = config
         self._peer = peer_of(node)
-        self._is_lent = is_lent
+        self._in_transit = in_transit
         self._emit = emit
         self._credit = 0  # bytes that may be allocated
         self._pool: list[_Freed] = []
@@ -74,7 +74,7 @@ class CopyRoom:
 
     def free(self, segment: str, capacity: int, since: float) -> None:
         """This file holds no copy any more, and is in order."""
-        if self._is_lent(segment):
+        if self._in_transit(segment):
             self.drop([(segment, capacity)])
         else:
             self._pool.append(_Freed(since, segment, capacity))

@@ -332,11 +332,6 @@ Effect = (
 )
 
 
-def never_lent(_: str) -> bool:
-    """Of a peer that sends nothing from the memory of segments: see `store.loans`."""
-    return False
-
-
 class Core:
     """Base of the pure objects: the drain idiom."""
 

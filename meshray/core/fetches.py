@@ -37,7 +37,7 @@ from msgspec import Struct
 
 from meshray.config import Config
 from meshray.core.copy_room import CopyFile, CopyRoom
-from meshray.core.effects import CopyKept, Core, OpenCopy, SealCopy, Send, WriteCopy, never_lent
+from meshray.core.effects import CopyKept, Core, OpenCopy, SealCopy, Send, WriteCopy
 from meshray.core.gone import by_id
 from meshray.ids import peer_of
 from meshray.wire.messages import (
@@ -114,15 +114,15 @@ class FetchStats(Struct, frozen=True):
 
 class Fetches(Core):
     """The copies of one peer. `capacity_for(size)` is the size of the file for a value, `called(node)` what people call
-    a host, `is_lent(segment)` whether some of a file is on its way to another host (`store.loans`)."""
+    a host, `in_transit(segment)` whether some of a file is on its way to another host (`store.transit`)."""
 
     def __init__(
         self,
         config: Config,
         node: bytes,
         capacity_for: Callable[[int], int],
+        in_transit: Callable[[str], bool],
         called: Callable[[bytes], str] = by_id,
-        is_lent: Callable[[str], bool] = never_lent,
     ) -> None:
         super().__init__()
         self._config = config
@@ -137,7 +137,7 @@ class Fetches(Core):
         self._fetching: dict[Place, Copy] = {}  # those in FETCHING and SEALING, the first begun first
         self._turns: list[Copy] = []  # ROOM, not looked at yet; first come, first served
         self._asked: dict[int, Copy] = {}  # ROOM, by the request for credit
-        self._room = CopyRoom(config, node, is_lent, self._emit)
+        self._room = CopyRoom(config, node, in_transit, self._emit)
         self._in_flight: dict[bytes, int] = {}  # source -> bytes asked for and not come. No zeros
         self._fetched = self._failed = self._resumed = self._stale = 0
 

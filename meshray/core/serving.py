@@ -7,8 +7,8 @@ is sent in parts: the asker takes whatever comes next.
 A value may be served from the segment in which it was made, or from our copy of it, also while that is not whole: a
 piece that has not come yet waits. Nothing is pinned for this. Whether the segment still holds the value is looked up at
 the moment of sending, and only this peer gives segments free, in the same thread; what is gone by then is answered with
-`NoPiece`, and what is sent from the segment's own memory is not written again before it has left (`store.loans`). That
-the value stays while somebody needs it is the matter of references.
+`NoPiece`, and what is sent from the segment's own memory is not written again before it has left (`store.transit`).
+That the value stays while somebody needs it is the matter of references.
 """
 
 from __future__ import annotations

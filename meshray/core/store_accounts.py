@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from meshray.config import Config
-from meshray.core.effects import Core, Send, SweepSegments, UnlinkSegment, never_lent
+from meshray.core.effects import Core, Send, SweepSegments, UnlinkSegment
 from meshray.wire.messages import (
     CreditGranted,
     CreditRequest,
@@ -83,15 +83,15 @@ class _Waiting:
 
 
 class StoreAccounts(Core):
-    """The books of one store folder of `capacity` bytes. `is_lent(segment)`: whether some of it is on its way to
-    another host, so that it must not be written again (`store.loans`)."""
+    """The books of one store folder of `capacity` bytes. `in_transit(segment)`: whether some of it is on its way to
+    another host, so that it must not be written again (`store.transit`)."""
 
-    def __init__(self, config: Config, capacity: int, is_lent: Callable[[str], bool] = never_lent) -> None:
+    def __init__(self, config: Config, capacity: int, in_transit: Callable[[str], bool]) -> None:
         super().__init__()
         self.capacity = capacity
         self.used = 0  # see the theory above
         self._config = config
-        self._is_lent = is_lent
+        self._in_transit = in_transit
         self._accounts: dict[bytes, _Account] = {}  # from Attach to death
         self._segments: dict[str, _Segment] = {}  # by name, while the object lives
         self._of_object: dict[bytes, list[_Segment]] = {}  # mostly one; two after a retry. No empty lists
@@ -207,7 +207,7 @@ class StoreAccounts(Core):
             self._pids.pop(segment.maker, None)
 
     def _give_back(self, segment: _Segment) -> None:
-        again = not self._is_lent(segment.name)
+        again = not self._in_transit(segment.name)
         last = self._effects[-1] if self._effects else None
         free = last.message if isinstance(last, Send) and last.to == segment.maker else None
         if isinstance(free, SegmentsFree) and free.again == again:

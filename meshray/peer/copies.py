@@ -139,13 +139,13 @@ class CopyHands:
     def _blocks(self, reading: Reading) -> Sequence[Block]:
         """The bytes, in frames. Raises `OSError`.
 
-        Small ones are read, not lent: they may be acknowledged so late that the value is gone by then, as it should be
+        Small ones are read first: they may be acknowledged so late that the value is gone by then, as it should be
         (the end of one that was fetched and let go of), and its file could not be written again."""
         frame_bytes, size = self._parts.config.fetch_frame_bytes, reading.size
         if size >= self._parts.config.link_ack_after_bytes:
-            lent = self._parts.loans.lend(reading.segment, reading.offset, size)
-            if lent is not None:
-                return [lent[done : done + frame_bytes] for done in range(0, size, frame_bytes)]
+            sent = self._parts.transit.begin(reading.segment, reading.offset, size)
+            if sent is not None:
+                return [sent[done : done + frame_bytes] for done in range(0, size, frame_bytes)]
         rooms = [self._buffers.take(min(frame_bytes, size - done)) for done in range(0, size, frame_bytes)]
         read_piece(self._parts.store_folder, reading.segment, reading.offset, rooms)
         return rooms

@@ -36,7 +36,7 @@ from meshray.peer.logs import Logs
 from meshray.peer.processes import Processes
 from meshray.peer.timers import Timers
 from meshray.peer.zygotes import Zygotes
-from meshray.store.loans import Loans
+from meshray.store.transit import Transit
 from meshray.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:  # a peer that is off the network loads none of it
@@ -78,7 +78,7 @@ class Parts:
     process_id: bytes  # our own
     folder: Path  # of the node: sockets
     store_folder: Path  # segments and journals
-    loans: Loans  # of the segments there
+    transit: Transit  # of the segments there
     cores: Cores
     endpoint: Endpoint
     zygotes: Zygotes

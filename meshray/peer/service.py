@@ -77,7 +77,7 @@ from meshray.peer.zygotes import ForkFailed, WorkerExited, WorkerForked, ZygoteD
 from meshray.resources import UNIT
 from meshray.store.copies import copy_capacity
 from meshray.store.folders import choose_folder, default_capacity, make_folder
-from meshray.store.loans import Loans
+from meshray.store.transit import Transit
 from meshray.strategy import ANYWHERE
 from meshray.transport.endpoint import Endpoint
 from meshray.wire.messages import PeerStops
@@ -125,8 +125,8 @@ def serve(
         warnings += few
         devices = tuple(Device(gpu.index, gpu.visible) for gpu in host.gpus)
         node = settings.node
-        loans = Loans(store_folder)
-        store = StoreAccounts(config, capacity, loans.is_lent)
+        transit = Transit(store_folder)
+        store = StoreAccounts(config, capacity, transit.has)
         objects = Objects(config, node, store)
         actors = Actors(config, node, objects)
         adoption = Adoption(config, peer_process(node), objects)
@@ -135,7 +135,7 @@ def serve(
         leases = Leases(host.totals, (executable, prefix), config, devices, here)
         processes = Processes()
         road = Road(config, node, PYTHON, processes)
-        fetches = Fetches(config, node, copy_capacity, leases.placement.called, loans.is_lent)
+        fetches = Fetches(config, node, copy_capacity, transit.has, leases.placement.called)
         objects.called = leases.placement.called
         whereabouts = Whereabouts(objects.knows)
         serving = Serving(config, finder(node, store, fetches))
@@ -161,7 +161,7 @@ def serve(
             process_id=peer_process(node),
             folder=claim.folder,
             store_folder=store_folder,
-            loans=loans,
+            transit=transit,
             cores=Cores(
                 leases,
                 actors,

@@ -25,6 +25,7 @@ from meshray.core.watchers import name_conflict
 from meshray.ids import FIRST_RETURN
 from meshray.wire import messages as m
 from meshray.wire.codec import decode, encode
+from tests.transit import none_in_transit
 
 NODE = b"thispeer"
 D, V, E = (NODE + label.ljust(8, b"-") for label in (b"driver", b"caller", b"enemy"))
@@ -37,7 +38,7 @@ def aid(number: int = 1, owner: bytes = D) -> bytes:
 
 class Peer:
     def __init__(self) -> None:
-        self.objects = Objects(DEFAULT, NODE, StoreAccounts(DEFAULT, 1 << 30))
+        self.objects = Objects(DEFAULT, NODE, StoreAccounts(DEFAULT, 1 << 30, none_in_transit))
         self.core = Actors(DEFAULT, NODE, self.objects)
         for process in (D, V, W1, W2, W3):
             self.objects.on_process_attached(process, 1, D)

@@ -39,6 +39,7 @@ from meshray.wire.messages import (
     Results,
     Retried,
 )
+from tests.transit import none_in_transit
 
 NODE = b"the-node"
 PEER = NODE + bytes(8)
@@ -69,7 +70,7 @@ class Host:
     """A peer with a driver, a submitter and two executors; the driver holds what the submitter promotes."""
 
     def __init__(self, config: Config = DEFAULT) -> None:
-        self.objects = Objects(config, NODE, StoreAccounts(config, 1 << 40))
+        self.objects = Objects(config, NODE, StoreAccounts(config, 1 << 40, none_in_transit))
         self.adoption = Adoption(config, PEER, self.objects)
         self.sent: list[tuple[bytes, Any]] = []
         self.thawed: list[ThawLease] = []

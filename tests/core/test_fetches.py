@@ -30,16 +30,16 @@ class Peer:
     """The core, what it said, and its files. Room is there when `room` says so."""
 
     def __init__(self, room: int = 1 << 20) -> None:
-        self.core = Fetches(CONFIG, NEAR, lambda size: size, lambda node: f"<{node.hex()}>", self._is_lent)
-        self.lent: set[str] = set()  # segments of which some is on its way to another host
+        self.core = Fetches(CONFIG, NEAR, lambda size: size, self._in_transit, lambda node: f"<{node.hex()}>")
+        self.transit: set[str] = set()  # segments of which some is on its way to another host
         self.room = room
         self.files: dict[str, bytearray] = {}
         self.sealed: set[str] = set()
         self.kept: list[CopyKept] = []  # what was told of copies that are to be kept
         self.now = 0.0
 
-    def _is_lent(self, segment: str) -> bool:
-        return segment in self.lent
+    def _in_transit(self, segment: str) -> bool:
+        return segment in self.transit
 
     def said(self, *kinds: type) -> list[tuple[bytes, Any]]:
         """Without what is between this core and the store."""
@@ -434,7 +434,7 @@ def test_a_freed_file_of_which_some_is_on_its_way_to_another_host_is_removed(pee
     one, two = place(1), place(2)
     local = fetched(peer, one)
     peer.core.on_unused(A, m.Unused([local.segment]))
-    peer.lent.add(local.segment)
+    peer.transit.add(local.segment)
     peer.core.on_expired(peer_of(OWNER), m.Expired([one.object_id]))
     peer.said()
     assert local.segment not in peer.files

@@ -12,6 +12,7 @@ from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import object_of, peer_of
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 NEAR, FAR, THIRD = b"near----", b"far-----", b"third---"
 A, B = NEAR + b"a" * 8, NEAR + b"b" * 8
@@ -30,7 +31,7 @@ class Peer:
     """A peer with two processes, in a mesh."""
 
     def __init__(self) -> None:
-        self.store = StoreAccounts(preset("test"), 1 << 30)
+        self.store = StoreAccounts(preset("test"), 1 << 30, none_in_transit)
         self.core = Objects(preset("test"), NEAR, self.store, alone=False)
         self.freed: list[bytes] = []
         self.core.object_freed = self.freed.append
@@ -208,7 +209,7 @@ def test_a_word_to_a_host_that_is_gone_concerns_what_was_said_since(peer: Peer) 
 
 
 def test_alone_a_foreign_object_is_lost_at_once() -> None:
-    core = Objects(preset("test"), NEAR, StoreAccounts(preset("test"), 1 << 30))
+    core = Objects(preset("test"), NEAR, StoreAccounts(preset("test"), 1 << 30, none_in_transit))
     core.on_process_attached(A, 1, A)
     core.on_hold(A, m.Hold(1, [X]))
     core.on_promote(A, m.Promote([m.Promoted(OURS, b"a list", [X])]))

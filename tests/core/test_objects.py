@@ -12,6 +12,7 @@ from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import object_of
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 NODE = b"thispeer"
 A, B, C = (NODE + label.ljust(8, b"-") for label in (b"a", b"b", b"c"))
@@ -25,7 +26,7 @@ class Peer:
     """The core with its three processes and what it said."""
 
     def __init__(self) -> None:
-        self.store = StoreAccounts(preset("test"), 1 << 30)
+        self.store = StoreAccounts(preset("test"), 1 << 30, none_in_transit)
         self.core = Objects(preset("test"), NODE, self.store)
         self.freed: list[bytes] = []
         self.core.handle_freed = self.freed.append

@@ -29,6 +29,7 @@ from meshray.wire.messages import (
     Sealed,
     SealedSegment,
 )
+from tests.transit import none_in_transit
 
 HOME, HEIR, NEXT = b"home....", b"heir....", b"next...."
 PEER_HOME, PEER_HEIR, PEER_NEXT = map(peer_of, (HOME, HEIR, NEXT))
@@ -48,7 +49,7 @@ class Rig:
 
     def __init__(self, node: bytes) -> None:
         self.node, self.lives = node, node == HOME
-        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
+        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30, none_in_transit))
         self.programs = Programs(DEFAULT, node, self.objects, self)
         if self.lives:
             self.objects.on_process_attached(JOB, 1, JOB)

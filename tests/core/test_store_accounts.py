@@ -10,6 +10,7 @@ from meshray.config import DEFAULT
 from meshray.core.effects import Send, SweepSegments, UnlinkSegment
 from meshray.core.store_accounts import StoreAccounts
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 MIB = 1 << 20
 A, B = b"node____process1", b"node____process2"
@@ -17,7 +18,7 @@ A, B = b"node____process1", b"node____process2"
 
 @pytest.fixture
 def store() -> StoreAccounts:
-    accounts = StoreAccounts(DEFAULT, 1000 * MIB)
+    accounts = StoreAccounts(DEFAULT, 1000 * MIB, none_in_transit)
     accounts.on_process_attached(A, 11)
     accounts.on_process_attached(B, 22)
     return accounts

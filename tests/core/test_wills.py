@@ -23,6 +23,7 @@ from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.core.wills import UNTOLD_MAX, GivesWay, Inherits, Wills
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 SELF, H, X = b"theowner", b"the-heir", b"x-is-far"
 OWNER, HEIR, FAR = (node + bytes(8) for node in (SELF, H, X))
@@ -36,7 +37,7 @@ class Peer:
     """The actors and wills of one peer; its effects about wills are performed, others are kept."""
 
     def __init__(self, node: bytes, heir: bytes | None = None) -> None:
-        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
+        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30, none_in_transit))
         self.actors = Actors(DEFAULT, node, self.objects)
         self.heir = heir
         self.gave_way: list[list[bytes]] = []  # watchers of actors that have another owner

@@ -24,11 +24,12 @@ from meshray.peer.parts import Parts
 from meshray.peer.timers import Timers
 from meshray.store.copies import copy_capacity
 from meshray.store.files import is_shared_memory
-from meshray.store.loans import Loans
+from meshray.store.transit import Transit
 from meshray.wire import messages as m
 from meshray.wire.codec import decode
 from meshray.wire.envelopes import opened, with_blocks
 from meshray.wire.peers import Payload, Plane
+from tests.transit import none_in_transit
 
 NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
 A = NEAR + b"a" * 8
@@ -46,7 +47,7 @@ class Peer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.fetches = Fetches(CONFIG, NEAR, copy_capacity)
+        self.fetches = Fetches(CONFIG, NEAR, copy_capacity, none_in_transit)
         cores = SimpleNamespace(fetches=self.fetches)
         parts = SimpleNamespace(store_folder=folder, cores=cores, config=CONFIG, timers=Timers())
         self.hands = CopyHands(cast(Parts, parts))
@@ -152,7 +153,7 @@ def test_no_descriptor_for_its_file(peer: Peer, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(params=["a disk", "shared memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder for segments: pieces are read from those on a disk, and lent from those in memory."""
+    """A folder for segments: pieces are read from those on a disk, and sent from the pages of those in memory."""
     if request.param == "a disk":
         yield tmp_path
     else:
@@ -171,9 +172,9 @@ class Serves:
         road = SimpleNamespace(life_of=lambda home: home, is_out_of_reach=lambda home: False)
         parts = SimpleNamespace(
             store_folder=folder, cores=SimpleNamespace(serving=self.serving, road=road), config=config,
-            timers=self.timers, process_id=peer_of(NEAR), loans=Loans(folder),
+            timers=self.timers, process_id=peer_of(NEAR), transit=Transit(folder),
         )  # fmt: skip
-        self.loans = parts.loans
+        self.transit = parts.transit
         self._mesh = SimpleNamespace(portion=lambda life, plane, at_most: portion, send=self._send)
         self._hands = CopyHands(cast(Parts, parts))
         self.serving.on_pull(peer_of(MAKER), m.Pull(self.what, 0, SIZE))
@@ -221,14 +222,14 @@ def test_over_a_slow_link_a_piece_is_one_frame_and_small(store: Path) -> None:
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_only_what_is_acknowledged_at_once_is_lent(store: Path, large: bool) -> None:
+def test_only_what_is_acknowledged_at_once_is_sent_without_reading(store: Path, large: bool) -> None:
     """Else the file of a value that was fetched and let go of could not be written again."""
     assert CONFIG.link_ack_after_bytes < SIZE
     peer = Serves(store, CONFIG, portion=CONFIG.link_ack_after_bytes - (not large))
     peer.turn()
-    assert peer.loans.is_lent(peer.what.segment) == (large and is_shared_memory(store))
+    assert peer.transit.has(peer.what.segment) == (large and is_shared_memory(store))
     peer.sent.clear()
-    assert not peer.loans.is_lent(peer.what.segment)
+    assert not peer.transit.has(peer.what.segment)
 
 
 @pytest.mark.fault(40)

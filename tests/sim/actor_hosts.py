@@ -49,6 +49,7 @@ from meshray.core.pending import Mean, Pending
 from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import node_of, owner_node_of, peer_of
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 WAKING_S = 0.02
 """How long processes of a host may run on after it woke, until its peer has looked."""
@@ -424,7 +425,7 @@ class Host:
         self._next_lives: set[bytes] = set()  # actors whose next slot waits for that
         self._workers = 0
         self._ticking = False
-        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 40))
+        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 40, none_in_transit))
         self.actors = Actors(DEFAULT, node, self.objects)
         self.lodging = Lodging(DEFAULT, node, self._choose, self.knows_job)
         self.guests = Guests(self.knows_job)

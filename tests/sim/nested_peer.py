@@ -38,6 +38,7 @@ from meshray.core.objects import Objects
 from meshray.core.store_accounts import StoreAccounts
 from meshray.wire import messages as m
 from tests.sim.world import NODE, PEER, World
+from tests.transit import none_in_transit
 
 if TYPE_CHECKING:
     from tests.sim.nested import Process
@@ -60,7 +61,7 @@ class NestedPeer:
 
     def __init__(self, world: World, config: Config, cpus: int) -> None:
         self.world, self.process, self.alive, self.config = world, PEER, True, config
-        self.store = StoreAccounts(config, 1 << 40)
+        self.store = StoreAccounts(config, 1 << 40, none_in_transit)
         self.objects = Objects(config, NODE, self.store)
         self.actors = Actors(config, NODE, self.objects)
         self.adoption = Adoption(config, PEER, self.objects)

@@ -58,9 +58,9 @@ class SimPeer:
         self.node = node
         self.process = peer_of(node)
         self.alive = True
-        self.store = StoreAccounts(config, capacity, self._is_lent)
+        self.store = StoreAccounts(config, capacity, self._in_transit)
         self.objects = Objects(config, node, self.store, alone)
-        self.fetches = Fetches(config, node, lambda size: size, is_lent=self._is_lent)
+        self.fetches = Fetches(config, node, lambda size: size, self._in_transit)
         self.whereabouts = Whereabouts(self.objects.knows)
         self.serving = Serving(config, self._find)
         self.moves = Moves(config, node, self.objects.knows, self._keeper)
@@ -68,8 +68,8 @@ class SimPeer:
         self.asked_to_move: set[m.Place] = set()
         self.moved: dict[m.Place, bytes] = {}  # values that were taken from here -> by which peer
         self.data: dict[str, bytes] = {}  # segment -> what is in its file
-        self.lent: Counter[str] = Counter()  # segment -> pieces of it that have not left
-        self.minds_loans = True
+        self.transit: Counter[str] = Counter()  # segment -> pieces of it that have not left
+        self.minds_transit = True
         self._serves_again = False
         if not alone:
             self.objects.object_freed = self.whereabouts.on_object_freed
@@ -339,14 +339,16 @@ class SimPeer:
             self.objects.foreign.on_later(number)
             self.perform()
 
-    def _is_lent(self, segment: str) -> bool:
-        return self.minds_loans and self.lent[segment] > 0
+    def _in_transit(self, segment: str) -> bool:
+        return self.minds_transit and self.transit[segment] > 0
 
     def _left(self, segment: str, offset: int, data: bytes) -> None:
-        """Bytes of a segment, which were there when they were lent, are not needed any more."""
-        self.lent[segment] -= 1
+        """Bytes of a segment, which were there when they were sent, are not needed any more."""
+        self.transit[segment] -= 1
         there = self.data.get(segment)  # None: it is unlinked, and its memory stays as it was
-        assert there is None or there[offset : offset + len(data)] == data, f"{segment} was written while it was lent"
+        assert there is None or there[offset : offset + len(data)] == data, (
+            f"{segment} was written while it was in transit"
+        )
 
     def _find(self, place: m.Place) -> tuple[str, int] | None:
         if place.node != self.node:
@@ -366,7 +368,7 @@ class SimPeer:
             data = self.data[reading.segment][reading.offset : reading.offset + reading.size]
             piece = m.Piece(reading.place, reading.offset, [memoryview(data)])
             self.world.send(self.process, reading.to, piece, "bulk")
-            self.lent[reading.segment] += 1  # it leaves at some time, maybe long after it has arrived
+            self.transit[reading.segment] += 1  # it leaves at some time, maybe long after it has arrived
             self.world.at(self.world.random.random() * 0.2, partial(self._left, reading.segment, reading.offset, data))
         if closed and not self._serves_again:
             self._serves_again = True

@@ -208,16 +208,16 @@ def test_nothing_is_freed_while_a_process_of_any_host_holds_it_and_nothing_is_le
         run(seed)
 
 
-@pytest.mark.parametrize("rule", ["hold", "hosts", "loans"])
+@pytest.mark.parametrize("rule", ["hold", "hosts", "transit"])
 def test_each_rule_is_needed(rule: str) -> None:
     """The simulation finds what goes wrong without it: so it would find a runtime, or a peer, that breaks it. *hold* is
-    one of the runtime (`Rules`); *hosts*: other hosts are witnesses of a death; *loans*: what is on its way is not
+    one of the runtime (`Rules`); *hosts*: other hosts are witnesses of a death; *transit*: what is on its way is not
     written again. It takes luck: of the first 430 seeds eight miss *hold*."""
     for seed in range(160, 260):
         hosts = Hosts(seed, changed(Rules(), hold=rule != "hold"))
         for peer in hosts.peers.values():
             peer.asks_hosts = rule != "hosts"
-            peer.minds_loans = rule != "loans"
+            peer.minds_transit = rule != "transit"
         try:
             hosts.quiet()
         except AssertionError:

@@ -24,6 +24,7 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.ids import peer_of
 from meshray.wire import messages as m
 from tests.sim.seeds import seeds
+from tests.transit import none_in_transit
 
 SEEDS = 150
 SIZE = 40
@@ -43,9 +44,9 @@ class Host:
 
     def __init__(self, net: Net, node: bytes) -> None:
         self.net, self.node, self.peer = net, node, peer_of(node)
-        self.objects = Objects(CONFIG, node, StoreAccounts(CONFIG, 1 << 20))
+        self.objects = Objects(CONFIG, node, StoreAccounts(CONFIG, 1 << 20, none_in_transit))
         self.programs = Programs(CONFIG, node, self.objects, self)
-        self.fetches = Fetches(CONFIG, node, lambda size: size)
+        self.fetches = Fetches(CONFIG, node, lambda size: size, none_in_transit)
         self.serving = Serving(CONFIG, self.find)
         self.full = False  # its store
         self.has_driver = node == HOME

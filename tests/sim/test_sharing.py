@@ -23,6 +23,7 @@ from meshray.core.serving import Serving
 from meshray.core.whereabouts import Whereabouts
 from meshray.ids import object_of, peer_of
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 WANTED_BY = 50
 SIZE = 20_000
@@ -42,7 +43,7 @@ class Host:
         self.mesh, self.node, self.process = mesh, node, peer_of(node)
         self.alive = True
         self.files: dict[str, bytearray] = {}
-        self.fetches = Fetches(CONFIG, node, lambda size: size)
+        self.fetches = Fetches(CONFIG, node, lambda size: size, none_in_transit)
         self.serving = Serving(CONFIG, self.find)
         self.brought: m.Brought | None = None
         self.whole_at = 0.0

@@ -21,6 +21,7 @@ from meshray.core.store_accounts import StoreAccounts
 from meshray.core.wills import GivesWay, Inherits, Wills
 from meshray.ids import node_of, peer_of
 from meshray.wire import messages as m
+from tests.transit import none_in_transit
 
 NOTICED_S = (5.0, 45.0)
 """How long it takes until a peer that is gone is held for gone."""
@@ -35,7 +36,7 @@ class Peer:
 
     def __init__(self, mesh: Mesh, node: bytes) -> None:
         self.mesh, self.node, self.id = mesh, node, peer_of(node)
-        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30))
+        self.objects = Objects(DEFAULT, node, StoreAccounts(DEFAULT, 1 << 30, none_in_transit))
         self.actors = Actors(DEFAULT, node, self.objects)
         self.wills = Wills(DEFAULT, node, self.actors, self._choose)
         self.members: set[bytes] = set()

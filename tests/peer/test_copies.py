@@ -29,7 +29,7 @@ from meshray.wire import messages as m
 from meshray.wire.codec import decode
 from meshray.wire.envelopes import opened, with_blocks
 from meshray.wire.peers import Payload, Plane
-from tests.transit import none_in_transit
+from tests.transit import brings_pages, none_in_transit
 
 NEAR, MAKER, OWNER = b"near----", b"maker---", b"owner---"
 A = NEAR + b"a" * 8
@@ -221,6 +221,7 @@ def test_over_a_slow_link_a_piece_is_one_frame_and_small(store: Path) -> None:
     assert b"".join(frame for piece in came for frame in piece.data) == VALUE
 
 
+@brings_pages
 @pytest.mark.parametrize("large", [True, False])
 def test_only_what_is_acknowledged_at_once_is_sent_without_reading(store: Path, large: bool) -> None:
     """Else the file of a value that was fetched and let go of could not be written again."""

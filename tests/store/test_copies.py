@@ -16,6 +16,7 @@ from meshray.store.files import STAMP_BYTES, is_shared_memory
 from meshray.store.mapping import Mapping
 from meshray.store.segments import SegmentStore
 from meshray.wire.messages import Place
+from tests.transit import brings_pages
 
 NODE = b"thisnode"
 PROCESS = NODE + b"process1"
@@ -126,6 +127,7 @@ class TestWrittenAgainInMemory:
             copies.seal(NAME, capacity, OBJECT, len(other))
             assert (maps(shm), read(shm, NAME, 0, len(other))) == (1, other)
 
+    @brings_pages
     def test_through_the_mapping(self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         capacity = write(copies, PAYLOAD)
         copies.seal(NAME, capacity, OBJECT, len(PAYLOAD))

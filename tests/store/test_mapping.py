@@ -16,6 +16,7 @@ import pytest
 
 from meshray.store import mapping as module
 from meshray.store.mapping import Mapping
+from tests.transit import brings_pages
 
 SIZE = 1 << 16
 
@@ -198,6 +199,7 @@ builtins.late = Late(view)
     assert done.stdout == b"\x01\x02\x03"
 
 
+@brings_pages
 def test_pages_are_brought_once_and_those_in_between_are_not_forgotten(
     shm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +224,7 @@ def test_pages_are_brought_once_and_those_in_between_are_not_forgotten(
     assert len(brought) == 5
 
 
+@brings_pages
 def test_pages_behind_the_end_of_the_file_are_not_there(shm: Path) -> None:
     """To touch one would be the end of the process."""
     path = shm / "short"

@@ -14,12 +14,13 @@ import zmq
 from meshray.store import transit as module
 from meshray.store.files import is_shared_memory
 from meshray.store.transit import Transit
+from tests.transit import brings_pages
 from tests.until import until
 
 NAME, OTHER = "0000000000000000-1", "0000000000000000-2"
 VALUE = os.urandom(3 * 4096 + 100)
 
-pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no shared memory")
+pytestmark = [pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no shared memory"), brings_pages]
 
 
 def in_memory(shm: Path) -> Transit:

@@ -19,7 +19,7 @@ from meshray.errors import MeshrayError
 from meshray.ids import new_process
 from meshray.local import PYTHON, PeerRecord, open_peer, peer_process
 from meshray.transport.endpoint import Endpoint
-from meshray.wire.messages import PROTOCOL, Answer, Ask, Attach, Attached
+from meshray.wire.messages import PROTOCOL, Answer, Ask, Attach, Attached, Detach
 
 ANSWER_TIMEOUT_S = 5.0
 _POLL_MAX_S = 1.0
@@ -93,7 +93,8 @@ class Visit:
             ended = any(fd == self._pidfd for fd, _ in poll.poll(min(left_s, _POLL_MAX_S) * 1000))
 
     def close(self) -> None:
-        """Leave. Nothing that was sent matters any more once it was answered."""
+        """Leave, with a word: the peer keeps a link and watches us until then, or until our process ends."""
+        self._endpoint.send(self._peer, Detach(0))
         self._endpoint.close(linger_ms=0)
         os.close(self._pidfd)
 

@@ -33,6 +33,8 @@ LOCAL_ONLY: frozenset[type] = frozenset(
 )
 """What only a process of this host may say to its peer."""
 
+OF_OBSERVERS = (m.Ask, m.Detach)
+
 LEASE_NEWS = (m.LeaseGranted, m.LeaseRevoked, m.LeaseWanted, m.LeaseLost, m.AskAlso)
 """What another peer says to this one as to a submitter: of tasks that were adopted here."""
 
@@ -139,7 +141,7 @@ class Dispatcher:
                 return
             process = self._parts.processes.get(source)
             handler = self._table.get(kind)
-            if process is None or handler is None or (process.kind is Kind.OBSERVER and kind is not m.Ask):
+            if process is None or handler is None or (process.kind is Kind.OBSERVER and kind not in OF_OBSERVERS):
                 self._parts.counters["messages out of place"] += 1
                 return
             handler(source, message, now)

@@ -101,8 +101,14 @@ class Jobs:
     # -- going -------------------------------------------------------------------------------------------------------
 
     def on_detach(self, source: bytes, message: Detach, now: float) -> None:
-        """A driver leaves: its job ends now, the answer follows."""
+        """A driver leaves: its job ends now, the answer follows. An observer is forgotten, and gets none: it may live
+        on, and visit again each second."""
         process = self._parts.processes.get(source)
+        if process is not None and process.kind is Kind.OBSERVER:
+            self._parts.children.release(source)
+            self.forget(process, "it has left", now)
+            self._parts.timers.at(now + LINK_LINGER_S, lambda: self._parts.endpoint.drop(source))
+            return
         if process is None or process.kind is not Kind.DRIVER or process.detaching is not None:
             return
         process.detaching = message.request

@@ -126,6 +126,9 @@ class MeshLines:
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys, idle_s: float, random: Random, poll: Poll
     ) -> None:
+        # The first block that is not copied has pyzmq open sockets of its own. When no descriptor is left by then, that
+        # would end the peer: so it is now.
+        zmq.Frame(bytes(COPY_BELOW_BYTES), copy=False, copy_threshold=0)
         self._context = context
         self._keys = keys
         self._idle_s = idle_s

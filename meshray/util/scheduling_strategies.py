@@ -35,6 +35,8 @@ class NodeAffinitySchedulingStrategy:
 
     def __post_init__(self) -> None:
         if not isinstance(self.node_id, str):
+            if not hasattr(self.node_id, "hex"):
+                raise TypeError(f"node_id takes the NodeID of a peer, 16 hex digits, got {self.node_id!r}")
             object.__setattr__(self, "node_id", self.node_id.hex())
 
 

@@ -199,7 +199,8 @@ class Bind(Struct, array_like=True, tag=12):
 
 
 class Detach(Struct, array_like=True, tag=13):
-    """D -> P: the job ends. Answered by Answer(request) after the last log lines were sent."""
+    """D -> P: the job ends. Answered by Answer(request) after the last log lines were sent. An observer says it,
+    too, and is not answered."""
 
     request: int
 

@@ -220,6 +220,11 @@ def test_a_label_selector_is_a_strategy_in_other_words(selected: dict[str, Any],
     assert hash(options.strategy)
 
 
+def test_a_node_is_named_by_its_id() -> None:
+    with pytest.raises(TypeError, match="node_id takes the NodeID of a peer, 16 hex digits, got 5"):
+        NodeAffinitySchedulingStrategy(5, soft=False)
+
+
 def test_strategies_are_frozen_and_both_must_be_met() -> None:
     assert task_options({"scheduling_strategy": "SPREAD"}).strategy == Strategy(spread=True)
     affinity = NodeAffinitySchedulingStrategy("ab" * 8, soft=True)

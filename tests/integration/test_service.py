@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from meshray.cli.client import Visit
 from meshray.ids import new_node, new_process
 from meshray.launch import PeerSettings, Started, start_peer
 from meshray.local import peer_process
@@ -176,6 +177,21 @@ def test_detach_is_answered_when_all_is_gone(peer: Started, driver: Driver) -> N
     assert status["drivers"] == []
     assert status["resources"]["available"]["CPU"] == 2
     watcher.close()
+
+
+def test_nothing_is_kept_of_visits_though_the_visitor_lives(peer: Started) -> None:
+    """As `meshray status --watch` does, once a second, for days."""
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{peer.pid}/fd"))
+
+    visits = 50  # of which each took two
+    before = descriptors()
+    for _ in range(visits):
+        with Visit(peer.record) as visit:
+            counters = visit.ask("status")["counters"]
+    until(lambda: descriptors() < before + visits, "it lets go of them; workers that begin have a few")
+    assert counters.get("messages out of place", 0) == 0
 
 
 @pytest.mark.fault(7)

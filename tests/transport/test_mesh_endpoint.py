@@ -11,6 +11,8 @@ import os
 import resource
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -830,3 +832,29 @@ def test_a_next_key_that_was_given_up_opens_nothing_any_more(mesh: Mesh) -> None
     mesh.stranger(b, keys)
     mesh.until(lambda: b.stats().refused.get("unknown key"), "nor let in")
     assert mesh.acks(b) == [1]
+
+
+SENDS_WITHOUT_A_DESCRIPTOR = """
+import os, random, resource, sys
+import zmq
+from meshray.transport.mesh_lines import MeshLines
+
+MeshLines(zmq.Context(), None, 1.0, random.Random(1), None)
+last = os.dup(0)
+resource.setrlimit(resource.RLIMIT_NOFILE, (last, last))  # all below are in use: the lowest free one is given
+try:
+    os.dup(0)
+except OSError:
+    zmq.Frame(bytes(1 << 20), copy=False)
+    print("sent")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_the_first_large_message_needs_no_descriptor() -> None:
+    """That pyzmq has sockets of its own for those shall not end a peer that has none left by then."""
+    ran = subprocess.run(
+        [sys.executable, "-c", SENDS_WITHOUT_A_DESCRIPTOR], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.stdout == "sent\n", ran.stderr

@@ -630,7 +630,7 @@ class Road(Core):
         """Hosts of which no rumour has come by now are given up."""
         for way in list(self._ways.values()):
             if way.give_up_at is not None and way.give_up_at <= now:
-                why = f"no member is known under it (peer {way.home.hex()})"
+                why = "no member is known under its id"
                 self._lose(way.home, why)
                 remember(self._gone, way.home, why, GONE_MAX)
 

@@ -25,8 +25,9 @@ class Arguments:
         try:
             return self._load(task, carrier)
         except NotHere:
-            with self._client.waiting.bring([task.args, *task.deps], None):
-                return self._load(task, carrier)
+            pass  # to be brought; what goes wrong then is no consequence of this
+        with self._client.waiting.bring([task.args, *task.deps], None):
+            return self._load(task, carrier)
 
     def lasting(self, task: m.Task, carrier: Carrier | None) -> tuple[Any, Any]:
         """The same for an actor, whose calls keep their order: for what is lost it waits until that was made again."""

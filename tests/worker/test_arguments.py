@@ -55,3 +55,17 @@ def test_large_ones_come_at_the_same_time_and_each_to_its_place(monkeypatch: pyt
     assert shell.fetches == [[X, Y]]
     births = [(birth.id, birth.carrier) for birth in shell.engine.queue]
     assert births == [(X, None), (Y, None)], "each handle is counted"
+
+
+def test_why_one_cannot_be_brought_is_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that it was not here, by a name of ours and with an id in bytes."""
+    shell = Shell()
+
+    def bring(values: list[Any], timeout: float | None) -> AbstractContextManager[None]:
+        raise MemoryError("no room for it here")
+
+    monkeypatch.setattr(shell.client.waiting, "bring", bring)
+    task = m.Task(0, bytes(24), b"f", b"arguments", [b"small", b"small", FAR, b"small", b"small"])
+    with pytest.raises(MemoryError) as raised:
+        Arguments(cast(Client, shell.client)).of(task, None)
+    assert raised.value.__context__ is None

@@ -80,7 +80,7 @@ LineEvent = Ready | Lost | HandshakeFailed | Unreachable
 _FAILED = {
     zmq.Event.HANDSHAKE_FAILED_AUTH: "it does not know our key",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "it is no port of a mesh",
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "it broke off the handshake, or did not answer in it (another key, no peer, or one that is held up)",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "it broke off the handshake (another key, no peer, or one that is held up)",
 }
 
 

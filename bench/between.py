@@ -36,7 +36,7 @@ FAN_OUT_PATIENCE_S = 240.0
 
 BATCH = 1000  # as in `ray microbenchmark`
 FETCHED_BYTES = 1_000_000_000
-KEPT = 4  # arrays that lie on the host at a time, when none of them has gone yet
+KEPT = 2  # arrays that lie on the host at a time, when none of them has gone yet
 FAN_OUT_BYTES = 256_000_000
 
 

@@ -70,7 +70,8 @@ class Link:
         self.used = False  # something was sent or delivered on a stream: somebody may wait for more
         self.heard_at = now  # the last word of the other side; kept with the table
         self._asked_at = now  # the last Hello for want of one
-        self.timer_at: float | None = None  # when the table of links will call `tick`; kept by the table
+        self.due_at: float | None = None  # when something is to be done next; kept by the table, as is the next one
+        self.timer_at: float | None = None  # when the table will look at it: at `due_at`, or before
         self._config = config
 
     def take_epoch(self, epoch: int) -> None:

@@ -36,7 +36,6 @@ which that plane of that peer is left alone until `on_ready`.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator
 
 import msgspec
@@ -83,8 +82,8 @@ the bytes of an id are."""
 STRANGE = (Reason.PROTOCOL, Reason.MESH)
 """Reasons for which whoever is refused is none of us, as long as it has its node id."""
 
-SOON_S = 0.001
-"""A timer that is due within this time is looked at once more before somebody wakes for it."""
+STALE_MAX = 64
+"""Timers that do not hold any more, besides three for each link, before those are sorted out."""
 
 
 class UnknownPeer(Exception):
@@ -105,6 +104,7 @@ class Links:
         self._numbers: dict[int, Link] = {}  # by the number of their Hellos
         self._last_number = 0  # they grow: a peer that answers to one was there after all who were known before
         self._busy: dict[bytes, None] = {}  # targets that may have something to send, oldest first
+        self._changed: dict[bytes, None] = {}  # targets whose `due_at` is to be found anew
         self._timers: list[tuple[float, bytes]] = []  # heap; a link's `timer_at` says which of its entries holds
         self._past = Past(config.links_gone_max)  # what has become of links that are over
         self._effects: list[Effect] = []
@@ -217,7 +217,7 @@ class Links:
                 frame = link.peek(self._hello, now)
                 if frame is not None:
                     return frame
-                self._set_timer(link)
+                self._changed[link.target] = None
             del self._busy[next(iter(self._busy))]
         return None
 
@@ -238,25 +238,27 @@ class Links:
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
-    def next_at(self, now: float = -math.inf) -> float | None:
-        """When `tick` is due, if nothing else happens; None: never. To be asked after `next_frame` gave None. What was
-        about to be due at `now`, and is no more since, is left out: an acknowledgement that has travelled with a
-        message, above all."""
+    def next_at(self) -> float | None:
+        """When `tick` is due, if nothing else happens; None: never. To be asked after `next_frame` gave None: only now
+        it is certain that an acknowledgement, say, has not travelled with a message, and is due by itself."""
+        self._set_timers()
         while self._timers:
             at, target = self._timers[0]
             link = self._links.get(target)
-            if at > now + SOON_S or link is None or link.timer_at != at:
+            if link is None or link.timer_at != at:
+                heapq.heappop(self._timers)
+            elif link.due_at == at:
                 return at
-            found = link.next_at()
-            if found is not None and found <= at:
-                return at
-            heapq.heappop(self._timers)
-            link.timer_at = None
-            self._set_timer(link)
+            else:  # it is later by now
+                heapq.heappop(self._timers)
+                link.timer_at = None
+                if link.due_at is not None:
+                    self._set_timer(link, link.due_at)
         return None
 
     def tick(self, now: float) -> None:
         """Time has passed."""
+        self._set_timers()
         while self._timers and self._timers[0][0] <= now:
             at, target = heapq.heappop(self._timers)
             link = self._links.get(target)
@@ -273,11 +275,21 @@ class Links:
                 link.tick(now)
                 self._busy[target] = None  # its next timer is set when it has nothing more to send
 
-    def _set_timer(self, link: Link) -> None:
-        at = link.next_at()
-        if at is not None and (link.timer_at is None or at < link.timer_at):
-            link.timer_at = at
-            heapq.heappush(self._timers, (at, link.target))
+    def _set_timers(self) -> None:
+        for target in self._changed:
+            if (link := self._links.get(target)) is not None:
+                at = link.due_at = link.next_at()
+                if at is not None and (link.timer_at is None or at < link.timer_at):
+                    self._set_timer(link, at)
+        self._changed.clear()
+
+    def _set_timer(self, link: Link, at: float) -> None:
+        link.timer_at = at
+        heapq.heappush(self._timers, (at, link.target))
+        if len(self._timers) > 4 * len(self._links) + STALE_MAX:
+            held = [(link.timer_at, link.target) for link in self._links.values() if link.timer_at is not None]
+            heapq.heapify(held)
+            self._timers = held
 
     def _give_up(self, link: Link, now: float) -> None:
         if link.state is State.UP:
@@ -443,8 +455,7 @@ class Links:
         if said.epoch == link.epoch and link.on_heard(said.python, now):
             compatible = said.python == self._hello.python
             self._effects.append(PeerUp(source, link.address, said.python, compatible, said.home, said.life))
-        self._busy[source] = None
-        self._set_timer(link)
+        self._busy[source] = self._changed[source] = None
         return link
 
     def _refuse(self, source: bytes, address: str, refused: Refused, now: float) -> None:
@@ -487,9 +498,8 @@ class Links:
         self._number(link)
         link.take_epoch(self._past.epoch_for(node))
         self._links[target] = link
-        self._busy[target] = None
+        self._busy[target] = self._changed[target] = None
         self._effects.append(Dial(target, address, key_id))
-        self._set_timer(link)
         return link
 
     def _number(self, link: Link) -> None:

@@ -94,7 +94,7 @@ class PeerLinks:
         """When `turn` is due, if `fd` does not become readable before; `now` when there is more to take."""
         if self._more:
             return now
-        due = self.links.next_at(now)
+        due = self.links.next_at()
         return self.endpoint.next_at() if due is None else min(due, self.endpoint.next_at())
 
     def close(self) -> None:

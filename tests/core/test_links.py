@@ -18,7 +18,8 @@ from meshray.core.link_effects import (
     SelfDialled,
     TurnedAway,
 )
-from meshray.core.links import SOON_S, Links, UnknownPeer, where
+from meshray.core.links import STALE_MAX, Links, UnknownPeer, where
+from meshray.core.sessions import WITH_ANSWER_S
 from meshray.wire.peers import (
     ANYBODY,
     EPOCH_MAX,
@@ -731,26 +732,73 @@ def test_a_link_that_was_never_used_asks_nothing() -> None:
     assert a.next_at() is None
 
 
-def test_nobody_wakes_for_an_acknowledgement_that_has_travelled_with_a_message() -> None:
-    a, b, _ = linked()
-    a.send(B, Plane.BULK, bytes(CONFIG.link_ack_after_bytes), 0.0)
-    frame = a.next_frame(0.0)
+def receive_large(a: Links, b: Links, now: float) -> None:
+    a.send(B, Plane.BULK, bytes(CONFIG.link_ack_after_bytes), now)
+    frame = a.next_frame(now)
     assert frame is not None
     assert frame.payload is not None
-    b.receive(B, A, "10.0.0.1", frame.message, frame.payload, 0.0)
-    assert b.next_frame(0.0) is None
-    due = b.next_at(0.0)
+    a.taken(frame, now)
+    b.receive(B, A, "10.0.0.1", frame.message, frame.payload, now)
+    assert b.next_frame(now) is None
+
+
+def answer(a: Links, b: Links, now: float) -> None:
+    b.send(A, Plane.BULK, b"more", now)
+    frame = b.next_frame(now)
+    assert frame is not None
+    assert frame.payload is not None
+    b.taken(frame, now)
+    a.receive(A, B, "10.0.0.2", frame.message, frame.payload, now)
+    for one in (a, b):
+        assert one.next_frame(now) is None
+
+
+def test_nobody_wakes_for_an_acknowledgement_that_has_travelled_with_a_message() -> None:
+    a, b, _ = linked()
+    receive_large(a, b, 0.0)
+    due = b.next_at()
     assert due is not None
-    assert due <= SOON_S, "it is due right after this turn"
-    b.send(A, Plane.BULK, b"more", 0.0)
-    found = b.next_frame(0.0)
-    assert found is not None
-    b.taken(found, 0.0)
-    assert b.next_frame(0.0) is None
-    later = b.next_at(0.0)
+    assert due <= WITH_ANSWER_S, "it is due right after this turn"
+    answer(a, b, 0.0)
+    later = b.next_at()
     assert later is not None
-    assert later > SOON_S
+    assert later > WITH_ANSWER_S
     assert later == b.next_at()
+
+
+def test_nobody_wakes_for_what_was_due_before_the_last_message() -> None:
+    """Each message sets other deadlines; whoever waits for the earliest of those that were ever set wakes as often as
+    there were messages."""
+    a, b, wire = linked()
+    for number in range(100):
+        receive_large(a, b, 0.01 * number)
+        if number % 3:
+            b.next_at()  # it may be asked in between, or not
+        answer(a, b, 0.01 * number)
+        b.next_at()
+    wakes, end = 0, 1.0 + CONFIG.link_ask_s
+    while (at := b.next_at()) is not None and at < end:
+        b.tick(at)
+        while (frame := b.next_frame(at)) is not None:
+            b.taken(frame, at)
+        wakes += 1
+    assert wakes <= 2 + end / CONFIG.link_replay_after_s, "questions, for what was never acknowledged"
+    wire.perform(b)
+
+
+def test_deadlines_that_do_not_hold_any_more_do_not_pile_up() -> None:
+    """Each message moves them, and the earliest one is another link's, which stays as it is."""
+    a, b, _ = linked()
+    b.dial("10.0.0.9:7000", 0.0)
+    while (frame := b.next_frame(0.0)) is not None:
+        b.taken(frame, 0.0)
+    for number in range(1000):
+        receive_large(a, b, 1e-4 * number)
+        b.next_at()
+        answer(a, b, 1e-4 * number)
+        b.next_at()
+    assert len(b._timers) <= 4 * len(list(b)) + STALE_MAX + 1
+    assert b.next_at() == min(at for link in b if (at := link.next_at()) is not None)
 
 
 def test_an_epoch_beyond_belief_is_the_last_one() -> None:

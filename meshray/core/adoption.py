@@ -39,7 +39,7 @@ from typing import Any
 from msgspec import structs
 
 from meshray.config import Config
-from meshray.core.effects import Core, Send, ThawLease
+from meshray.core.effects import LATE, Core, Send, ThawLease
 from meshray.core.heirs import Heir, result_of
 from meshray.core.held import HeldFunctions
 from meshray.core.lineage import lineage_bytes
@@ -373,6 +373,11 @@ class Adoption(Core):
                 self._effects.append(Send(worker, CarrierDone([task.task_id])))
 
     # -- decisions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def decided(self) -> list[Any]:
+        """Not known before it was asked."""
+        return LATE
 
     def take_effects(self) -> list[Any]:
         """Decide what is due; then what is to be done."""

@@ -332,13 +332,24 @@ Effect = (
 )
 
 
+LATE: list[Any] = [None]
+"""What is `decided` in a core that has to be asked."""
+
+
 class Core:
     """Base of the pure objects: the drain idiom."""
 
     def __init__(self) -> None:
         self._effects: list[Any] = []
 
+    @property
+    def decided(self) -> list[Any]:
+        """The effects that were not taken yet. It is always the same list, so that a shell which has many cores can see
+        at a glance that they are quiet; one that decides as late as when it is asked is never known to be (`LATE`)."""
+        return self._effects
+
     def take_effects(self) -> list[Any]:
         """All effects since the last call, in order."""
-        effects, self._effects = self._effects, []
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects

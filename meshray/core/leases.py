@@ -76,7 +76,7 @@ class Leases(Core):
         self.stale = 0  # messages about leases, classes or waits that are no more
 
     def _emit(self, effect: object) -> None:
-        self._effects.append(effect)  # not the list's own method: `take_effects` replaces the list
+        self._effects.append(effect)
 
     def _is_needed(self, job: bytes) -> bool:
         return self.job_is_needed(job)  # which is set later

@@ -106,11 +106,6 @@ class Membership(Core):
 
     # -- what the shell sees -----------------------------------------------------------------------------------------
 
-    def take_effects(self) -> list[Any]:
-        effects = super().take_effects()
-        self._roster.effects = self._effects
-        return effects
-
     def next_tick(self) -> float:
         """When `tick` is due, on the shell's clock; infinity when this is over."""
         return math.inf if self.over else self._own.to_shell(self._own.next_at)

@@ -12,6 +12,7 @@ from typing import Any
 from meshray.core.effects import (
     AbandonStart,
     CopyKept,
+    Core,
     Dealt,
     DeathOver,
     DropCopy,
@@ -74,11 +75,12 @@ class Performer:
         self._starts = starts
         self._foreign = foreign
         cores = parts.cores
-        self._cores = (
+        in_order: tuple[Core, ...] = (
             cores.leases, cores.actors, cores.lodging, cores.guests, cores.fencing, cores.foreign_actors, cores.naming,
             cores.wills, cores.programs, cores.adoption, cores.objects, cores.store, cores.fetches, cores.whereabouts,
             cores.serving, cores.moves, cores.road,
         )  # fmt: skip
+        self._cores = tuple((core, core.decided) for core in in_order)
         self._own: dict[type, Callable[[Any, float], None]] = {  # what cores of this peer say to each other
             CreditRequest: lambda message, now: cores.store.on_credit_request(parts.process_id, message, now),
             PoolTrimmed: lambda message, now: cores.store.on_trimmed(parts.process_id, message),
@@ -130,9 +132,8 @@ class Performer:
     def settle(self, now: float) -> None:
         """Perform until the cores are quiet."""
         for _ in range(EFFECT_ROUNDS_MAX):
-            for core in self._cores:
-                effects = core.take_effects()
-                if effects:
+            for core, decided in self._cores:
+                if decided and (effects := core.take_effects()):
                     break
             else:
                 return

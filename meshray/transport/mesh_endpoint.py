@@ -162,8 +162,9 @@ class MeshEndpoint:
 
     def look(self, now: float) -> list[LineEvent]:
         """What has happened to connections; serves who knocks, makes anew what failed."""
-        events = self._lines.look(self._poll.ready(), now)
-        self.inbound.look(now)
+        ready = self._poll.ready()
+        events = self._lines.look(ready, now)
+        self.inbound.look(ready, now)
         self._lines.tick(now)
         return events
 

@@ -109,7 +109,7 @@ def mesh_dealer(context: zmq.Context[zmq.Socket[bytes]], keys: KeySet | None) ->
 
 def readable(socket: zmq.Socket[bytes]) -> bool:
     """Whether a message waits. A receive that finds none says it, too, by an exception; that costs ten times as much,
-    and a peer looks at three sockets in each turn."""
+    and a peer looks at a socket in each turn."""
     return bool(_get(socket, _EVENTS) & _POLLIN)  # type: ignore[operator]
 
 

@@ -9,9 +9,11 @@ elsewhere.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 from collections import Counter
+from collections.abc import Collection
 from random import Random
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ from meshray.transport import floods
 from meshray.transport.floods import Doorkeeper
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_options import BACKLOG, answer_with, mesh_router, readable
-from meshray.transport.monitors import Monitor
+from meshray.transport.monitors import EVENTS_BUDGET, Monitor
 from meshray.transport.zap import DOMAIN, Zap, prove
 from meshray.wire.codec import ProtocolError
 from meshray.wire.messages import BLOCKS_MAX
@@ -102,6 +104,7 @@ class MeshPort:
             self.zap.close()
             raise
         self._monitor = Monitor(context, self._router)  # after the proof, which is not to be counted
+        self._more = True  # whoever knocks, or what happened, may wait without its descriptor saying so
         self.fds = (int(self._router.getsockopt(zmq.FD)), self._monitor.fd, self.zap.fd)
 
     # -- listening -----------------------------------------------------------------------------------------------------
@@ -209,12 +212,22 @@ class MeshPort:
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def look(self, now: float) -> None:
-        """Answer who knocks, count who came and went, shut the door or open it."""
-        self.zap.serve()
+    def look(self, ready: Collection[int], now: float) -> None:
+        """Answer who knocks, count who came and went, shut the door or open it. `ready`: the descriptors of `fds` that
+        are readable, among others."""
         if self._unserved:
             self._serve_again()
-        for event in self._monitor.events():
+        if self._more or self.zap.fd in ready or self._monitor.fd in ready:
+            self._more = self.zap.serve()
+            self._on_events(now)
+        verdict = self._door.decide(now)
+        if verdict is not None:
+            self._set_door(shut=verdict)
+
+    def _on_events(self, now: float) -> None:
+        events = list(self._monitor.events())
+        self._more = self._more or len(events) >= EVENTS_BUDGET
+        for event in events:
             self._door.on_event(event, now)
             if event.kind is zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.handshakes += 1
@@ -226,9 +239,6 @@ class MeshPort:
                 self.refused[BROKEN_OFF] += 1
             elif event.kind is zmq.Event.ACCEPT_FAILED:
                 self.refused["no descriptor"] += 1
-        verdict = self._door.decide(now)
-        if verdict is not None:
-            self._set_door(shut=verdict)
 
     def _set_door(self, shut: bool) -> None:
         self.pauses += shut
@@ -240,7 +250,7 @@ class MeshPort:
 
     def next_at(self) -> float | None:
         """When `look` is due, if nothing else happens."""
-        return self._door.shut_until
+        return -math.inf if self._more else self._door.shut_until
 
     def silent(self, now: float) -> int:
         """Connections that have shown no key yet."""

@@ -2,6 +2,8 @@
 
 Pieces leave on the bulk plane, whose connections are their own, and only while the link to the asker has room for them.
 So nothing that decides ever waits behind a value, and a peer that serves many keeps no more than a window for each.
+
+What has come is written at the end of the turn (`finish`), when what asks for more has left, or before it is needed.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshray.core.effects import DropCopy, OpenCopy, SealCopy, WriteCopy
@@ -53,32 +56,50 @@ class CopyHands:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._files = CopyFiles(parts.store_folder)
+        self._spans = (self._files.spans, parts.transit.spans)
         self._buffers = Buffers(parts.config.fetch_frame_bytes)
         self._memory = Memory(self._let_go, parts.timers, parts.config.pool_idle_s)
-        self.more = False  # the last turn has left something that could be sent at once
+        self._writes: list[WriteCopy] = []  # to be done before the turn ends
+        self._left = False  # the last turn has left something that could be sent at once
         self._rests = False  # no descriptor was left to read with: until the timer says so
 
-    def _let_go(self) -> None:
-        """No value has travelled for a while."""
+    def _let_go(self) -> bool:
+        """No value has travelled for a while. Whether there is more to let go of."""
         self._buffers.clear()
-        self._files.unmap()
+        return any(spans.end_one() for spans in self._spans)
+
+    @property
+    def more(self) -> bool:
+        """Whether the last turn has left something that could be done at once."""
+        return self._left or any(spans.given_up for spans in self._spans)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
     def open(self, effect: OpenCopy, now: float) -> None:
+        self.finish(now)  # of who had the file before
         self._try(effect.segment, lambda: self._files.open(effect.segment, effect.capacity, effect.fresh), now)
 
     def write(self, effect: WriteCopy, now: float) -> None:
         self._memory.used(now)
-        self._try(effect.segment, lambda: self._files.write(effect.segment, effect.offset, effect.data), now)
+        self._writes.append(effect)
+
+    def finish(self, now: float) -> bool:
+        """Write what has come; whether there was anything. What asks for the next pieces has left before."""
+        writes, self._writes = self._writes, []
+        for effect in writes:
+            self._try(effect.segment, partial(self._files.write, effect.segment, effect.offset, effect.data), now)
+        return bool(writes)
 
     def seal(self, effect: SealCopy, now: float) -> None:
+        self.finish(now)
         segment, capacity = effect.segment, effect.capacity
         if self._try(segment, lambda: self._files.seal(segment, capacity, effect.object_id, effect.size), now):
             self._parts.cores.fetches.on_sealed(segment, now)
 
     def drop(self, effect: DropCopy, now: float) -> None:
+        self.finish(now)
         self._files.drop(effect.segment)
+        self._parts.transit.spans.forget(effect.segment)
 
     def _try(self, segment: str, act: Callable[[], None], now: float) -> bool:
         """Whether it went well. If not, whoever waits for the copy hears what went wrong with its file."""
@@ -99,6 +120,9 @@ class CopyHands:
 
     def turn(self, mesh: Mesh, now: float) -> bool:
         """Send what was asked for, as far as the links take it; whether there was anything."""
+        for spans in self._spans:
+            if spans.given_up:
+                spans.end_one()
         if self._rests:
             return False
         serving, road = self._parts.cores.serving, self._parts.cores.road
@@ -113,6 +137,8 @@ class CopyHands:
             lives[peer] = life
             return min(mesh.portion(life, Plane.BULK, window), at_most)
 
+        if self._writes and serving.pending:
+            self.finish(now)  # it may be what is asked for
         left, served = SENT_AT_ONCE_BYTES, False
         while left > 0 and (reading := serving.next(portion)) is not None:
             left -= reading.size
@@ -131,7 +157,7 @@ class CopyHands:
             payload = enclosed_piece(reading.to, self._parts.process_id, reading.place, reading.offset, blocks)
             if not mesh.send(lives[reading.to], Plane.BULK, payload, now):
                 road.on_cut(lives[reading.to], "no link to it can be made")
-        self.more = left <= 0 and serving.pending
+        self._left = left <= 0 and serving.pending
         if served:
             self._memory.used(now)
         return served
@@ -143,7 +169,7 @@ class CopyHands:
         (the end of one that was fetched and let go of), and its file could not be written again."""
         frame_bytes, size = self._parts.config.fetch_frame_bytes, reading.size
         if size >= self._parts.config.link_ack_after_bytes:
-            sent = self._parts.transit.begin(reading.segment, reading.offset, size)
+            sent = self._parts.transit.begin(reading.segment, reading.offset, size, reading.place.size)
             if sent is not None:
                 return [sent[done : done + frame_bytes] for done in range(0, size, frame_bytes)]
         rooms = [self._buffers.take(min(frame_bytes, size - done)) for done in range(0, size, frame_bytes)]

@@ -88,7 +88,7 @@ class Dispatcher:
             m.Blocked: lambda source, message, now: leases.on_blocked(source, message.since, now),
             m.Unblocked: lambda source, message, now: leases.on_unblocked(source, message.since, now),
             m.CreditRequest: store.on_credit_request,
-            m.PoolTrimmed: _timeless(store.on_trimmed),
+            m.PoolTrimmed: self._on_trimmed,
             m.Promote: _timeless(objects.on_promote),
             m.Resolve: _timeless(objects.on_resolve),
             m.Hold: _timeless(objects.on_hold),
@@ -172,6 +172,10 @@ class Dispatcher:
             self._parts.counters["words of the fenced"] += 1  # it may have run when its actor lived elsewhere
         else:
             cores.road.on_relay(source, message, now)
+
+    def _on_trimmed(self, source: bytes, message: m.PoolTrimmed, now: float) -> None:
+        self._parts.transit.spans.forget_removed(self._parts.store_folder)  # it has removed files before it said so
+        self._parts.cores.store.on_trimmed(source, message)
 
     def _on_demand(self, source: bytes, message: m.Demand, now: float) -> None:
         cores = self._parts.cores

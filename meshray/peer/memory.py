@@ -27,6 +27,9 @@ MAPPED_BYTES = 8 << 20
 DEFAULT_BYTES = 128 << 10
 """Both, with glibc (mallopt(3); it raises them with what is freed, but not once they were set)."""
 
+PAUSE_S = 0.001
+"""Between two steps of letting go: others have their turn."""
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3), from malloc.h
 
 
@@ -51,9 +54,10 @@ def _set(kept_bytes: int, mapped_bytes: int) -> bool:
 
 
 class Memory:
-    """When is it kept, and when given back? `let_go` is called before: for what others keep as long."""
+    """When is it kept, and when given back? `let_go` is called before, for what others keep as long, and again after a
+    moment while it says that there is more."""
 
-    def __init__(self, let_go: Callable[[], None], timers: Timers, idle_s: float) -> None:
+    def __init__(self, let_go: Callable[[], bool], timers: Timers, idle_s: float) -> None:
         self._let_go = let_go
         self._timers = timers
         self._idle_s = idle_s
@@ -76,6 +80,8 @@ class Memory:
         if self._used:
             self._watch(time.monotonic())
             return
+        if self._let_go():
+            self._timers.at(time.monotonic() + PAUSE_S, self._look)
+            return
         self._watched = False
-        self._let_go()
         give_back()

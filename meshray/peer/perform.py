@@ -199,11 +199,13 @@ class Performer:
 
     def _unlink(self, effect: UnlinkSegment, now: float) -> None:
         unlink_segment(self._parts.store_folder, effect.segment)
+        self._parts.transit.spans.forget(effect.segment)
 
     def _sweep(self, effect: SweepSegments, now: float) -> None:
         folder = self._parts.store_folder
         for name in set(segments_of(folder, effect.process)) - set(effect.keep):
             unlink_segment(folder, name)
+            self._parts.transit.spans.forget(name)
 
 
 def _job_of(message: Any) -> bytes | None:

@@ -1,7 +1,8 @@
 """The road's shell: carries messages between the mesh, the processes of this host, and the peer's own cores.
 
 A turn: what the mesh tells goes to `core.road`, whose effects are performed; then what is to leave for other hosts is
-given to the links, as far as their windows allow, and pieces of values as well (`peer.copies`); then it leaves.
+given to the links, as far as their windows allow, and pieces of values as well (`peer.copies`); then it leaves. Last is
+written what has come of values.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ class Traffic:
             self._settle(now)  # what follows may be for other hosts, too
         if sent:
             mesh.flush(now)
+        if self._copies.finish(now):
+            sent = False
+            self._settle(now)
+            while self._carry(mesh, now):
+                sent = True
+                self._settle(now)
+            if sent:
+                mesh.flush(now)
 
     def _on_event(self, event: MeshEvent, now: float) -> None:
         road = self._road

@@ -97,8 +97,8 @@ class Mapping:
         self.capacity = capacity  # bytes of the file and of the mapping
         self.writable = writable  # only its creator writes a segment; others get memory that refuses it
         self.populated = 0  # bytes from the first one on whose pages are in the page table: copying runs at full speed
-        self._views = 0  # exporters given out since all had ended; changed under the store's lock
-        self._ended: list[None] = []  # one entry for each of them that has ended; finalisers append
+        self._views = 0  # exporters given out, but those that are known to have ended; changed under the store's lock
+        self._ended: list[None] = []  # one entry for each that has ended since; finalisers append
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         address = _mmap(None, capacity, protection, mmap.MAP_SHARED, fd, offset)
         if address is None or address == _MAP_FAILED:
@@ -123,11 +123,10 @@ class Mapping:
     @property
     def viewed(self) -> bool:
         """Whether a view lives, or anything made from one."""
-        if len(self._ended) < self._views:
-            return True
-        self._views = 0  # all ended, so nobody can append now
-        self._ended.clear()
-        return False
+        ended = len(self._ended)
+        del self._ended[:ended]  # first: a Ctrl-C in between may leave the count too high, never too low
+        self._views -= ended
+        return self._views > 0
 
     def bytes_at(self, offset: int, size: int) -> bytes:
         assert 0 <= offset <= self.capacity - size, f"{size} bytes at {offset} of {self!r}"

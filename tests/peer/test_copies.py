@@ -49,7 +49,9 @@ class Peer:
         self.folder = folder
         self.fetches = Fetches(CONFIG, NEAR, copy_capacity, none_in_transit)
         cores = SimpleNamespace(fetches=self.fetches)
-        parts = SimpleNamespace(store_folder=folder, cores=cores, config=CONFIG, timers=Timers())
+        parts = SimpleNamespace(
+            store_folder=folder, cores=cores, config=CONFIG, timers=Timers(), transit=Transit(folder)
+        )
         self.hands = CopyHands(cast(Parts, parts))
         self.table: dict[type, Callable[[Any, float], None]] = {
             OpenCopy: self.hands.open, WriteCopy: self.hands.write, SealCopy: self.hands.seal,
@@ -109,6 +111,47 @@ def assert_goes_on(peer: Peer) -> None:
         assert brought.place is not None, brought.failure
         assert (peer.folder / brought.place.segment).read_bytes()[:SIZE] == b"x" * SIZE
     assert len(list(peer.folder.iterdir())) == 3
+    peer.hands.close()
+
+
+def test_what_has_come_is_written_at_the_end_of_the_turn(peer: Peer) -> None:
+    """What asks for the next piece leaves first."""
+    segment = f"{'ab' * 8}-1"
+    peer.hands.open(OpenCopy(segment, copy_capacity(SIZE), True), 0.0)
+    for offset in (0, 6):
+        peer.hands.write(WriteCopy(segment, offset, [b"pie", b"ces"]), 0.0)
+    assert (peer.folder / segment).read_bytes() == b""
+    assert peer.hands.finish(0.0)
+    assert (peer.folder / segment).read_bytes() == b"piecespieces"
+    assert not peer.hands.finish(0.0)
+    peer.hands.close()
+
+
+def test_what_has_come_is_written_before_another_copy_has_its_file(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = f"{'ab' * 8}-1"
+    failed: list[str] = []
+    monkeypatch.setattr(peer.fetches, "on_file_failed", lambda segment, failure, now: failed.append(segment))
+    peer.hands.open(OpenCopy(segment, copy_capacity(SIZE), True), 0.0)
+    peer.hands.write(WriteCopy(segment, 0, [b"of the first"]), 0.0)
+    peer.hands.open(OpenCopy(segment, copy_capacity(SIZE), False), 0.0)
+    assert (peer.folder / segment).read_bytes()[:12] == b"of the first"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", failing(os.pwritev, errno.ENOSPC, 1))
+        for offset in (0, 4):
+            peer.hands.write(WriteCopy(segment, offset, [b"two of them"]), 0.0)
+        assert peer.hands.finish(0.0)
+    assert failed == [segment], "the first one, and the second was written"
+    peer.hands.close()
+
+
+def test_what_has_come_is_there_before_it_is_passed_on(store: Path) -> None:
+    """Also when it was asked for in the same turn."""
+    peer = Serves(store, CONFIG)
+    (store / peer.what.segment).unlink()
+    peer.hands.open(OpenCopy(peer.what.segment, copy_capacity(SIZE), True), 0.0)
+    peer.hands.write(WriteCopy(peer.what.segment, 0, [VALUE]), 0.0)
+    assert peer.turn()
+    assert b"".join(piece_in(peer.sent[0]).data) == VALUE
     peer.hands.close()
 
 
@@ -176,7 +219,7 @@ class Serves:
         )  # fmt: skip
         self.transit = parts.transit
         self._mesh = SimpleNamespace(portion=lambda life, plane, at_most: portion, send=self._send)
-        self._hands = CopyHands(cast(Parts, parts))
+        self.hands = CopyHands(cast(Parts, parts))
         self.serving.on_pull(peer_of(MAKER), m.Pull(self.what, 0, SIZE))
 
     def _send(self, life: bytes, plane: Plane, payload: Payload, now: float) -> bool:
@@ -185,7 +228,7 @@ class Serves:
         return True
 
     def turn(self, now: float = 1.0) -> bool:
-        return self._hands.turn(cast(Mesh, self._mesh), now)
+        return self.hands.turn(cast(Mesh, self._mesh), now)
 
 
 def piece_in(payload: Payload) -> m.Piece:

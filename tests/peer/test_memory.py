@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -60,7 +61,7 @@ class TestWhenItIsGivenBack:
         monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(1))
         monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
         buffers, timers = Buffers(SIZE), Timers()
-        watched = Memory(buffers.clear, timers, IDLE_S)
+        watched = Memory(lambda: bool(buffers.clear()), timers, IDLE_S)
         watched.used(100.0)
         buffers.take(SIZE)
         assert kept
@@ -89,3 +90,25 @@ class TestWhenItIsGivenBack:
             assert len(kept) == number + 1
             timers.run_due(100.0 * number + IDLE_S)
             assert len(given) == number + 1
+
+    def test_step_by_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What takes long to let go of does not hold up the rest, and may be needed again before all of it is gone."""
+        left, given, timers = [1, 2, 3, 4], list[int](), Timers()
+        monkeypatch.setattr(memory, "keep_freed", lambda: None)
+        monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+        watched = Memory(lambda: bool(left.pop()) and bool(left), timers, IDLE_S)
+
+        def run_due() -> None:
+            due = timers.next_deadline()
+            assert due is not None
+            timers.run_due(due)
+
+        watched.used(0.0)
+        for count in (3, 2):
+            run_due()
+            assert (len(left), given) == (count, [])
+        watched.used(time.monotonic())
+        run_due()
+        assert (len(left), given) == (2, []), "a piece has come"
+        run_due()  # so late that the second step is due as well
+        assert (left, given, timers.next_deadline()) == ([], [1], None)

@@ -22,6 +22,7 @@ from meshray.core.leases import Leases
 from meshray.core.placement import Here
 from meshray.core.road import Road
 from meshray.core.road_effects import Handle, HostGone, Sever
+from meshray.core.ways import Parcel
 from meshray.ids import OBJECT_BYTES, new_node, new_process
 from meshray.launch import MeshSettings
 from meshray.local import peer_process
@@ -72,7 +73,7 @@ class Peer:
             road=self.road, leases=self.leases, naming=naming, wills=wills, objects=objects, foreign_actors=actors
         )
         parts = SimpleNamespace(mesh=self.mesh, cores=cores, endpoint=endpoint, config=CONFIG)
-        copies = SimpleNamespace(turn=lambda mesh, now: False)
+        copies = SimpleNamespace(turn=lambda mesh, now: False, finish=lambda now: False)
         self.traffic = Traffic(cast(Parts, parts), cast(CopyHands, copies), self.settle)
 
     def __contains__(self, process: bytes) -> bool:
@@ -309,3 +310,29 @@ def test_one_that_was_declared_dead_is_spoken_to_anew(room: Room) -> None:
     room.until(lambda: b.data(other)[2:] == [b"after"] and c.data(third) == [b"after"], "they speak anew")
     assert (a.gone(one), c.gone(third)) == ([b.home], [b.home])
     assert sorted(b.gone(other)) == sorted([a.home, c.home])
+
+
+def test_what_has_come_is_written_when_all_that_leaves_has_left() -> None:
+    """So the next pieces are on their way meanwhile. What becomes of the writing leaves as well."""
+    done: list[str] = []
+    laden = [b"far-----"]
+
+    def finish(now: float) -> bool:
+        done.append("written")
+        laden.append(b"far-----")
+        return True
+
+    def parcel(*_: object) -> Parcel | None:
+        return Parcel(b"", b"", b"what asks for more") if laden and laden.pop() else None
+
+    mesh = SimpleNamespace(
+        is_due=lambda ready, now: False, take_events=list, portion=lambda *_: 1, takes=lambda *_: True,
+        send=lambda *_: not done.append("sent"), flush=lambda now: done.append("left"),
+    )  # fmt: skip
+    road = SimpleNamespace(repay=nothing, laden=lambda: list(laden), life_of=lambda home: home, next=parcel)
+    parts = SimpleNamespace(
+        mesh=mesh, cores=SimpleNamespace(road=road), config=CONFIG, endpoint=SimpleNamespace(is_clogged=nothing)
+    )
+    copies = SimpleNamespace(turn=lambda mesh, now: False, finish=finish)
+    Traffic(cast(Parts, parts), cast(CopyHands, copies), nothing).turn(set(), 0.0)
+    assert done == ["sent", "left", "written", "sent", "left"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import ObjectStoreFullError
-from meshray.store import copies as module
+from meshray.store import spans
 from meshray.store.copies import CopyFiles, copy_capacity, read_piece
 from meshray.store.files import STAMP_BYTES, is_shared_memory
 from meshray.store.mapping import Mapping
@@ -158,52 +158,32 @@ class TestWrittenAgainInMemory:
         capacity = write(copies, PAYLOAD)
         write(copies, PAYLOAD, fresh=False, capacity=capacity)
         assert maps(shm) == 1
-        copies.unmap()
+        copies.spans.clear()
         assert maps(shm) == 0
         copies.write(NAME, 1000, [PAYLOAD[1000:]])
+        assert maps(shm) == 1
         copies.seal(NAME, capacity, OBJECT, len(PAYLOAD))
         assert read(shm, NAME, 0, len(PAYLOAD)) == PAYLOAD
         write(copies, PAYLOAD, fresh=False, capacity=capacity)
         assert maps(shm) == 1
         copies.drop(NAME)
+        assert not copies.spans.end_one(), "when there is time"
         assert maps(shm) == 0
 
-    def test_not_more_than_so_much_is_mapped(
-        self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "MAPPED_MAX_BYTES", 3 * 4096)
-        names = [f"0000000000000000-{number}" for number in range(6)]
-        for name in names:
-            copies.open(name, 4096, True)
-            copies.seal(name, 4096, OBJECT, 100)
-            copies.open(name, 4096, False)
-        assert maps(shm) == 3
-        copies.write(names[0], 0, [b"through the file system"])
-        copies.write(names[5], 0, [b"through the mapping"])
-        assert read(shm, names[0], 0, 7) == read(shm, names[5], 0, 7) == b"through"
-        copies.open("0000000000000000-9", 4 * 4096, True)
-        copies.open("0000000000000000-9", 4 * 4096, False)
-        assert maps(shm) == 3, "one that is larger than all that may be mapped"
-
-    @pytest.mark.fault(40)
-    def test_not_more_than_so_many_are_mapped(
-        self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A process may have a limited number of mappings, and small files are many."""
-        monkeypatch.setattr(module, "MAPPED_MAX_FILES", 3)
-        names = [f"0000000000000000-{number}" for number in range(6)]
-        for name in names:
-            copies.open(name, 4096, True)
-            copies.open(name, 4096, False)
-        assert maps(shm) == 3
-        for name in names:
-            copies.write(name, 0, [name.encode()])
-            assert read(shm, name, 0, len(name)) == name.encode()
+    def test_a_value_of_several_spans(self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A piece that lies in two of them goes through the file system."""
+        monkeypatch.setattr("meshray.store.copies.SPAN_BYTES", 4096)
+        monkeypatch.setattr(spans, "SPAN_BYTES", 4096)
+        capacity = write(copies, PAYLOAD)
+        copies.seal(NAME, capacity, OBJECT, len(PAYLOAD))
+        write(copies, PAYLOAD[::-1], fresh=False, capacity=capacity)
+        copies.seal(NAME, capacity, OBJECT, len(PAYLOAD))
+        assert (maps(shm) > 0, read(shm, NAME, 0, len(PAYLOAD))) == (True, PAYLOAD[::-1])
 
     @pytest.mark.fault(40)
     def test_no_room_for_another_mapping(self, copies: CopyFiles, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         capacity = write(copies, PAYLOAD)
-        monkeypatch.setattr(module, "Mapping", no_room)
+        monkeypatch.setattr(spans, "Mapping", no_room)
         write(copies, PAYLOAD[::-1], fresh=False, capacity=capacity)
         assert read(shm, NAME, 0, len(PAYLOAD)) == PAYLOAD[::-1]
 

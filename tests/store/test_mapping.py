@@ -247,3 +247,16 @@ def test_a_part_of_a_file(shm: Path) -> None:
     mapping = Mapping(fd, 4096 + 10, writable=False, offset=4096)
     os.close(fd)
     assert mapping.view(4096 + 10, None) == value[4096 : 2 * 4096 + 10]
+
+
+def test_views_that_have_ended_are_not_counted_for_ever(shm: Path) -> None:
+    """Of a mapping of which some view always lives."""
+    mapping = mapped(shm)
+    last = mapping.view(1, None)
+    for _ in range(100):
+        view = mapping.view(1, None)
+        last = view  # the one before ends
+        assert mapping.viewed
+        assert len(mapping._ended) == 0
+    del view, last
+    assert not mapping.viewed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import resource
 import socket
@@ -400,6 +401,22 @@ def test_waiting_for_one_descriptor_is_enough(mesh: Mesh) -> None:
             quiet += 1
     assert quiet <= 2
     assert mesh.acks(b)[:50] == list(range(50))
+
+
+def test_of_many_who_knock_at_once_nobody_is_left_at_the_door(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are left when a look has served enough: no descriptor says so, but `next_at` does."""
+    port, answers = mesh.endpoint().inbound, [True, True, False]
+    port.look((), 0.0)
+    assert port.next_at() is None
+    monkeypatch.setattr(port.zap, "serve", lambda: answers.pop(0))
+    port.look((), 0.0)
+    assert len(answers) == 3, "nothing is there"
+    port.look((port.zap.fd,), 0.0)
+    for left in (2, 1):
+        assert len(answers) == left
+        assert port.next_at() == -math.inf
+        port.look((), 0.0)
+    assert (answers, port.next_at()) == ([], None)
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------

@@ -152,13 +152,18 @@ class Client:
             raise exception_from_failure(answer.failure)
         return msgspec.msgpack.decode(answer.data)
 
-    def _request(self, make: Callable[[int], Any], timeout_s: float | None) -> m.Answer | None:
+    def _request(
+        self, make: Callable[[int], Any], timeout_s: float | None, answered: Callable[[], None] | None = None
+    ) -> m.Answer | None:
+        """`answered` is called under the lock, before anything else is looked at."""
         engine = self.engine
         answers: list[m.Answer] = []
         waiter = Waiter(engine.pump, 1)
 
         def reply(answer: m.Answer) -> None:
             answers.append(answer)
+            if answered is not None:
+                answered()
             waiter()
 
         raised = engine.pump.enter()
@@ -197,7 +202,7 @@ class Client:
     def _detach(self) -> None:
         """The peer ends the job; whoever finds out only now that it is dead has nobody to tell."""
         try:
-            self._request(m.Detach, self.engine.config.shutdown_timeout_s)
+            self._request(m.Detach, self.engine.config.shutdown_timeout_s, self.engine.on_detached)
         except NodeDiedError:
             if self.engine.broken is None:
                 raise

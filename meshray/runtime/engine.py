@@ -95,6 +95,7 @@ class Engine:
         self.closed = False
         self.broken: MeshrayError | None = None  # why nothing works any more
         self._stopped = ""  # why the peer ends, if it has said so
+        self._detached = False  # the peer has answered that it has let go of this program
         self.on_log: Callable[[bytes, m.LogLines], None] | None = None  # a peer tells what workers printed
         self.on_warning: Callable[[str], None] | None = None  # something that the program's user should know
         self.on_broken: Callable[[], None] | None = None  # nothing works any more
@@ -279,8 +280,12 @@ class Engine:
         if source == self.peer:
             self._stopped = message.reason
 
+    def on_detached(self) -> None:
+        """The peer has let go of this program, and need not live on: whoever still waits was shut down."""
+        self._detached = True
+
     def on_peer_death(self) -> None:
-        if self.broken is None:
+        if self.broken is None and not self._detached:
             for _ in range(LAST_WORDS_MAX):  # the very last may have come just now, behind lines of log
                 batch = self.endpoint.receive()
                 if not batch:
@@ -288,6 +293,9 @@ class Engine:
                 for source, message in batch:
                     if type(message) is m.PeerStops:
                         self._on_peer_stops(source, message)
+                    elif type(message) is m.Answer:
+                        self._on_reply(source, message)
+        if self.broken is None and not self._detached:
             how = f"was stopped ({self._stopped})" if self._stopped else "has died"
             self.broken = NodeDiedError(
                 f"the peer of this host ({self.at.node_name}) {how}: this mesh is over, and its objects are lost. "

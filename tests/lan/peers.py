@@ -54,6 +54,7 @@ class Peer:
         self.asker.tell("status")
         until(lambda: len(self.asker.lines) > before, f"{self.host.name} answers: {self.asker}")
         found: dict[str, Any] = json.loads(self.asker.lines[before])
+        assert "processes" in found, f"{found.get('error', 'no peer is there')}: {self.program}"
         return found
 
     def mesh(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ peer kills what is left of the worker in the zygote's place.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from contextlib import suppress
 from typing import NamedTuple
@@ -78,10 +79,12 @@ class Children:
         return list(self._by_fd)
 
     def on_readable(self, fd: int, now: float) -> None:
-        """A pidfd is ready: its process is dead. Unknown descriptors are ignored."""
-        child = self._by_fd.pop(fd, None)
-        if child is None:
+        """A descriptor was ready: if it is that of a process, and still so, its process is dead. Since the poll that
+        number may have been closed, and given to a process that has just come and lives."""
+        child = self._by_fd.get(fd)
+        if child is None or not _is_dead(child.pidfd):
             return
+        del self._by_fd[fd]
         if not child.is_worker or child.exit_code_lost:
             self._end(child, None)
         else:
@@ -161,6 +164,12 @@ class Children:
         del self._by_id[child.process_id]
         self._by_fd.pop(child.pidfd, None)
         os.close(child.pidfd)
+
+
+def _is_dead(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def describe_exit(code: int | None) -> str:

@@ -7,6 +7,8 @@ General layout:
     mapping     one segment as memory: views that keep it mapped, and tell when the last of them is gone
     pool        freed segments that wait to be written again
     copies      segments that a peer writes piece by piece: copies of values of other hosts
+    transit     what a peer sends to other hosts straight from the memory of segments, until it has left
+    spans       mappings that a peer keeps while values travel, for both of these
     folders     where segments live, how much may lie there, what a dead process left
     journal     the crash journal of a worker
 

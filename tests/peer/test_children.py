@@ -39,7 +39,6 @@ def test_a_driver_that_ends(sleeper: subprocess.Popen[bytes]) -> None:
     assert (children.fds(), children.take_ended(), DRIVER in children) == ([], [], False)
 
 
-@pytest.mark.fault(40)
 def test_who_comes_is_not_taken_for_one_that_has_ended_under_the_same_number(sleeper: subprocess.Popen[bytes]) -> None:
     """One turn: a death is seen, its descriptor is closed for another reason, and somebody new has its number."""
     children = Children()

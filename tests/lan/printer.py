@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import meshray
+from tests.lan.out import show
 
 
 @meshray.remote
@@ -51,7 +52,7 @@ def main() -> None:
     there = {"resources": {"disk": 0.1}}
     if what == "lines":
         texts = [say.options(**there).remote("same words"), say.options(resources={"home": 0.1}).remote("same words")]
-        print("ran at", sorted(meshray.get(texts)))
+        show("ran at", sorted(meshray.get(texts)))
         meshray.get(say.options(**there).remote("many", 3000))
     elif what == "last":
         say_and_stay.options(**there).remote("it runs")
@@ -59,13 +60,13 @@ def main() -> None:
         done = flood.options(**there).remote(1000, int(sys.argv[2]), sys.argv[3])
     elif what == "warning":
         wish.options(**there).remote({"nothing": 1.0})
-    print("ready", os.getpid(), flush=True)
+    show("ready", os.getpid())
     sys.stdin.readline()
     if what == "flood":
-        print("lines printed", meshray.get(done), flush=True)
+        show("lines printed", meshray.get(done))
         sys.stdin.readline()
     meshray.shutdown()
-    print("over", flush=True)
+    show("over")
 
 
 if __name__ == "__main__":

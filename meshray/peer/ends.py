@@ -51,7 +51,7 @@ class Ends:
             return
         self._on_worker_died(ended, how, last_words, now)
         parts.processes.remove(ended.process_id)
-        parts.endpoint.drop(ended.process_id)
+        parts.part_with(ended.process_id)
         parts.journal_path(ended.process_id).unlink(missing_ok=True)
 
     def _on_worker_died(self, ended: ProcessEnded, how: str, last_words: str, now: float) -> None:

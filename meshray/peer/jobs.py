@@ -107,7 +107,7 @@ class Jobs:
         if process is not None and process.kind is Kind.OBSERVER:
             self._parts.children.release(source)
             self.forget(process, "it has left", now)
-            self._parts.timers.at(now + LINK_LINGER_S, lambda: self._parts.endpoint.drop(source))
+            self._parts.timers.at(now + LINK_LINGER_S, lambda: self._parts.part_with(source))
             return
         if process is None or process.kind is not Kind.DRIVER or process.detaching is not None:
             return
@@ -178,7 +178,7 @@ class Jobs:
         parts.endpoint.send(driver.id, Answer(driver.detaching))
         parts.children.release(driver.id)
         self.forget(driver, "it has left", now)
-        parts.timers.at(now + LINK_LINGER_S, lambda: parts.endpoint.drop(driver.id))
+        parts.timers.at(now + LINK_LINGER_S, lambda: parts.part_with(driver.id))
 
     def on_driver_died(self, process: Process, now: float) -> None:
         """Its process is gone, without a word."""
@@ -190,7 +190,7 @@ class Jobs:
         elif process.kind is Kind.DRIVER:
             self.end_job(process.id, now)
         self.forget(process, "its driver has ended", now)
-        self._parts.endpoint.drop(process.id)
+        self._parts.part_with(process.id)
 
     def forget(self, process: Process, why: str, now: float) -> None:
         """A driver or an observer is no more, for all of us."""

@@ -103,6 +103,11 @@ class Parts:
         """End after this batch. The first reason stays."""
         self.stopping = self.stopping or reason
 
+    def part_with(self, process_id: bytes) -> None:
+        """A process has left, or is dead: the link to it goes, and what was mapped of files that it has removed."""
+        self.endpoint.drop(process_id)
+        self.transit.spans.forget_removed(self.store_folder)
+
     def journal_path(self, process_id: bytes) -> Path:
         """The crash journal of a worker: in shared memory where there is some, so that no disk writes it back."""
         return self.store_folder / f"journal-{process_id[8:].hex()}"

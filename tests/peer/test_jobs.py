@@ -33,9 +33,10 @@ class Peer:
         cores.leases.workers.of_job = lambda job: []
         cores.road.awaits_end.return_value = False
         self.timers, processes = Timers(), Processes()
-        endpoint = SimpleNamespace(send=lambda to, message: self.done.append((to, message)), drop=self.done.append)
+        endpoint = SimpleNamespace(send=lambda to, message: self.done.append((to, message)))
         self.parts = SimpleNamespace(
             node=NODE, config=CONFIG, processes=processes, timers=self.timers, cores=cores, endpoint=endpoint,
+            part_with=self.done.append,
             children=MagicMock(), log_flow=MagicMock(**{"take_notice.return_value": []}),
         )  # fmt: skip
         processes.add(Process(DRIVER, 1, Kind.DRIVER, INFO))

@@ -8,12 +8,12 @@ peer kills what is left of the worker in the zygote's place.
 from __future__ import annotations
 
 import os
-import select
 import signal
 from contextlib import suppress
 from typing import NamedTuple
 
 from meshray.peer.leftovers import kill_left_by
+from meshray.transport.epoll import Epoll
 
 _CODE_TIMEOUT_S = 0.5
 """How long a death waits for the exit code: the zygote needs a millisecond, unless it is stopped or overrun."""
@@ -46,11 +46,14 @@ class _Child:
 
 
 class Children:
-    """Poll `fds()` for input, call `on_readable` with those that are ready, take `take_ended()` after each call."""
+    """Wait for `fd`, call `on_ready`, take `take_ended()` after each call."""
 
     def __init__(self) -> None:
+        self._poll = Epoll()
+        self.fd = self._poll.fd
         self._by_id: dict[bytes, _Child] = {}
-        self._by_fd: dict[int, _Child] = {}  # those whose death was not seen yet
+        self._by_fd: dict[int, _Child] = {}  # those whose death was not seen yet, which are watched
+        self._codeless: dict[bytes, _Child] = {}  # dead ones whose exit code is still to come
         self._ended: list[ProcessEnded] = []
         self._unswept: list[bytes] = []  # dead workers whose leftovers no zygote has killed
 
@@ -74,21 +77,16 @@ class Children:
         child = self._by_id.get(process_id)
         return child.pid if child else None
 
-    def fds(self) -> list[int]:
-        """Descriptors to watch for input."""
-        return list(self._by_fd)
-
-    def on_readable(self, fd: int, now: float) -> None:
-        """A descriptor was ready: if it is that of a process, and still so, its process is dead. Since the poll that
-        number may have been closed, and given to a process that has just come and lives."""
-        child = self._by_fd.get(fd)
-        if child is None or not _is_dead(child.pidfd):
-            return
-        del self._by_fd[fd]
-        if not child.is_worker or child.exit_code_lost:
-            self._end(child, None)
-        else:
-            child.dead_since = now
+    def on_ready(self, now: float) -> None:
+        """`fd` was readable: see who is dead."""
+        for pidfd in self._poll.ready():
+            child = self._by_fd[pidfd]
+            self._unwatch(child)
+            if not child.is_worker or child.exit_code_lost:
+                self._end(child, None)
+            else:
+                child.dead_since = now
+                self._codeless[child.process_id] = child
 
     def on_exit_code(self, process_id: bytes, code: int) -> None:
         """The zygote waited for a worker: it is dead, whether its pidfd was seen or not."""
@@ -108,14 +106,15 @@ class Children:
 
     def next_expiry(self) -> float | None:
         """When `expire` has something to do at the latest."""
-        times = [child.dead_since for child in self._by_id.values() if child.dead_since is not None]
-        return min(times) + _CODE_TIMEOUT_S if times else None
+        for child in self._codeless.values():  # who has died first comes first
+            assert child.dead_since is not None
+            return child.dead_since + _CODE_TIMEOUT_S
+        return None
 
     def expire(self, now: float) -> None:
         """Tell of deaths whose exit code did not come in time."""
-        for child in list(self._by_id.values()):
-            if child.dead_since is not None and now - child.dead_since >= _CODE_TIMEOUT_S:
-                self._end(child, None)
+        while (at := self.next_expiry()) is not None and at <= now:
+            self._end(next(iter(self._codeless.values())), None)
 
     def take_ended(self) -> list[ProcessEnded]:
         """All deaths since the last call."""
@@ -146,11 +145,13 @@ class Children:
         """Watch nothing any more."""
         for child in list(self._by_id.values()):
             self._drop(child)
+        self._poll.close()
 
     def _add(self, child: _Child) -> None:
         assert child.process_id not in self._by_id, f"process {child.process_id.hex()} (pid {child.pid}) came twice"
         self._by_id[child.process_id] = child
         self._by_fd[child.pidfd] = child
+        self._poll.watch(child.pidfd)
 
     def _end(self, child: _Child, code: int | None) -> None:
         if child.is_worker and code is None:
@@ -162,14 +163,13 @@ class Children:
 
     def _drop(self, child: _Child) -> None:
         del self._by_id[child.process_id]
-        self._by_fd.pop(child.pidfd, None)
+        self._codeless.pop(child.process_id, None)
+        self._unwatch(child)
         os.close(child.pidfd)
 
-
-def _is_dead(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    def _unwatch(self, child: _Child) -> None:
+        if self._by_fd.pop(child.pidfd, None) is not None:
+            self._poll.unwatch(child.pidfd)
 
 
 def describe_exit(code: int | None) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from meshray.config import Config
 from meshray.observe.markers import split_markers
+from meshray.transport.epoll import Epoll
 from meshray.wire.messages import LogLine
 
 _READ_MAX_BYTES = 64 * 1024
@@ -30,12 +31,15 @@ has a comma before `in`), and all modules in C that are loaded."""
 
 
 class Logs:
-    """The pipes of all workers. Poll `fds()`, call `on_readable`, take `take_lines()`."""
+    """The pipes of all workers. Wait for `fd`, call `on_ready`, take `take_lines()`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._poll = Epoll()
+        self.fd = self._poll.fd
         self._workers: dict[bytes, _WorkerLog] = {}
-        self._by_fd: dict[int, tuple[_WorkerLog, _Pipe]] = {}  # read ends that are watched
+        self._by_fd: dict[int, tuple[_WorkerLog, _Pipe]] = {}  # read ends of workers that run
+        self._held: set[int] = set()  # those of these that are not watched
         self._lines: dict[bytes, list[LogLine]] = {}  # per worker, since the last take_lines()
 
     def open(self, process_id: bytes) -> tuple[int, int]:
@@ -57,21 +61,29 @@ class Logs:
         worker.pid = pid
         for pipe in worker.pipes:
             self._by_fd[pipe.fd] = worker, pipe
+            self._poll.watch(pipe.fd)
 
-    def fds(self, but: Callable[[bytes], bool] | None = None) -> list[int]:
-        """Descriptors to watch for input; not those of workers for which `but` is true."""
-        if but is None:
-            return list(self._by_fd)
-        return [fd for fd, (worker, _) in self._by_fd.items() if not but(worker.process_id)]
-
-    def on_readable(self, fd: int) -> None:
-        """Read some of a pipe. Unknown descriptors are ignored."""
-        worker, pipe = self._by_fd.get(fd, (None, None))
-        if worker is None or pipe is None:
+    def hold(self, held: Callable[[bytes], bool] | None) -> None:
+        """From now on read nothing of workers for which `held` is true; None: read all. A repeat changes nothing."""
+        if held is None and not self._held:
             return
-        if not self._read(worker, pipe, _READ_MAX_BYTES):
-            self._flush(worker, pipe)
-            self._close(pipe)
+        for fd, (worker, _) in self._by_fd.items():
+            if (held is not None and held(worker.process_id)) == (fd in self._held):
+                continue
+            if fd in self._held:
+                self._held.remove(fd)
+                self._poll.watch(fd)
+            else:
+                self._held.add(fd)
+                self._poll.unwatch(fd)
+
+    def on_ready(self) -> None:
+        """`fd` was readable: read some of each pipe that has something."""
+        for fd in self._poll.ready():
+            worker, pipe = self._by_fd[fd]
+            if not self._read(worker, pipe, _READ_MAX_BYTES):
+                self._flush(worker, pipe)
+                self._close(pipe)
 
     def take_lines(self) -> dict[bytes, list[LogLine]]:
         """All lines since the last call, by worker, in order."""
@@ -98,6 +110,7 @@ class Logs:
         """Drop everything: the peer ends."""
         for process_id in list(self._workers):
             self.close(process_id)
+        self._poll.close()
 
     def _read(self, worker: _WorkerLog, pipe: _Pipe, most: int) -> bool:
         """Read up to about `most` bytes; False at the end of the pipe."""
@@ -134,7 +147,11 @@ class Logs:
             pipe.rest.clear()
 
     def _close(self, pipe: _Pipe) -> None:
-        self._by_fd.pop(pipe.fd, None)
+        if self._by_fd.pop(pipe.fd, None) is not None:
+            if pipe.fd in self._held:
+                self._held.remove(pipe.fd)
+            else:
+                self._poll.unwatch(pipe.fd)
         os.close(pipe.fd)
         pipe.fd = -1
 

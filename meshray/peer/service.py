@@ -300,7 +300,7 @@ class Loop:
         self._performer = Performer(parts, self._starts, self._foreign, self._copies)
         self._traffic = Traffic(parts, self._copies, self._performer.settle)
         self._poller = select.poll()
-        self._watched: dict[int, int] = {}  # descriptor -> events, as the poller has them
+        self._of_mesh: list[int] = []  # its descriptors, as the poller has them
         self._driver_pidfd = -1  # of the driver that a private peer ends with
         self._more = False  # messages may be left from the last batch
         self._due_at: float | None = None  # the earliest deadline, as it was before the last poll
@@ -312,6 +312,10 @@ class Loop:
                 self._driver_pidfd = os.pidfd_open(driver_pid)
             except ProcessLookupError:
                 parts.stop("its driver ended before it served")
+            else:
+                self._poller.register(self._driver_pidfd, select.POLLIN)
+        for fd in (self._signals.fileno(), parts.endpoint.fd, parts.zygotes.fd, parts.children.fd, parts.logs.fd):
+            self._poller.register(fd, select.POLLIN)
 
     def run(self) -> None:
         """Serve until `parts.stopping`. Raises `FolderLostError`."""
@@ -357,6 +361,7 @@ class Loop:
         """One batch."""
         parts = self._parts
         self._watch()
+        self._hold_prints()
         timeout_ms = self._timeout_ms()
         ready = {fd for fd, _ in self._poller.poll(timeout_ms)}
         now = time.monotonic()
@@ -370,7 +375,7 @@ class Loop:
                 self._signals.recv(4096)
         self._on_fences(now)
         self._on_zygotes(ready, now)
-        self._on_messages(now)
+        self._on_messages(ready, now)
         self._on_prints(ready, now)
         self._on_deaths(ready, now)
         self._on_time(now)
@@ -388,34 +393,21 @@ class Loop:
                 note(trouble)
 
     def _watch(self) -> None:
-        """Tell the poller what is new and what is gone. By number, so a number that was used again is no trouble."""
-        parts = self._parts
-        wanted = dict.fromkeys(parts.zygotes.readers(), select.POLLIN)
-        for fd in parts.zygotes.writers():
-            wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
-        wanted.update(dict.fromkeys(parts.children.fds(), select.POLLIN))
-        wanted.update(dict.fromkeys(self._pipes(), select.POLLIN))
-        wanted[parts.endpoint.fd] = wanted[self._signals.fileno()] = select.POLLIN
-        if self._driver_pidfd >= 0:
-            wanted[self._driver_pidfd] = select.POLLIN
-        if parts.mesh is not None:
-            wanted.update(dict.fromkeys(parts.mesh.fds(), select.POLLIN))
-        if wanted == self._watched:
-            return
-        for fd in self._watched.keys() - wanted.keys():
-            self._poller.unregister(fd)
-        for fd, events in wanted.items():
-            if self._watched.get(fd) != events:
-                self._poller.register(fd, events)
-        self._watched = wanted
+        """Lives of the mesh come and go, with their descriptors; a number that was used again is no trouble."""
+        mesh = self._parts.mesh
+        fds = mesh.fds() if mesh is not None else []
+        if fds != self._of_mesh:
+            for fd in self._of_mesh:
+                self._poller.unregister(fd)
+            for fd in fds:
+                self._poller.register(fd, select.POLLIN)
+            self._of_mesh = fds
 
-    def _pipes(self) -> list[int]:
-        """What workers print into, but for those whose drivers are behind with showing it."""
+    def _hold_prints(self) -> None:
+        """Nothing is read of what workers print whose drivers are behind with showing it."""
         parts = self._parts
         held_up = parts.log_flow.held_up(time.monotonic())
-        if not held_up:
-            return parts.logs.fds()
-        return parts.logs.fds(lambda worker: parts.processes.job_of(worker) in held_up)
+        parts.logs.hold((lambda worker: parts.processes.job_of(worker) in held_up) if held_up else None)
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; None: for ever."""
@@ -460,7 +452,7 @@ class Loop:
 
     def _on_zygotes(self, ready: set[int], now: float) -> None:
         parts = self._parts
-        if not ready.isdisjoint(parts.zygotes.readers()) or not ready.isdisjoint(parts.zygotes.writers()):
+        if parts.zygotes.fd in ready:
             parts.zygotes.on_ready(now)
         self._take_zygote_events(now)
 
@@ -480,8 +472,10 @@ class Loop:
                     parts.children.on_zygote_died(event.workers)
             self._performer.settle(now)
 
-    def _on_messages(self, now: float) -> None:
+    def _on_messages(self, ready: set[int], now: float) -> None:
         endpoint = self._parts.endpoint
+        if endpoint.fd not in ready and not self._more:
+            return
         for _ in range(BATCHES_MAX):
             batch = endpoint.receive()
             if not batch:
@@ -494,16 +488,14 @@ class Loop:
 
     def _on_prints(self, ready: set[int], now: float) -> None:
         logs = self._parts.logs
-        readable = ready.intersection(logs.fds())
-        for fd in readable:
-            logs.on_readable(fd)
-        if readable:
+        if logs.fd in ready:
+            logs.on_ready()
             self._prints.send(now)
 
     def _on_deaths(self, ready: set[int], now: float) -> None:
         children = self._parts.children
-        for fd in ready.intersection(children.fds()):
-            children.on_readable(fd, now)
+        if children.fd in ready:
+            children.on_ready(now)
         children.expire(now)
         for ended in children.take_ended():
             for source, message in self._parts.endpoint.drain(ended.process_id):

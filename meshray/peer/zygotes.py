@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from meshray.config import Config
 from meshray.peer.children import describe_exit
+from meshray.transport.epoll import READ, WRITE, Epoll
 from meshray.wire.forking import Exited, Fork, Forked, NotForked, Ready, pack, receive, send_packet, socket_pair
 
 _LAST_WORDS_MAX_BYTES = 2048
@@ -82,12 +83,13 @@ ZygoteEvent = WorkerForked | ForkFailed | WorkerExited | ZygoteDied
 class Zygotes:
     """All zygotes of this peer.
 
-    Poll `readers()` and `writers()`; when one of them is ready call `on_ready`. Take `take_events()` after each call
-    of `fork` and `on_ready`.
+    Wait for `fd`, then call `on_ready`. Take `take_events()` after each call of `fork` and `on_ready`.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._poll = Epoll()
+        self.fd = self._poll.fd
         self._zygotes: dict[Interpreter, _Zygote] = {}  # the living ones
         self._deaths: dict[Interpreter, deque[float]] = {}  # when the last ones died, at most start_crashes_max
         self._last_words: dict[Interpreter, str] = {}  # why the last one died
@@ -98,7 +100,7 @@ class Zygotes:
         """Take over the zygote that `fork_zygote()` made of this very process, as that of this interpreter."""
         interpreter = Interpreter(sys.executable, sys.prefix)
         pid, sock = forked
-        self._zygotes[interpreter] = _Zygote(pid, sock)
+        self._zygotes[interpreter] = _Zygote(pid, sock, self._poll)
         return interpreter
 
     def fork(
@@ -127,13 +129,10 @@ class Zygotes:
         zygote.outbox.append(_Request(request.process_id, packet, stdout, stderr))
         zygote.flush()
 
-    def readers(self) -> list[int]:
-        """Descriptors to watch for input. Changes whenever a zygote starts or dies."""
-        return [fd for zygote in self._zygotes.values() for fd in zygote.readers()]
-
-    def writers(self) -> list[int]:
-        """Descriptors to watch for room: sockets with requests that did not fit."""
-        return [zygote.sock.fileno() for zygote in self._zygotes.values() if zygote.wants_room()]
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a request did not fit into its socket."""
+        return any(zygote.wants_room() for zygote in self._zygotes.values())
 
     def on_ready(self, now: float) -> None:
         """Read and write whatever can be."""
@@ -154,7 +153,7 @@ class Zygotes:
     def close(self, timeout_s: float) -> None:
         """End all zygotes and so all workers; those that have not ended by then are killed. Waits."""
         for zygote in self._zygotes.values():
-            zygote.sock.close()
+            zygote.hang_up()
         for zygote in self._zygotes.values():
             select.select([zygote.pidfd], [], [], timeout_s)
             if not zygote.is_dead():
@@ -162,6 +161,7 @@ class Zygotes:
             zygote.reap()
             zygote.close()
         self._zygotes.clear()
+        self._poll.close()
 
     def _start(self, interpreter: Interpreter, now: float) -> _Zygote:
         """Start a zygote. Raises `OSError` when it cannot be started, or when too many died lately."""
@@ -175,7 +175,7 @@ class Zygotes:
                 f"the zygote of {interpreter.executable} died {len(deaths)} times "
                 f"in {now - deaths[0]:.0f} s, the last time with: {self._last_words[interpreter]}"
             )
-        zygote = self._zygotes[interpreter] = _spawn(interpreter, self._paths.get(interpreter, []))
+        zygote = self._zygotes[interpreter] = _spawn(interpreter, self._paths.get(interpreter, []), self._poll)
         return zygote
 
     def _on_death(self, interpreter: Interpreter, zygote: _Zygote, now: float) -> None:
@@ -217,7 +217,7 @@ class _Request(NamedTuple):
 class _Zygote:
     """One zygote: its socket, what it was asked, which workers it has."""
 
-    def __init__(self, pid: int, sock: socket, errors: int = -1) -> None:
+    def __init__(self, pid: int, sock: socket, poll: Epoll, errors: int = -1) -> None:
         self.pid = pid  # not reaped while this object lives, so the number stays its own
         self.pidfd = os.pidfd_open(pid)
         self.sock = sock
@@ -229,20 +229,35 @@ class _Zygote:
         self._ended = False  # the socket is at its end: nothing more to read
         self._broken = False  # it takes nothing more: the zygote is dying
         sock.setblocking(False)
+        self._poll = poll
+        self._watched = 0  # for what `sock` is watched
+        self._poll.watch(self.pidfd)
+        if errors >= 0:
+            self._poll.watch(errors)
+        self._watch()
 
-    def readers(self) -> list[int]:
-        fds = [self.pidfd]
-        if not self._ended:
-            fds.append(self.sock.fileno())
-        if self._errors >= 0:
-            fds.append(self._errors)
-        return fds
+    def _watch(self) -> None:
+        """For messages until its end, and for room while there are requests that did not fit."""
+        events = (0 if self._ended else READ) | (WRITE if self.wants_room() else 0)
+        if events == self._watched:
+            return
+        if not events:
+            self._poll.unwatch(self.sock.fileno())
+        elif self._watched:
+            self._poll.change(self.sock.fileno(), events)
+        else:
+            self._poll.watch(self.sock.fileno(), events)
+        self._watched = events
 
     def wants_room(self) -> bool:
         return bool(self.outbox) and not self._broken
 
     def flush(self) -> None:
         """Send what the socket takes."""
+        self._push()
+        self._watch()
+
+    def _push(self) -> None:
         while self.wants_room():
             request = self.outbox[0]
             try:
@@ -258,6 +273,10 @@ class _Zygote:
 
     def receive(self, events: list[ZygoteEvent]) -> None:
         """Read all that is there."""
+        self._take(events)
+        self._watch()
+
+    def _take(self, events: list[ZygoteEvent]) -> None:
         while not self._ended:
             try:
                 message, fds = receive(self.sock)
@@ -300,8 +319,7 @@ class _Zygote:
         except BlockingIOError:
             return
         if not text:
-            os.close(self._errors)
-            self._errors = -1
+            self._close_errors()
             return
         sys.stderr.write(text.decode("utf-8", "replace"))
         self._last_words = (self._last_words + text)[-_LAST_WORDS_MAX_BYTES:]
@@ -320,17 +338,28 @@ class _Zygote:
             return f"{describe_exit(code)}\n{words}" if words else describe_exit(code)
         return "somebody else waited for it"
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
+        """At the end of its socket a zygote ends."""
+        self._ended = self._broken = True
+        self._watch()
         self.sock.close()
+
+    def close(self) -> None:
+        self.hang_up()
+        self._poll.unwatch(self.pidfd)
         os.close(self.pidfd)
         if self._errors >= 0:
-            os.close(self._errors)
-            self._errors = -1
+            self._close_errors()
         while self.outbox:
             self.outbox.popleft().close()
 
+    def _close_errors(self) -> None:
+        self._poll.unwatch(self._errors)
+        os.close(self._errors)
+        self._errors = -1
 
-def _spawn(interpreter: Interpreter, path: list[str]) -> _Zygote:
+
+def _spawn(interpreter: Interpreter, path: list[str], poll: Epoll) -> _Zygote:
     """Start a fresh interpreter as a zygote. Raises `OSError`. The zygote dies with the thread that calls this."""
     ours, theirs = socket_pair()
     errors, theirs_errors = os.pipe()
@@ -349,7 +378,7 @@ def _spawn(interpreter: Interpreter, path: list[str]) -> _Zygote:
         os.close(theirs_errors)
         theirs.close()
     os.set_blocking(errors, False)
-    return _Zygote(pid, ours, errors)
+    return _Zygote(pid, ours, poll, errors)
 
 
 def _search_path(interpreter: Interpreter, path: list[str]) -> list[str]:

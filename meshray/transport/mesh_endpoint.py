@@ -19,11 +19,11 @@ called. No method blocks but the constructor, which proves the encryption; none 
 
 from __future__ import annotations
 
-import select
 from random import Random
 from typing import NamedTuple
 
 from meshray.config import DEFAULT, Config
+from meshray.transport.epoll import Epoll
 from meshray.transport.keys import CurveKeys
 from meshray.transport.mesh_lines import LineEvent, MeshLines
 from meshray.transport.mesh_options import new_mesh_context
@@ -51,26 +51,6 @@ class MeshStats(NamedTuple):
     pauses: int
 
 
-class _Epoll:
-    """One descriptor that is readable when one of many is."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.fd = self._epoll.fileno()
-
-    def watch(self, fd: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-
-    def ready(self) -> list[int]:
-        return [fd for fd, _ in self._epoll.poll(0)]
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
 class MeshEndpoint:
     """See the head of this file. `node` is this peer's id; it listens on `addresses`, all at `port` (0: any).
 
@@ -89,7 +69,7 @@ class MeshEndpoint:
         random = Random() if random is None else random
         self._node = node
         self._context = new_mesh_context()
-        self._poll = _Epoll()
+        self._poll = Epoll()
         self._lines = MeshLines(self._context, keys, config.mesh_idle_s, random, self._poll)
         self._port: MeshPort | None = None
         try:

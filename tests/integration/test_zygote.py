@@ -56,12 +56,12 @@ class Peer:
         return self.fork("do", program.encode())
 
     def turn(self, timeout_s: float) -> None:
-        reads = [*self.zygotes.readers(), *self.children.fds(), *self.logs.fds()]
-        ready, room, _ = select.select(reads, self.zygotes.writers(), [], timeout_s)
-        for fd in ready:
-            self.logs.on_readable(fd)
-            self.children.on_readable(fd, time.monotonic())
-        if room or ready:
+        ready, _, _ = select.select([self.zygotes.fd, self.children.fd, self.logs.fd], [], [], timeout_s)
+        if self.logs.fd in ready:
+            self.logs.on_ready()
+        if self.children.fd in ready:
+            self.children.on_ready(time.monotonic())
+        if self.zygotes.fd in ready:
             self.zygotes.on_ready(time.monotonic())
         self.children.expire(time.monotonic())
         self._take()
@@ -165,11 +165,11 @@ def test_worker_from_inside(peer: Peer) -> None:
 def test_many_at_once(peer: Peer) -> None:
     """More requests than the socket's buffer takes; each is answered, none twice."""
     ids = [peer.fork("do", b"#" + bytes(40_000)) for _ in range(20)]
-    assert peer.zygotes.writers()
+    assert peer.zygotes.waits_for_room
     peer.until(lambda: len(peer.ended) == len(ids))
     assert {ended.exit_text for ended in peer.ended.values()} == {"exit code 1"}  # a null byte is no program
     assert len(peer.of(WorkerForked)) == len(peer.of(WorkerExited)) == len(ids)
-    assert not peer.zygotes.writers()
+    assert not peer.zygotes.waits_for_room
 
 
 def test_random_numbers_differ(peer: Peer) -> None:
@@ -314,7 +314,7 @@ def test_driver_is_watched(peer: Peer) -> None:
     process_id = new_process(peer.node)
     peer.children.add_driver(process_id, driver.pid)
     peer.children.add_driver(process_id, driver.pid)
-    assert len(peer.children.fds()) == 1
+    assert len(peer.children) == 1
     driver.communicate(b"\n")
     assert peer.wait_end(process_id) == (process_id, driver.pid, "ended", None, False)
     with pytest.raises(ProcessLookupError):
@@ -325,7 +325,6 @@ def test_released_driver_is_watched_no_more(peer: Peer) -> None:
     process_id = new_process(peer.node)
     peer.children.add_driver(process_id, os.getpid())
     peer.children.release(process_id)
-    assert not peer.children.fds()
     assert len(peer.children) == 0
 
 

@@ -33,7 +33,7 @@ def main() -> None:
         fork = Fork(process_id, "tests.integration.zygote_entries:do", program if not number else b"input()", {})
         zygotes.fork(interpreter, fork, stdout, stderr, time.monotonic())
         while process_id not in pids:
-            select.select(zygotes.readers(), zygotes.writers(), [], 5)
+            select.select([zygotes.fd], [], [], 5)
             zygotes.on_ready(time.monotonic())
             for event in zygotes.take_events():
                 if isinstance(event, WorkerForked):
@@ -42,9 +42,8 @@ def main() -> None:
         latencies.append(time.perf_counter() - begin)
     lines: list[str] = []
     while not lines:
-        ready, _, _ = select.select(logs.fds(), [], [], 5)
-        for fd in ready:
-            logs.on_readable(fd)
+        select.select([logs.fd], [], [], 5)
+        logs.on_ready()
         lines += [line.text for line in logs.take_lines().get(bytes(16), []) if not line.stderr]
     print(json.dumps({"zygote": forked[0], "workers": list(pids.values()), "said": lines[0], "took": latencies}))
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +32,7 @@ class Pipes:
         """Write, and the lines that this completes."""
         os.write(self.out, out)
         os.write(self.err, err)
-        for fd in self.logs.fds():
-            self.logs.on_readable(fd)
+        self.logs.on_ready()
         return [line.text for line in self.logs.take_lines().get(WORKER, [])]
 
     def end(self) -> list[str]:
@@ -49,6 +49,38 @@ def pipes() -> Iterator[Pipes]:
     os.close(pipes.err)
 
 
+def is_readable(logs: Logs) -> bool:
+    poll = select.poll()
+    poll.register(logs.fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def test_who_is_held_is_not_read_until_it_is_let_go(pipes: Pipes) -> None:
+    other = b"another-worker--"
+    out, err = pipes.logs.open(other)
+    pipes.logs.on_forked(other, 43)
+    for stream in (pipes.out, pipes.err, out):
+        os.write(stream, b"line\n")
+    for _ in range(2):
+        pipes.logs.hold(lambda worker: worker == WORKER)
+        pipes.logs.on_ready()
+    assert {worker: len(lines) for worker, lines in pipes.logs.take_lines().items()} == {other: 1}
+    assert not is_readable(pipes.logs)
+    os.close(pipes.err)
+    os.close(err)
+    pipes.logs.on_ready()
+    assert not is_readable(pipes.logs), "the end of a pipe that is held waits as well"
+    pipes.logs.hold(None)
+    os.write(pipes.out, b"more\n")
+    pipes.logs.on_ready()
+    assert sorted(line.text for line in pipes.logs.take_lines()[WORKER]) == ["line", "line", "more"]
+    pipes.logs.hold(lambda worker: True)
+    assert pipes.end() == []
+    assert pipes.logs.close(other) == ""
+    os.close(out)
+    pipes.err = os.open(os.devnull, os.O_WRONLY)
+
+
 def test_lines_in_pieces(pipes: Pipes) -> None:
     assert pipes.said(b"on") == []
     assert pipes.said(b"e\ntwo\nth") == ["one", "two"]
@@ -58,8 +90,11 @@ def test_lines_in_pieces(pipes: Pipes) -> None:
 def test_nothing_is_read_before_the_pid_is_known() -> None:
     logs = Logs(CONFIG)
     out, err = logs.open(WORKER)
-    assert logs.fds() == []
-    assert logs.close(WORKER) == ""
+    os.write(out, b"too early\n")
+    assert not is_readable(logs)
+    logs.on_ready()
+    assert logs.take_lines() == {}
+    logs.close(WORKER)
     os.close(out)
     os.close(err)
 
@@ -86,8 +121,7 @@ def test_progress_bars_show_their_last_state(pipes: Pipes) -> None:
 
 def test_names(pipes: Pipes) -> None:
     os.write(pipes.out, encode_marker("f") + b"a\npart" + encode_marker("g") + b"b\n")
-    for fd in pipes.logs.fds():
-        pipes.logs.on_readable(fd)
+    pipes.logs.on_ready()
     lines = pipes.logs.take_lines()[WORKER]
     assert [(line.source, line.text, line.pid, line.stderr) for line in lines] == [
         ("f", "a", 42, False),
@@ -124,9 +158,8 @@ def test_last_words_of_a_crash_are_the_users_lines() -> None:
 def test_end_of_a_pipe(pipes: Pipes) -> None:
     os.close(pipes.out)
     os.close(pipes.err)
-    for fd in pipes.logs.fds():
-        pipes.logs.on_readable(fd)
-    assert pipes.logs.fds() == []
+    pipes.logs.on_ready()
+    assert not is_readable(pipes.logs), "closed"
     assert pipes.end() == []
     pipes.out, pipes.err = os.pipe()
 
@@ -136,7 +169,6 @@ def test_a_writer_that_never_stops_is_read_for_a_bounded_time(pipes: Pipes) -> N
     with suppress(BlockingIOError):
         while os.write(pipes.out, b"y\n" * 1000):
             pass
-    for fd in pipes.logs.fds():
-        pipes.logs.on_readable(fd)
+    pipes.logs.on_ready()
     assert len(pipes.logs.take_lines()[WORKER]) <= 64 * 1024
     pipes.end()

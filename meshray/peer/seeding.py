@@ -51,11 +51,10 @@ class Seeding:
 
     def take(self) -> list[str]:
         """Addresses that were found since the last call."""
+        if not self._found:
+            return []
         with self._lock:
-            try:
-                os.eventfd_read(self.fd)
-            except BlockingIOError:
-                return []
+            os.eventfd_read(self.fd)
             found, self._found = self._found, []
         for address in found:
             self._resolved.pop(address, None)

@@ -91,7 +91,7 @@ BATCHES_MAX = 32
 RETRY_S = 0.01
 """How soon what waits for a descriptor, or for a process to take our connection, is tried again."""
 
-OWN_DESCRIPTORS, WORKER_DESCRIPTORS = 20, 6
+OWN_DESCRIPTORS, WORKER_DESCRIPTORS = 23, 6
 """What a peer off the network has open without workers, and at most for each while that starts; see
 `launch.DESCRIPTORS_MIN`."""
 

@@ -90,11 +90,10 @@ class Discovery:
 
     def take(self) -> list[Finding]:
         """What was found since the last call, the oldest first; `fd` is no longer readable then."""
+        if not self._mailbox:  # as in most turns of a peer: a look costs nothing, and an exception of the system much
+            return []
         with self._lock:
-            try:
-                os.eventfd_read(self.fd)
-            except BlockingIOError:
-                return []
+            os.eventfd_read(self.fd)
             found = list(self._mailbox.values())
             self._mailbox.clear()
             return found

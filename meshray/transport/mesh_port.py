@@ -282,13 +282,15 @@ class MeshPort:
         known = self._callers.get(caller)
         if known is None:
             first = _recv(self._router, _NOW, False)
-            head = first.bytes
+            head, follows = first.bytes, first.more
         else:
             head = _recv(self._router, _NOW)
+            follows = bool(_get(self._router, _RCVMORE))
         bodies: list[zmq.Frame] = []
         more = 0
-        while _get(self._router, _RCVMORE):
+        while follows:
             body = _recv(self._router, _NOW, False)
+            follows = body.more
             more += 1
             if more <= 1 + BLOCKS_MAX:
                 bodies.append(body)

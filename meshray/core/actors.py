@@ -524,6 +524,8 @@ class Actors(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._actors:
+            return None
         deadlines = [actor.deadline for actor in self._actors.values() if actor.deadline is not None]
         return min(deadlines, default=None)
 

@@ -147,6 +147,8 @@ class Fencing(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._rights:
+            return None
         return min((min(right.next_at, right.until) for right in self._rights.values()), default=None)
 
     def tick(self, now: float) -> None:

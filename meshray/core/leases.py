@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from meshray.config import Config
 from meshray.core.actor_slots import ActorSlots
 from meshray.core.assignment import Assignment, Device
+from meshray.core.deadlines import earliest
 from meshray.core.demands import ACTOR_DEPTH, Demands, Wanted
 from meshray.core.effects import Core, RequestActorSlot, Send
 from meshray.core.granting import Granting
@@ -371,9 +372,16 @@ class Leases(Core):
 
     def deadline(self) -> float | None:
         """When `tick` is wanted next, if nothing happens before; None: not at all."""
-        pass_at, news_at = self._granting.pass_at, self._spill_back.news_at
-        known = (self.workers.deadline(), self._look_again, pass_at, self._ask_at, news_at)
-        times = [time for time in known if time is not None]
+        known = earliest(
+            self.workers.deadline(),
+            self._look_again,
+            self._granting.pass_at,
+            self._ask_at,
+            self._spill_back.news_at,
+        )
+        if not self._demands and not self._grants.awaiting:
+            return known
+        times = [] if known is None else [known]
         times += [
             wanted.since + self._config.infeasible_after_s
             for wanted in self._demands

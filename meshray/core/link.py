@@ -26,6 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from meshray.config import Config
+from meshray.core.deadlines import earliest
 from meshray.core.sessions import Session
 from meshray.wire.peers import STREAMS, Ack, Data, Hello, Payload, PeerMessage, Plane, Refused, Welcome
 
@@ -174,12 +175,16 @@ class Link:
             return self.since + self._config.link_dial_timeout_s
         if self.state is State.REFUSING:
             return self.since + self._config.link_refusal_s
-        times = [at for session in self.sessions.values() if (at := session.stalls_at()) is not None]
+        found: float | None = None
+        flight_bytes = 0
+        for session in self.sessions.values():
+            found = earliest(found, session.stalls_at())
+            flight_bytes += session.flight_bytes
         if self.used:
-            flight_bytes = sum(session.flight_bytes for session in self.sessions.values())
             config = self._config
-            times.append(self.heard_at + config.link_stall_s + flight_bytes / config.link_slowest_bytes_per_s)
-        return min(times, default=None)
+            silent_at = self.heard_at + config.link_stall_s + flight_bytes / config.link_slowest_bytes_per_s
+            found = earliest(found, silent_at)
+        return found
 
     def _asks_at(self) -> float | None:
         """When the other side is asked whether it is still there, if it says nothing; None: nobody wants to know."""
@@ -189,11 +194,13 @@ class Link:
 
     def next_at(self) -> float | None:
         """When something is to be done, if nothing else happens. Blocked planes wait for `on_ready` instead."""
-        times = [self.ends_at()]
+        found = self.ends_at()
         if Plane.CONTROL not in self.blocked:
-            times += [self.hello_again_at, self._asks_at()]
-        times += [session.next_at() for session in self.sessions.values() if session.plane not in self.blocked]
-        return min((time for time in times if time is not None), default=None)
+            found = earliest(found, self.hello_again_at, self._asks_at())
+        for session in self.sessions.values():
+            if session.plane not in self.blocked:
+                found = earliest(found, session.next_at())
+        return found
 
     def __repr__(self) -> str:
         who, sessions = self.address or self.node.hex(), list(self.sessions.values())

@@ -191,6 +191,8 @@ class Lodging(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._lodgers:
+            return None
         waiting = [lodger.asked_at for lodger in self._lodgers.values() if not lodger.worker]
         return min(waiting) + self._config.actor_move_s if waiting else None
 

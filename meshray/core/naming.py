@@ -396,6 +396,8 @@ class Naming(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._claims and not self._deadlines:
+            return None
         times = [claim.deadline if claim.again_at is None else claim.again_at for claim in self._claims.values()]
         times += islice(self._deadlines.values(), 1)
         return min(times, default=None)

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from meshray.config import Config
+from meshray.core.deadlines import earliest
 from meshray.core.effects import Core, Send
 from meshray.core.foreigners import Foreigners
 from meshray.core.gone import remember
@@ -342,7 +343,7 @@ class Road(Core):
 
     def laden(self) -> list[bytes]:
         """Homes for which something may wait, and which are there."""
-        return [home for home in self._laden if self.is_there(home)]
+        return [home for home in self._laden if self.is_there(home)] if self._laden else []
 
     def next(self, home: bytes, takes: bool = True, relays: bool = True) -> Parcel | None:
         """What is to leave for this home next. `takes`: its link has room for one more message; `relays`: so little is
@@ -405,6 +406,8 @@ class Road(Core):
 
     def repay(self, clogged: Callable[[bytes], bool]) -> None:
         """Tell senders what has reached its receivers. `clogged`: something still waits for the socket of that one."""
+        if not self._due:
+            return
         for pair in [pair for pair in self._due if not clogged(pair[1])]:
             source, destination = pair
             del self._due[pair]
@@ -623,8 +626,10 @@ class Road(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` is due; None: never."""
-        times = [way.give_up_at for way in self._ways.values() if way.give_up_at is not None]
-        return min(times, default=None)
+        found: float | None = None
+        for way in self._ways.values():
+            found = earliest(found, way.give_up_at)
+        return found
 
     def tick(self, now: float) -> None:
         """Hosts of which no rumour has come by now are given up."""

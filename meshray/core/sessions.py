@@ -35,6 +35,7 @@ from collections import deque
 from typing import NamedTuple
 
 from meshray.config import Config
+from meshray.core.deadlines import earliest
 from meshray.core.pace import Pace
 from meshray.wire.peers import Ack, Blocks, Data, Payload, Plane
 
@@ -350,10 +351,7 @@ class Session:
 
     def next_at(self) -> float | None:
         """When `tick` or `peek` will have something to do, if nothing else happens; None: never."""
-        times = [self._asks_at()] if self._flight else []
-        if self._ack_at is not None:
-            times.append(self._ack_at)
-        return min(times, default=None)
+        return earliest(self._asks_at(), self._ack_at) if self._flight else self._ack_at
 
     def stalls_at(self) -> float | None:
         """When the other side will have acknowledged nothing for too long, if nothing comes; None: it owes nothing."""

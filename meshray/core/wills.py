@@ -525,6 +525,8 @@ class Wills(Core):
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do."""
+        if not self._estates:
+            return None
         return min((estate.due_at for estate in self._estates.values() if estate.due_at is not None), default=None)
 
     def tick(self, now: float) -> None:

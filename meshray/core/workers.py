@@ -245,7 +245,7 @@ class Workers:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do next."""
-        times = [deadline for _, deadline in self._starting.values()]
+        times = [deadline for _, deadline in self._starting.values()] if self._starting else []
         times += [budget.paused_until for budget in self.budgets.values() if budget.resumes]
         idle = self._all_idle()
         if len(idle) > self._keep:

@@ -87,6 +87,8 @@ class LogFlow:
 
     def next_deadline(self, now: float) -> float | None:
         """When one of those that are held up will not be any more, if it shows nothing until then."""
+        if not self._drivers:
+            return None
         times = [self._drivers[driver].since + self._stall_s for driver in self.held_up(now)]
         return min(times, default=None)
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import msgspec
 
 from meshray.config import Config
+from meshray.core.deadlines import earliest
 from meshray.core.gone import remember
 from meshray.core.link import State
 from meshray.core.link_effects import Answered, Delivered, Effect, PeerDown, PeerUp, Probed, SelfDialled, TurnedAway
@@ -182,8 +183,8 @@ class MeshLife:
         if self._more:
             return now
         due = min(self._links.next_at(now), now + self._membership.next_tick() - awake_or_not())
-        others = (self._follow_at, self._redials.next_at())
-        return min([due, *(at for at in others if at is not None)])
+        other = earliest(self._follow_at, self._redials.next_at())
+        return due if other is None else min(due, other)
 
     def turn(self, now: float) -> None:
         """Do what there is to do."""

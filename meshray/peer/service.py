@@ -33,6 +33,7 @@ from meshray.config import Config, preset
 from meshray.core.actors import Actors
 from meshray.core.adoption import Adoption
 from meshray.core.assignment import Device
+from meshray.core.deadlines import earliest
 from meshray.core.effects import RequestActorSlot
 from meshray.core.fencing import Fencing
 from meshray.core.fetches import Fetches
@@ -304,6 +305,7 @@ class Loop:
         self._driver_pidfd = -1  # of the driver that a private peer ends with
         self._more = False  # messages may be left from the last batch
         self._due_at: float | None = None  # the earliest deadline, as it was before the last poll
+        self._fence_at: float | None = None  # and that of the fences, by the clock that goes on while the host sleeps
         self._signals, self._wakeup = socket.socketpair()
         self._signals.setblocking(False)
         self._wakeup.setblocking(False)
@@ -413,7 +415,9 @@ class Loop:
         """Until the next deadline; None: for ever."""
         parts = self._parts
         cores = parts.cores
-        times = [
+        now = time.monotonic()
+        self._fence_at = cores.fencing.next_deadline()
+        self._due_at = due_at = earliest(
             cores.leases.deadline(),
             cores.actors.next_deadline(),
             cores.lodging.next_deadline(),
@@ -426,28 +430,20 @@ class Loop:
             self._draining.next_deadline(),
             parts.children.next_expiry(),
             parts.timers.next_deadline(),
-        ]
-        now = time.monotonic()
-        times.append(parts.log_flow.next_deadline(now))
-        if (renewal_at := cores.fencing.next_deadline()) is not None:
-            times.append(now + renewal_at - boot_time())
-        if parts.mesh is not None:
-            times.append(parts.mesh.next_at(now))
-        if parts.endpoint.must_retry:
-            times.append(now + RETRY_S)
-        earliest = min((time for time in times if time is not None), default=None)
-        self._due_at = earliest
+            parts.log_flow.next_deadline(now),
+            now + self._fence_at - boot_time() if self._fence_at is not None else None,
+            parts.mesh.next_at(now) if parts.mesh is not None else None,
+            now + RETRY_S if parts.endpoint.must_retry else None,
+        )
         if self._more or self._copies.more:
             return 0
-        return None if earliest is None else max(0.0, (earliest - now) * 1000)
+        return None if due_at is None else max(0.0, (due_at - now) * 1000)
 
     def _on_fences(self, now: float) -> None:
         """First of all: this host may have slept, and what waits in our sockets may come from actors that have no right
         to live any more."""
-        fencing = self._parts.cores.fencing
-        due = fencing.next_deadline()
-        if due is not None and due <= boot_time():
-            fencing.tick(boot_time())
+        if self._fence_at is not None and self._fence_at <= boot_time():
+            self._parts.cores.fencing.tick(boot_time())
             self._performer.settle(now)
 
     def _on_zygotes(self, ready: set[int], now: float) -> None:

@@ -290,9 +290,10 @@ class MeshLines:
 
     def tick(self, now: float) -> None:
         """Make anew what failed, close what is idle."""
-        for line in [line for line in self._ailing if line.again_at is not None and line.again_at <= now]:
-            self._shut(line)
-            self._open(line, now)
+        if self._ailing:
+            for line in [line for line in self._ailing if line.again_at is not None and line.again_at <= now]:
+                self._shut(line)
+                self._open(line, now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             for remote in self._remotes.values():
@@ -302,6 +303,8 @@ class MeshLines:
 
     def next_at(self) -> float:
         """When `tick` is due, if nothing else happens."""
+        if not self._ailing:
+            return self._sweep_at
         due: list[float] = [self._sweep_at]
         due += [line.again_at for line in self._ailing if line.again_at is not None]
         return min(due)

@@ -149,9 +149,13 @@ class Children:
 
     def _add(self, child: _Child) -> None:
         assert child.process_id not in self._by_id, f"process {child.process_id.hex()} (pid {child.pid}) came twice"
+        try:
+            self._poll.watch(child.pidfd)
+        except OSError:
+            os.close(child.pidfd)
+            raise
         self._by_id[child.process_id] = child
         self._by_fd[child.pidfd] = child
-        self._poll.watch(child.pidfd)
 
     def _end(self, child: _Child, code: int | None) -> None:
         if child.is_worker and code is None:

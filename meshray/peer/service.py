@@ -363,11 +363,12 @@ class Loop:
         """One batch."""
         parts = self._parts
         self._watch()
-        self._hold_prints()
-        timeout_ms = self._timeout_ms()
+        now = time.monotonic()
+        self._hold_prints(now)
+        timeout_ms = self._timeout_ms(now)
         ready = {fd for fd, _ in self._poller.poll(timeout_ms)}
         now = time.monotonic()
-        if not ready and timeout_ms and not parts.endpoint.must_retry and self._timeout_ms() != 0:
+        if not ready and timeout_ms and not parts.endpoint.must_retry and self._timeout_ms(now) != 0:
             return  # it was the deadline of what does not matter any more: of what has travelled with a message since
         if self._driver_pidfd in ready:
             parts.stop("its driver has ended")
@@ -405,17 +406,16 @@ class Loop:
                 self._poller.register(fd, select.POLLIN)
             self._of_mesh = fds
 
-    def _hold_prints(self) -> None:
+    def _hold_prints(self, now: float) -> None:
         """Nothing is read of what workers print whose drivers are behind with showing it."""
         parts = self._parts
-        held_up = parts.log_flow.held_up(time.monotonic())
+        held_up = parts.log_flow.held_up(now)
         parts.logs.hold((lambda worker: parts.processes.job_of(worker) in held_up) if held_up else None)
 
-    def _timeout_ms(self) -> float | None:
+    def _timeout_ms(self, now: float) -> float | None:
         """Until the next deadline; None: for ever."""
         parts = self._parts
         cores = parts.cores
-        now = time.monotonic()
         self._fence_at = cores.fencing.next_deadline()
         self._due_at = due_at = earliest(
             cores.leases.deadline(),
@@ -435,7 +435,7 @@ class Loop:
             parts.mesh.next_at(now) if parts.mesh is not None else None,
             now + RETRY_S if parts.endpoint.must_retry else None,
         )
-        if self._more or self._copies.more:
+        if self._more or self._copies.more or parts.endpoint.holds:
             return 0
         return None if due_at is None else max(0.0, (due_at - now) * 1000)
 
@@ -470,7 +470,7 @@ class Loop:
 
     def _on_messages(self, ready: set[int], now: float) -> None:
         endpoint = self._parts.endpoint
-        if endpoint.fd not in ready and not self._more:
+        if endpoint.fd not in ready and not self._more and not endpoint.holds:
             return
         for _ in range(BATCHES_MAX):
             batch = endpoint.receive()

@@ -324,6 +324,11 @@ class Endpoint:
         self._arrived = arrived[budget:]
         return arrived[:budget]
 
+    @property
+    def holds(self) -> bool:
+        """Whether something was read that nobody has taken yet: `fd` does not tell of it."""
+        return bool(self._arrived)
+
     def stirs(self) -> bool:
         """Whether something has come since, as far as the kernel knows. From any thread."""
         return bool(self._epoll.poll(0, 1))

@@ -355,7 +355,7 @@ CROWDED = """
         def ping(self):
             return 1
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (43, 43))
     ray.init(num_cpus=2)
     actors = [ray.remote(A).remote() for _ in range(4)]
     pings = [actor.ping.remote() for actor in actors]
@@ -375,7 +375,7 @@ class TestFewDescriptors:
 
     @pytest.mark.fault(40)
     def test_with_few_there_are_few_workers(self, tmp_path: Path) -> None:
-        with running(*python(write(tmp_path / "program.py", LIMITED)), "40") as run:
+        with running(*python(write(tmp_path / "program.py", LIMITED)), "43") as run:
             told = run.end()
         assert "enough for 3 workers at a time, not for 8 CPUs" in told
         assert "all is well" in told
@@ -383,7 +383,7 @@ class TestFewDescriptors:
     @pytest.mark.fault(40)
     def test_an_actor_that_waits_for_a_worker_says_that_they_are_what_there_is_too_few_of(self, tmp_path: Path) -> None:
         with running(*python(write(tmp_path / "program.py", CROWDED))) as run:
-            run.read_until("all 3 workers that this peer may have are taken (40 file descriptors, by ulimit -n")
+            run.read_until("all 3 workers that this peer may have are taken (43 file descriptors, by ulimit -n")
             run.say("\n")
             assert "all is well" in run.end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from meshray.peer.children import Children
+from meshray.transport.epoll import Epoll
 
 DRIVER, VISITOR = b"driver--", b"visitor-"
 DEADLINE_MS = 20_000
@@ -79,4 +81,21 @@ def test_dead_workers_whose_exit_codes_do_not_come_are_told_of_in_turn(sleeper: 
         children.on_exit_code(VISITOR, 3)
         assert [ended.exit_text for ended in children.take_ended()] == ["exit code 3"]
         assert children.next_expiry() is None
+    children.close()
+
+
+def test_one_that_cannot_be_watched_is_not_kept(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children, before = Children(), highest_descriptor()
+
+    def refuse(self: Epoll, fd: int) -> None:
+        raise OSError(errno.ENOSPC, "no watch is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Epoll, "watch", refuse)
+        with pytest.raises(OSError, match="no watch is left"):
+            children.add_driver(DRIVER, sleeper.pid)
+    assert (DRIVER in children, highest_descriptor()) == (False, before)
+    children.add_driver(DRIVER, sleeper.pid)
     children.close()

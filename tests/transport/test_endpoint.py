@@ -405,7 +405,9 @@ def test_what_the_dead_had_sent_is_there_after_the_news_of_their_death(host: Hos
     received(receiver, 1)
     sender.send(to, HoldDone(1))
     receiver.drop(source)
+    assert receiver.holds, "no descriptor tells of it any more"
     assert receiver.receive() == [(source, HoldDone(1))]
+    assert not receiver.holds
     assert not receiver._connections
 
 

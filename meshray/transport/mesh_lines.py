@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from typing import Protocol
 
 import zmq
 import zmq.backend
 from msgspec import Struct
 
 from meshray.seeds import ip_version
+from meshray.transport.epoll import Epoll
 from meshray.transport.keys import CurveKeys, KeySet
 from meshray.transport.mesh_options import RECONNECT_MAX_MS, RECONNECT_MS, mesh_dealer
 from meshray.transport.monitors import Happened, Monitor
@@ -84,14 +84,6 @@ _FAILED = {
 }
 
 
-class Poll(Protocol):
-    """The owner's poll."""
-
-    def watch(self, fd: int) -> None: ...
-
-    def unwatch(self, fd: int) -> None: ...
-
-
 class _Line:
     """One DEALER."""
 
@@ -124,7 +116,7 @@ class MeshLines:
     """See the head of this file."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys, idle_s: float, random: Random, poll: Poll
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys, idle_s: float, random: Random, poll: Epoll
     ) -> None:
         # The first block that is not copied has pyzmq open sockets of its own. When no descriptor is left by then, that
         # would end the peer: so it is now.
